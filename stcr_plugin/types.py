@@ -1,0 +1,173 @@
+"""The frozen dataclasses that cross the rooms' borders, and the conventions of time and shape.
+
+Time: a frame is named by its index at the episode's native rate, from 0; seconds are index / fps.
+Ranges are half-open, [start, end). Pictures are uint8 arrays of shape [height, width, 3], RGB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Picture = npt.NDArray[np.uint8]
+
+Order = Literal["forward", "backward"]
+ORDERS: tuple[Order, Order] = ("forward", "backward")
+State = Mapping[str, Any]
+"""The true state of one frame as its source records it: name -> number, word or truth value."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Part of an episode with its own task text: frames [start, end) at the native rate."""
+
+    task: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration. `segments` is never empty: without annotation it is the whole episode.
+
+    `episode_id` is unique within its source and safe as a file name. `group` names the population the
+    episode was drawn from (tabletop: "seen" or "heldout" looks), for split rules to select on.
+    """
+
+    source: str
+    episode_id: str
+    task: str
+    fps: float
+    n_frames: int
+    segments: tuple[Segment, ...]
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Something set aside instead of used: what, where it stands, and why. Counted in the manifest."""
+
+    what: str
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One machine-checkable statement about one frame, e.g. Claim("gripper", "open")."""
+
+    name: str
+    value: str | int
+
+
+class EpisodeSource(Protocol):
+    """Where episodes come from. A new source implements these five and nothing else."""
+
+    kind: str
+
+    def episodes(self) -> Iterator[Episode | Exclusion]:
+        """Every episode in recorded order, without decoding a picture; what cannot be used as an Exclusion."""
+        ...
+
+    def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
+        """The pictures at strictly ascending `indices`, in that order. Raises DataError for an unreadable one."""
+        ...
+
+    def states(self, episode: Episode) -> Sequence[State] | None:
+        """One State a frame, or None where the source records none.
+
+        Keys that every room may rely on where present: "motion" (how much moves between this frame and the
+        next, 0..1 of the episode's fastest) and "phase" (a word).
+        """
+        ...
+
+    def claims(self, state: State) -> tuple[Claim, ...]:
+        """What the state lets one say of a frame, in the order to say it."""
+        ...
+
+    def holds(self, claim: Claim, state: State) -> bool:
+        """Whether `claim` is true of `state`; written against the raw state, not by calling `claims`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two frames of one segment, earlier < later. It knows which is closer to completion.
+
+    `phase` is "approach" where both frames share a phase, "approach>lift" where they do not, "" where the
+    source has none. The image paths are relative to the registry folder and empty until frames are written.
+    """
+
+    pair_id: str
+    episode_id: str
+    split: str
+    task: str
+    earlier: int
+    later: int
+    seconds: float
+    closer: Literal["earlier", "later"] = "later"
+    phase: str = ""
+    earlier_image: str = ""
+    later_image: str = ""
+
+    @property
+    def distance(self) -> int:
+        """Distance in native frames."""
+        return self.later - self.earlier
+
+
+@dataclass(frozen=True)
+class Query:
+    """A pair put to a model in one order: forward shows earlier then later, backward swaps them."""
+
+    pair: Pair
+    order: Order
+
+    @property
+    def images(self) -> tuple[str, str]:
+        """Paths of img1 and img2, relative to the registry folder."""
+        pair = self.pair
+        shown = (pair.earlier_image, pair.later_image)
+        return shown if self.order == "forward" else (shown[1], shown[0])
+
+    @property
+    def answer(self) -> Literal["img1", "img2"]:
+        """The image that is closer to completion."""
+        closer_is_second = (self.pair.closer == "later") == (self.order == "forward")
+        return "img2" if closer_is_second else "img1"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A query with its prompt and target text. `prompt` holds one `<image>` an image, then the question."""
+
+    query: Query
+    kind: Literal["cot", "weak"]
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to one query. `chosen` is None where the text names no image or both (unparsed).
+
+    Log-probabilities (natural log) are of the two answers, None where they were not compared.
+    """
+
+    pair_id: str
+    episode_id: str
+    order: Order
+    expected: Literal["img1", "img2"]
+    chosen: Literal["img1", "img2"] | None
+    text: str
+    logprob_img1: float | None = None
+    logprob_img2: float | None = None
+
+    @property
+    def right(self) -> bool:
+        return self.chosen == self.expected
