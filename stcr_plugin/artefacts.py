@@ -35,7 +35,9 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise DataError(f"{path}: could not write {len(data)} bytes: {error.strerror}; free space, then run again") from error
+        raise DataError(
+            f"{path}: could not write {len(data)} bytes: {error.strerror}; free space, then run again"
+        ) from error
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,1 +1,17 @@
-"""Any source of demonstrations -> Episode."""
+"""Any source of demonstrations -> Episode. A new source adds its config to `SourceConfig` and a row below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
+
+if TYPE_CHECKING:
+    from stcr_plugin.types import EpisodeSource
+
+SourceConfig = TabletopConfig
+
+
+def open_source(config: SourceConfig, seed: int = 0) -> EpisodeSource:
+    """The source that `config` describes; `seed` matters to simulated sources only."""
+    return TabletopSource(config, seed)

@@ -1,0 +1,1 @@
+"""The training frameworks that the plugin lives in."""

@@ -1,0 +1,45 @@
+"""The start-up hook: lets an unmodified `llamafactory-cli` find the plugin.
+
+A .pth file (Python 3.15: .start) calls `install` in every Python process of the environment, so this module
+imports nothing but `sys` and `os` until LLaMA-Factory itself is imported. STCR_AUTOLOAD=0 switches it off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# LLaMA-Factory's module -> the function of ours that is called with it once it is loaded.
+HOOKS = {
+    "llamafactory.data.template": ("stcr_plugin.frameworks.llamafactory.template", "register"),
+    "llamafactory.train.tuner": ("stcr_plugin.frameworks.llamafactory.training", "wrap_run_exp"),
+}
+
+
+class _Finder:
+    """Finds the modules of HOOKS as the import system would, and adds our call after their execution."""
+
+    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]  # typing is not imported here
+        if name not in HOOKS:
+            return None
+        from importlib.machinery import PathFinder
+
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_then_hook(module):  # type: ignore[no-untyped-def]
+                execute(module)
+                from importlib import import_module
+
+                ours, function = HOOKS[name]
+                getattr(import_module(ours), function)(module)
+
+            spec.loader.exec_module = execute_then_hook  # type: ignore[method-assign]
+        return spec
+
+
+def install() -> None:
+    """Put the finder first on sys.meta_path, once, unless STCR_AUTOLOAD is 0."""
+    if os.environ.get("STCR_AUTOLOAD", "1") != "0" and not any(isinstance(f, _Finder) for f in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""`stcr`: the one door to the plugin. Every command is a plain function of the room that does the work."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stcr_plugin import __version__
+from stcr_plugin.errors import StcrError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 an error of the input or a failed check, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
+    try:
+        return run(arguments) or 0
+    except StcrError as error:
+        print(f"stcr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stcr: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def _data_build(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.registry.build import build, load_data_config
+
+    manifest = build(load_data_config(arguments.config, arguments.overrides), arguments.registry)
+    print(f"built: {manifest}")
+
+
+def _data_check(arguments: argparse.Namespace) -> int:
+    from stcr_plugin.registry.check import check
+
+    report = check(arguments.name, arguments.registry)
+    print(report)
+    return 0 if report.ok else 1
+
+
+def _base_build(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.base import build
+
+    print(f"base: {build(arguments.config, arguments.overrides, str(arguments.registry))}")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.frameworks.llamafactory.training import train
+
+    train(arguments.recipe, arguments.overrides)
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.evaluation.run import evaluate
+
+    evaluate(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.report import report
+
+    print(f"report: {report(arguments.runs, arguments.out)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stcr", description="Cure a vision-language model of order bias, and prove it."
+    )
+    parser.add_argument("--version", action="version", version=f"stcr_plugin {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="build and check training sets").add_subparsers(required=True)
+    build = _command(data, "build", _data_build, "write frames, training sets, pairs and manifest of a data config")
+    build.add_argument("config", help="data config, YAML")
+    build.add_argument("overrides", nargs="*", help="key=value laid over the config")
+    check = _command(data, "check", _data_check, "decode every picture, check counts, paths, lengths and labels")
+    check.add_argument("name", help="name of a build, such as stcr")
+
+    base = commands.add_parser("base", help="the embedded base").add_subparsers(required=True)
+    base_build = _command(base, "build", _base_build, "make the tiny Qwen2.5-VL and give it the chronological prior")
+    base_build.add_argument("config", help="base config, YAML")
+    base_build.add_argument("overrides", nargs="*", help="key=value laid over the config")
+
+    train = _command(commands, "train", _train, "train one stage through LLaMA-Factory's official functions")
+    train.add_argument("recipe", help="recipe, YAML, as for llamafactory-cli train")
+    train.add_argument("overrides", nargs="*", help="key=value laid over the recipe")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    help: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(run=run)
+    parser.add_argument("--registry", type=Path, default=Path("data_registry"), help="folder of the training sets")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

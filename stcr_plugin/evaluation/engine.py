@@ -1,0 +1,275 @@
+"""Queries -> answers, by a live transformers vision-language model (Qwen2-VL, Qwen2.5-VL, Qwen3-VL)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import settings
+from stcr_plugin.errors import DataError
+from stcr_plugin.evaluation.answers import parse
+from stcr_plugin.samples.questions import question
+from stcr_plugin.types import Answer, Query
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Mode = Literal["cot", "direct"]
+ANSWER = "closer to completion: {image}"
+
+
+@settings
+class AskSettings:
+    """How queries are put to a model.
+
+    mode: "cot" asks for a reasoned answer, generates it greedily and parses it; "direct" compares the two possible
+        answers (see `answer`). None: what the model's stage.json names, else "direct".
+    batch_size: queries at once; more is faster and takes more memory. It changes no answer beyond rounding.
+    max_new_tokens: where generation stops; a reasoned answer that is cut there is unparsed.
+    generate: in "direct" mode too, generate and parse instead of comparing.
+    image_max_pixels, image_min_pixels: pictures outside are resized, as in LLaMA-Factory's settings of these names.
+    language, part: which questions; part "heldout" takes the wordings that training never saw.
+    """
+
+    mode: Mode | None = None
+    batch_size: int = 16
+    max_new_tokens: int = 256
+    generate: bool = False
+    image_max_pixels: int = 768 * 768
+    image_min_pixels: int = 32 * 32
+    language: str = "en"
+    part: Literal["train", "heldout"] = "train"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.max_new_tokens < 1:
+            raise ValueError("batch_size and max_new_tokens are at least 1")
+        if not 0 < self.image_min_pixels <= self.image_max_pixels:
+            raise ValueError("0 < image_min_pixels <= image_max_pixels must hold")
+
+
+def load(model_dir: Path) -> tuple[Any, Any]:
+    """The (model, processor) in the folder `model_dir`, for inference; code in the folder is never run.
+
+    On CUDA in the checkpoint's own precision, else on the CPU in float32. Raises DataError where the folder holds
+    no such model, or lacks weights (which transformers would fill with random numbers).
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    if not Path(model_dir).is_dir():
+        raise DataError(f"{model_dir}: no such folder; give a model folder, e.g. one that `hf download` has written")
+    cuda = torch.cuda.is_available()
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            str(model_dir), dtype="auto" if cuda else torch.float32, output_loading_info=True, local_files_only=True
+        )
+        processor = AutoProcessor.from_pretrained(str(model_dir), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{model_dir}: not loadable as a vision-language model: {error}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise DataError(
+            f"{model_dir}: {len(missing)} weights are missing (first: {missing[0]}); the checkpoint is incomplete, "
+            "copy or train it again"
+        )
+    model.to("cuda" if cuda else "cpu").eval()
+    model.config.use_cache = True  # training saves false, and generation without a cache is quadratic
+    processor.tokenizer.padding_side = "left"
+    return model, processor
+
+
+def numbered_content(n_images: int, question: str) -> list[dict[str, str]]:
+    """The user message as content parts: `img1: `, picture, newline `img2: `, picture, ..., newline and the question."""
+    parts = []
+    for number in range(1, n_images + 1):
+        parts += [{"type": "text", "text": f"{'' if number == 1 else chr(10)}img{number}: "}, {"type": "image"}]
+    return [*parts, {"type": "text", "text": f"\n{question}"}]
+
+
+def questions_for(queries: Sequence[Query], settings: AskSettings, seed: int = 0) -> list[str]:
+    """The question to each query, its task filled in; both orders of a pair get the same wording."""
+    kind: Mode = settings.mode or "direct"
+    texts = [question(kind, settings.language, query.pair.pair_id, seed, settings.part) for query in queries]
+    return [text.replace("{task}", query.pair.task) for text, query in zip(texts, queries, strict=True)]
+
+
+def answer(
+    model: Any,
+    processor: Any,
+    queries: Sequence[Query],
+    questions: Sequence[str],
+    registry: Path,
+    settings: AskSettings,
+    *,
+    synced_gpus: bool = False,
+    progress: bool = True,
+    on_answers: Callable[[list[Answer]], None] | None = None,
+) -> list[Answer]:
+    """One answer a query, in the order given. Pictures lie under `registry`; `questions` are final texts.
+
+    Mode "direct" runs one forward a batch over prompt + the tokens that `closer to completion: img1` and `... img2`
+    share, and compares the log-probabilities of the first token in which they differ. The tokens after it (end of
+    turn) are the same in both and are not looked at, so `logprob_img1` is log p("1" | prompt, shared tokens): the two
+    are comparable with each other, and are not the whole answer's. An exact tie names no image and is unparsed.
+    Mode "cot", and `settings.generate`, generate greedily up to the end of turn and parse the text; sampling settings
+    and repetition penalty of the checkpoint are not used, for a penalty on repeated tokens sways which image is named.
+
+    The model is put in eval mode and left there. `synced_gpus` keeps ranks generating together under ZeRO-3; every
+    rank must then bring equally many batches. `on_answers` receives each batch as it is done. Raises DataError for an
+    unreadable picture, and for a tokenizer in which the two answers differ in more than one token.
+    """
+    import torch
+    from tqdm import tqdm
+
+    generates = settings.generate or settings.mode == "cot"
+    turn_end = _turn_end(processor.tokenizer)
+    endings = None if generates else _endings(processor.tokenizer, turn_end)
+    model.eval()
+    answers: list[Answer] = []
+    bar = tqdm(total=len(queries), desc="asking", unit="query", disable=not progress)
+    # no_grad, not inference_mode: the model keeps position offsets, which training must be able to reuse.
+    with bar, torch.no_grad():
+        for start in range(0, len(queries), settings.batch_size):
+            batch = queries[start : start + settings.batch_size]
+            inputs = _inputs(processor, batch, questions[start : start + settings.batch_size], registry, settings)
+            inputs = inputs.to(model.device)
+            if endings is None:
+                done = _generated(model, processor.tokenizer, batch, inputs, settings, turn_end, synced_gpus)
+            else:
+                done = _compared(model, batch, inputs, *endings)
+            answers += done
+            if on_answers:
+                on_answers(done)
+            bar.update(len(batch))
+    return answers
+
+
+def fit(image: Image, max_pixels: int, min_pixels: int) -> Image:
+    """`image` as RGB and in the size that LLaMA-Factory 0.9.5 trains Qwen-VL models with.
+
+    Same steps in the same order as its Qwen2VLPlugin (data/mm_plugin.py): shrink to `max_pixels`, grow to
+    `min_pixels`, both keeping the shape; RGB; no side below 28 pixels; no side over 200 times the other.
+    """
+    for wrong, pixels in ((int.__gt__, max_pixels), (int.__lt__, min_pixels)):
+        if wrong(image.width * image.height, pixels):
+            scale = math.sqrt(pixels / (image.width * image.height))
+            image = image.resize((int(image.width * scale), int(image.height * scale)))
+    image = image.convert("RGB")
+    if min(image.size) < 28:
+        image = image.resize((max(image.width, 28), max(image.height, 28)))
+    if image.width / image.height > 200:
+        image = image.resize((image.height * 180, image.height))
+    if image.height / image.width > 200:
+        image = image.resize((image.width, image.width * 180))
+    return image
+
+
+def open_picture(registry: Path, relative: str, pair_id: str) -> Image:
+    """The whole picture, decoded. Raises DataError naming file and pair where it is missing, cut or no picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    path = artefacts.inside(registry, relative)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path}: picture of pair {pair_id} is not readable ({error}); write the dataset anew, or leave the pair out"
+        ) from error
+
+
+def _inputs(
+    processor: Any, queries: Sequence[Query], questions: Sequence[str], registry: Path, settings: AskSettings
+) -> Any:
+    """Model inputs, prompts padded on the left: input_ids and attention_mask [queries, tokens], and the pictures."""
+    prompts, pictures = [], []
+    for query, text in zip(queries, questions, strict=True):
+        message = {"role": "user", "content": numbered_content(len(query.images), text)}
+        prompts.append(processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+        for path in query.images:
+            picture = open_picture(registry, path, query.pair.pair_id)
+            pictures.append(fit(picture, settings.image_max_pixels, settings.image_min_pixels))
+    return processor(text=prompts, images=pictures, padding=True, padding_side="left", return_tensors="pt")
+
+
+def _compared(
+    model: Any, queries: Sequence[Query], inputs: Any, shared: Sequence[int], image_tokens: tuple[int, int]
+) -> list[Answer]:
+    import torch
+
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if name in inputs:  # transformers 4 has no token types
+            fill = {"input_ids": list(shared), "attention_mask": [1] * len(shared)}.get(name, [0] * len(shared))
+            tail = torch.tensor([fill] * len(queries), dtype=inputs[name].dtype, device=inputs[name].device)
+            inputs[name] = torch.cat([inputs[name], tail], dim=1)
+    logits = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    pairs = torch.log_softmax(logits, dim=-1)[:, list(image_tokens)].tolist()
+    answers = []
+    for query, (first, second) in zip(queries, pairs, strict=True):
+        chosen: Literal["img1", "img2"] | None = None if first == second else "img1" if first > second else "img2"
+        text = ANSWER.format(image=chosen) if chosen else ""
+        answers.append(_answer(query, chosen, text, first, second))
+    return answers
+
+
+def _generated(
+    model: Any,
+    tokenizer: Any,
+    queries: Sequence[Query],
+    inputs: Any,
+    settings: AskSettings,
+    turn_end: str,
+    synced_gpus: bool,
+) -> list[Answer]:
+    stops = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(turn_end)}
+    tokens = model.generate(
+        **inputs,
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        use_cache=True,
+        eos_token_id=sorted(stops),
+        pad_token_id=tokenizer.pad_token_id,
+        synced_gpus=synced_gpus,
+    )
+    texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [_answer(query, parse(text), text) for query, text in zip(queries, texts, strict=True)]
+
+
+def _answer(
+    query: Query,
+    chosen: Literal["img1", "img2"] | None,
+    text: str,
+    logprob_img1: float | None = None,
+    logprob_img2: float | None = None,
+) -> Answer:
+    pair = query.pair
+    return Answer(pair.pair_id, pair.episode_id, query.order, query.answer, chosen, text, logprob_img1, logprob_img2)
+
+
+def _turn_end(tokenizer: Any) -> str:
+    """Qwen's end of turn, which not every checkpoint names as its end of sequence; else the latter."""
+    return "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else str(tokenizer.eos_token)
+
+
+def _endings(tokenizer: Any, turn_end: str) -> tuple[list[int], tuple[int, int]]:
+    """(tokens that both answers start with, (the token that makes it img1, the one that makes it img2))."""
+    first, second = (
+        tokenizer(ANSWER.format(image=image) + turn_end, add_special_tokens=False)["input_ids"]
+        for image in ("img1", "img2")
+    )
+    differ = [i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b]
+    if len(first) != len(second) or len(differ) != 1:
+        raise DataError(
+            "this model's tokenizer writes the answers img1 and img2 with more than one token of difference, so their "
+            "log-probabilities cannot be compared; set `generate: true` to have the answer generated and parsed"
+        )
+    at = differ[0]
+    return first[:at], (first[at], second[at])

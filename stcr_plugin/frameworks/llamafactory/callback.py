@@ -1,0 +1,154 @@
+"""The callback that measures the forward/backward gap before, during and after a stage.
+
+It changes nothing of the training: random states, train/eval mode, padding side and pending logs are put back.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+from stcr_plugin.evaluation.engine import AskSettings, answer, questions_for
+from stcr_plugin.evaluation.metrics import Figures, figures
+from stcr_plugin.report import console_table
+from stcr_plugin.types import ORDERS, Answer, Pair, Query
+
+# What is logged: `metric_for_best_model: eval_stcr_pair_accuracy` works with these.
+LOGGED = ("forward_accuracy", "backward_accuracy", "gap_points", "pair_accuracy", "order_consistency",
+          "position_bias", "unparsed_rate", "n_pairs")  # fmt: skip
+
+
+class GapCallback(TrainerCallback):  # type: ignore[misc]
+    """Asks the live model about `pairs` and reports the figures to every log that the trainer has.
+
+    `trainer` must be set before training starts. `record` receives each measurement on rank 0 as a mapping of
+    when, step, seconds and the fields of Figures. Under distributed training each rank asks a share of the
+    queries, padded so that all ranks make the same number of calls.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        registry: Path,
+        ask: AskSettings,
+        record: Callable[[dict[str, Any]], None],
+        *,
+        before: bool = True,
+        after: bool = True,
+        every_steps: int = 0,
+    ) -> None:
+        self.queries = [Query(pair, order) for pair in pairs for order in ORDERS]
+        self.registry = registry
+        self.ask = ask
+        self.record = record
+        self.before = before
+        self.after = after
+        self.every_steps = every_steps
+        self.trainer: Any = None
+        self.measured: list[tuple[str, Figures]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.before and state.global_step == 0:
+            self._measure("before", state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.every_steps and state.global_step % self.every_steps == 0 and state.global_step < state.max_steps:
+            self._measure(f"step {state.global_step}", state, control)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        found = self._measure(f"step {state.global_step}", state, control)
+        if metrics is not None:  # the trainer chooses its best model from this very mapping
+            metrics.update({f"eval_stcr_{name}": getattr(found, name) for name in LOGGED})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.after:
+            self._measure("after", state, control)
+
+    def _measure(self, when: str, state: Any, control: Any) -> Figures:
+        started = time.perf_counter()
+        model, processor = self.trainer.model, _processor(self.trainer)
+        with undisturbed(model, processor):
+            answers = self._gathered(self._answers(model, processor))
+        found = figures(answers)
+        seconds = time.perf_counter() - started
+        should_log = control.should_log
+        self.trainer.log({f"stcr_{name}": getattr(found, name) for name in LOGGED})
+        control.should_log = should_log  # trainer.log clears it, and the step's loss line would be lost
+        self.measured.append((when, found))
+        if state.is_world_process_zero:
+            self.record({"when": when, "step": state.global_step, "seconds": seconds, **asdict(found)})
+            print("\n" + console_table(self.measured), file=sys.stderr, flush=True)
+        return found
+
+    def _answers(self, model: Any, processor: Any) -> list[Answer]:
+        rank, world = _rank_and_world()
+        share = self.queries[rank::world]
+        padded = share + self.queries[: -(-len(self.queries) // world) - len(share)]
+        return answer(
+            model,
+            processor,
+            padded,
+            questions_for(padded, self.ask),
+            self.registry,
+            self.ask,
+            synced_gpus=world > 1 and _is_zero3(),
+            progress=rank == 0,
+        )[: len(share)]
+
+    def _gathered(self, answers: list[Answer]) -> list[Answer]:
+        _, world = _rank_and_world()
+        if world == 1:
+            return answers
+        shares: list[list[Answer]] = [[] for _ in range(world)]
+        dist.all_gather_object(shares, answers)
+        return [one for share in shares for one in share]
+
+
+@contextmanager
+def undisturbed(model: Any, processor: Any) -> Iterator[None]:
+    """Put back, whatever happens inside: random states, training mode of every module, padding side."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    training = {name: module.training for name, module in model.named_modules()}
+    padding_side = tokenizer.padding_side
+    model.eval()
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = padding_side
+        for name, module in model.named_modules():
+            module.training = training[name]
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def _processor(trainer: Any) -> Any:
+    """The processor stands on LLaMA-Factory's collator; the trainer itself knows the tokenizer alone."""
+    return getattr(trainer.data_collator, "processor", None) or trainer.processing_class
+
+
+def _rank_and_world() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def _is_zero3() -> bool:
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return bool(is_deepspeed_zero3_enabled())

@@ -1,0 +1,76 @@
+"""The `stcr:` block of a recipe, typed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stcr_plugin.config import settings
+
+
+@settings
+class Prepare:
+    """What to make before training where it is missing: a data build and an embedded base.
+
+    The data build is made if `dataset` names one of its training sets, the base if `model_name_or_path` is
+    its output, so a recipe run with another dataset and model leaves both alone.
+    """
+
+    data: str | None = None
+    base: str | None = None
+
+
+@settings
+class Evaluate:
+    """When the callback measures the gap and on what.
+
+    `dataset` is a build's name (default: the build of the first training set), `pairs` how many pairs of
+    `split` it takes, spread evenly over the episodes. `every_steps` 0 measures before and after only.
+    """
+
+    dataset: str | None = None
+    split: str = "heldout"
+    pairs: int = 100
+    every_steps: int = 0
+    before: bool = True
+    after: bool = True
+    batch_size: int = 32
+    max_new_tokens: int = 256
+    generate: bool = False
+    language: Literal["en", "zh"] = "en"
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1 or self.batch_size < 1 or self.max_new_tokens < 1 or self.every_steps < 0:
+            raise ValueError("pairs, batch_size and max_new_tokens are at least 1, every_steps at least 0")
+
+
+@settings
+class Augment:
+    """Changes that all pictures of a sample share, drawn anew each time it is seen in training.
+
+    `shift_pixels`: the picture moves by up to so many pixels each way, its edge repeated. `brightness`,
+    `contrast` and `saturation`: a factor drawn from 1 - x to 1 + x.
+    """
+
+    shift_pixels: int = 0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.shift_pixels < 0 or not all(0 <= x < 1 for x in (self.brightness, self.contrast, self.saturation)):
+            raise ValueError("shift_pixels is at least 0, brightness, contrast and saturation from 0 to below 1")
+
+
+@settings
+class StcrSettings:
+    """One stage. `mode` is how the model is asked: `cot` lets it reason first, `direct` does not.
+
+    `starts_from: stage` demands that the model is the output of a finished stage with the same template.
+    """
+
+    name: str
+    mode: Literal["cot", "direct"]
+    starts_from: Literal["model", "stage"] = "model"
+    prepare: Prepare = Prepare()
+    evaluate: Evaluate | None = Evaluate()
+    augment: Augment | None = None

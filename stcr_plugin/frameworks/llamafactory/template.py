@@ -1,0 +1,96 @@
+"""The multi-image temporal template: pictures numbered img1 .. imgN, and a loss on the answer alone.
+
+The numbers stand in front of the pictures because the mm_plugin puts them there, so a dataset writes only
+`<image><image>question` and no file can mislabel its pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from stcr_plugin.errors import DataError
+
+# our template -> (LLaMA-Factory's mm_plugin, default system text of the models' own chat template)
+TEMPLATES = {
+    "stcr_qwen2_vl": ("qwen2_vl", "You are a helpful assistant."),
+    "stcr_qwen3_vl": ("qwen3_vl", ""),
+}
+_IMAGE = re.compile(r"(?:img\d+: )?<image>\n?")
+
+
+def number_images(contents: list[str]) -> list[str]:
+    """Each `<image>` of a conversation as a line `imgK: <image>`, K counted from 1 through all its turns."""
+    count = 0
+
+    def numbered(_: re.Match[str]) -> str:
+        nonlocal count
+        count += 1
+        return f"img{count}: <image>\n"
+
+    return [_IMAGE.sub(numbered, content) for content in contents]
+
+
+def register(template_module: Any) -> None:
+    """Register the templates and their mm_plugins with LLaMA-Factory, through its own functions, once."""
+    from llamafactory.data import mm_plugin
+    from llamafactory.data.formatter import StringFormatter
+
+    if next(iter(TEMPLATES)) in template_module.TEMPLATES:
+        return
+    template_class = _temporal_template(template_module.Template)
+    for name, (plugin, system) in TEMPLATES.items():
+        mm_plugin.register_mm_plugin(name, _numbering(mm_plugin.PLUGINS[plugin]))
+        template_module.register_template(
+            name=name,
+            format_user=StringFormatter(slots=["<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n"]),
+            # LLaMA-Factory's own slot ends in "\n" and would train on that line feed too.
+            format_assistant=StringFormatter(slots=["{{content}}<|im_end|>"]),
+            format_system=StringFormatter(slots=["<|im_start|>system\n{{content}}<|im_end|>\n"]),
+            default_system=system,
+            stop_words=["<|im_end|>"],
+            replace_eos=True,
+            mm_plugin=mm_plugin.get_mm_plugin(name, image_token="<|image_pad|>", video_token="<|video_pad|>"),
+            template_class=template_class,
+        )
+
+
+def _numbering(parent: type) -> type:
+    class NumberedImages(parent):
+        """`parent`, with the pictures numbered before they are expanded into image tokens."""
+
+        def process_messages(
+            self, messages: list[dict[str, str]], images: Any, videos: Any, audios: Any, processor: Any
+        ) -> Any:
+            contents = number_images([message["content"] for message in messages])
+            numbered = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
+            return super().process_messages(numbered, images, videos, audios, processor)
+
+    return NumberedImages
+
+
+def _temporal_template(parent: type) -> type:
+    class TemporalTemplate(parent):
+        """ChatML whose supervised part is the answer and `<|im_end|>`; the line feed opens the next turn.
+
+        `cutoff_len` is set by the run: a sample that it would cut raises DataError instead of training on
+        a question without its second picture, or on an answer without its end.
+        """
+
+        cutoff_len: int | None = None
+
+        def _encode(self, tokenizer: Any, messages: Any, system: Any, tools: Any) -> list[list[int]]:
+            encoded: list[list[int]] = super()._encode(tokenizer, messages, system, tools)
+            line_feed = tokenizer.encode("\n", add_special_tokens=False)
+            turns = [line_feed + ids if k and k % 2 == 0 else ids for k, ids in enumerate(encoded)]
+            length = sum(len(ids) for ids in turns)
+            if self.cutoff_len is not None and length > self.cutoff_len:
+                question = messages[-2]["content"] if len(messages) > 1 else messages[0]["content"]
+                raise DataError(
+                    f"a sample takes {length} tokens but cutoff_len is {self.cutoff_len}, which would cut its "
+                    f"pictures or its answer; set cutoff_len to {length} or more, or image_max_pixels lower "
+                    f"(the sample ends with {question[-120:]!r})"
+                )
+            return turns
+
+    return TemporalTemplate

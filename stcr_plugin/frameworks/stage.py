@@ -1,0 +1,42 @@
+"""The stage record: `stage.json` in a run's directory, by which stages chain and a chain can be traced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stcr_plugin import artefacts
+from stcr_plugin.errors import ChainError
+
+RECORD = "stage.json"
+
+
+def read_record(run: Path) -> dict[str, Any] | None:
+    """The stage record of a run directory, None where it has none."""
+    path = run / RECORD
+    return dict(artefacts.read_json(path)) if path.is_file() else None
+
+
+def parent_record(model: str, template: str, recipe: str) -> dict[str, Any]:
+    """The record of the finished stage whose output `model` is. Raises ChainError saying how to mend it."""
+    run = Path(model)
+    record = read_record(run)
+    mend = f"train it first, or set model_name_or_path to a finished stage (recipe: {recipe})"
+    if record is None:
+        what = "holds no stage.json, so it is no stage's output" if run.is_dir() else "does not exist"
+        raise ChainError(f"{model}: this stage starts from a stage, but that {what}; {mend}")
+    if not record.get("finished"):
+        raise ChainError(f"{model}: the stage {record.get('name')!r} was started but did not finish; {mend}")
+    if record.get("template") != template:
+        raise ChainError(
+            f"{model}: stage {record.get('name')!r} was trained with template {record.get('template')!r}, this one "
+            f"asks for {template!r}; a chain keeps one template, so set template: {record.get('template')}"
+        )
+    return record
+
+
+def weights_digest(folder: str | Path) -> str | None:
+    """SHA-256 over names and contents of a folder's weight files, None for a model that is not a local folder."""
+    path = Path(folder)
+    files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
+    return artefacts.digest([[file.name, artefacts.sha256(file)] for file in files]) if files else None

@@ -1,0 +1,131 @@
+"""What a finished build says of itself: its manifest, its pairs, and how both are counted and read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import nearest
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.types import Pair
+
+MANIFEST, PAIRS, DATASET_INFO = "manifest.json", "pairs.jsonl", "dataset_info.json"
+
+_KEYS = ("name", "config", "config_digest", "seed", "splits", "counts", "frames", "checksums", "excluded")
+
+
+def dataset_name(name: str, key: str) -> str:
+    """The name under which LLaMA-Factory knows the training set `key` of the build `name`."""
+    return f"{name}_{key}"
+
+
+def read_manifest(registry: str | Path, name: str) -> dict[str, Any]:
+    """The manifest of the build `name`, or of the build that the dataset `name` (stcr_weak) belongs to.
+
+    Raises ConfigError for an unknown name, DataError for a manifest that cannot be read.
+    """
+    path = Path(registry) / build_name(registry, name) / MANIFEST
+    manifest = artefacts.read_json(path)
+    missing = [key for key in _KEYS if key not in manifest] if isinstance(manifest, dict) else list(_KEYS)
+    if missing:
+        raise DataError(f"{path}: lacks {', '.join(missing)}; delete it and build again")
+    return dict(manifest)
+
+
+def read_pairs(registry: str | Path, name: str, split: str) -> list[Pair]:
+    """The pairs of one split, in the order of pairs.jsonl, of the build `name` or of the dataset `name`.
+
+    Raises ConfigError for an unknown name or split, DataError (file, row) for a row that is no pair or whose
+    pictures leave the registry folder.
+    """
+    manifest = read_manifest(registry, name)
+    if split not in manifest["splits"]:
+        raise ConfigError(f"{manifest['name']} has no split {split!r}, {nearest(split, list(manifest['splits']))}")
+    path = Path(registry) / manifest["name"] / PAIRS
+    return [pair for _, pair in pair_rows(path, Path(registry)) if pair.split == split]
+
+
+def pair_rows(path: Path, registry: Path) -> Iterator[tuple[int, Pair]]:
+    """Every pair of a pairs.jsonl with its row (from 1). Raises DataError as read_pairs does."""
+    import pydantic
+
+    as_pair = pydantic.TypeAdapter(Pair)
+    known = {field.name for field in dataclasses.fields(Pair)}
+    for row, values in enumerate(artefacts.read_jsonl(path), 1):
+        try:
+            pair = as_pair.validate_python(values)
+            for image in (pair.earlier_image, pair.later_image):
+                artefacts.inside(registry, image)
+        except pydantic.ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"])
+            raise DataError(f"{path}, row {row}: is no pair: {key}: {problem['msg']}; build again") from None
+        except DataError as error:
+            raise DataError(f"{path}, row {row}: {error}") from None
+        if not known.issuperset(values) or pair.earlier >= pair.later:
+            raise DataError(f"{path}, row {row}: is no pair: earlier must be below later, no other keys; build again")
+        yield row, pair
+
+
+def build_name(registry: str | Path, name: str) -> str:
+    """The build that `name`, a build or a dataset, stands for. Raises ConfigError naming the nearest."""
+    registry = Path(registry)
+    builds = sorted(path.parent.name for path in registry.glob(f"*/{MANIFEST}"))
+    if name in builds:
+        return name
+    datasets = {}
+    if (registry / DATASET_INFO).is_file():
+        for known, entry in artefacts.read_json(registry / DATASET_INFO).items():
+            folder = str(entry.get("file_name", "")).partition("/")[0] if isinstance(entry, dict) else ""
+            if folder in builds:
+                datasets[known] = folder
+    if name in datasets:
+        return datasets[name]
+    if not builds:
+        raise ConfigError(f"{registry}: holds no finished build; run `stcr data build CONFIG` first")
+    raise ConfigError(f"{registry}: no build or dataset {name!r}, {nearest(name, [*builds, *datasets])}")
+
+
+def count_pairs(pairs: Sequence[Pair], episodes: Sequence[str]) -> dict[str, Any]:
+    """The manifest's figures for one split; `distances` maps native frames to how many pairs are so far apart."""
+    distances = Counter(pair.distance for pair in pairs)
+    return {
+        "episodes": len(episodes),
+        "pairs": len(pairs),
+        "frames": len({image for pair in pairs for image in (pair.earlier_image, pair.later_image)}),
+        "within_phase": sum(bool(pair.phase) and ">" not in pair.phase for pair in pairs),
+        "across_phase": sum(">" in pair.phase for pair in pairs),
+        "distances": {str(frames): distances[frames] for frames in sorted(distances)},
+    }
+
+
+def count_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The manifest's figures for one dataset."""
+    return {
+        "pairs": len({row["pair_id"] for row in rows}),
+        "samples": len(rows),
+        **{
+            f"{column}s": dict(sorted(Counter(str(row[column]) for row in rows).items()))
+            for column in ("answer", "order", "language")
+        },
+    }
+
+
+def count_excluded(reasons: Iterable[str]) -> dict[str, int]:
+    """Reason -> how many were set aside for it. Episodes and frames named in a reason are left out of its text."""
+    return dict(sorted(Counter(re.sub(r"\d+", "#", reason) for reason in reasons).items()))
+
+
+def frames_digest(registry: Path, images: Iterable[str]) -> str:
+    """One SHA-256 over all pictures: of the lines `path sha256`, sorted by path."""
+    lines = (f"{image} {artefacts.sha256(registry / image)}\n" for image in sorted(set(images)))
+    total = hashlib.sha256()
+    for line in lines:
+        total.update(line.encode())
+    return total.hexdigest()

@@ -1,0 +1,144 @@
+"""CoT samples: what each picture shows, worded from the true state, then the judgment; and the proof that it is true."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+
+from stcr_plugin.config import from_mapping, nearest, read_yaml, settings
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.samples.questions import PROMPTS, prompt
+from stcr_plugin.samples.weak import answer_line
+from stcr_plugin.types import Claim, EpisodeSource, Query, Sample, State
+
+_START, _BETWEEN, _END = "spatial details: img1: ", ". img2: ", "."
+
+
+@settings
+class Wording:
+    """How claims are said in one language, and how they are read back.
+
+    claims: family -> phrase with `{value}`, and `{part}` for claims named "family:part". words: translation of
+    values and parts; one that is absent stands as it is and is one word (no space in it). A value that reads
+    as an integer is one.
+    """
+
+    separator: str
+    claims: dict[str, str]
+    words: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.separator.strip():
+            raise ValueError("`separator` must hold a character that is no space")
+        wrong = [
+            phrase for phrase in self.claims.values() if phrase.count("{value}") != 1 or phrase.count("{part}") > 1
+        ]
+        if wrong or not self.claims:
+            raise ValueError(
+                f"every phrase under `claims` holds {{value}} once and {{part}} at most once; wrong: {wrong}"
+            )
+        said = list((self.words or {}).values())
+        twice = sorted({word for word in said if said.count(word) > 1})
+        if twice:
+            raise ValueError(f"`words` says two things by one word, so it cannot be read back: {twice}")
+
+    def say(self, claims: Sequence[Claim]) -> str:
+        """The claims in words. Raises DataError for none at all and for one that has no phrase."""
+        if not claims:
+            raise DataError("the state of a frame gives no claim, so there is nothing to describe; use kind: weak")
+        return self.separator.join(self._phrase(claim) for claim in claims)
+
+    def read(self, text: str) -> tuple[Claim, ...]:
+        """The claims that `text` states. Raises DataError for a piece that matches no phrase, or several."""
+        return tuple(self._claim(piece) for piece in text.split(self.separator))
+
+    def _phrase(self, claim: Claim) -> str:
+        family, _, part = claim.name.partition(":")
+        phrase = self.claims.get(family)
+        if phrase is None or bool(part) != ("{part}" in phrase):
+            raise DataError(f"no phrase for the claim {claim.name!r}, {nearest(family, list(self.claims))}")
+        words = self.words or {}
+        said = {"part": words.get(part, part), "value": words.get(str(claim.value), str(claim.value))}
+        return re.sub(r"\{(part|value)\}", lambda match: said[match[1]], phrase)
+
+    def _claim(self, piece: str) -> Claim:
+        found = [(family, match) for family, phrase in self._patterns.items() if (match := phrase.fullmatch(piece))]
+        if len(found) != 1:
+            names = [family for family, _ in found]
+            raise DataError(f"{piece!r} can be read as {' and as '.join(names) or 'no claim that has a phrase'}")
+        family, match = found[0]
+        groups = {key: self._meanings.get(word, word) for key, word in match.groupdict().items()}
+        value = groups["value"]
+        name = f"{family}:{groups['part']}" if "part" in groups else family
+        return Claim(name, int(value) if re.fullmatch(r"-?[0-9]+", value) else value)
+
+    @cached_property
+    def _patterns(self) -> dict[str, re.Pattern[str]]:
+        # One word, or a translation that is known to have several: "gripper open" is no phase "{value}".
+        several = sorted((re.escape(word) for word in self._meanings), key=len, reverse=True)
+        slots = {
+            re.escape(f"{{{name}}}"): f"(?P<{name}>{'|'.join([*several, r'[^ ]+'])})" for name in ("value", "part")
+        }
+        patterns = {}
+        for family, phrase in self.claims.items():
+            pattern = re.escape(phrase)
+            for slot, group in slots.items():
+                pattern = pattern.replace(slot, group)
+            patterns[family] = re.compile(pattern)
+        return patterns
+
+    @cached_property
+    def _meanings(self) -> dict[str, str]:
+        return {said: meant for meant, said in (self.words or {}).items()}
+
+
+def load_wordings(source_kind: str) -> dict[str, Wording]:
+    """Language -> wording of the claims of one kind of source, from prompts/claims_<kind>.yaml.
+
+    Raises ConfigError where the source has none: its pairs can only become weak samples.
+    """
+    path = PROMPTS / f"claims_{source_kind}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"a source of kind {source_kind!r} has no wording of claims ({path.name}); use kind: weak")
+    return {name: from_mapping(Wording, values, f"{path}, {name}") for name, values in read_yaml(path).items()}
+
+
+def cot_sample(
+    query: Query, states: tuple[State, State], source: EpisodeSource, wording: Wording, language: str, seed: int
+) -> Sample:
+    """Describe img1 and img2, whose true states are `states` in that order, and judge. Raises DataError."""
+    try:
+        one, two = (wording.say(source.claims(state)) for state in states)
+    except DataError as error:
+        raise DataError(f"pair {query.pair.pair_id}: {error}") from None
+    target = f"{_START}{one}{_BETWEEN}{two}{_END}\n{answer_line(query)}"
+    return Sample(query, "cot", prompt(query, "cot", language, seed), target)
+
+
+def check_target(
+    target: str, query: Query, states: tuple[State, State], source: EpisodeSource, wording: Wording
+) -> int:
+    """Read a finished target text back and hold it against the truth; how many claims were checked.
+
+    Every claim must hold for its picture's state (by `source.holds`) and the judgment must be the query's
+    answer. Raises DataError naming the pair, the order and the first statement that cannot be read or is false.
+    """
+    where = f"pair {query.pair.pair_id}, {query.order}"
+    details, newline, judgment = target.rpartition("\n")
+    halves = details.removeprefix(_START).removesuffix(_END).split(_BETWEEN)
+    if not (newline and details.startswith(_START) and details.endswith(_END) and len(halves) == 2):
+        raise DataError(f"{where}: the target text does not read 'spatial details: img1: ... img2: ...': {target!r}")
+    checked = 0
+    for image, half, state in zip(("img1", "img2"), halves, states, strict=True):
+        try:
+            claims = wording.read(half)
+        except DataError as error:
+            raise DataError(f"{where}, {image}: {error}; mend the wording of claims") from None
+        for claim in claims:
+            if not source.holds(claim, state):
+                raise DataError(f"{where}, {image}: the text states {claim.name} = {claim.value!r}, which is false")
+            checked += 1
+    if judgment != answer_line(query):
+        raise DataError(f"{where}: the text ends with {judgment!r} where {answer_line(query)!r} is true")
+    return checked

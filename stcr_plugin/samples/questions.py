@@ -1,0 +1,79 @@
+"""The question put to a model about two pictures: several wordings of each, kept in prompts/questions.yaml."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import from_mapping, nearest, read_yaml, settings
+from stcr_plugin.errors import ConfigError
+from stcr_plugin.types import Query
+
+Kind = Literal["cot", "direct"]
+Part = Literal["train", "heldout"]
+
+PROMPTS = Path(__file__).parent / "prompts"
+
+# What LLaMA-Factory or a chat template would read as a picture or as the end of a turn.
+_MARKERS = re.compile(r"<\s*(?:image|video|audio)\s*>|<[|｜]|[|｜]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>", re.I)
+
+
+@settings
+class Paraphrases:
+    """Wordings of one question, each with `{task}` in it."""
+
+    train: tuple[str, ...]
+    heldout: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        wrong = [text for text in self.train + self.heldout if text.count("{task}") != 1]
+        if wrong or not self.train or not self.heldout:
+            raise ValueError(f"every paraphrase holds {{task}} once, and both parts have some; wrong: {wrong}")
+        if set(self.train) & set(self.heldout):
+            raise ValueError("a held-out paraphrase is used in training too")
+
+
+@settings
+class Questions:
+    """The questions of one language."""
+
+    cot: Paraphrases
+    direct: Paraphrases
+
+
+@cache
+def questions() -> dict[str, Questions]:
+    """Language -> its questions. Raises ConfigError where prompts/questions.yaml is not as it should be."""
+    path = PROMPTS / "questions.yaml"
+    return {name: from_mapping(Questions, values, f"{path}, {name}") for name, values in read_yaml(path).items()}
+
+
+def paraphrases(kind: Kind, language: str, part: Part = "train") -> tuple[str, ...]:
+    """All wordings, each with `{task}` in it. Raises ConfigError for a language that there is none in."""
+    if language not in questions():
+        raise ConfigError(f"no question in language {language!r}, {nearest(language, list(questions()))}")
+    texts: tuple[str, ...] = getattr(getattr(questions()[language], kind), part)
+    return texts
+
+
+def question(kind: Kind, language: str, pair_id: str, seed: int, part: Part = "train") -> str:
+    """The wording for one pair, with `{task}` still in it: the same for both orders, drawn by pair and seed."""
+    texts = paraphrases(kind, language, part)
+    return texts[int(artefacts.digest([seed, pair_id, kind, language, part])[:16], 16) % len(texts)]
+
+
+def prompt(query: Query, kind: Kind, language: str, seed: int, part: Part = "train") -> str:
+    """The whole user message: one `<image>` an image, then the question about the query's task."""
+    # str.replace, not str.format: a task text may hold braces of its own.
+    text = question(kind, language, query.pair.pair_id, seed, part).replace("{task}", query.pair.task)
+    return "<image>" * len(query.images) + text
+
+
+def unusable(task: str) -> str | None:
+    """Why a task text must not go into a prompt, or None: it is empty, or would become a picture or a turn."""
+    if not task.strip():
+        return "the task text is empty"
+    return "the task text holds a media or chat marker" if _MARKERS.search(task) else None

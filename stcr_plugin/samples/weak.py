@@ -1,0 +1,15 @@
+"""Weak samples: the label alone, which comes from the order of the frames."""
+
+from __future__ import annotations
+
+from stcr_plugin.samples.questions import prompt
+from stcr_plugin.types import Query, Sample
+
+
+def answer_line(query: Query) -> str:
+    """`closer to completion: img1` or `... img2`, as the STCR authors release it (arXiv 2604.10506)."""
+    return f"closer to completion: {query.answer}"
+
+
+def weak_sample(query: Query, language: str, seed: int) -> Sample:
+    return Sample(query, "weak", prompt(query, "direct", language, seed), answer_line(query))

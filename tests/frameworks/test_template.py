@@ -1,0 +1,155 @@
+"""The temporal template, on tokens: numbered pictures, and a loss on the answer and its end-of-turn alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from stcr_plugin.base import write_checkpoint
+from stcr_plugin.errors import DataError
+from stcr_plugin.frameworks.llamafactory.template import number_images
+
+IGNORE = -100
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def qwen25(checkpoint: Path) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def qwen3(qwen25: Any) -> Any:
+    """Qwen3-VL's processor with the same stand-in tokenizer: 16-pixel patches, no default system turn."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    template = qwen25.chat_template.replace("You are a helpful assistant.", "").split("\n", 1)[1]
+    image_processor = Qwen2VLImageProcessor(min_pixels=1024, max_pixels=16384, patch_size=16, merge_size=2)
+    return Qwen3VLProcessor(
+        image_processor=image_processor,
+        tokenizer=qwen25.tokenizer,
+        video_processor=Qwen3VLVideoProcessor(),
+        chat_template=template,
+    )
+
+
+def encode(name: str, processor: Any, messages: list[dict[str, str]], images: list[Any], cutoff: int = 4096) -> Any:
+    """input_ids and labels as LLaMA-Factory's own supervised processor makes them with our template."""
+    from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
+    from llamafactory.data.template import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+
+    for key, value in {"image_max_pixels": 589824, "image_min_pixels": 1024}.items():
+        setattr(processor, key, value)
+    data_args = DataArguments(template=name, cutoff_len=cutoff)
+    template = get_template_and_fix_tokenizer(processor.tokenizer, data_args)
+    template.cutoff_len = cutoff
+    example = SupervisedDatasetProcessor(
+        template=template, tokenizer=processor.tokenizer, processor=processor, data_args=data_args
+    )
+    return example._encode_data_example(messages[:-1], messages[-1:], None, None, images, [], [])
+
+
+TARGET = "spatial details: img1: gripper open. img2: gripper closed.\ncloser to completion: img2"
+CASES = [("stcr_qwen2_vl", "qwen25"), ("stcr_qwen3_vl", "qwen3")]
+SIDE_AND_TOKENS = {"qwen25": (84, 9), "qwen3": (64, 4)}  # 28 and 32 pixels a token
+
+
+@pytest.mark.parametrize(("name", "fixture"), CASES)
+@pytest.mark.parametrize("n_images", [2, 3, 8])
+def test_only_the_answer_and_its_end_of_turn_are_supervised(
+    name: str, fixture: str, n_images: int, request: pytest.FixtureRequest
+) -> None:
+    processor = request.getfixturevalue(fixture)
+    tokenizer = processor.tokenizer
+    side, tokens = SIDE_AND_TOKENS[fixture]
+    images = [Image.new("RGB", (side, side), (20 * k, 0, 0)) for k in range(n_images)]
+    question = "<image>" * n_images + "Which is closer to completion?"
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": TARGET}]
+    input_ids, labels = encode(name, processor, messages, images)
+
+    answer = [*tokenizer.encode(TARGET, add_special_tokens=False), tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert [label for label in labels if label != IGNORE] == answer
+    assert input_ids[-len(answer) :] == answer
+    assert all(label == IGNORE for label in labels[: -len(answer)])
+    image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert image_token not in labels
+    assert input_ids.count(image_token) == tokens * n_images
+
+
+@pytest.mark.parametrize(("name", "fixture"), CASES)
+@pytest.mark.parametrize("n_images", [2, 8])
+def test_training_prompt_equals_the_evaluation_prompt(
+    name: str, fixture: str, n_images: int, request: pytest.FixtureRequest
+) -> None:
+    from stcr_plugin.evaluation.engine import numbered_content
+
+    processor = request.getfixturevalue(fixture)
+    images = [Image.new("RGB", (84, 84)) for _ in range(n_images)]
+    question = "Two pictures of one task: which is closer to completion? 请回答。"
+    messages = [{"role": "user", "content": "<image>" * n_images + question}, {"role": "assistant", "content": TARGET}]
+    input_ids, labels = encode(name, processor, messages, images)
+    prompt_ids = [token for token, label in zip(input_ids, labels, strict=True) if label == IGNORE]
+
+    conversation = [{"role": "user", "content": numbered_content(n_images, question)}]
+    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    assert prompt_ids == processor(text=[text], images=images)["input_ids"][0]
+
+
+def test_images_are_numbered_in_order_through_all_turns() -> None:
+    assert number_images(["<image><image>which?", "img1", "and <image>now?"]) == [
+        "img1: <image>\nimg2: <image>\nwhich?",
+        "img1",
+        "and img3: <image>\nnow?",
+    ]
+
+
+def test_numbering_twice_changes_nothing() -> None:
+    once = number_images(["<image>" * 8 + "order them"])
+    assert number_images(once) == once
+    assert "img8: <image>\n" in once[0]
+
+
+def test_history_turn_keeps_its_line_feed_outside_the_loss(qwen25: Any) -> None:
+    tokenizer = qwen25.tokenizer
+    messages = [
+        {"role": "user", "content": "<image><image>first?"},
+        {"role": "assistant", "content": "img1"},
+        {"role": "user", "content": "sure?"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    images = [Image.new("RGB", (84, 84))] * 2
+    input_ids, labels = encode("stcr_qwen2_vl", qwen25, messages, images)
+    text = tokenizer.decode(input_ids)
+    assert "img1<|im_end|>\n<|im_start|>user\nsure?" in text
+    supervised = tokenizer.decode([label for label in labels if label != IGNORE])
+    assert supervised == "img1<|im_end|>yes<|im_end|>"
+
+
+def test_too_small_cutoff_names_the_length_it_needs(qwen25: Any) -> None:
+    messages = [{"role": "user", "content": "<image><image>which?"}, {"role": "assistant", "content": TARGET}]
+    images = [Image.new("RGB", (84, 84))] * 2
+    length = len(encode("stcr_qwen2_vl", qwen25, messages, images)[0])
+    assert len(encode("stcr_qwen2_vl", qwen25, messages, images, cutoff=length)[0]) == length
+    with pytest.raises(DataError, match=f"takes {length} tokens but cutoff_len is {length - 1}"):
+        encode("stcr_qwen2_vl", qwen25, messages, images, cutoff=length - 1)
+
+
+def test_registering_twice_is_harmless() -> None:
+    from llamafactory.data import template
+
+    from stcr_plugin.frameworks.llamafactory.template import register
+
+    before = dict(template.TEMPLATES)
+    register(template)
+    assert template.TEMPLATES == before
+    assert before["stcr_qwen3_vl"].mm_plugin.image_token == "<|image_pad|>"
