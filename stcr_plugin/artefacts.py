@@ -98,6 +98,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def code_digest(*rooms: str) -> str:
+    """SHA-256 over the package's own sources in these folders or files, for what must be made anew when they change."""
+    root = Path(__file__).parent
+    sources = sorted(
+        path for room in rooms for path in ([root / room] if room.endswith(".py") else (root / room).rglob("*.py"))
+    )
+    return digest([[str(path.relative_to(root)), sha256(path)] for path in sources])
+
+
 def provenance() -> dict[str, Any]:
     """Which code and which libraries made an artefact. No time stamp: the same run gives the same bytes."""
     return {

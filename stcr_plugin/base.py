@@ -44,7 +44,7 @@ SPECIAL_TOKENS = (
 class Architecture:
     """Sizes of the tiny Qwen2.5-VL, about a million parameters. One image token covers 28x28 pixels."""
 
-    vocabulary: int = 768
+    vocabulary: int = 1536
     hidden: int = 96
     layers: int = 3
     heads: int = 4
@@ -54,8 +54,11 @@ class Architecture:
     vision_heads: int = 4
     vision_mlp: int = 256
     mrope_section: tuple[int, int, int] = (4, 4, 4)
-    initializer_range: float = 0.04
+    initializer_range: float = 0.1
     max_pixels: int = 7056
+    # A plain table fills most of a picture: centred on it, the little that differs is what the patches carry.
+    image_mean: tuple[float, float, float] = (0.74, 0.71, 0.68)
+    image_std: tuple[float, float, float] = (0.15, 0.15, 0.15)
 
 
 @settings
@@ -196,7 +199,7 @@ def _processor(a: Architecture) -> Any:
         model_max_length=4096,
         chat_template=CHAT_TEMPLATE,
     )
-    pixels = {"min_pixels": 784, "max_pixels": a.max_pixels}
+    pixels = {"min_pixels": 784, "max_pixels": a.max_pixels, "image_mean": a.image_mean, "image_std": a.image_std}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**pixels, patch_size=14, merge_size=2, temporal_patch_size=2),
         tokenizer=tokenizer,
@@ -206,8 +209,13 @@ def _processor(a: Architecture) -> Any:
 
 
 def _prompt_texts() -> Iterator[str]:
-    """Every text of the package's prompt files, in file order: what the tokenizer is trained on."""
-    yield "spatial details: img1: img2: closer to completion: img1\nsystem\nYou are a helpful assistant.\nuser\nassistant\n"
+    """What the tokenizer is trained on: the package's prompt files in order, and the simulator's own words."""
+    from stcr_plugin.episodes.tabletop import HELDOUT_COLOURS, PHASES, SEEN_COLOURS, SHAPES
+
+    yield "system\nYou are a helpful assistant.\nuser\nassistant\n img1: img2:"
+    yield " put the on the pad. gripper open closed"
+    for word in (*SEEN_COLOURS, *HELDOUT_COLOURS, *SHAPES, *PHASES):
+        yield f" {word} {word}"
     for path in sorted((Path(__file__).parent / "samples" / "prompts").glob("*.yaml")):
         yield from _strings(read_yaml(path))
 

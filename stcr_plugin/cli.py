@@ -10,6 +10,9 @@ from pathlib import Path
 from stcr_plugin import __version__
 from stcr_plugin.errors import StcrError
 
+# Options of `stcr eval` that are fields of AskSettings.
+_ASK = ("mode", "generate", "batch_size", "max_new_tokens", "image_max_pixels", "image_min_pixels", "language", "part")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 an error of the input or a failed check, 130 interrupted."""
@@ -53,9 +56,25 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.config import from_mapping
+    from stcr_plugin.evaluation.engine import AskSettings
     from stcr_plugin.evaluation.run import evaluate
+    from stcr_plugin.report import console_table
 
-    evaluate(arguments)
+    given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field) is not None}
+    results = evaluate(
+        arguments.model,
+        arguments.dataset,
+        arguments.split,
+        arguments.out or arguments.model / "eval" / f"{arguments.dataset}-{arguments.split}",
+        arguments.registry,
+        from_mapping(AskSettings, given, "the options"),
+        arguments.limit,
+        arguments.seed,
+        name=arguments.name,
+    )
+    print(console_table([(str(results.row["name"]), results.figures)]))
+    print(f"results: {results.out}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -86,6 +105,29 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "train one stage through LLaMA-Factory's official functions")
     train.add_argument("recipe", help="recipe, YAML, as for llamafactory-cli train")
     train.add_argument("overrides", nargs="*", help="key=value laid over the recipe")
+
+    evaluate = _command(commands, "eval", _eval, "measure the forward/backward gap of a model on a split")
+    evaluate.add_argument("--model", type=Path, required=True, help="folder of a model, such as a stage's output")
+    evaluate.add_argument("--dataset", required=True, help="name of a build, such as stcr")
+    evaluate.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
+    evaluate.add_argument("--out", type=Path, help="folder of the results (default: MODEL/eval/DATASET-SPLIT)")
+    evaluate.add_argument("--name", help="the model's name in tables (default: that of its stage)")
+    evaluate.add_argument("--limit", type=int, help="so many pairs, spread evenly over the episodes (default: all)")
+    evaluate.add_argument("--seed", type=int, default=0, help="draws the wordings and the bootstrap")
+    evaluate.add_argument(
+        "--mode", choices=["cot", "direct"], help="let it reason, or not (default: as it was trained)"
+    )
+    evaluate.add_argument("--generate", action="store_const", const=True, help="generate in direct mode too, and parse")
+    evaluate.add_argument("--batch-size", type=int)
+    evaluate.add_argument("--max-new-tokens", type=int)
+    evaluate.add_argument("--image-max-pixels", type=int, help="as in training (default: the stage's, else 768*768)")
+    evaluate.add_argument("--image-min-pixels", type=int)
+    evaluate.add_argument("--language", choices=["en", "zh"])
+    evaluate.add_argument("--part", choices=["train", "heldout"], help="wordings seen in training, or never")
+
+    report = _command(commands, "report", _report, "one table and one picture of a chain's runs")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders in the order to show them")
+    report.add_argument("--out", type=Path, required=True, help="folder of report.md, chain.json and the picture")
     return parser
 
 

@@ -78,26 +78,25 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def _describe(cls: type, kind: str, loc: tuple[int | str, ...], message: str) -> str:
     key = ".".join(str(part) for part in loc)
     if kind == "unexpected_keyword_argument":
-        known = [field.name for field in dataclasses.fields(_class_at(cls, loc[:-1]))]
+        known = [field.name for candidate in _classes_at(cls, loc[:-1]) for field in dataclasses.fields(candidate)]
         return f"unknown key {key!r}, {nearest(str(loc[-1]), known)}"
     if kind in ("missing", "missing_argument"):
         return f"key {key!r} is missing"
     return f"{key or 'the configuration'}: {message.removeprefix('Value error, ')}"
 
 
-def _class_at(cls: Any, loc: tuple[int | str, ...]) -> Any:
-    """The settings class that stands at `loc` inside `cls`, through mappings, lists and optionals."""
+def _classes_at(cls: Any, loc: tuple[int | str, ...]) -> list[Any]:
+    """The settings classes that may stand at `loc` inside `cls`, through mappings, lists, optionals and unions."""
+    found = _settings_in(cls)
     for part in loc:
-        if dataclasses.is_dataclass(cls) and str(part) in typing.get_type_hints(cls):
-            cls = typing.get_type_hints(cls)[str(part)]
-        elif not dataclasses.is_dataclass(cls):
-            pass  # a key of a mapping, an index of a list, or a union's branch
-        cls = _first_settings(cls)
-    return cls
+        tagged = [candidate for candidate in found if getattr(candidate, "kind", None) == part]
+        hints = [typing.get_type_hints(candidate) for candidate in found]
+        inside = [inner for hint in hints if part in hint for inner in _settings_in(hint[str(part)])]
+        found = tagged or inside or found  # neither: the part is a key of a mapping or an index of a list
+    return found
 
 
-def _first_settings(annotation: Any) -> Any:
+def _settings_in(annotation: Any) -> list[Any]:
     if dataclasses.is_dataclass(annotation):
-        return annotation
-    found = [_first_settings(argument) for argument in typing.get_args(annotation)]
-    return next((cls for cls in found if dataclasses.is_dataclass(cls)), annotation)
+        return [annotation]
+    return [cls for argument in typing.get_args(annotation) for cls in _settings_in(argument)]

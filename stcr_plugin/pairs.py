@@ -137,7 +137,7 @@ def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -
             which = f"of group {rule.group!r} " if rule.group is not None else ""
             raise ConfigError(
                 f"splits.{name}: asks for {count} episodes {which}and {len(left)} are free "
-                f"({len(group)} in all); ask for between 1 and {len(left)}, or record more"
+                f"({len(group)} in all); change what the splits ask for, or record more"
             )
         taken |= {left[position].episode_id: name for position in _spread(len(left), count)}
     return {name: [episode for episode in episodes if taken.get(episode.episode_id) == name] for name in rules}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
+
+from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
 from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
 
 if TYPE_CHECKING:
     from stcr_plugin.types import EpisodeSource
 
-SourceConfig = TabletopConfig
+SourceConfig = Annotated[TabletopConfig | LeRobotConfig, Field(discriminator="kind")]
 
 
 def open_source(config: SourceConfig, seed: int = 0) -> EpisodeSource:
     """The source that `config` describes; `seed` matters to simulated sources only."""
-    return TabletopSource(config, seed)
+    if isinstance(config, TabletopConfig):
+        return TabletopSource(config, seed)
+    return LeRobotSource(config)

@@ -1,4 +1,4 @@
-"""What a robot's own joint readings let one say of a frame: which arm moves, how open a hand is, how far it has come."""
+"""What a robot's own readings let one say of a frame: which arm moves, how open a hand is, how far it has come."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ Dims = tuple[int | str, ...]
 
 FAMILIES = ("moving", "hand", "motion_done")
 ROUNDING = 10  # motion_done is said in steps of this many percent
+SLACK = 0.02  # by how much an opening may miss the border of its word, in openings
 SMOOTHING = 1 / 15  # seconds on either side of a step over which its speed is taken
 
 
@@ -141,17 +142,15 @@ def claims(state: State, parts: Proprioception) -> tuple[Claim, ...]:
 
 
 def holds(claim: Claim, state: State, parts: Proprioception) -> bool:
-    """Whether `claim` is true of the numbers in `state`, with a tolerance of a tenth of each border.
-
-    False for a claim about something that the state does not record.
+    """Whether `claim` is true of the numbers in `state`: openings to within SLACK, speeds to within a tenth, percent
+    to half a step. False for a claim about something that the state does not record.
     """
     family, _, part = claim.name.partition(":")
-    slack = 0.02
     if family == "motion_done" and "motion_done" in state:
         return isinstance(claim.value, int) and abs(claim.value / 100 - state["motion_done"]) <= ROUNDING / 200 + 1e-6
     if family == "hand" and f"openness:{part}" in state:
         low, high = parts.closed_to, parts.open_from
-        ranges = {"closed": (0.0, low + slack), "half closed": (low - slack, high + slack), "open": (high - slack, 1.0)}
+        ranges = {"closed": (0.0, low + SLACK), "half closed": (low - SLACK, high + SLACK), "open": (high - SLACK, 1.0)}
         least, most = ranges.get(str(claim.value), (1.0, 0.0))
         return bool(least <= state[f"openness:{part}"] <= most)
     if family == "moving" and not part:
@@ -182,7 +181,7 @@ def _speed(values: Vectors, fps: float) -> Vectors:
     reach = round(SMOOTHING * fps)
     before = np.maximum(np.arange(count) - reach, 0)
     after = np.minimum(np.arange(count) + 1 + reach, count - 1)
-    speed = np.linalg.norm(values[after] - values[before], axis=1) * fps / np.maximum(after - before, 1)
+    speed: Vectors = np.linalg.norm(values[after] - values[before], axis=1) * fps / np.maximum(after - before, 1)
     speed[-1] = 0.0
     return speed
 

@@ -161,7 +161,8 @@ class TabletopSource:
         )
 
     def holds(self, claim: Claim, state: State) -> bool:
-        return _HOLDS[claim.name](claim.value, state)
+        check = _HOLDS.get(claim.name)
+        return check is not None and check(claim.value, state)
 
     def _scene(self, group: str, episode_id: str) -> _Scene:
         text = f"{self.seed}/{group}/{episode_id}"
@@ -169,8 +170,8 @@ class TabletopSource:
         return _scene(self.config, group, np.random.default_rng(seed))
 
 
-def _near(value: Any, truth: float) -> bool:
-    return abs(float(value) - truth) <= ROUNDING / 2 + 1e-6
+def _near(value: str | int, truth: float) -> bool:
+    return isinstance(value, int) and abs(value - truth) <= ROUNDING / 2 + 1e-6
 
 
 def _gap(a: Sequence[float], b: Sequence[float]) -> float:
@@ -194,15 +195,15 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
     colours = list(SEEN_COLOURS if group == "seen" else HELDOUT_COLOURS)
     thing_cell, goal_cell = _layout(group, rng)
     thing_colour, goal_colour = rng.choice(colours, 2, replace=False)
-    radius = float(rng.uniform(2.6, 4.0))
+    radius = float(rng.uniform(3.4, 4.8))
     thing = _Thing(str(rng.choice(SHAPES)), str(thing_colour), radius, *_place(thing_cell, rng))
-    goal = _Thing("pad", str(goal_colour), float(rng.uniform(4.5, 6.5)), *_place(goal_cell, rng))
+    goal = _Thing("pad", str(goal_colour), float(rng.uniform(5.5, 7.5)), *_place(goal_cell, rng))
     others = [name for name in colours if name != thing.colour]
     distractors: list[_Thing] = []
     for _ in range(int(rng.integers(config.distractors[0], config.distractors[1] + 1))):
         x, y = float(rng.uniform(4, WIDTH - 4)), float(rng.uniform(2, DEPTH - 2))
         taken = [thing, goal, *distractors]
-        other = _Thing(str(rng.choice(SHAPES)), str(rng.choice(others)), float(rng.uniform(2.2, 3.8)), x, y)
+        other = _Thing(str(rng.choice(SHAPES)), str(rng.choice(others)), float(rng.uniform(2.8, 4.2)), x, y)
         if all(math.dist((x, y), (t.x, t.y)) > t.radius + other.radius + 2 for t in taken):
             distractors.append(other)
     shade = rng.integers(-18, 19, 3)

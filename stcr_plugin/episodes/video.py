@@ -46,7 +46,9 @@ def frames_at(path: Path, seconds: Sequence[float], fps: float, threads: int = 0
     A picture is found by its time stamp (within half a frame of `fps`), never by counting, so reordered frames
     and seeks cannot shift it. The compressed packets from the key frame before the first time to the last time
     are read once; of those only the ones go to the decoder that a wanted frame depends on, that is from its key
-    frame on. `threads` 0 lets the decoder choose. Raises DataError naming the file and the time that fails.
+    frame on. `threads` 0 lets the decoder choose. Raises DataError naming the file and the time that fails, after
+    the pictures before it were given. Damage inside the data is found by the decoder; only for a video with open
+    groups of pictures (rare) may it be concealed.
     """
     if not seconds:
         return
@@ -55,41 +57,61 @@ def frames_at(path: Path, seconds: Sequence[float], fps: float, threads: int = 0
         codec.thread_type, codec.thread_count = "AUTO", threads
         tolerance = 0.5 / fps
         packets = _window(container, stream, path, seconds[0] - tolerance, seconds[-1] + tolerance)
-        wanted = _match(packets, seconds, float(stream.time_base), tolerance, path)
-        jobs = _jobs(packets, wanted)
+        wanted, problem = _match(packets, seconds, float(stream.time_base), tolerance)
+        if not _open_groups(packets):
+            codec.options = {"err_detect": "explode"}  # damaged data is an error then, not a guess
         found: dict[int, Picture] = {}
+        stamps = set(wanted)
         given = 0
-        for start, stop in jobs:
+        for start, stop in _jobs(packets, wanted):
             codec.flush_buffers()  # a jump: forget references to frames that are left out
             try:
                 for packet in [*packets[start:stop], None]:
                     for frame in codec.decode(packet):
-                        if frame.pts in wanted and not frame.is_corrupt:
+                        if frame.pts in stamps and not frame.is_corrupt:
                             found[frame.pts] = frame.to_ndarray(format="rgb24")
                     # Decoders give frames in order of time, so a picture is handed on as soon as it is its turn.
                     while given < len(wanted) and wanted[given] in found:
                         yield found.pop(wanted[given])
                         given += 1
             except _ffmpeg_error() as error:
-                raise DataError(f"{path}: the frame at {seconds[given]:.3f} s cannot be decoded ({error})") from None
+                raise DataError(
+                    f"{path}: the frame at {seconds[given]:.3f} s or soon after cannot be decoded ({error})"
+                ) from None
             if given < len(wanted) and any(packet.pts == wanted[given] for packet in packets[start:stop]):
                 raise DataError(f"{path}: the frame at {seconds[given]:.3f} s cannot be decoded; the file is damaged")
+        if problem:
+            raise DataError(f"{path}: {problem}")
 
 
 def _jobs(packets: Sequence[Any], wanted: Sequence[int]) -> list[tuple[int, int]]:
     """Ranges [start, stop) of `packets` to decode, in order; those that touch are one, so a scan stays a scan."""
     position = {packet.pts: index for index, packet in enumerate(packets)}
-    jobs: list[tuple[int, int]] = []
-    for index in sorted(position[pts] for pts in wanted):
+    ranges = []
+    for index in (position[pts] for pts in wanted):
         start = index
         # A frame shown before its own key frame (open group of pictures) needs the key frame before that one.
         while start > 0 and not (packets[start].is_keyframe and packets[start].pts <= packets[index].pts):
             start -= 1
+        ranges.append((start, index + 1))
+    jobs: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
         if jobs and start <= jobs[-1][1]:
-            jobs[-1] = (jobs[-1][0], max(jobs[-1][1], index + 1))
+            jobs[-1] = (jobs[-1][0], max(jobs[-1][1], stop))
         else:
-            jobs.append((start, index + 1))
+            jobs.append((start, stop))
     return jobs
+
+
+def _open_groups(packets: Sequence[Any]) -> bool:
+    """Whether frames are shown before the key frame that they follow. After a jump to that one they are broken;
+    nobody asks for them then, but a strict decoder would stop at them."""
+    key = packets[0].pts if packets else 0
+    for packet in packets:
+        key = packet.pts if packet.is_keyframe else key
+        if packet.pts < key:
+            return True
+    return False
 
 
 def _window(container: Any, stream: Any, path: Path, start: float, end: float) -> list[Any]:
@@ -110,19 +132,24 @@ def _window(container: Any, stream: Any, path: Path, start: float, end: float) -
     return packets
 
 
-def _match(packets: Sequence[Any], seconds: Sequence[float], unit: float, tolerance: float, path: Path) -> list[int]:
-    """The time stamp (in stream units) of the frame nearest to each of `seconds`, strictly ascending."""
+def _match(packets: Sequence[Any], seconds: Sequence[float], unit: float, tolerance: float) -> tuple[list[int], str]:
+    """The time stamp (in stream units) of the frame nearest to each of `seconds`, strictly ascending.
+
+    Stops at the first one that no frame, or the frame of the one before, is near to; the second value says why.
+    """
     stamps = np.array(sorted(packet.pts for packet in packets), dtype=np.int64)
+    if not len(stamps):
+        return [], f"no frame can be read at {seconds[0]:.3f} s; the video is truncated"
     wanted: list[int] = []
     for second in seconds:
-        nearest = int(np.abs(stamps * unit - second).argmin()) if len(stamps) else 0
-        if not len(stamps) or abs(stamps[nearest] * unit - second) > tolerance:
-            until = f"its frames end at {stamps[-1] * unit:.3f} s" if len(stamps) else "no frame can be read there"
-            raise DataError(f"{path}: no frame at {second:.3f} s, {until}; the video is truncated or not this episode's")
-        wanted.append(int(stamps[nearest]))
-    if any(later <= earlier for earlier, later in zip(wanted, wanted[1:], strict=False)):
-        raise DataError(f"{path}: two time stamps of the data fall on one frame of the video; check fps in the meta data")
-    return wanted
+        nearest = int(stamps[np.abs(stamps * unit - second).argmin()])
+        if abs(nearest * unit - second) > tolerance:
+            end = f"the last that can be read is at {stamps[-1] * unit:.3f} s"
+            return wanted, f"no frame at {second:.3f} s, {end}; the video is truncated or of another episode"
+        if wanted and nearest <= wanted[-1]:
+            return wanted, f"two frames of the data fall on the one at {second:.3f} s; fps in the meta data is wrong"
+        wanted.append(nearest)
+    return wanted, ""
 
 
 def _packets(container: Any, stream: Any, path: Path) -> Iterator[Any]:

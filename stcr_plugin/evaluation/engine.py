@@ -53,8 +53,9 @@ class AskSettings:
 def load(model_dir: Path) -> tuple[Any, Any]:
     """The (model, processor) in the folder `model_dir`, for inference; code in the folder is never run.
 
-    On CUDA in the checkpoint's own precision, else on the CPU in float32. Raises DataError where the folder holds
-    no such model, or lacks weights (which transformers would fill with random numbers).
+    On CUDA in the checkpoint's own precision, else on the CPU in float32. A LoRA adapter is merged into its base
+    model. Raises DataError where the folder holds no such model, or lacks weights (which transformers would fill
+    with random numbers).
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -62,26 +63,48 @@ def load(model_dir: Path) -> tuple[Any, Any]:
     if not Path(model_dir).is_dir():
         raise DataError(f"{model_dir}: no such folder; give a model folder, e.g. one that `hf download` has written")
     cuda = torch.cuda.is_available()
+    base = adapter_base(model_dir)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
-            str(model_dir), dtype="auto" if cuda else torch.float32, output_loading_info=True, local_files_only=True
+            str(base or model_dir),
+            dtype="auto" if cuda else torch.float32,
+            output_loading_info=True,
+            local_files_only=True,
         )
         processor = AutoProcessor.from_pretrained(str(model_dir), local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{model_dir}: not loadable as a vision-language model: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise DataError(
-            f"{model_dir}: {len(missing)} weights are missing (first: {missing[0]}); the checkpoint is incomplete, "
-            "copy or train it again"
+            f"{base or model_dir}: {len(missing)} weights are missing (first: {missing[0]}); "
+            "the checkpoint is incomplete, copy or train it again"
         )
+    if base:
+        from peft import PeftModel
+
+        # Not through transformers: 5.5.4 stops with a KeyError when it loads a Qwen2.5-VL adapter itself.
+        model = PeftModel.from_pretrained(model, str(model_dir)).merge_and_unload()
     model.to("cuda" if cuda else "cpu").eval()
     model.config.use_cache = True  # training saves false, and generation without a cache is quadratic
     processor.tokenizer.padding_side = "left"
     return model, processor
 
 
+def adapter_base(model_dir: Path) -> Path | None:
+    """The folder of the model that the adapter in `model_dir` was trained on; None where there is no adapter."""
+    path = Path(model_dir) / "adapter_config.json"
+    if not path.exists():
+        return None
+    name = artefacts.read_json(path).get("base_model_name_or_path")
+    if not name or not Path(name).is_dir():
+        raise DataError(
+            f"{path}: its base model {name!r} is no folder here; set base_model_name_or_path to where the base lies"
+        )
+    return Path(name)
+
+
 def numbered_content(n_images: int, question: str) -> list[dict[str, str]]:
-    """The user message as content parts: `img1: `, picture, newline `img2: `, picture, ..., newline and the question."""
+    """The user message as content parts: `img1: `, picture, newline `img2: `, picture, ..., newline, question."""
     parts = []
     for number in range(1, n_images + 1):
         parts += [{"type": "text", "text": f"{'' if number == 1 else chr(10)}img{number}: "}, {"type": "image"}]
@@ -152,10 +175,10 @@ def fit(image: Image, max_pixels: int, min_pixels: int) -> Image:
     Same steps in the same order as its Qwen2VLPlugin (data/mm_plugin.py): shrink to `max_pixels`, grow to
     `min_pixels`, both keeping the shape; RGB; no side below 28 pixels; no side over 200 times the other.
     """
-    for wrong, pixels in ((int.__gt__, max_pixels), (int.__lt__, min_pixels)):
-        if wrong(image.width * image.height, pixels):
-            scale = math.sqrt(pixels / (image.width * image.height))
-            image = image.resize((int(image.width * scale), int(image.height * scale)))
+    if image.width * image.height > max_pixels:
+        image = _scaled(image, max_pixels)
+    if image.width * image.height < min_pixels:
+        image = _scaled(image, min_pixels)
     image = image.convert("RGB")
     if min(image.size) < 28:
         image = image.resize((max(image.width, 28), max(image.height, 28)))
@@ -166,18 +189,24 @@ def fit(image: Image, max_pixels: int, min_pixels: int) -> Image:
     return image
 
 
+def _scaled(image: Image, pixels: int) -> Image:
+    scale = math.sqrt(pixels / (image.width * image.height))
+    return image.resize((int(image.width * scale), int(image.height * scale)))
+
+
 def open_picture(registry: Path, relative: str, pair_id: str) -> Image:
     """The whole picture, decoded. Raises DataError naming file and pair where it is missing, cut or no picture."""
     from PIL import Image, UnidentifiedImageError
 
     path = artefacts.inside(registry, relative)
     try:
-        with Image.open(path) as image:
+        image = Image.open(path)
+        with image:
             image.load()
-            return image
+        return image
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
-            f"{path}: picture of pair {pair_id} is not readable ({error}); write the dataset anew, or leave the pair out"
+            f"{path}: picture of pair {pair_id} is not readable ({error}); write the dataset anew or leave the pair out"
         ) from error
 
 

@@ -62,7 +62,8 @@ def intervals(
     Pairs of one episode share its frames, so whole episodes are drawn with replacement, and a figure is the ratio of
     the drawn episodes' sums (Davison & Hinkley 1997, Bootstrap Methods and their Application, sections 3.8 and 5.3.1;
     Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13). None for a single episode, whose spread
-    says nothing of other episodes. With a handful of episodes the intervals are too narrow.
+    says nothing of other episodes. With a handful of episodes the intervals are too narrow, and a figure that is the
+    same in all of them (0 or 100 %) gets an interval of no width.
     """
     import numpy as np
 

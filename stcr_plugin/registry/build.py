@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stcr_plugin import __version__, artefacts
+from stcr_plugin import artefacts
 from stcr_plugin.config import load, nearest, settings
 from stcr_plugin.episodes import SourceConfig, open_source
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.pairs import PairRules, SplitRule, assign_splits, draw_pairs
 from stcr_plugin.registry import manifest as manifests
-from stcr_plugin.samples.cot import Wording, check_target, cot_sample, load_wordings
+from stcr_plugin.samples.cot import Wording, check_target, claims_file, cot_sample, load_wordings
 from stcr_plugin.samples.questions import PROMPTS, questions, unusable
 from stcr_plugin.samples.weak import weak_sample
 from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Exclusion, Order, Pair, Query, Sample, State
@@ -87,8 +87,9 @@ class DataConfig:
     """Everything that decides a build.
 
     on_bad_data: what cannot be used (an unreadable picture, a task text with a chat marker) is set aside and
-    counted in the manifest (exclude), or stops the build (error). A dataset that asked for no more pairs than
-    were drawn, but lost some to bad pictures, then takes what is left and the manifest says `short_by`.
+    counted in the manifest (exclude), or stops the build (error). A segment too short for a pair is no bad data
+    and always set aside. A dataset that asked for no more pairs than were drawn, but lost some to bad pictures,
+    takes what is left and the manifest says `short_by`.
     """
 
     name: str
@@ -128,7 +129,7 @@ def build(config: DataConfig, registry: str | Path) -> Path:
     # A second build in the same place waits here, then finds the first one's work done.
     with artefacts.locked(registry / f".{config.name}.lock"):
         if not _finished(config, registry):
-            wordings = load_wordings(config.source.kind) if _kinds(config) & {"cot"} else {}
+            wordings = _wordings(config)
             _with_entries(config, registry)
             source = open_source(config.source, config.seed)
             plan = _plan(config, source)
@@ -136,6 +137,18 @@ def build(config: DataConfig, registry: str | Path) -> Path:
             _write_datasets(config, source, wordings, plan, registry)
             _prune(config, plan, registry)
     return path
+
+
+def _wordings(config: DataConfig) -> dict[str, Wording]:
+    """Language -> wording of the source's claims, for the CoT datasets; empty where there are none."""
+    described = {key: rule for key, rule in config.datasets.items() if rule.kind == "cot"}
+    wordings = load_wordings(config.source.kind) if described else {}
+    for key, rule in described.items():
+        for language in rule.languages:
+            if language not in wordings:
+                near = nearest(language, list(wordings))
+                raise ConfigError(f"datasets.{key}.languages: no claims are worded in {language!r}, {near}")
+    return wordings
 
 
 @dataclass
@@ -172,6 +185,7 @@ def _plan(config: DataConfig, source: EpisodeSource) -> _Plan:
         raise DataError(f"the source gives two episodes the same id {twice[0]!r}; give each its own")
 
     plan = _Plan(assign_splits(usable, config.splits), {name: [] for name in config.splits}, {}, excluded)
+    described = {rule.split: key for key, rule in config.datasets.items() if rule.kind == "cot"}
     folder = _frames_folder(config)
     suffix = _SUFFIX[config.frames.format]
     for split, episodes in plan.episodes.items():
@@ -189,7 +203,12 @@ def _plan(config: DataConfig, source: EpisodeSource) -> _Plan:
                     f"{folder}/{episode.episode_id}/{index:06d}{suffix}" for index in (pair.earlier, pair.later)
                 )
                 plan.pairs[split].append(dataclasses.replace(pair, earlier_image=earlier, later_image=later))
-                if states is not None:
+                if split in described:
+                    if states is None or not source.claims(states[pair.earlier]):
+                        raise ConfigError(
+                            f"datasets.{described[split]}.kind: the source says nothing of episode "
+                            f"{episode.episode_id} that could be described; use kind: weak, or complete `source`"
+                        )
                     plan.states |= {(pair.episode_id, index): states[index] for index in (pair.earlier, pair.later)}
     for key, rule in config.datasets.items():
         have = len(plan.pairs[rule.split])
@@ -198,8 +217,6 @@ def _plan(config: DataConfig, source: EpisodeSource) -> _Plan:
                 f"datasets.{key}.pairs: asks for {rule.pairs or 'all'} pairs and split {rule.split!r} has {have}; ask "
                 "for fewer, raise pairs.per_episode, widen the allowed distances or give the split more episodes"
             )
-        if rule.kind == "cot" and any((p.episode_id, p.earlier) not in plan.states for p in plan.pairs[rule.split]):
-            raise ConfigError(f"datasets.{key}.kind: the source records no state to describe; use kind: weak")
     return plan
 
 
@@ -285,7 +302,12 @@ def _frames_folder(config: DataConfig) -> str:
 
     Training frameworks cache by path, so a path must never come to show something else.
     """
-    decides = [_plain(config)["source"], _plain(config)["frames"], config.seed, __version__]
+    decides = [
+        _plain(config)["source"],
+        _plain(config)["frames"],
+        config.seed,
+        artefacts.code_digest("episodes", "registry"),
+    ]
     return f"{config.name}/frames-{artefacts.digest(decides)[:8]}"
 
 
@@ -310,8 +332,7 @@ def _write_datasets(
                 if rule.kind == "weak":
                     sample = weak_sample(query, language, config.seed)
                 else:
-                    wording = _wording(wordings, language, key)
-                    states = _states_shown(query, plan)
+                    wording, states = wordings[language], _states_shown(query, plan)
                     sample = cot_sample(query, states, source, wording, language, config.seed)
                     claims_checked += check_target(sample.target, query, states, source, wording)
                 rows[key].append(_row(sample, language))
@@ -368,12 +389,6 @@ def _states_shown(query: Query, plan: _Plan) -> tuple[State, State]:
     pair = query.pair
     earlier, later = plan.states[pair.episode_id, pair.earlier], plan.states[pair.episode_id, pair.later]
     return (earlier, later) if query.order == "forward" else (later, earlier)
-
-
-def _wording(wordings: Mapping[str, Wording], language: str, key: str) -> Wording:
-    if language not in wordings:
-        raise ConfigError(f"datasets.{key}.languages: no claims in {language!r}, {nearest(language, list(wordings))}")
-    return wordings[language]
 
 
 def _row(sample: Sample, language: str) -> dict[str, Any]:
@@ -470,10 +485,6 @@ def _prune(config: DataConfig, plan: _Plan, registry: Path) -> None:
             path.rmdir()
 
 
-def _kinds(config: DataConfig) -> set[str]:
-    return {rule.kind for rule in config.datasets.values()}
-
-
 def _plain(config: DataConfig) -> dict[str, Any]:
     """The configuration as JSON-like values, defaults filled in."""
     import pydantic
@@ -484,5 +495,8 @@ def _plain(config: DataConfig) -> dict[str, Any]:
 
 def _config_digest(config: DataConfig) -> str:
     """Of all that decides the build's bytes: the configuration, the wordings and the version of the code."""
-    prompts = {path.name: artefacts.sha256(path) for path in sorted(PROMPTS.glob("*.yaml"))}
-    return artefacts.digest([_plain(config), prompts, __version__])
+    wordings = (PROMPTS / "questions.yaml", claims_file(config.source.kind))
+    prompts = {path.name: artefacts.sha256(path) for path in wordings if path.is_file()}
+    return artefacts.digest(
+        [_plain(config), prompts, artefacts.code_digest("episodes", "samples", "registry", "pairs.py")]
+    )

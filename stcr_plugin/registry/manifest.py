@@ -118,7 +118,7 @@ def count_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def count_excluded(reasons: Iterable[str]) -> dict[str, int]:
-    """Reason -> how many were set aside for it. Episodes and frames named in a reason are left out of its text."""
+    """Reason -> how many were set aside for it; numbers in a reason (of frames, bytes) are written # to be alike."""
     return dict(sorted(Counter(re.sub(r"\d+", "#", reason) for reason in reasons).items()))
 
 

@@ -1,10 +1,12 @@
-"""CoT samples: what each picture shows, worded from the true state, then the judgment; and the proof that it is true."""
+"""CoT samples: what each picture shows, worded from its true state, then the judgment; and the proof of both."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import field
 from functools import cached_property
+from pathlib import Path
 
 from stcr_plugin.config import from_mapping, nearest, read_yaml, settings
 from stcr_plugin.errors import ConfigError, DataError
@@ -20,13 +22,12 @@ class Wording:
     """How claims are said in one language, and how they are read back.
 
     claims: family -> phrase with `{value}`, and `{part}` for claims named "family:part". words: translation of
-    values and parts; one that is absent stands as it is and is one word (no space in it). A value that reads
-    as an integer is one.
+    values and parts; one that is absent stands as it is. A value that reads as an integer is one.
     """
 
     separator: str
     claims: dict[str, str]
-    words: dict[str, str] | None = None
+    words: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.separator.strip():
@@ -38,7 +39,7 @@ class Wording:
             raise ValueError(
                 f"every phrase under `claims` holds {{value}} once and {{part}} at most once; wrong: {wrong}"
             )
-        said = list((self.words or {}).values())
+        said = list(self.words.values())
         twice = sorted({word for word in said if said.count(word) > 1})
         if twice:
             raise ValueError(f"`words` says two things by one word, so it cannot be read back: {twice}")
@@ -50,7 +51,7 @@ class Wording:
         return self.separator.join(self._phrase(claim) for claim in claims)
 
     def read(self, text: str) -> tuple[Claim, ...]:
-        """The claims that `text` states. Raises DataError for a piece that matches no phrase, or several."""
+        """The claims that `text` states. Raises DataError for a piece that fits no phrase, or several alike."""
         return tuple(self._claim(piece) for piece in text.split(self.separator))
 
     def _phrase(self, claim: Claim) -> str:
@@ -58,28 +59,29 @@ class Wording:
         phrase = self.claims.get(family)
         if phrase is None or bool(part) != ("{part}" in phrase):
             raise DataError(f"no phrase for the claim {claim.name!r}, {nearest(family, list(self.claims))}")
-        words = self.words or {}
-        said = {"part": words.get(part, part), "value": words.get(str(claim.value), str(claim.value))}
+        said = {name: self.words.get(word, word) for name, word in (("part", part), ("value", str(claim.value)))}
         return re.sub(r"\{(part|value)\}", lambda match: said[match[1]], phrase)
 
     def _claim(self, piece: str) -> Claim:
+        # "gripper open" fits "gripper {value}" and "{value}": the phrase with the most fixed text is meant.
         found = [(family, match) for family, phrase in self._patterns.items() if (match := phrase.fullmatch(piece))]
-        if len(found) != 1:
-            names = [family for family, _ in found]
-            raise DataError(f"{piece!r} can be read as {' and as '.join(names) or 'no claim that has a phrase'}")
-        family, match = found[0]
+        most = max((self._fixed(family) for family, _ in found), default=0)
+        meant = [(family, match) for family, match in found if self._fixed(family) == most]
+        if len(meant) != 1:
+            names = " and as ".join(family for family, _ in meant)
+            raise DataError(f"{piece!r} can be read as {names or 'no claim that has a phrase'}")
+        family, match = meant[0]
         groups = {key: self._meanings.get(word, word) for key, word in match.groupdict().items()}
         value = groups["value"]
         name = f"{family}:{groups['part']}" if "part" in groups else family
         return Claim(name, int(value) if re.fullmatch(r"-?[0-9]+", value) else value)
 
+    def _fixed(self, family: str) -> int:
+        return len(re.sub(r"\{(part|value)\}", "", self.claims[family]))
+
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:
-        # One word, or a translation that is known to have several: "gripper open" is no phase "{value}".
-        several = sorted((re.escape(word) for word in self._meanings), key=len, reverse=True)
-        slots = {
-            re.escape(f"{{{name}}}"): f"(?P<{name}>{'|'.join([*several, r'[^ ]+'])})" for name in ("value", "part")
-        }
+        slots = {re.escape(f"{{{name}}}"): f"(?P<{name}>.+?)" for name in ("value", "part")}
         patterns = {}
         for family, phrase in self.claims.items():
             pattern = re.escape(phrase)
@@ -90,7 +92,12 @@ class Wording:
 
     @cached_property
     def _meanings(self) -> dict[str, str]:
-        return {said: meant for meant, said in (self.words or {}).items()}
+        return {said: meant for meant, said in self.words.items()}
+
+
+def claims_file(source_kind: str) -> Path:
+    """Where the wording of the claims of one kind of source stands, if it has any."""
+    return PROMPTS / f"claims_{source_kind}.yaml"
 
 
 def load_wordings(source_kind: str) -> dict[str, Wording]:
@@ -98,7 +105,7 @@ def load_wordings(source_kind: str) -> dict[str, Wording]:
 
     Raises ConfigError where the source has none: its pairs can only become weak samples.
     """
-    path = PROMPTS / f"claims_{source_kind}.yaml"
+    path = claims_file(source_kind)
     if not path.is_file():
         raise ConfigError(f"a source of kind {source_kind!r} has no wording of claims ({path.name}); use kind: weak")
     return {name: from_mapping(Wording, values, f"{path}, {name}") for name, values in read_yaml(path).items()}

@@ -67,9 +67,14 @@ def question(kind: Kind, language: str, pair_id: str, seed: int, part: Part = "t
 
 def prompt(query: Query, kind: Kind, language: str, seed: int, part: Part = "train") -> str:
     """The whole user message: one `<image>` an image, then the question about the query's task."""
-    # str.replace, not str.format: a task text may hold braces of its own.
-    text = question(kind, language, query.pair.pair_id, seed, part).replace("{task}", query.pair.task)
+    text = fill(question(kind, language, query.pair.pair_id, seed, part), query.pair.task)
     return "<image>" * len(query.images) + text
+
+
+def fill(template: str, task: str) -> str:
+    """A wording with the task in it; the task's own full stop goes, since the wording sets one."""
+    # str.replace, not str.format: a task text may hold braces of its own.
+    return template.replace("{task}", task.strip().rstrip(".。"))
 
 
 def unusable(task: str) -> str | None:

@@ -208,9 +208,12 @@ def _build_base(config: str, out: Path, registry: Path) -> None:
 
 def _build_of(dataset: str, registry: Path) -> str | None:
     """The build that a training set came from, None for one that the plugin did not build."""
-    from stcr_plugin.registry.manifest import build_of
+    from stcr_plugin.registry.manifest import build_name
 
-    return build_of(registry, dataset)
+    try:
+        return build_name(registry, dataset)
+    except ConfigError:
+        return None
 
 
 def _opening(
@@ -287,12 +290,12 @@ def _callbacks(
     settings: StcrSettings, build: str | None, registry: Path, args: Mapping[str, Any], record: _Record
 ) -> list[Any]:
     from stcr_plugin.frameworks.llamafactory.augmentation import Augmentation
-    from stcr_plugin.frameworks.llamafactory.callback import GapCallback
 
     made: list[Any] = [Augmentation(settings.augment)] if settings.augment else []
     if settings.evaluate:
         from stcr_plugin.evaluation.engine import AskSettings
         from stcr_plugin.evaluation.run import spread
+        from stcr_plugin.frameworks.llamafactory.callback import GapCallback
         from stcr_plugin.registry.manifest import read_pairs
 
         evaluate = settings.evaluate

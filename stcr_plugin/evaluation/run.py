@@ -1,0 +1,296 @@
+"""A model and a split -> answers on disk, figures, plot and examples. A killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stcr_plugin import artefacts
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation import engine, metrics, plots, tables
+from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.evaluation.metrics import Figures
+from stcr_plugin.types import ORDERS, Answer, Pair, Query
+
+RESULTS, ANSWERS, ASKED, REPORT = "results.json", "answers.jsonl", "asked.json", "report.md"
+PLOT, SHEET = "accuracies.png", "examples.png"
+_MODEL_FILES = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "adapter_model*.bin",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "*processor_config.json",
+    "chat_template*",
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+_VERDICTS = (
+    ((True, True), "right in both orders"),
+    ((True, False), "right forward only"),
+    ((False, True), "right backward only"),
+    ((False, False), "wrong in both orders"),
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """One evaluation: the figures of `figures`, and `row`, all of results.json, which lies in `out`."""
+
+    out: Path
+    figures: Figures
+    row: Mapping[str, Any]
+
+
+def evaluate(
+    model_dir: Path,
+    dataset: str,
+    split: str,
+    out: Path,
+    registry: Path = Path("data_registry"),
+    settings: AskSettings | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+    name: str | None = None,
+) -> Results:
+    """Put every pair of `split` to the model in both orders, and write the figures into the folder `out`.
+
+    Writes answers.jsonl (as they come), asked.json (what they answer), results.json, report.md and its pictures.
+    `limit` takes that many pairs, spread evenly over episodes, the same for the same seed; the seed also draws the
+    wordings and the bootstrap. Answers of an earlier run are used again where the model, the data and the settings
+    are the same; otherwise the run starts anew. Raises DataError for data or a model that cannot be used.
+    """
+    from stcr_plugin.registry.manifest import read_pairs
+
+    model_dir, out = Path(model_dir), Path(out)
+    stage = stage_of(model_dir)
+    settings = settings or AskSettings()
+    settings = dataclasses.replace(settings, mode=settings.mode or stage.get("mode") or "direct")
+    pairs = spread(read_pairs(registry, dataset, split), limit, seed)
+    queries = [Query(pair, order) for pair in pairs for order in ORDERS]
+    asked = {
+        "model_digest": model_digest(model_dir),
+        "data_digest": _data_digest(pairs, registry),
+        # batch_size changes no answer, and lowering it is how one goes on after running out of memory.
+        "settings": {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"},
+        "seed": seed,
+    }
+    with artefacts.locked(out / ".lock"):
+        answers = _ask(model_dir, queries, registry, settings, seed, out, asked)
+        figures = metrics.figures(answers)
+        row = {
+            "name": name or stage.get("name") or model_dir.resolve().name,
+            "model": str(model_dir),
+            "dataset": dataset,
+            "split": split,
+            "mode": settings.mode,
+            "unit": "percent",
+            **dataclasses.asdict(figures),
+            "intervals": metrics.intervals(answers, resamples, seed),
+            "by_phase": _by_phase(pairs, answers, resamples, seed),
+            "per_episode": metrics.per_episode(answers),
+            "settings": dataclasses.asdict(settings),
+            "seed": seed,
+            "resamples": resamples,
+            "limit": limit,
+            "model_digest": asked["model_digest"],
+            "data_digest": asked["data_digest"],
+            "provenance": artefacts.provenance(),
+        }
+        _write_report(out, row, pairs, answers, registry)
+        artefacts.write_json(out / RESULTS, row)
+    return Results(out, figures, row)
+
+
+def stage_of(model_dir: Path) -> dict[str, Any]:
+    """The model's stage.json, {} without one. Raises DataError where its mode is none that can be asked in."""
+    path = Path(model_dir) / "stage.json"
+    stage = artefacts.read_json(path) if path.exists() else {}
+    if not isinstance(stage, dict) or stage.get("mode") not in (None, "cot", "direct"):
+        raise DataError(f'{path}: expected an object whose "mode" is "cot" or "direct"; set it, or name the mode')
+    return stage
+
+
+def model_digest(model_dir: Path) -> str:
+    """SHA-256 over the names and contents of the files that decide a model's answers, an adapter's base included.
+
+    Raises DataError where the folder holds none.
+    """
+    files = sorted({path for pattern in _MODEL_FILES for path in Path(model_dir).glob(pattern) if path.is_file()})
+    if not files:
+        raise DataError(f"{model_dir}: no model there; give a folder with config.json and *.safetensors")
+    base = engine.adapter_base(model_dir)
+    below = [model_digest(base)] if base else []
+    return artefacts.digest([*([path.name, artefacts.sha256(path)] for path in files), *below])
+
+
+def spread(pairs: Sequence[Pair], limit: int | None, seed: int = 0) -> list[Pair]:
+    """`limit` of `pairs` in their order, as evenly over episodes as their numbers allow; all without a limit."""
+    if limit is None:
+        return list(pairs)
+    if limit < 1:
+        raise ConfigError(f"limit {limit}: must be at least 1")
+    taken: dict[str, int] = defaultdict(int)
+    ranked = []
+    for pair in sorted(pairs, key=lambda pair: artefacts.digest([seed, pair.pair_id])):
+        ranked.append((taken[pair.episode_id], artefacts.digest([seed, pair.episode_id]), pair.pair_id))
+        taken[pair.episode_id] += 1
+    chosen = {pair_id for _, _, pair_id in sorted(ranked)[:limit]}
+    return [pair for pair in pairs if pair.pair_id in chosen]
+
+
+def _ask(
+    model_dir: Path,
+    queries: Sequence[Query],
+    registry: Path,
+    settings: AskSettings,
+    seed: int,
+    out: Path,
+    asked: Mapping[str, Any],
+) -> list[Answer]:
+    """All answers, in the order of `queries`; those that `out` holds already are not asked again."""
+    path = out / ANSWERS
+    known = {(answer.pair_id, answer.order): answer for answer in _earlier_answers(out, asked)}
+    left = [query for query in queries if (query.pair.pair_id, query.order) not in known]
+    if left:
+        model, processor = engine.load(model_dir)
+        questions = engine.questions_for(left, settings, seed)
+        with open(path, "a", encoding="utf-8") as file:
+
+            def keep(answers: list[Answer]) -> None:
+                for answer in answers:
+                    known[answer.pair_id, answer.order] = answer
+                    file.write(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n")
+                file.flush()
+
+            engine.answer(model, processor, left, questions, registry, settings, on_answers=keep)
+    return [known[query.pair.pair_id, query.order] for query in queries]
+
+
+def _earlier_answers(out: Path, asked: Mapping[str, Any]) -> list[Answer]:
+    """The whole lines of an earlier run that asked the same; a line that was cut is dropped from the file."""
+    path, header = out / ANSWERS, out / ASKED
+    if path.exists() and header.exists() and artefacts.read_json(header) == asked:
+        data = path.read_bytes()
+        artefacts.write_bytes(path, data[: data.rfind(b"\n") + 1])
+        try:
+            return [Answer(**row) for row in artefacts.read_jsonl(path)]
+        except (DataError, TypeError) as error:
+            raise DataError(
+                f"{path}: not the answers of an earlier run ({error}); delete the file, run again"
+            ) from error
+    if path.exists():
+        logging.getLogger(__name__).warning(
+            "%s: answers of another model, data or settings; asking anew and replacing them", out
+        )
+    artefacts.write_bytes(path, b"")  # before the header, so that no header ever stands above others' answers
+    artefacts.write_json(header, asked)
+    return []
+
+
+def _data_digest(pairs: Sequence[Pair], registry: Path) -> str:
+    """SHA-256 over the pairs and the contents of their pictures, which may be replaced under the same path."""
+    pictures = {path: pair for pair in pairs for path in (pair.earlier_image, pair.later_image)}
+    sums = {}
+    for path in sorted(pictures):
+        try:
+            sums[path] = artefacts.sha256(artefacts.inside(registry, path))
+        except OSError as error:
+            raise DataError(
+                f"{Path(registry) / path}: picture of pair {pictures[path].pair_id} is not readable "
+                f"({error.strerror}); write the dataset anew"
+            ) from error
+    return artefacts.digest([[dataclasses.asdict(pair) for pair in pairs], sums])
+
+
+def _by_phase(pairs: Sequence[Pair], answers: Sequence[Answer], resamples: int, seed: int) -> dict[str, Any]:
+    """Figures of the pairs within one phase and of those crossing from one to another; {} where no phase is known."""
+    kinds = {pair.pair_id: "crossing" if ">" in pair.phase else "within" for pair in pairs if pair.phase}
+    groups = {
+        kind: [answer for answer in answers if kinds.get(answer.pair_id) == kind] for kind in ("within", "crossing")
+    }
+    return {
+        kind: {**dataclasses.asdict(metrics.figures(group)), "intervals": metrics.intervals(group, resamples, seed)}
+        for kind, group in groups.items()
+        if group
+    }
+
+
+def _write_report(
+    out: Path, row: Mapping[str, Any], pairs: Sequence[Pair], answers: Sequence[Answer], registry: Path
+) -> None:
+    groups = [("all pairs", row)]
+    names = {"within": "within one phase", "crossing": "crossing phases"}
+    groups += [(names[kind], figures) for kind, figures in row["by_phase"].items()]
+    title = f"{row['name']}: {row['dataset']}, {row['split']}"
+    plots.accuracies(out / PLOT, {title: groups})
+    chosen = _examples(pairs, answers)
+    plots.contact_sheet(out / SHEET, [_example(registry, *shown) for shown in chosen])
+    interval = (
+        f"Intervals: 95 %, bootstrap over {row['n_episodes']} episodes, {row['resamples']} resamples."
+        if row["intervals"]
+        else "No intervals: with a single episode nothing can be said of others."
+    )
+    words = [
+        [
+            verdict,
+            *(tables.cell(text) for text in (pair.task, f"{pair.earlier} / {pair.later}", first.text, second.text)),
+        ]
+        for verdict, pair, first, second in chosen
+    ]
+    parts = [
+        f"# Evaluation of {tables.cell(title)}",
+        f"Mode `{row['mode']}`, model `{tables.cell(row['model'])}`, {row['n_queries']} queries. {interval}",
+        tables.figures_table([{"pairs of": label, **figures} for label, figures in groups], ["pairs of"]),
+        f"![Forward, backward and pair accuracy]({PLOT})",
+        "## What the figures mean",
+        tables.meanings_table(),
+        "## Right and wrong examples",
+        "Forward shows the earlier frame as img1, backward shows it as img2.",
+        f"![Examples]({SHEET})",
+        tables.markdown(["verdict", "task", "frames", "said forward", "said backward"], words),
+    ]
+    artefacts.write_text(out / REPORT, "\n\n".join(parts) + "\n")
+
+
+def _examples(
+    pairs: Sequence[Pair], answers: Sequence[Answer], each: int = 2
+) -> list[tuple[str, Pair, Answer, Answer]]:
+    """Up to `each` pairs of every verdict that occurs, evenly spaced over the split."""
+    both = metrics.by_pair(answers)
+    chosen = []
+    for right, verdict in _VERDICTS:
+        found = [pair for pair in pairs if tuple(answer.right for answer in both[pair.pair_id]) == right]
+        step = max(1, len(found) // each)
+        chosen += [(verdict, pair, *both[pair.pair_id]) for pair in found[::step][:each]]
+    return chosen
+
+
+def _example(registry: Path, verdict: str, pair: Pair, forward: Answer, backward: Answer) -> plots.Example:
+    colour = {True: "#006644", False: "#A03000"}
+    return plots.Example(
+        engine.open_picture(registry, pair.earlier_image, pair.pair_id),
+        engine.open_picture(registry, pair.later_image, pair.pair_id),
+        (
+            (f"{verdict.upper()}  ({pair.pair_id}, frames {pair.earlier} and {pair.later})", "#000000"),
+            (f"task: {pair.task}", "#000000"),
+            *(
+                (
+                    f"{answer.order}: expected {answer.expected}, got {answer.chosen or 'neither'}: {answer.text}",
+                    colour[answer.right],
+                )
+                for answer in (forward, backward)
+            ),
+        ),
+    )

@@ -1,0 +1,281 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stcr_plugin.config import from_mapping
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation.engine import AskSettings, _endings, answer, fit, load, numbered_content, questions_for
+from stcr_plugin.types import ORDERS, Pair, Query
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from stcr_plugin.base import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    return load(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    """Pictures of three sizes, so that prompts differ in length."""
+    folder = tmp_path_factory.mktemp("registry")
+    random = np.random.default_rng(0)
+    for number in range(3):
+        for name in ("earlier", "later"):
+            pixels = random.integers(0, 256, (84, 56 + 28 * number, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}_{name}.png")
+    return folder
+
+
+def queries():
+    pairs = [
+        Pair(
+            f"p{i}",
+            "e0",
+            "test",
+            "put the cube {in} the bowl" + " and wait" * 4 * i,
+            0,
+            9,
+            0.9,
+            earlier_image=f"{i}_earlier.png",
+            later_image=f"{i}_later.png",
+        )
+        for i in range(3)
+    ]
+    return [Query(pair, order) for pair in pairs for order in ORDERS]
+
+
+def ask(loaded, registry, settings, chosen=None, **more):
+    chosen = queries() if chosen is None else chosen
+    return answer(*loaded, chosen, questions_for(chosen, settings), registry, settings, progress=False, **more)
+
+
+def test_pictures_are_numbered_and_the_question_comes_last():
+    parts = numbered_content(3, "which?")
+    assert parts == [
+        {"type": "text", "text": "img1: "},
+        {"type": "image"},
+        {"type": "text", "text": "\nimg2: "},
+        {"type": "image"},
+        {"type": "text", "text": "\nimg3: "},
+        {"type": "image"},
+        {"type": "text", "text": "\nwhich?"},
+    ]
+
+
+def test_prompt_reads_as_the_training_template(loaded):
+    _, processor = loaded
+    message = {"role": "user", "content": numbered_content(2, "which?")}
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\nimg1: {picture}\nimg2: {picture}\nwhich?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_question_holds_the_task_and_is_the_same_in_both_orders():
+    texts = questions_for(queries(), AskSettings())
+    assert texts[0] == texts[1]
+    assert "put the cube {in} the bowl" in texts[0]
+    assert "{task}" not in "".join(texts)
+    assert questions_for(queries(), AskSettings(mode="cot")) != texts
+    assert not set(questions_for(queries(), AskSettings(part="heldout"))) & set(texts)
+
+
+def test_left_padding_changes_no_log_probability(loaded, registry):
+    together = ask(loaded, registry, AskSettings())
+    alone = ask(loaded, registry, AskSettings(batch_size=1))
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprob_img1 == pytest.approx(other.logprob_img1, abs=1e-4)
+        assert one.logprob_img2 == pytest.approx(other.logprob_img2, abs=1e-4)
+        assert one.chosen == other.chosen
+    assert len({one.logprob_img1 for one in together}) == len(together)  # each query was really looked at
+
+
+def test_left_padding_changes_no_generated_text(loaded, registry):
+    settings = AskSettings(mode="cot", max_new_tokens=12)
+    together = ask(loaded, registry, settings)
+    assert [one.text for one in together] == [
+        one.text for one in ask(loaded, registry, dataclasses.replace(settings, batch_size=1))
+    ]
+    assert len({one.text for one in together}) > 1
+    assert {one.logprob_img1 for one in together} == {None}
+
+
+def test_direct_answer_is_the_likelier_of_the_two_full_texts(loaded, registry):
+    """The compared token against the whole answer scored token by token in an unpadded forward of its own."""
+    import torch
+
+    model, processor = loaded
+    settings = AskSettings()
+    query = queries()[0]
+    shared, ends = _endings(processor.tokenizer, "<|im_end|>")
+    content = numbered_content(2, questions_for([query], settings)[0])
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    pictures = [fit(Image.open(registry / path), 768 * 768, 32 * 32) for path in query.images]
+    scores = []
+    for image in ("img1", "img2"):
+        text = prompt + f"closer to completion: {image}<|im_end|>"
+        inputs = processor(text=[text], images=pictures, return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**inputs).logits[0].log_softmax(-1)
+        ids = inputs["input_ids"][0]
+        assert ids[-len(shared) - 2 : -2].tolist() == shared
+        scores.append(logits[-3, ids[-2]].item())
+    found = ask(loaded, registry, settings, [query])[0]
+    assert (found.logprob_img1, found.logprob_img2) == pytest.approx(tuple(scores), abs=1e-4)
+    assert found.text == f"closer to completion: {found.chosen}"
+    assert found.chosen == ("img1" if scores[0] > scores[1] else "img2")
+    assert len(set(ends)) == 2
+
+
+def test_model_that_has_learned_an_answer_gives_it_in_both_ways(loaded, registry):
+    """A few steps on "img1" whatever is shown: comparing and generating both say so, and stop at the turn's end."""
+    import copy
+
+    import torch
+
+    model, processor = copy.deepcopy(loaded[0]), loaded[1]
+    content = numbered_content(2, questions_for(queries(), AskSettings())[0])
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    pictures = [Image.open(registry / path).convert("RGB") for path in queries()[0].images]
+    inputs = processor(text=[prompt + "closer to completion: img1<|im_end|>"], images=pictures, return_tensors="pt")
+    labels = inputs["input_ids"].clone()
+    labels[:, : -len(processor.tokenizer("closer to completion: img1<|im_end|>")["input_ids"])] = -100
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(25):
+        model(**inputs, labels=labels).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    for settings in (AskSettings(), AskSettings(generate=True, max_new_tokens=40), AskSettings(mode="cot")):
+        found = ask((model, processor), registry, settings, queries()[:2])
+        assert [one.text for one in found] == ["closer to completion: img1"] * 2
+        assert [one.right for one in found] == [False, True]
+
+
+def test_checkpoints_repetition_penalty_and_sampling_are_not_used(loaded, registry):
+    model, _ = loaded
+    settings = AskSettings(mode="cot", max_new_tokens=8)
+    plain = [one.text for one in ask(loaded, registry, settings)]
+    before = model.generation_config.to_dict()
+    model.generation_config.update(do_sample=True, temperature=5.0, top_k=3, repetition_penalty=9.0)
+    try:
+        assert [one.text for one in ask(loaded, registry, settings)] == plain
+    finally:
+        model.generation_config.update(**before)
+
+
+def test_answers_stream_out_a_batch_at_a_time(loaded, registry):
+    batches = []
+    answers = ask(loaded, registry, AskSettings(batch_size=4), on_answers=batches.append)
+    assert [len(batch) for batch in batches] == [4, 2]
+    assert [one for batch in batches for one in batch] == answers
+    assert [(one.pair_id, one.order, one.expected) for one in answers[:2]] == [
+        ("p0", "forward", "img2"),
+        ("p0", "backward", "img1"),
+    ]
+
+
+def test_pictures_swap_with_the_order(loaded, registry):
+    """Both frames the same file: the two orders are then one and the same question."""
+    query = queries()[0]
+    same = dataclasses.replace(query.pair, later_image=query.pair.earlier_image)
+    forward, backward = ask(loaded, registry, AskSettings(), [Query(same, order) for order in ORDERS])
+    assert forward.logprob_img1 == pytest.approx(backward.logprob_img1, abs=1e-5)
+
+
+def test_cut_picture_is_named_with_its_pair(loaded, registry, tmp_path):
+    whole = (registry / "0_earlier.png").read_bytes()
+    (tmp_path / "0_earlier.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "0_later.png").write_bytes(whole)
+    with pytest.raises(DataError, match=r"0_earlier\.png.*pair p0.*write the dataset anew"):
+        ask(loaded, tmp_path, AskSettings(), queries()[:1])
+
+
+def test_missing_picture_and_path_outside_are_refused(loaded, tmp_path):
+    with pytest.raises(DataError, match="pair p0"):
+        ask(loaded, tmp_path, AskSettings(), queries()[:1])
+    outside = dataclasses.replace(queries()[0].pair, earlier_image="../secret.png")
+    with pytest.raises(DataError, match="leaves its folder"):
+        ask(loaded, tmp_path, AskSettings(), [Query(outside, "forward")])
+
+
+@pytest.mark.parametrize("size", [(84, 84), (2000, 1500), (10, 10), (4, 900), (5000, 20), (20, 5000)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_pictures_are_sized_as_llamafactory_does(size, mode):
+    from llamafactory.data.mm_plugin import Qwen2VLPlugin
+
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).convert(mode)
+    plugin = Qwen2VLPlugin(image_token="<|image_pad|>", video_token="<|video_pad|>", audio_token=None)
+    theirs = plugin._preprocess_image(picture, image_max_pixels=768 * 768, image_min_pixels=32 * 32)
+    ours = fit(picture, 768 * 768, 32 * 32)
+    assert ours.mode == "RGB"
+    assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_missing_folder_and_folder_without_model_are_told(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="not loadable"):
+        load(tmp_path)
+
+
+def test_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(checkpoint, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(name for name in weights if "layers.1" in name)[0]
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match="1 weights are missing"):
+        load(folder)
+
+
+def test_adapter_is_merged_into_its_base(checkpoint, registry, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model, processor = load(checkpoint)
+    plain = ask((model, processor), registry, AskSettings())
+    tuned = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    tuned.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    expected = [one.logprob_img1 for one in ask((tuned, processor), registry, AskSettings())]
+    found = [one.logprob_img1 for one in ask(load(tmp_path / "adapter"), registry, AskSettings())]
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert found != pytest.approx([one.logprob_img1 for one in plain], abs=1e-3)
+
+
+def test_adapter_without_its_base_is_told(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "gone/base"}')
+    with pytest.raises(DataError, match=r"gone/base.*base_model_name_or_path"):
+        load(tmp_path)
+
+
+def test_tokenizer_that_splits_the_answers_unevenly_is_refused():
+    def tokenizer(text, add_special_tokens):
+        return {"input_ids": [ord(sign) for sign in text.replace("img2", "picture two")]}
+
+    with pytest.raises(DataError, match="generate: true"):
+        _endings(tokenizer, "<|im_end|>")
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match="batch_size"):
+        from_mapping(AskSettings, {"batch_size": 0}, "test")
+    with pytest.raises(ConfigError, match="mode"):
+        from_mapping(AskSettings, {"mode": "guess"}, "test")

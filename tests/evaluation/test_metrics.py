@@ -1,0 +1,162 @@
+import dataclasses
+import random
+
+import pytest
+
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation.metrics import RATES, figures, intervals, per_episode
+from stcr_plugin.types import ORDERS, Answer, Pair, Query
+
+OTHER = {"img1": "img2", "img2": "img1"}
+
+
+def pair(number, episode=0, closer="later"):
+    return Pair(f"p{number}", f"e{episode}", "test", "stack cups", 0, 5, 0.5, closer=closer)
+
+
+def asked(pairs, judge):
+    """Every pair in both orders, answered by judge(query)."""
+    queries = [Query(one, order) for one in pairs for order in ORDERS]
+    return [Answer(q.pair.pair_id, q.pair.episode_id, q.order, q.answer, judge(q), "") for q in queries]
+
+
+def pairs(n=400, per_episode=8):
+    return [pair(i, i // per_episode) for i in range(n)]
+
+
+def test_oracle_that_is_always_right():
+    found = figures(asked(pairs(), lambda query: query.answer))
+    assert (found.forward_accuracy, found.backward_accuracy, found.gap_points) == (100, 100, 0)
+    assert (found.pair_accuracy, found.order_consistency, found.position_bias) == (100, 100, 50)
+    assert (found.n_pairs, found.n_episodes, found.n_queries, found.unparsed_rate) == (400, 50, 800, 0)
+
+
+def test_oracle_that_always_says_img2():
+    found = figures(asked(pairs(), lambda query: "img2"))
+    assert (found.forward_accuracy, found.backward_accuracy, found.gap_points) == (100, 0, 100)
+    assert (found.pair_accuracy, found.order_consistency, found.position_bias) == (0, 0, 100)
+
+
+def test_always_img1_has_a_negative_gap():
+    found = figures(asked(pairs(), lambda query: "img1"))
+    assert (found.gap_points, found.pair_accuracy, found.position_bias) == (-100, 0, 0)
+
+
+def test_coin_gets_a_quarter_of_the_pairs():
+    coin = random.Random(1)
+    found = figures(asked(pairs(8000), lambda query: coin.choice(["img1", "img2"])))
+    assert found.pair_accuracy == pytest.approx(25, abs=2)
+    assert found.order_consistency == pytest.approx(50, abs=2)
+    assert found.gap_points == pytest.approx(0, abs=3)
+
+
+def test_judge_that_ignores_order_but_is_blind_gets_half_of_the_pairs():
+    coin = random.Random(2)
+    frame = {one.pair_id: coin.random() < 0.5 for one in pairs(8000)}
+    found = figures(
+        asked(pairs(8000), lambda query: query.answer if frame[query.pair.pair_id] else OTHER[query.answer])
+    )
+    assert found.pair_accuracy == pytest.approx(50, abs=2)
+    assert (found.order_consistency, found.gap_points, found.position_bias) == (100, 0, 50)
+
+
+def test_swapped_pair_flips_label_and_figures():
+    """Where the earlier frame is closer, "always img2" is right backward and wrong forward."""
+    found = figures(asked([pair(i, closer="earlier") for i in range(4)], lambda query: "img2"))
+    assert (found.forward_accuracy, found.backward_accuracy, found.gap_points) == (0, 100, -100)
+
+
+def test_hand_worked_example():
+    said = {  # pair: (forward, backward); expected img2, img1
+        "p0": ("img2", "img1"),  # both right, consistent
+        "p1": ("img2", "img2"),  # forward right only
+        "p2": ("img1", "img2"),  # both wrong, consistent
+        "p3": (None, "img1"),  # unparsed forward, backward right
+    }
+    found = figures(asked([pair(i) for i in range(4)], lambda q: said[q.pair.pair_id][q.order == "backward"]))
+    assert dataclasses.asdict(found) == {
+        "forward_accuracy": 50.0,
+        "backward_accuracy": 50.0,
+        "gap_points": 0.0,
+        "pair_accuracy": 25.0,
+        "order_consistency": 50.0,
+        "position_bias": 50.0,  # img2 in 4 of 8
+        "unparsed_rate": 12.5,
+        "n_pairs": 4,
+        "n_episodes": 1,
+        "n_queries": 8,
+    }
+
+
+def test_unparsed_counts_as_wrong_and_not_as_img2():
+    found = figures(asked(pairs(4), lambda query: None))
+    assert (found.forward_accuracy, found.order_consistency, found.position_bias) == (0, 0, 0)
+    assert found.unparsed_rate == 100
+
+
+def test_pair_that_misses_an_order_is_named():
+    answers = asked(pairs(3), lambda query: "img1")
+    with pytest.raises(DataError, match=r"p1.*no backward answer"):
+        figures([one for one in answers if (one.pair_id, one.order) != ("p1", "backward")])
+
+
+def test_pair_answered_twice_is_named():
+    answers = asked(pairs(3), lambda query: "img1")
+    with pytest.raises(DataError, match=r"p2.*twice in forward"):
+        figures([*answers, answers[4]])
+
+
+def test_no_answers_is_an_error():
+    with pytest.raises(DataError, match="no answers"):
+        figures([])
+
+
+def test_rows_an_episode_add_up_to_the_whole():
+    coin = random.Random(3)
+    answers = asked(pairs(60, 6), lambda query: coin.choice(["img1", "img2", None]))
+    rows = per_episode(answers)
+    assert [row["episode_id"] for row in rows] == sorted(f"e{i}" for i in range(10))
+    for name in RATES:
+        assert sum(row[name] for row in rows) / 10 == pytest.approx(getattr(figures(answers), name))
+
+
+def test_intervals_hold_the_figure_and_ignore_the_order_of_answers():
+    coin = random.Random(4)
+    answers = asked(pairs(), lambda query: query.answer if coin.random() < 0.8 else OTHER[query.answer])
+    found = intervals(answers)
+    for name in RATES:
+        low, high = found[name]
+        assert low <= getattr(figures(answers), name) <= high
+    coin.shuffle(answers)
+    assert intervals(answers) == found
+    assert intervals(answers, seed=1) != found
+
+
+def test_intervals_treat_an_episode_as_one_draw():
+    """All pairs of an episode agree, so 20 episodes know as much as 20 pairs, not as 400: sqrt(p(1-p)/20)."""
+    alike = asked(pairs(400, 20), lambda q: q.answer if int(q.pair.episode_id[1:]) % 2 else OTHER[q.answer])
+    low, high = intervals(alike)["pair_accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * 100 * (0.25 / 20) ** 0.5, rel=0.15)
+
+
+def test_interval_of_a_constant_figure_is_a_point():
+    assert intervals(asked(pairs(), lambda query: "img2"))["gap_points"] == (100, 100)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    coin = random.Random(5)
+    held = 0
+    for _ in range(100):
+        answers = asked(pairs(80, 2), lambda query: query.answer if coin.random() < 0.7 else OTHER[query.answer])
+        low, high = intervals(answers, resamples=300)["forward_accuracy"]
+        held += low <= 70 <= high
+    assert 87 <= held <= 100
+
+
+def test_single_episode_has_no_intervals():
+    assert intervals(asked(pairs(8, 8), lambda query: "img2")) is None
+
+
+def test_bad_level_is_refused():
+    with pytest.raises(ConfigError, match="level"):
+        intervals(asked(pairs(4, 1), lambda query: "img2"), level=100)

@@ -1,0 +1,236 @@
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from stcr_plugin.config import from_mapping
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation import engine
+from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.evaluation.metrics import RATES, figures, per_episode
+from stcr_plugin.evaluation.run import evaluate, model_digest, spread, stage_of
+from stcr_plugin.types import Answer, Pair
+
+DATA = {
+    "name": "toy",
+    "source": {"kind": "tabletop", "seen": 2, "heldout": 3, "size": 56},
+    "frames": {"width": 56, "height": 56},
+    "splits": {"train": {"episodes": 2, "group": "seen"}, "heldout": {"episodes": 3, "group": "heldout"}},
+    "pairs": {"per_episode": 4, "min_seconds": 0.5, "within_phase": 0.5},
+    "datasets": {"weak": {"split": "train", "kind": "weak"}},
+}
+SMALL = AskSettings(batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from stcr_plugin.base import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    from stcr_plugin.registry.build import DataConfig, build
+
+    folder = tmp_path_factory.mktemp("registry")
+    build(from_mapping(DataConfig, DATA, "test"), folder)
+    return folder
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Counts the queries that reach the model."""
+    seen = []
+    real = engine.answer
+
+    def spy(model, processor, queries, *rest, **more):
+        seen.append(len(queries))
+        return real(model, processor, queries, *rest, **more | {"progress": False})
+
+    monkeypatch.setattr(engine, "answer", spy)
+    return seen
+
+
+def run(model, registry, out, settings=SMALL, **more):
+    return evaluate(model, "toy", "heldout", out, registry, settings, resamples=100, **more)
+
+
+def sums(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def answers_in(out):
+    return [Answer(**json.loads(line)) for line in (out / "answers.jsonl").read_text().splitlines()]
+
+
+def test_results_are_the_figures_of_the_answers_on_disk(model, registry, tmp_path):
+    found = run(model, registry, tmp_path / "out")
+    row = json.loads((tmp_path / "out" / "results.json").read_text())
+    answers = answers_in(tmp_path / "out")
+    assert row == json.loads(json.dumps(found.row))
+    assert found.figures == figures(answers)
+    for name, value in dataclasses.asdict(figures(answers)).items():
+        assert row[name] == value
+    assert (row["name"], row["dataset"], row["split"], row["mode"], row["unit"]) == (
+        "base",
+        "toy",
+        "heldout",
+        "direct",
+        "percent",
+    )
+    assert row["per_episode"] == per_episode(answers)
+    assert row["n_episodes"] == 3
+    assert set(row["intervals"]) == set(RATES)
+    assert all(low <= row[name] <= high for name, (low, high) in row["intervals"].items())
+    assert row["by_phase"]["within"]["n_pairs"] + row["by_phase"]["crossing"]["n_pairs"] == row["n_pairs"]
+
+
+def test_report_shows_the_figures_and_pictures_that_open(model, registry, tmp_path):
+    row = run(model, registry, tmp_path).row
+    text = (tmp_path / "report.md").read_text()
+    assert f"{row['forward_accuracy']:.1f}" in text
+    assert f"{row['gap_points']:+.1f}" in text
+    for name in ("accuracies.png", "examples.png"):
+        assert f"({name})" in text
+        with Image.open(tmp_path / name) as picture:
+            picture.load()
+            assert picture.width > 300
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+
+
+def test_same_seed_gives_the_same_bytes(model, registry, tmp_path):
+    run(model, registry, tmp_path / "a")
+    run(model, registry, tmp_path / "b")
+    assert sums(tmp_path / "a") == sums(tmp_path / "b")
+
+
+def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(model, registry, tmp_path, asked, monkeypatch):
+    run(model, registry, tmp_path / "whole")
+    total = asked.pop()
+    opened = engine.open_picture
+    left = iter(range(10))  # a batch of 4 queries opens 8 pictures
+
+    def killed(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return opened(*arguments)
+
+    monkeypatch.setattr(engine, "open_picture", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, registry, tmp_path / "killed")
+    assert len(answers_in(tmp_path / "killed")) == 4
+    assert not (tmp_path / "killed" / "results.json").exists()
+    monkeypatch.setattr(engine, "open_picture", opened)
+    run(model, registry, tmp_path / "killed")
+    assert asked == [total, total - 4]
+    assert sums(tmp_path / "killed") == sums(tmp_path / "whole")
+
+
+def test_line_that_was_cut_is_asked_again(model, registry, tmp_path, asked):
+    before = run(model, registry, tmp_path)
+    path = tmp_path / "answers.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    assert run(model, registry, tmp_path).figures == before.figures
+    assert asked[1:] == [1]
+    assert path.read_bytes().splitlines()[:-1] == whole.splitlines()[:-1]
+
+
+def test_finished_run_asks_nothing_even_with_another_batch_size(model, registry, tmp_path, asked):
+    first = run(model, registry, tmp_path)
+    assert run(model, registry, tmp_path, AskSettings(batch_size=3)).figures == first.figures
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("change", ["settings", "picture", "model", "seed"])
+def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, asked, caplog, change):
+    folder = shutil.copytree(registry, tmp_path / "registry")
+    weights = shutil.copytree(model, tmp_path / "model")
+    total = run(weights, folder, tmp_path / "out").figures.n_queries
+    settings, seed = SMALL, 0
+    if change == "settings":
+        settings = dataclasses.replace(SMALL, part="heldout")
+    elif change == "picture":
+        path = folder / json.loads((folder / "toy" / "pairs.jsonl").read_text().splitlines()[-1])["later_image"]
+        Image.new("RGB", (56, 56)).save(path)
+    elif change == "model":
+        config = json.loads((weights / "config.json").read_text())
+        (weights / "config.json").write_text(json.dumps({**config, "use_cache": False}))
+    else:
+        seed = 1
+    run(weights, folder, tmp_path / "out", settings, seed=seed)
+    assert asked == [total, total]
+    assert "asking anew" in caplog.text
+    assert len(answers_in(tmp_path / "out")) == total
+
+
+def test_spoilt_answers_are_told_with_the_way_out(model, registry, tmp_path):
+    run(model, registry, tmp_path)
+    (tmp_path / "answers.jsonl").write_text('{"pair_id": 1}\n')
+    with pytest.raises(DataError, match=r"answers\.jsonl.*delete the file"):
+        run(model, registry, tmp_path)
+
+
+def test_mode_and_name_come_from_the_stage(model, registry, tmp_path, asked):
+    stage = shutil.copytree(model, tmp_path / "model")
+    (stage / "stage.json").write_text(json.dumps({"name": "stage1", "mode": "cot"}))
+    found = run(stage, registry, tmp_path / "out", AskSettings(max_new_tokens=3), limit=1)
+    assert (found.row["name"], found.row["mode"]) == ("stage1", "cot")
+    assert found.row["intervals"] is None
+    assert "single episode" in (tmp_path / "out" / "report.md").read_text()
+    named = run(stage, registry, tmp_path / "out", AskSettings(mode="direct"), limit=1, name="mine")
+    assert (named.row["name"], named.row["mode"]) == ("mine", "direct")
+
+
+def test_stage_of_an_unknown_mode_is_refused(tmp_path):
+    assert stage_of(tmp_path) == {}
+    (tmp_path / "stage.json").write_text('{"mode": "guess"}')
+    with pytest.raises(DataError, match=r"stage\.json"):
+        stage_of(tmp_path)
+
+
+def test_unknown_split_and_model_are_refused(model, registry, tmp_path):
+    with pytest.raises(ConfigError, match="heldout"):
+        evaluate(model, "toy", "heldot", tmp_path, registry)
+    with pytest.raises(DataError, match="no model there"):
+        evaluate(tmp_path / "nowhere", "toy", "heldout", tmp_path, registry)
+
+
+def test_model_digest_ignores_what_decides_no_answer(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "trainer_state.json").write_text("{}")
+    (folder / "training_args.bin").write_bytes(b"1")
+    assert model_digest(folder) == model_digest(model)
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    assert model_digest(folder) != model_digest(model)
+
+
+def pairs(*sizes):
+    return [
+        Pair(f"e{e}-{i}", f"e{e}", "test", "stack cups", i, i + 5, 0.5)
+        for e, size in enumerate(sizes)
+        for i in range(size)
+    ]
+
+
+@pytest.mark.parametrize(("limit", "counts"), [(3, [1, 1, 1]), (9, [2, 3, 4]), (12, [2, 5, 5]), (99, [2, 10, 10])])
+def test_limit_is_spread_over_episodes(limit, counts):
+    every = pairs(2, 10, 10)
+    chosen = spread(every, limit, seed=0)
+    assert len(chosen) == min(limit, len(every))
+    assert chosen == [pair for pair in every if pair in chosen]
+    assert sorted(sum(pair.episode_id == f"e{e}" for pair in chosen) for e in range(3)) == counts
+
+
+def test_limit_draws_the_same_for_the_same_seed_and_others_for_another():
+    every = pairs(20, 20)
+    assert spread(every, 6, seed=0) == spread(every, 6, seed=0) != spread(every, 6, seed=1)
+    assert spread(every, None, seed=0) == every
+    with pytest.raises(ConfigError, match="limit 0"):
+        spread(every, 0, seed=0)

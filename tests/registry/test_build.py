@@ -1,0 +1,422 @@
+import collections
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from fake_source import FakeSource, episode
+from PIL import Image
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import from_mapping
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.registry import build as build_module
+from stcr_plugin.registry.build import DataConfig, build, load_data_config
+from stcr_plugin.registry.check import check
+from stcr_plugin.registry.manifest import read_manifest, read_pairs
+from stcr_plugin.types import Exclusion, Segment
+
+TABLETOP = {
+    "name": "toy",
+    "source": {"kind": "tabletop", "seen": 6, "heldout": 2, "size": 28},
+    "frames": {"width": 28, "height": 28},
+    "splits": {
+        "train": {"episodes": 4, "group": "seen"},
+        "seen": {"episodes": 2, "group": "seen"},
+        "heldout": {"episodes": 2, "group": "heldout"},
+    },
+    "pairs": {"per_episode": 6, "min_seconds": 0.5, "within_phase": 0.5, "trim_idle": 0.02},
+    "datasets": {
+        "cot": {"split": "train", "kind": "cot", "pairs": 20, "languages": ["en", "zh"]},
+        "weak": {"split": "train", "kind": "weak"},
+        "forward": {"split": "train", "kind": "weak", "pairs": 5, "orders": "forward"},
+    },
+}
+FAKE = {
+    "name": "fake",
+    "source": {"kind": "tabletop"},
+    "splits": {"train": {"fraction": 1.0}},
+    "pairs": {"per_episode": 4},
+    "datasets": {"weak": {"split": "train", "kind": "weak"}},
+}
+
+
+def config(base=TABLETOP, **changes):
+    return from_mapping(DataConfig, base | changes, "test")
+
+
+def tree(folder):
+    """Path -> digest of every file below; locks are empty and left out."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Make the next build read these hand-written episodes."""
+
+    def use(listed, **more):
+        monkeypatch.setattr(build_module, "open_source", lambda config, seed=0: FakeSource(listed, **more))
+
+    return use
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """An unbroken build, not to be changed."""
+    registry = tmp_path_factory.mktemp("registry")
+    build(config(), registry)
+    return registry
+
+
+def rows(registry, key, name="toy"):
+    return json.loads((registry / name / f"{name}_{key}.json").read_text(encoding="utf-8"))
+
+
+def test_finished_build_passes_its_check(built):
+    report = check("toy", built)
+    assert report.ok, str(report)
+    assert report.pairs == 8 * 6
+
+
+def test_manifest_counts_what_is_there(built):
+    manifest = read_manifest(built, "toy")
+    counts = manifest["counts"]
+    assert {split: figures["pairs"] for split, figures in counts["splits"].items()} == {
+        "train": 24,
+        "seen": 12,
+        "heldout": 12,
+    }
+    assert counts["splits"]["train"]["within_phase"] == counts["splits"]["train"]["across_phase"] == 12
+    assert sum(counts["splits"]["train"]["distances"].values()) == 24
+    assert counts["datasets"]["toy_cot"] == {
+        "pairs": 20,
+        "samples": 40,
+        "answers": {"img1": 20, "img2": 20},
+        "orders": {"backward": 20, "forward": 20},
+        "languages": {"en": 20, "zh": 20},
+        "short_by": 0,
+    }
+    assert counts["datasets"]["toy_forward"]["answers"] == {"img2": 5}
+    assert manifest["claims_checked"] == 40 * 2 * 5
+    assert manifest["frames"]["count"] == len(list((built / manifest["frames"]["folder"]).rglob("*.png")))
+
+
+def test_only_pictures_that_a_pair_uses_are_written(built):
+    used = {
+        image
+        for split in ("train", "seen", "heldout")
+        for pair in read_pairs(built, "toy", split)
+        for image in (pair.earlier_image, pair.later_image)
+    }
+    assert {str(path.relative_to(built)) for path in built.rglob("*.png")} == used
+
+
+def test_both_orders_stand_side_by_side_with_swapped_pictures(built):
+    listed = rows(built, "weak")
+    for forward, backward in zip(listed[::2], listed[1::2], strict=True):
+        assert forward["pair_id"] == backward["pair_id"]
+        assert forward["images"] == backward["images"][::-1]
+        assert forward["messages"][0] == backward["messages"][0]
+        assert [row["messages"][1]["content"][-4:] for row in (forward, backward)] == ["img2", "img1"]
+
+
+def test_building_again_changes_no_byte_and_no_time(built, monkeypatch):
+    before = times(built)
+    monkeypatch.setattr(build_module, "open_source", lambda *_: pytest.fail("a finished build was begun again"))
+    assert build(config(), built) == built / "toy" / "manifest.json"
+    assert times(built) == before
+
+
+def test_same_seed_same_bytes_other_seed_other_pairs(built, tmp_path):
+    build(config(), tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(built)
+    build(config(seed=1), tmp_path / "other")
+    assert read_pairs(tmp_path / "other", "toy", "train") != read_pairs(built, "toy", "train")
+
+
+def test_a_split_more_leaves_the_pairs_of_the_others(built, tmp_path):
+    splits = {name: rule for name, rule in TABLETOP["splits"].items() if name != "heldout"}
+    build(config(splits=splits), tmp_path)
+    for split in splits:
+        assert read_pairs(tmp_path, "toy", split) == read_pairs(built, "toy", split)
+
+
+def test_changed_configuration_replaces_the_build(tmp_path):
+    build(config(), tmp_path)
+    old = read_manifest(tmp_path, "toy")["frames"]["folder"]
+    smaller = config(
+        frames={"width": 14, "height": 14, "format": "jpeg"}, datasets={"small": {"split": "train", "kind": "weak"}}
+    )
+    build(smaller, tmp_path)
+    assert check("toy", tmp_path).ok
+    assert not (tmp_path / old).exists()
+    assert not list(tmp_path.rglob("*.png"))
+    assert set(artefacts.read_json(tmp_path / "dataset_info.json")) == {"toy_small"}
+    assert not (tmp_path / "toy" / "toy_cot.json").exists()
+
+
+def test_fewer_pairs_reuse_pictures_and_drop_the_rest(tmp_path):
+    build(config(), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    build(config(pairs=TABLETOP["pairs"] | {"per_episode": 5, "min_seconds": 1}), tmp_path)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    assert check("toy", tmp_path).ok
+    assert before.keys() - after.keys()
+    assert any(after[path] == before[path] for path in before.keys() & after.keys())
+
+
+def test_entries_of_others_in_dataset_info_stay(tmp_path):
+    other = {"alpaca": {"file_name": "alpaca.json"}}
+    artefacts.write_json(tmp_path / "dataset_info.json", other)
+    build(config(), tmp_path)
+    assert artefacts.read_json(tmp_path / "dataset_info.json")["alpaca"] == other["alpaca"]
+
+
+def test_dataset_name_of_another_is_not_taken(tmp_path):
+    artefacts.write_json(tmp_path / "dataset_info.json", {"toy_weak": {"file_name": "mine.json"}})
+    with pytest.raises(ConfigError, match="another dataset 'toy_weak'"):
+        build(config(), tmp_path)
+    assert not (tmp_path / "toy").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pears": {}}, "unknown key 'pears', did you mean 'pairs'"),
+        ({"name": "My Data"}, "a-z, 0-9 and _"),
+        ({"datasets": {"weak": {"split": "tran", "kind": "weak"}}}, "no split 'tran', did you mean 'train'"),
+        ({"datasets": {"weak": {"split": "train", "kind": "weak", "languages": ["fr"]}}}, r"\['en', 'zh'\]"),
+        ({"frames": {"width": 84}}, "both `width` and `height`"),
+        ({"frames": {"crop": [0.5, 0, 0.5, 1]}}, "left, top, right, bottom"),
+        ({"splits": {"train": {"group": "seen"}}}, "either `episodes`"),
+    ],
+)
+def test_bad_configuration_is_refused(change, words):
+    with pytest.raises(ConfigError, match=words):
+        config(**change)
+
+
+def test_configuration_is_read_from_yaml_with_overrides(tmp_path):
+    path = tmp_path / "data.yaml"
+    path.write_text(json.dumps(TABLETOP))
+    loaded = load_data_config(path, ["pairs.per_episode=3", "frames.format=jpeg"])
+    assert (loaded.pairs.per_episode, loaded.frames.format) == (3, "jpeg")
+
+
+def test_asking_for_more_pairs_than_there_are_says_how_many(tmp_path):
+    greedy = config(datasets={"weak": {"split": "train", "kind": "weak", "pairs": 25}})
+    with pytest.raises(ConfigError, match=r"datasets.weak.pairs: asks for 25 pairs and split 'train' has 24"):
+        build(greedy, tmp_path)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+# ---- pictures ----
+
+
+def test_picture_is_cropped_then_resized(fake, tmp_path):
+    fake([episode("e", 20)])
+    build(config(FAKE, frames={"crop": [0.25, 0, 0.75, 1], "format": "png"}), tmp_path)
+    image = sorted(tmp_path.rglob("*.png"))[0]
+    with Image.open(image) as picture:
+        assert picture.size == (8, 12)
+        assert picture.getpixel((0, 0)) == (int(image.stem),) * 3
+    build(config(FAKE, frames={"width": 6, "height": 5, "crop": [0, 0, 0.5, 1]}), tmp_path)
+    with Image.open(sorted(tmp_path.rglob("*.png"))[0]) as picture:
+        assert picture.size == (6, 5)
+    assert check("fake", tmp_path).ok
+
+
+# ---- bad data ----
+
+
+def test_unreadable_episode_is_set_aside_whole_and_counts_stay_right(fake, tmp_path):
+    fake([episode(f"e{number}") for number in range(5)], unreadable=["e2"])
+    build(config(FAKE, datasets={"weak": {"split": "train", "kind": "weak", "pairs": 18}}), tmp_path)
+    manifest = read_manifest(tmp_path, "fake")
+    assert manifest["splits"]["train"] == ["e0", "e1", "e3", "e4"]
+    assert manifest["counts"]["splits"]["train"]["pairs"] == 16
+    assert manifest["counts"]["datasets"]["fake_weak"]["short_by"] == 2
+    assert [(item["what"], item["where"]) for item in manifest["excluded"]] == [("episode", "e2")]
+    assert sum(manifest["counts"]["excluded"].values()) == 1
+    assert not list(tmp_path.rglob("e2"))
+    assert check("fake", tmp_path).ok
+
+
+def test_unreadable_episode_stops_the_build_when_asked_to(fake, tmp_path):
+    fake([episode("e0"), episode("e1")], unreadable=["e1"])
+    with pytest.raises(DataError, match=r"episode e1: frame \d+ cannot be decoded; mend it"):
+        build(config(FAKE, on_bad_data="error"), tmp_path)
+    assert not (tmp_path / "fake" / "manifest.json").exists()
+
+
+def test_mended_episode_is_taken_up_by_the_next_run(fake, tmp_path):
+    listed = [episode("e0"), episode("e1")]
+    fake(listed, unreadable=["e1"])
+    with pytest.raises(DataError):
+        build(config(FAKE, on_bad_data="error"), tmp_path / "a")
+    fake(listed)
+    build(config(FAKE, on_bad_data="error"), tmp_path / "a")
+    build(config(FAKE, on_bad_data="error"), tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_what_cannot_be_used_is_set_aside_with_its_reason(fake, tmp_path):
+    listed = [
+        episode("good"),
+        episode("one_frame", 1),
+        episode("marker", task="look at <image> and stack"),
+        episode("turn", task="stack<|im_end|>"),
+        episode("nameless", task=""),
+        episode("../escape"),
+        episode("beyond", 10, segments=[Segment("stack", 0, 11)]),
+        Exclusion("episode", "lost.mp4", "no such video"),
+    ]
+    fake(listed)
+    build(config(FAKE), tmp_path)
+    manifest = read_manifest(tmp_path, "fake")
+    assert {pair.episode_id for pair in read_pairs(tmp_path, "fake", "train")} == {"good"}
+    reasons = collections.Counter(item["reason"] for item in manifest["excluded"])
+    assert reasons == {
+        "too short for any pair that the rules allow": 1,
+        "the task text holds a media or chat marker": 2,
+        "the task text is empty": 1,
+        "the episode's id is not safe as a file name": 1,
+        "the segment leaves its episode": 1,
+        "no such video": 1,
+    }
+    assert manifest["counts"]["excluded"] == dict(sorted(reasons.items()))
+    assert check("fake", tmp_path).ok
+
+
+@pytest.mark.parametrize("bad", [episode("m", task="<image>"), Exclusion("episode", "lost.mp4", "no such video")])
+def test_bad_listing_stops_the_build_when_asked_to(fake, tmp_path, bad):
+    fake([episode("good"), bad])
+    with pytest.raises(DataError, match="mend it, or set on_bad_data: exclude"):
+        build(config(FAKE, on_bad_data="error"), tmp_path)
+
+
+def test_two_episodes_of_one_id_are_refused(fake, tmp_path):
+    fake([episode("e"), episode("e")])
+    with pytest.raises(DataError, match="same id 'e'"):
+        build(config(FAKE), tmp_path)
+
+
+def test_cot_without_states_is_refused_before_any_picture(fake, tmp_path):
+    fake([episode("e")], with_states=False)
+    with pytest.raises(ConfigError, match=r"datasets.cot.kind: .*use kind: weak"):
+        build(config(FAKE, datasets={"cot": {"split": "train", "kind": "cot"}}), tmp_path)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_false_claim_of_a_source_stops_the_build(monkeypatch, tmp_path):
+    from stcr_plugin.episodes.tabletop import TabletopSource
+    from stcr_plugin.types import Claim
+
+    monkeypatch.setattr(TabletopSource, "claims", lambda self, state: (Claim("gripper", "open"),))
+    with pytest.raises(
+        DataError, match=r"pair seen-\d+:\d+-\d+, (forward|backward), img[12]: .*gripper = 'open'.*false"
+    ):
+        build(config(), tmp_path)
+    assert not (tmp_path / "toy" / "manifest.json").exists()
+
+
+# ---- interruptions ----
+
+CHILD = """
+import json, sys
+from stcr_plugin.config import from_mapping
+from stcr_plugin.registry.build import DataConfig, build
+build(from_mapping(DataConfig, json.loads(sys.argv[1]), "test"), sys.argv[2])
+"""
+
+
+def start(values, registry):
+    return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(values), str(registry)], stderr=subprocess.DEVNULL)
+
+
+def test_killed_build_goes_on_to_the_same_bytes(tmp_path):
+    values = TABLETOP | {"source": TABLETOP["source"] | {"seen": 50}}
+    values["splits"] = TABLETOP["splits"] | {"train": {"episodes": 45, "group": "seen"}}
+    child = start(values, tmp_path / "killed")
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "killed").rglob("*.png"))) < 30 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    left = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.png")}
+    assert len(left) >= 30
+    assert not (tmp_path / "killed" / "toy" / "manifest.json").exists()
+
+    build(from_mapping(DataConfig, values, "test"), tmp_path / "killed")
+    build(from_mapping(DataConfig, values, "test"), tmp_path / "unbroken")
+    assert tree(tmp_path / "killed") == tree(tmp_path / "unbroken")
+    assert all(path.stat().st_mtime_ns == mtime for path, mtime in left.items())
+
+
+def test_two_builds_at_once_in_one_place(built, tmp_path):
+    children = [start(TABLETOP, tmp_path / "shared") for _ in range(2)]
+    assert [child.wait(timeout=120) for child in children] == [0, 0]
+    assert tree(tmp_path / "shared") == tree(built)
+
+
+@pytest.mark.parametrize("free", [0, 7, "pairs", "dataset_info", "manifest"])
+def test_full_disk_leaves_nothing_half_written_and_a_rerun_goes_on(built, tmp_path, monkeypatch, free):
+    """The disk is full after `free` files, or at the file of that name."""
+    written = []
+    replace = os.replace
+
+    def full(source, target):
+        if len(written) == free or (isinstance(free, str) and os.path.basename(target).startswith(free)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DataError, match=r"could not write \d+ bytes: No space left on device; free space"):
+        build(config(), tmp_path)
+    assert not (tmp_path / "toy" / "manifest.json").exists()
+    assert not list(tmp_path.rglob("*.part"))
+    assert tree(tmp_path).items() <= tree(built).items()
+
+    monkeypatch.setattr(os, "replace", replace)
+    build(config(), tmp_path)
+    assert tree(tmp_path) == tree(built)
+
+
+def test_missing_picture_is_written_again(built, tmp_path):
+    build(config(), tmp_path)
+    sorted(tmp_path.rglob("*.png"))[3].unlink()
+    build(config(), tmp_path)
+    assert tree(tmp_path) == tree(built)
+
+
+# ---- LLaMA-Factory's own loader ----
+
+
+@pytest.mark.slow
+def test_llamafactory_loads_the_registry(built):
+    from llamafactory.data.loader import _load_single_dataset
+    from llamafactory.data.parser import get_dataset_list
+    from llamafactory.hparams import DataArguments, ModelArguments
+    from transformers import Seq2SeqTrainingArguments
+
+    arguments = DataArguments(dataset_dir=str(built), dataset="toy_cot", media_dir=str(built))
+    (attributes,) = get_dataset_list(["toy_cot"], str(built))
+    model = ModelArguments(model_name_or_path="none", cache_dir=str(built / ".cache"))
+    dataset = _load_single_dataset(attributes, model, arguments, Seq2SeqTrainingArguments(output_dir=str(built)))
+    listed = rows(built, "cot")
+    assert len(dataset) == len(listed)
+    for loaded, row in zip(dataset, listed, strict=True):
+        assert loaded["_prompt"] == [row["messages"][0]]
+        assert loaded["_response"] == [row["messages"][1]]
+        assert loaded["_images"] == [str(built / image) for image in row["images"]]

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.registry.manifest import count_excluded, count_pairs, read_manifest, read_pairs
+from stcr_plugin.types import Pair
+
+
+def pair(number, **more):
+    values = {"earlier_image": "toy/a.png", "later_image": "toy/b.png", "phase": "a"} | more
+    return Pair(f"e:{number}", "e", "train", "stack", number, number + 3, 0.3, **values)
+
+
+def rows_of(*pairs):
+    return [vars(one) for one in pairs]
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A finished build, as far as its readers look."""
+    keys = ("name", "config", "config_digest", "seed", "splits", "counts", "frames", "checksums", "excluded")
+    (tmp_path / "toy").mkdir()
+    manifest = dict.fromkeys(keys) | {"name": "toy", "splits": {"train": ["e"], "seen": []}}
+    (tmp_path / "toy" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"toy_weak": {"file_name": "toy/toy_weak.json"}}))
+    return tmp_path
+
+
+def write(registry, rows):
+    (registry / "toy" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("name", ["toy", "toy_weak"])
+def test_pairs_are_read_by_build_and_by_dataset(registry, name):
+    write(registry, rows_of(pair(1), pair(2)))
+    assert read_pairs(registry, name, "train") == [pair(1), pair(2)]
+    assert read_pairs(registry, name, "seen") == []
+
+
+def test_unknown_names_are_told_the_nearest(registry):
+    with pytest.raises(ConfigError, match="no build or dataset 'toy_weka', did you mean 'toy_weak'"):
+        read_pairs(registry, "toy_weka", "train")
+    with pytest.raises(ConfigError, match="toy has no split 'trian', did you mean 'train'"):
+        read_pairs(registry, "toy", "trian")
+
+
+def test_empty_registry_says_to_build(tmp_path):
+    with pytest.raises(ConfigError, match="no finished build; run `stcr data build"):
+        read_manifest(tmp_path, "toy")
+
+
+@pytest.mark.parametrize("image", ["../outside.png", "/etc/passwd", "toy/../../x.png"])
+def test_picture_that_leaves_the_registry_is_refused_with_its_row(registry, image):
+    write(registry, rows_of(pair(1), pair(2, later_image=image)))
+    with pytest.raises(DataError, match=r"pairs.jsonl, row 2: .*leaves its folder"):
+        read_pairs(registry, "toy", "train")
+
+
+@pytest.mark.parametrize(
+    "change", [{"later": "soon"}, {"later": 0}, {"closer": "img1"}, {"extra": 1}, {"pair_id": None}]
+)
+def test_row_that_is_no_pair_is_refused_with_its_row(registry, change):
+    write(registry, [*rows_of(pair(1)), vars(pair(2)) | change])
+    with pytest.raises(DataError, match=r"pairs.jsonl, row 2: is no pair"):
+        read_pairs(registry, "toy", "train")
+
+
+def test_manifest_without_its_keys_is_refused(registry):
+    (registry / "toy" / "manifest.json").write_text('{"name": "toy"}')
+    with pytest.raises(DataError, match="lacks config"):
+        read_manifest(registry, "toy")
+
+
+def test_pairs_are_counted_by_phase_and_distance():
+    figures = count_pairs([pair(1), pair(2, phase="a>b"), pair(3, phase="")], ["e", "f"])
+    assert figures == {
+        "episodes": 2,
+        "pairs": 3,
+        "frames": 2,
+        "within_phase": 1,
+        "across_phase": 1,
+        "distances": {"3": 3},
+    }
+
+
+def test_reasons_that_differ_in_numbers_are_counted_together():
+    assert count_excluded(["frame 3 is cut", "no video", "frame 12 is cut"]) == {"frame # is cut": 2, "no video": 1}

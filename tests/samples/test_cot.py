@@ -1,0 +1,120 @@
+import pytest
+from fake_source import FakeSource, episode
+
+from stcr_plugin.config import from_mapping
+from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.samples.cot import Wording, check_target, cot_sample, load_wordings
+from stcr_plugin.types import ORDERS, Claim, Episode, Pair, Query
+
+WORDING = Wording(
+    separator=", ",
+    claims={"grey": "shade {value}", "cup": "the {part} cup is {value}"},
+    words={"left": "on the left", "right": "on the right"},
+)
+PAIR = Pair("e:3-15", "e", "train", "stack cups", 3, 15, 1.2)
+SOURCE = FakeSource([episode("e")])
+STATES = SOURCE.states(episode("e"))
+SHOWN = {"forward": (STATES[3], STATES[15]), "backward": (STATES[15], STATES[3])}
+
+
+def target(order="forward"):
+    return cot_sample(Query(PAIR, order), SHOWN[order], SOURCE, WORDING, "en", 0).target
+
+
+def checked(text, order="forward"):
+    return check_target(text, Query(PAIR, order), SHOWN[order], SOURCE, WORDING)
+
+
+def test_target_reads_as_the_authors_write_it():
+    assert target() == (
+        "spatial details: img1: shade 3, the blue cup is on the left. img2: shade 15, the blue cup is on the right.\n"
+        "closer to completion: img2"
+    )
+    assert target("backward").endswith("the left.\ncloser to completion: img1")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_true_target_passes_and_every_claim_is_counted(order):
+    assert checked(target(order), order) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("shade 15", "shade 16", "img2: the text states grey = 16, which is false"),
+        ("on the left", "on the right", "img1: the text states cup:blue = 'right', which is false"),
+        ("blue", "red", "cup:red = 'left', which is false"),
+        ("completion: img2", "completion: img1", "ends with 'closer to completion: img1'"),
+        ("completion: img2", "completion: img1 or img2", "where 'closer to completion: img2' is true"),
+        ("shade 3", "shadow 3", "'shadow 3' can be read as no claim"),
+        ("shade 3, ", "", None),
+        (". img2: ", " img2: ", "does not read"),
+        ("spatial details", "details", "does not read"),
+        ("right.\n", "right.\n\n", "does not read"),
+    ],
+)
+def test_doctored_target_is_caught(old, new, words):
+    text = target()
+    assert old in text
+    if words is None:  # leaving a true claim out is no lie; it is counted
+        assert checked(text.replace(old, new)) == 3
+        return
+    with pytest.raises(DataError, match=words) as caught:
+        checked(text.replace(old, new, 1))
+    assert "pair e:3-15, forward" in str(caught.value)
+
+
+def test_target_of_the_other_order_is_caught():
+    with pytest.raises(DataError, match="which is false"):
+        checked(target("backward"), "forward")
+
+
+def test_phrase_with_the_most_fixed_text_is_meant():
+    wording = Wording(", ", {"phase": "{value}", "hand": "{part} hand {value}", "gripper": "gripper {value}"})
+    claims = (Claim("phase", "lift"), Claim("gripper", "open"), Claim("hand:left", "half closed"))
+    assert wording.read(wording.say(claims)) == claims
+
+
+def test_two_phrases_alike_cannot_be_told_apart():
+    wording = Wording(", ", {"reach": "{value} cm far", "goal": "{value} cm far"})
+    with pytest.raises(DataError, match="reach and as goal"):
+        wording.read("3 cm far")
+
+
+@pytest.mark.parametrize("claims", [(), (Claim("colour", "red"),), (Claim("cup", "left"),), (Claim("grey:a", 1),)])
+def test_claims_without_words_are_refused(claims):
+    with pytest.raises(DataError, match=r"no claim|no phrase"):
+        WORDING.say(claims)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"claims": {"grey": "shade"}}, "holds {value} once"),
+        ({"words": {"a": "x", "b": "x"}}, "two things by one word"),
+        ({"separater": ", "}, "did you mean 'separator'"),
+    ],
+)
+def test_bad_wording_is_refused(change, words):
+    values = {"separator": ", ", "claims": {"grey": "shade {value}"}} | change
+    with pytest.raises(ConfigError, match=words):
+        from_mapping(Wording, values, "claims.yaml")
+
+
+def test_source_without_wording_is_sent_to_weak():
+    with pytest.raises(ConfigError, match="use kind: weak"):
+        load_wordings("fake")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_tabletop_frame_can_be_said_and_read_back(language):
+    source = TabletopSource(TabletopConfig(seen=2, heldout=2, size=28))
+    wording = load_wordings("tabletop")[language]
+    frames = 0
+    for one in source.episodes():
+        assert isinstance(one, Episode)
+        for state in source.states(one):
+            assert wording.read(wording.say(source.claims(state))) == source.claims(state)
+            frames += 1
+    assert frames > 100

@@ -1,0 +1,70 @@
+import pytest
+
+from stcr_plugin.errors import ConfigError
+from stcr_plugin.samples.questions import fill, paraphrases, prompt, question, questions, unusable
+from stcr_plugin.types import Pair, Query
+
+PAIR = Pair("e:1-2", "e", "train", "stack {two} cups", 1, 2, 0.1)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("kind", ["cot", "direct"])
+def test_there_are_enough_wordings_and_held_out_ones_are_apart(kind, language):
+    train, heldout = paraphrases(kind, language), paraphrases(kind, language, "heldout")
+    assert len(set(train)) >= 6
+    assert len(set(heldout)) >= 3
+    assert not set(train) & set(heldout)
+    for text in train + heldout:
+        assert "closer to completion: img1" in text
+        assert ("spatial details: img1: ... img2: ..." in text) == (kind == "cot")
+        assert "<" not in text
+
+
+def test_english_wordings_are_short_and_name_no_order():
+    for kind, most in (("cot", 45), ("direct", 30)):
+        for part in ("train", "heldout"):
+            for text in paraphrases(kind, "en", part):
+                words = text.lower().replace(",", " ").replace(".", " ").split()
+                assert len(words) <= most, text
+                assert not {"earlier", "later", "first", "second", "before", "after", "next"} & set(words), text
+
+
+def test_both_orders_get_the_same_wording_and_pairs_different_ones():
+    forward, backward = (prompt(Query(PAIR, order), "cot", "en", 0) for order in ("forward", "backward"))
+    assert forward == backward
+    drawn = {question("direct", "en", f"e:{number}-9", 0) for number in range(200)}
+    assert drawn == set(paraphrases("direct", "en"))
+
+
+def test_held_out_part_draws_from_the_held_out_wordings():
+    assert question("cot", "zh", "e:1-2", 0, "heldout") in paraphrases("cot", "zh", "heldout")
+
+
+def test_prompt_has_two_markers_and_the_task_as_it_is():
+    text = prompt(Query(PAIR, "forward"), "direct", "en", 0)
+    assert text.startswith("<image><image>")
+    assert text.count("<image>") == 2
+    assert "stack {two} cups" in text
+
+
+def test_full_stop_of_a_task_is_not_doubled():
+    assert fill("Task: {task}. Which?", "Pick up the cup. ") == "Task: Pick up the cup. Which?"
+    assert fill("任务：{task}。", "拿起杯子。") == "任务：拿起杯子。"
+
+
+def test_unknown_language_names_the_known():
+    with pytest.raises(ConfigError, match="did you mean 'en'"):
+        paraphrases("cot", "eng")
+    assert set(questions()) == {"en", "zh"}
+
+
+@pytest.mark.parametrize(
+    "task", ["see <image>", "< VIDEO >", "<audio>", "end<|im_end|>", "a<｜User｜>b", " ", "[INST] a"]
+)
+def test_task_with_a_marker_is_unusable(task):
+    assert unusable(task)
+
+
+@pytest.mark.parametrize("task", ["put the cup on the pad", "move < 3 cm", "把杯子放在垫子上", "a|b"])
+def test_plain_task_is_usable(task):
+    assert unusable(task) is None

@@ -1,0 +1,187 @@
+import pytest
+from fake_source import episode
+
+from stcr_plugin.config import from_mapping
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.pairs import PairRules, SplitRule, assign_splits, draw_pairs
+from stcr_plugin.types import Query, Segment
+
+
+def draw(one, rules, states=None, seed=0):
+    return draw_pairs(one, states, rules, "train", seed)
+
+
+def phased(*lengths):
+    return [{"phase": name} for name, length in zip("abcdef", lengths, strict=False) for _ in range(length)]
+
+
+def test_swapped_pair_flips_label():
+    pair = draw(episode("e"), PairRules()).pairs[0]
+    assert Query(pair, "forward").answer == "img2"
+    assert Query(pair, "backward").answer == "img1"
+
+
+def test_distances_stay_inside_seconds_and_frames():
+    rules = PairRules(per_episode=500, min_seconds=0.3, max_seconds=0.8, min_frames=2, max_frames=7)
+    pairs = draw(episode("e", 40), rules).pairs
+    assert {pair.distance for pair in pairs} == {3, 4, 5, 6, 7}
+    assert all(pair.seconds == pytest.approx(pair.distance / 10) for pair in pairs)
+
+
+def test_asking_for_many_gives_every_allowed_pair_once():
+    pairs = draw(episode("e", 9), PairRules(per_episode=1000)).pairs
+    assert [(p.earlier, p.later) for p in pairs] == [(a, b) for a in range(9) for b in range(a + 1, 9)]
+
+
+def test_draw_is_uniform_over_allowed_pairs():
+    counts = {}
+    for number in range(400):
+        for pair in draw(episode(f"e{number}", 5), PairRules(per_episode=3)).pairs:
+            counts[pair.earlier, pair.later] = counts.get((pair.earlier, pair.later), 0) + 1
+    assert len(counts) == 10
+    # 1200 draws over 10 pairs: 120 expected, binomial standard deviation about 9 (without replacement).
+    assert all(70 < count < 170 for count in counts.values())
+
+
+def test_draw_depends_on_seed_and_episode_alone():
+    rules = PairRules(per_episode=8)
+    first = draw(episode("e", 60), rules).pairs
+    assert draw(episode("e", 60), rules).pairs == first
+    assert draw(episode("e", 60), rules, seed=1).pairs != first
+    other = [(p.earlier, p.later) for p in draw(episode("f", 60), rules).pairs]
+    assert other != [(p.earlier, p.later) for p in first]
+
+
+def test_pairs_never_leave_their_segment():
+    segments = (Segment("pick", 2, 10), Segment("place", 10, 19))
+    pairs = draw(episode("e", 30, segments=segments), PairRules(per_episode=500)).pairs
+    assert {pair.task for pair in pairs} == {"pick", "place"}
+    for pair in pairs:
+        start, end = (2, 10) if pair.task == "pick" else (10, 19)
+        assert start <= pair.earlier < pair.later < end
+
+
+def test_overlapping_segments_do_not_repeat_a_pair():
+    segments = (Segment("pick", 0, 10), Segment("place", 5, 15))
+    pairs = draw(episode("e", 15, segments=segments), PairRules(per_episode=500)).pairs
+    assert len({pair.pair_id for pair in pairs}) == len(pairs) == 45 + 45 - 10
+
+
+def test_short_segments_are_set_aside_by_name():
+    segments = (Segment("pick", 0, 4), Segment("place", 4, 20))
+    drawn = draw(episode("e", 20, segments=segments), PairRules(min_frames=4))
+    assert [(item.what, item.where) for item in drawn.excluded] == [("segment", "episode e, frames 0-4")]
+    assert {pair.task for pair in drawn.pairs} == {"place"}
+
+
+def test_episode_of_one_frame_gives_an_exclusion_and_no_pair():
+    drawn = draw(episode("e", 1), PairRules())
+    assert drawn.pairs == ()
+    assert len(drawn.excluded) == 1
+
+
+def test_dropped_frames_are_not_used():
+    pairs = draw(episode("e", 12), PairRules(per_episode=500, drop_last_frames=7)).pairs
+    assert max(pair.later for pair in pairs) == 4
+
+
+def test_idle_ends_are_trimmed_to_the_frame_beside_the_movement():
+    motion = [0.0, 0.0, 0.0, 0.5, 0.0, 1.0, 0.01, 0.0, 0.0]
+    states = [{"motion": value} for value in motion]
+    pairs = draw(episode("e", 9), PairRules(per_episode=500, trim_idle=0.02), states).pairs
+    used = {index for pair in pairs for index in (pair.earlier, pair.later)}
+    assert used == {3, 4, 5, 6}
+
+
+def test_an_idle_episode_is_set_aside():
+    drawn = draw(episode("e", 9), PairRules(trim_idle=0.02), [{"motion": 0.0}] * 9)
+    assert drawn.pairs == ()
+    assert len(drawn.excluded) == 1
+
+
+def test_share_within_a_phase_is_met_exactly():
+    pairs = draw(episode("e", 40), PairRules(per_episode=20, within_phase=0.25), phased(10, 10, 20)).pairs
+    assert sum(">" not in pair.phase for pair in pairs) == 5
+    assert len(pairs) == 20
+    assert {pair.phase for pair in pairs} <= {"a", "b", "c", "a>b", "a>c", "b>c"}
+
+
+def test_too_few_within_a_phase_are_filled_up_from_across():
+    pairs = draw(episode("e", 6), PairRules(per_episode=10, within_phase=1.0), phased(2, 2, 2)).pairs
+    assert sum(">" not in pair.phase for pair in pairs) == 3
+    assert len(pairs) == 10
+
+
+@pytest.mark.parametrize(("rule", "state"), [("within_phase", "phase"), ("trim_idle", "motion")])
+def test_rule_without_its_state_says_so(rule, state):
+    with pytest.raises(ConfigError, match=f"{rule}.*{state}.*null"):
+        draw(episode("e"), PairRules(**{rule: 0.5}))
+
+
+def test_wrong_number_of_states_is_refused():
+    with pytest.raises(DataError, match="episode e: 3 states for 20 frames"):
+        draw(episode("e"), PairRules(), [{}] * 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"min_second": 1}, "did you mean 'min_seconds'"),
+        ({"min_frames": 5, "max_frames": 4}, "min_frames. 5 is above"),
+        ({"within_phase": 1.5}, "between 0 and 1"),
+        ({"per_episode": 0}, "at least 1"),
+    ],
+)
+def test_bad_rules_are_refused(values, words):
+    with pytest.raises(ConfigError, match=words):
+        from_mapping(PairRules, values, "data.yaml")
+
+
+def many(count, group=""):
+    return [episode(f"{group or 'e'}{number:03d}", group=group) for number in range(count)]
+
+
+def test_no_episode_stands_in_two_splits_and_counts_are_met():
+    rules = {
+        "train": SplitRule(episodes=30, group="seen"),
+        "seen": SplitRule(episodes=10, group="seen"),
+        "heldout": SplitRule(episodes=5, group="heldout"),
+    }
+    splits = assign_splits(many(40, "seen") + many(8, "heldout"), rules)
+    ids = [one.episode_id for listed in splits.values() for one in listed]
+    assert len(ids) == len(set(ids))
+    assert {name: len(listed) for name, listed in splits.items()} == {"train": 30, "seen": 10, "heldout": 5}
+    assert {one.group for one in splits["heldout"]} == {"heldout"}
+
+
+def test_counts_are_spread_over_the_recording_order():
+    splits = assign_splits(many(100), {"test": SplitRule(episodes=10), "train": SplitRule(episodes=90)})
+    numbers = [int(one.episode_id[1:]) for one in splits["test"]]
+    assert [number // 10 for number in numbers] == list(range(10))
+
+
+@pytest.mark.parametrize("total", range(3, 12))
+def test_fractions_that_add_up_to_one_use_every_episode(total):
+    splits = assign_splits(many(total), {"train": SplitRule(fraction=0.75), "test": SplitRule(fraction=0.25)})
+    assert sum(len(listed) for listed in splits.values()) == total
+
+
+def test_listed_ids_are_served_before_counts():
+    rules = {"train": SplitRule(episodes=3), "test": SplitRule(episodes=("e001",))}
+    splits = assign_splits(many(4), rules)
+    assert [one.episode_id for one in splits["test"]] == ["e001"]
+    assert [one.episode_id for one in splits["train"]] == ["e000", "e002", "e003"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"train": SplitRule(episodes=9)}, "asks for 9 episodes and 5 are free"),
+        ({"train": SplitRule(episodes=1, group="sen")}, "did you mean 'seen'"),
+        ({"train": SplitRule(episodes=("seen01",))}, "no usable episode 'seen01', did you mean"),
+        ({"a": SplitRule(episodes=("seen001",)), "b": SplitRule(episodes=("seen001",))}, "already stands in a"),
+    ],
+)
+def test_impossible_splits_are_refused(rules, words):
+    with pytest.raises(ConfigError, match=words):
+        assign_splits(many(5, "seen"), rules)
