@@ -1,6 +1,7 @@
 # `make demo` and `make test` set everything up from nothing: Python 3.11, no GPU.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,10 +10,17 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= $(shell nproc)
 export HF_HUB_OFFLINE := 1
-export DISABLE_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo demo-ablation demo-seeds real test test-fast check bench clean
+SEED ?= 1
+RUN ?= runs/demo
+DATA ?= recipes/data/tabletop.yaml
+NAME ?= stcr
+SPLITS ?= seen heldout
+DEV ?= dev
+PAIRS ?= 420
+
+.PHONY: install demo demo-seeds real test test-fast check check-static bench clean
 
 install: $(READY)
 
@@ -20,3 +28,81 @@ $(READY): pyproject.toml constraints.txt autoload/stcr_plugin_autoload.pth
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+# ---- the main job: base, both stages, weak pairs alone, on a seed that chose nothing. Each line is a step that a
+# user can run alone; a step that was done is not done again, so a killed demo goes on.
+
+STAGES := base stage1 stage2 weak_only
+REGISTRY = $(RUN)/data_registry
+CHAIN = dataset_dir=$(REGISTRY) seed=$(SEED) stcr.prepare.data=null stcr.prepare.base=null stcr.evaluate.split=$(DEV)
+DONE = touch $@
+
+demo: $(RUN)/.report.done
+	@cat $(RUN)/report.md | head -40
+
+$(RUN)/.data.done: | $(READY)
+	mkdir -p $(RUN)
+	stcr data build $(DATA) seed=$(SEED) --registry $(REGISTRY)
+	$(DONE)
+
+$(RUN)/.base.done: $(RUN)/.data.done
+	stcr base build recipes/base_tabletop.yaml out=$(RUN)/base seed=$(SEED) dataset=$(NAME)_forward split=$(DEV) \
+	  --registry $(REGISTRY)
+	$(DONE)
+
+$(RUN)/.stage1.done: $(RUN)/.base.done
+	llamafactory-cli train recipes/stage1_cot.yaml \
+	  model_name_or_path=$(RUN)/base dataset=$(NAME)_cot output_dir=$(RUN)/stage1 $(CHAIN)
+	$(DONE)
+
+$(RUN)/.stage2.done: $(RUN)/.stage1.done
+	llamafactory-cli train recipes/stage2_weak.yaml \
+	  model_name_or_path=$(RUN)/stage1 dataset=$(NAME)_weak output_dir=$(RUN)/stage2 $(CHAIN)
+	$(DONE)
+
+$(RUN)/.weak_only.done: $(RUN)/.base.done
+	llamafactory-cli train recipes/weak_only.yaml \
+	  model_name_or_path=$(RUN)/base dataset=$(NAME)_weak output_dir=$(RUN)/weak_only $(CHAIN)
+	$(DONE)
+
+$(RUN)/.%.evaluated: $(RUN)/.%.done
+	for split in $(SPLITS); do \
+	  stcr eval --model $(RUN)/$* --dataset $(NAME) --split $$split --limit $(PAIRS) --batch-size 32 \
+	    --registry $(REGISTRY); done
+	$(DONE)
+
+$(RUN)/.report.done: $(STAGES:%=$(RUN)/.%.evaluated)
+	stcr report $(STAGES:%=$(RUN)/%) --out $(RUN)
+	$(DONE)
+
+demo-seeds: | $(READY)
+	for seed in 1 2 3; do $(MAKE) demo SEED=$$seed RUN=runs/seed$$seed; done
+
+# ---- the same chain on recordings of a real robot; REAL is the LeRobot folder that DATA describes.
+
+REAL ?= ../shared/real/g1_pick_bottle
+
+real: | $(READY)
+	$(MAKE) demo RUN=runs/g1 DATA='recipes/data/g1_pick_bottle.yaml source.root=$(REAL)' NAME=g1 SPLITS=heldout \
+	  DEV=heldout PAIRS=900
+
+# ---- checks
+
+test: | $(READY)
+	python -m pytest -m "not gpu"
+
+test-fast: | $(READY)
+	python -m pytest -m "not gpu and not slow"
+
+check-static: | $(READY)
+	ruff check .
+	ruff format --check .
+	mypy
+
+check: check-static test
+
+bench: | $(READY)
+	python -m pytest tests/benchmarks -m bench
+
+clean:
+	rm -rf runs data_registry/*/ data_registry/dataset_info.json dist build

@@ -42,4 +42,4 @@ class _Finder:
 def install() -> None:
     """Put the finder first on sys.meta_path, once, unless STCR_AUTOLOAD is 0."""
     if os.environ.get("STCR_AUTOLOAD", "1") != "0" and not any(isinstance(f, _Finder) for f in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder())

@@ -7,16 +7,18 @@ embedded base has random weights, so `build` gives it the second by training on 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stcr_plugin.config import load, read_yaml, settings
 from stcr_plugin.errors import ChainError
+from stcr_plugin.pretraining import Pretraining, teach_to_describe
 
 # Jinja, in the content-parts convention of transformers' processors; the turns are Qwen's ChatML.
 CHAT_TEMPLATE = """\
-{%- if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}
+{%- if messages[0]['role'] != 'system' %}
+{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' }}
 {%- if message['content'] is string %}{{ message['content'] }}{% else %}
@@ -63,21 +65,27 @@ class Architecture:
 
 @settings
 class BaseConfig:
-    """`prior` is the recipe of the forward-only stage; its gap on held-out pairs must come out above `gap_over`."""
+    """`prior` is the recipe of the forward-only stage; its gap on held-out pairs must come out above `gap_over`.
+
+    `dataset` and `split` replace the recipe's training set and the split that its gap is measured on.
+    """
 
     out: str
     prior: str
     seed: int = 0
+    dataset: str | None = None
+    split: str | None = None
     gap_over: float = 70.0
     architecture: Architecture = Architecture()
+    pretraining: Pretraining | None = Pretraining()
 
 
-def build(config: str, overrides: Sequence[str] = (), registry: str = "data_registry") -> Path:
+def build(config: str, overrides: Sequence[str], registry: str, train: Callable[[str, Sequence[str]], None]) -> Path:
     """`stcr base build`: write the random checkpoint, then train the prior into it. Returns its folder.
 
-    A finished base of the same config is left as it is. Raises ChainError where the gap stays too small.
+    `train` trains one stage, as `stcr train` does: a recipe with overrides laid over it. A finished base is left as
+    it is. Raises ChainError where the gap stays too small or was not measured.
     """
-    from stcr_plugin.frameworks.llamafactory.training import train
     from stcr_plugin.frameworks.stage import read_record
 
     base = load(BaseConfig, config, overrides)
@@ -85,12 +93,18 @@ def build(config: str, overrides: Sequence[str] = (), registry: str = "data_regi
     start = out.with_name(f"{out.name}_random")
     if not (read_record(out) or {}).get("finished"):
         write_checkpoint(start, base.architecture, base.seed)
-        train(
-            base.prior,
-            [f"model_name_or_path={start}", f"output_dir={out}", f"seed={base.seed}", f"dataset_dir={registry}"],
-        )
-    figures = (read_record(out) or {})["figures"]
-    gap = next(row["gap_points"] for row in reversed(figures) if row["when"] == "after")
+        if base.pretraining:
+            teach_to_describe(start, base.pretraining, base.seed)
+        overrides = [f"model_name_or_path={start}", f"output_dir={out}", f"seed={base.seed}", f"dataset_dir={registry}"]
+        if base.dataset:  # other data than the recipe's, so what the recipe prepares is not needed
+            overrides += [f"dataset={base.dataset}", "stcr.prepare.data=null"]
+        if base.split:
+            overrides += [f"stcr.evaluate.split={base.split}"]
+        train(base.prior, overrides)
+    figures = (read_record(out) or {}).get("figures", [])
+    gap = next((row["gap_points"] for row in reversed(figures) if row["when"] == "after"), None)
+    if gap is None:
+        raise ChainError(f"{out}: no gap was measured after the prior; set stcr.evaluate.after: true in {base.prior}")
     if gap <= base.gap_over:
         raise ChainError(
             f"{out}: the prior's gap is {gap:.1f} points, not over {base.gap_over:g}; raise max_steps in {base.prior}"

@@ -30,8 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _data_build(arguments: argparse.Namespace) -> None:
     from stcr_plugin.registry.build import build, load_data_config
+    from stcr_plugin.registry.manifest import read_manifest, summary
 
-    manifest = build(load_data_config(arguments.config, arguments.overrides), arguments.registry)
+    config = load_data_config(arguments.config, arguments.overrides)
+    manifest = build(config, arguments.registry)
+    print(summary(read_manifest(arguments.registry, config.name)))
     print(f"built: {manifest}")
 
 
@@ -45,8 +48,9 @@ def _data_check(arguments: argparse.Namespace) -> int:
 
 def _base_build(arguments: argparse.Namespace) -> None:
     from stcr_plugin.base import build
+    from stcr_plugin.frameworks.llamafactory.training import train
 
-    print(f"base: {build(arguments.config, arguments.overrides, str(arguments.registry))}")
+    print(f"base: {build(arguments.config, arguments.overrides, str(arguments.registry), train)}")
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -38,6 +38,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
     """Read the YAML file `path` into `cls`, with `key=value` or `key.sub=value` strings laid over it."""
+    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -49,7 +50,7 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
         try:
             merged = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(list(overrides)))
             values = typing.cast(dict[str, Any], OmegaConf.to_container(merged))
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"{path}: the overrides {list(overrides)} cannot be applied: {error}") from None
     return from_mapping(cls, values, str(path))
 

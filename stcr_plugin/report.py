@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,25 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation import plots, tables
-from stcr_plugin.evaluation.metrics import RATES, Figures
-from stcr_plugin.evaluation.run import RESULTS, stage_of
+from stcr_plugin.evaluation.metrics import RATES, Figures, figures, paired_difference
+from stcr_plugin.evaluation.run import ANSWERS, RESULTS, read_answers, stage_of
+from stcr_plugin.types import Answer
 
 REPORT, CHAIN, PLOT = "report.md", "chain.json", "accuracies.png"
 WEAK_ONLY, STAGE2 = "weak_only", "stage2"
 Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """A row of chain.json, and where the answers lie that it was computed from."""
+
+    row: Row
+    answers: Path
+
+    @property
+    def name(self) -> str:
+        return tables.cell(self.row["name"])
 
 
 def report(runs: Sequence[Path], out: Path) -> Path:
@@ -23,20 +37,24 @@ def report(runs: Sequence[Path], out: Path) -> Path:
 
     A run is a folder with `eval/*/results.json` or results.json, and maybe a stage.json that names it. Rows keep the
     order of `runs`; the words compare the first with "stage2" (without one: with the last that is not "weak_only"),
-    and "stage2" with "weak_only". Raises DataError for a run without results.
+    and "stage2" with "weak_only", pair by pair where the answers.jsonl of both are there. Raises DataError for a run
+    without results.
     """
-    rows = [row for run in runs for row in _rows(Path(run))]
-    if not rows:
+    measured = [one for run in runs for one in _measurements(Path(run))]
+    if not measured:
         raise DataError("no runs: give at least one folder that `stcr eval` has written into")
-    splits: dict[str, list[Row]] = {}
-    for row in rows:
-        splits.setdefault(f"{row['dataset']}, {row['split']}", []).append(row)
+    rows = [one.row for one in measured]
+    splits: dict[str, list[_Measured]] = {}
+    for one in measured:
+        splits.setdefault(_title(one.row), []).append(one)
     parts = ["# STCR: forward against backward", "## What changed"]
     parts += [line for title, of_split in splits.items() for line in _words(title, of_split)]
     parts += [
         "## Figures",
-        tables.figures_table(rows, ["name", "dataset", "split"]),
-        "Pair accuracy with its 95 % interval (bootstrap over episodes) where there are two episodes or more.",
+        tables.figures_table(rows, ["name", "dataset", "split", "mode"]),
+        "Pair accuracy with its 95 % interval (bootstrap over episodes) where there are two episodes or more. In mode "
+        "cot the answer is written and parsed; in mode direct the likelier of the two answers counts, so that none "
+        "can be unparsed, unless `generate` was set.",
         f"![Forward, backward and pair accuracy, stage by stage]({PLOT})",
         "## What the figures mean",
         tables.meanings_table(),
@@ -44,7 +62,7 @@ def report(runs: Sequence[Path], out: Path) -> Path:
         "a small gap alone is no sign of knowing.",
         *_times(rows),
     ]
-    panels = {title: [(row["name"], row) for row in of_split] for title, of_split in splits.items()}
+    panels = {title: [(one.row["name"], one.row) for one in of_split] for title, of_split in splits.items()}
     plots.accuracies(out / PLOT, panels)
     artefacts.write_json(out / CHAIN, rows)
     artefacts.write_text(out / REPORT, "\n\n".join(parts) + "\n")
@@ -55,9 +73,9 @@ def console_table(rows: Sequence[tuple[str, Figures]]) -> str:
     """Plain text for a terminal: a line a (name, figures), columns aligned."""
     heads = ["", *(tables.COLUMNS[name].heading for name in RATES), "pairs"]
     lines = [heads]
-    for label, figures in rows:
-        values = dataclasses.asdict(figures)
-        lines.append([label, *(tables.figure(values, name) for name in RATES), str(figures.n_pairs)])
+    for label, found in rows:
+        values = dataclasses.asdict(found)
+        lines.append([label, *(tables.figure(values, name) for name in RATES), str(found.n_pairs)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return "\n".join(
         "  ".join(
@@ -68,16 +86,16 @@ def console_table(rows: Sequence[tuple[str, Figures]]) -> str:
     )
 
 
-def _rows(run: Path) -> list[Row]:
+def _measurements(run: Path) -> list[_Measured]:
     """chain.json's rows of one run: results.json without its rows an episode, named and timed by stage.json."""
     paths = [run / RESULTS] if (run / RESULTS).exists() else sorted(run.glob(f"eval/*/{RESULTS}"))
     if not paths:
         raise DataError(f"{run}: no {RESULTS} and no eval/*/{RESULTS} in it; run `stcr eval` on it first")
     stage = stage_of(run)
-    rows = []
+    measured = []
     for path in paths:
         results = artefacts.read_json(path)
-        needed = ("name", "dataset", "split", *(field.name for field in dataclasses.fields(Figures)))
+        needed = ("name", "dataset", "split", "mode", *(field.name for field in dataclasses.fields(Figures)))
         absent = [key for key in needed if not isinstance(results, dict) or key not in results]
         if absent:
             raise DataError(
@@ -88,28 +106,43 @@ def _rows(run: Path) -> list[Row]:
         known = {"parent": stage.get("parent_stage") or stage.get("parent")} | {
             key: stage.get(key) for key in ("steps", "seconds")
         }
-        rows.append(row | {key: value for key, value in known.items() if value is not None})
-    return rows
+        row |= {key: value for key, value in known.items() if value is not None}
+        measured.append(_Measured(row, path.with_name(ANSWERS)))
+    return measured
 
 
-def _words(title: str, rows: Sequence[Row]) -> list[str]:
+def _title(row: Row) -> str:
+    """What was asked: only rows of the same title are compared."""
+    asked = row.get("settings") or {}
+    wordings = ", wordings never trained on" if asked.get("part") == "heldout" else ""
+    language = f", {asked['language']}" if asked.get("language", "en") != "en" else ""
+    return f"{row['dataset']}, {row['split']}{wordings}{language}"
+
+
+def _words(title: str, measured: Sequence[_Measured]) -> list[str]:
     """What the figures of one split say, in sentences that are chosen by the figures alone."""
-    by_name = {row["name"]: row for row in rows}
-    chain = [row for row in rows if row["name"] != WEAK_ONLY] or list(rows)
-    before, after = chain[0], by_name.get(STAGE2, chain[-1])
+    named: dict[str, _Measured] = {}
+    for one in measured:
+        named.setdefault(one.row["name"], one)
+    chain = [one for one in measured if one.row["name"] != WEAK_ONLY] or list(measured)
+    before, after = chain[0], named.get(STAGE2, chain[-1])
     lines = [f"**{tables.cell(title)}**"]
+    if twice := [name for name, count in Counter(one.name for one in measured).items() if count > 1]:
+        lines.append(
+            f"Several runs are called {' and '.join(f'`{name}`' for name in twice)}: the words are of the first."
+        )
     if before is after:
-        lines.append(f"Only `{tables.cell(after['name'])}` was evaluated: {_state(after)}.")
+        lines.append(f"Only `{after.name}` was evaluated: {_state(after.row)}.")
     else:
         lines.append(
-            f"Before, `{tables.cell(before['name'])}`: {_state(before)}. "
-            f"After, `{tables.cell(after['name'])}`: {_state(after)}. "
-            f"The gap's size {_change(abs(before['gap_points']), abs(after['gap_points']))}, "
-            f"pair accuracy {_change(before['pair_accuracy'], after['pair_accuracy'])}{_apart(before, after)}."
+            f"Before, `{before.name}`: {_state(before.row)}. After, `{after.name}`: {_state(after.row)}. "
+            f"The gap's size {_change(abs(before.row['gap_points']), abs(after.row['gap_points']))}, "
+            f"pair accuracy {_change(before.row['pair_accuracy'], after.row['pair_accuracy'])}. "
+            f"{_pair_by_pair(after, before)[1]}"
         )
-    lines += _warnings(after)
-    if WEAK_ONLY in by_name and STAGE2 in by_name:
-        lines.append(_against_weak_only(by_name[STAGE2], by_name[WEAK_ONLY]))
+    lines += _warnings(after.row)
+    if WEAK_ONLY in named and STAGE2 in named:
+        lines.append(_against_weak_only(named[STAGE2], named[WEAK_ONLY]))
     return lines
 
 
@@ -150,33 +183,46 @@ def _warnings(row: Row) -> list[str]:
     return [text for holds, text in found if holds]
 
 
-def _against_weak_only(stage2: Row, weak: Row) -> str:
-    lead = round(stage2["pair_accuracy"] - weak["pair_accuracy"], 1) + 0.0
+def _against_weak_only(stage2: _Measured, weak: _Measured) -> str:
+    better, words = _pair_by_pair(stage2, weak)
     text = (
         f"`{WEAK_ONLY}` (weak samples alone, without stage 1) has pair accuracy "
-        f"{tables.with_interval(weak, 'pair_accuracy')} % against {tables.with_interval(stage2, 'pair_accuracy')} % of "
-        f"`{STAGE2}`, a difference of {lead:+.1f} points for `{STAGE2}`. "
+        f"{tables.with_interval(weak.row, 'pair_accuracy')} % against "
+        f"{tables.with_interval(stage2.row, 'pair_accuracy')} % of `{STAGE2}`. {words} "
     )
-    if not (stage2.get("intervals") and weak.get("intervals")):
-        return text + "Without intervals it cannot be said whether that is more than chance."
-    if _overlap(stage2, weak):
-        verdict = f"`{WEAK_ONLY}` does as well here, for the intervals overlap"
-    elif lead < 0:
-        verdict = f"`{WEAK_ONLY}` does better here, and the intervals do not overlap"
-    else:
-        return text + f"The intervals do not overlap: `{STAGE2}` is better here than weak samples alone."
-    return text + f"{verdict}: this evaluation does not show that the CoT stage helps."
+    return text + (
+        "That is of one training run each; another seed may come out otherwise."
+        if better
+        else "This evaluation does not show that the CoT stage helps."
+    )
 
 
-def _apart(first: Row, second: Row) -> str:
-    if not (first.get("intervals") and second.get("intervals")):
-        return ""
-    return f" (the intervals {'overlap' if _overlap(first, second) else 'do not overlap'})"
+def _pair_by_pair(one: _Measured, other: _Measured) -> tuple[bool, str]:
+    """Whether `one` is shown to be better than `other` on the same pairs, and what is to be said of it."""
+    try:
+        if one.row.get("data_digest") != other.row.get("data_digest"):
+            raise DataError("they were asked about other pictures")
+        found = paired_difference(_answers(one), _answers(other))
+    except DataError as error:
+        return False, f"They cannot be compared pair by pair, so nothing is shown: {tables.cell(error)}."
+    lead = tables.figure({"gap_points": found.points}, "gap_points")
+    said = f"Pair by pair, `{one.name}` minus `{other.name}` is {lead} points"
+    if found.interval is None:
+        return False, f"{said}; a single episode cannot say whether that is more than chance."
+    low, high = found.interval
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference is shown"
+    bounds = " to ".join(tables.figure({"gap_points": bound}, "gap_points") for bound in found.interval)
+    return low > 0, f"{said} (95 % interval {bounds}, bootstrap over episodes): {verdict}."
 
 
-def _overlap(first: Row, second: Row) -> bool:
-    (low, high), (other_low, other_high) = _interval(first), _interval(second)
-    return low <= other_high and other_low <= high
+def _answers(measured: _Measured) -> list[Answer]:
+    """Raises DataError where they are missing, or are not those that the row was computed from."""
+    if not measured.answers.is_file():
+        raise DataError(f"{ANSWERS} of {measured.row['name']} is not beside its {RESULTS}")
+    answers = read_answers(measured.answers)
+    if figures(answers).pair_accuracy != measured.row["pair_accuracy"]:
+        raise DataError(f"{ANSWERS} of {measured.row['name']} does not give the figures of its {RESULTS}")
+    return answers
 
 
 def _interval(row: Row) -> tuple[float, float]:
@@ -186,13 +232,19 @@ def _interval(row: Row) -> tuple[float, float]:
 
 
 def _times(rows: Sequence[Row]) -> list[str]:
-    """The section on seconds a stage and their sum, where stage.json gave any."""
-    stages = {row["name"]: row for row in rows if row.get("seconds") is not None}
+    """The section on seconds a stage and their sum, where stage.json gave any; a run of several splits counts once."""
+    stages = {(row["name"], row.get("model")): row for row in rows if row.get("seconds") is not None}
     if not stages:
         return []
     lines = [
-        [tables.cell(name), tables.cell(row.get("parent") or ""), str(row.get("steps", "")), f"{row['seconds']:.0f}"]
-        for name, row in stages.items()
+        [
+            tables.cell(row["name"]),
+            tables.cell(row.get("parent") or ""),
+            str(row.get("steps", "")),
+            f"{row['seconds']:.0f}",
+        ]
+        for row in stages.values()
     ]
     lines.append(["total", "", "", f"{sum(row['seconds'] for row in stages.values()):.0f}"])
-    return ["## Training time", tables.markdown(["stage", "parent", "steps", "seconds"], lines)]
+    heads = ["stage", "parent", "steps", "seconds, with the callback's measurements"]
+    return ["## Training time", tables.markdown(heads, lines)]

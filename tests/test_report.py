@@ -1,10 +1,12 @@
+import dataclasses
 import json
+import random
 
 import pytest
 from PIL import Image
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation.metrics import figures
+from stcr_plugin.evaluation.metrics import figures, intervals
 from stcr_plugin.report import console_table, report
 from stcr_plugin.types import Answer
 
@@ -49,6 +51,34 @@ def chain(folder, stage2, weak_only):
     ]
 
 
+def judged(share, seed, episodes=20, pairs=10):
+    """Answers of a judge that knows `share` of the pairs and is wrong in both orders of the others."""
+    draw = random.Random(seed)
+    answers = []
+    for number in range(episodes * pairs):
+        right = draw.random() < share
+        for order, expected in (("forward", "img2"), ("backward", "img1")):
+            chosen = expected if right else {"img1": "img2", "img2": "img1"}[expected]
+            answers.append(Answer(f"p{number}", f"e{number // pairs}", order, expected, chosen, ""))
+    return answers
+
+
+def write_answered(folder, name, answers, **more):
+    """A run with its answers, and with the figures that they really give."""
+    bounds = intervals(answers, resamples=200)
+    row = results(0.0, 0.0, 0.0) | dataclasses.asdict(figures(answers)) | {"intervals": bounds, **more}
+    run = write(folder, name, row)
+    lines = [json.dumps(dataclasses.asdict(answer)) + "\n" for answer in answers]
+    (run / "eval" / row["split"] / "answers.jsonl").write_text("".join(lines))
+    return run
+
+
+def answered_chain(folder, stage2, weak_only):
+    always_second = [dataclasses.replace(answer, chosen="img2") for answer in judged(1, 0)]
+    runs = {"base": always_second, "stage2": stage2, "weak_only": weak_only}
+    return [write_answered(folder, name, answers) for name, answers in runs.items()]
+
+
 def written(runs, out):
     return report(runs, out).read_text()
 
@@ -59,22 +89,86 @@ def test_gap_before_and_after_is_told(tmp_path):
     assert (
         "After, `stage2`: forward 96.0 %, backward 94.5 %, gap +1.5 points, pair accuracy 91.0 (88.0 to 94.0) %" in text
     )
-    assert "gap's size fell by 98.5 points, pair accuracy rose by 91.0 points (the intervals do not overlap)" in text
-    assert "`stage2` is better here than weak samples alone" in text
+    assert "gap's size fell by 98.5 points, pair accuracy rose by 91.0 points. " in text
     assert "still swayed" not in text
 
 
 def test_weak_only_that_does_as_well_is_told(tmp_path):
-    text = written(chain(tmp_path, results(96.0, 94.5, 91.0), results(95.0, 94.0, 90.0)), tmp_path / "out")
-    assert "difference of +1.0 points" in text
-    assert "`weak_only` does as well here" in text
-    assert "does not show that the CoT stage helps" in text
+    text = written(answered_chain(tmp_path, judged(0.9, 3), judged(0.9, 4)), tmp_path / "out")
+    assert "`stage2` minus `base` is +" in text
+    assert "no difference is shown. This evaluation does not show that the CoT stage helps" in text
 
 
 def test_weak_only_that_does_better_is_told(tmp_path):
-    text = written(chain(tmp_path, results(90.0, 70.0, 65.0), results(98.0, 97.0, 96.0)), tmp_path / "out")
-    assert "`weak_only` does better here" in text
+    text = written(answered_chain(tmp_path, judged(0.6, 1), judged(0.95, 2)), tmp_path / "out")
+    assert "`stage2` minus `weak_only` is -" in text
+    assert "worse. This evaluation does not show that the CoT stage helps" in text
+
+
+def test_weak_only_that_does_worse_is_told(tmp_path):
+    text = written(answered_chain(tmp_path, judged(0.95, 1), judged(0.6, 2)), tmp_path / "out")
+    assert "better. That is of one training run each" in text
+    assert "does not show" not in text
+
+
+def test_difference_that_separate_intervals_hide_is_found_pair_by_pair(tmp_path):
+    """Both fail the same hard episodes; stage2 is right on one pair more in each of them."""
+    weak = [
+        dataclasses.replace(answer, chosen="img1") if int(answer.episode_id[1:]) % 2 else answer
+        for answer in judged(1, 0)
+    ]
+    better = [
+        dataclasses.replace(answer, chosen=answer.expected) if answer.pair_id.endswith("3") else answer
+        for answer in weak
+    ]
+    runs = answered_chain(tmp_path, better, weak)
+    rows = [json.loads((run / "eval/heldout/results.json").read_text()) for run in runs[1:]]
+    assert rows[0]["intervals"]["pair_accuracy"][0] < rows[1]["intervals"]["pair_accuracy"][1]
+    assert "`stage2` minus `weak_only` is +5.0 points" in (text := written(runs, tmp_path / "out"))
+    assert "better. That is of one training run each" in text
+
+
+@pytest.mark.parametrize("spoilt", ["absent", "of other figures", "other pairs", "other pictures", "no answers"])
+def test_nothing_is_claimed_without_answers_to_the_same_pairs(tmp_path, spoilt):
+    runs = answered_chain(tmp_path, judged(0.95, 1), judged(0.6, 2))
+    path = runs[2] / "eval" / "heldout" / "answers.jsonl"
+    if spoilt == "absent":
+        path.unlink()
+    elif spoilt == "of other figures":
+        path.write_text((runs[0] / "eval" / "heldout" / "answers.jsonl").read_text())
+    elif spoilt == "other pairs":
+        path.write_text(path.read_text().replace('"p7"', '"q7"'))
+    elif spoilt == "other pictures":
+        row = json.loads(path.with_name("results.json").read_text())
+        path.with_name("results.json").write_text(json.dumps(row | {"data_digest": "other"}))
+    else:
+        path.write_text('{"pair_id": 1}\n')
+    text = written(runs, tmp_path / "out")
+    assert "They cannot be compared pair by pair, so nothing is shown: " in text
     assert "does not show that the CoT stage helps" in text
+
+
+def test_runs_of_one_name_are_told_apart_from_a_chain(tmp_path):
+    runs = [write_answered(tmp_path / seed, "stage2", judged(0.9, seed)) for seed in ("1", "2")]
+    text = written(runs, tmp_path / "out")
+    assert "Several runs are called `stage2`: the words are of the first" in text
+    assert text.count("| stage2 | toy | heldout | direct |") == 2
+
+
+def test_other_wordings_are_another_question_and_not_compared(tmp_path):
+    runs = [
+        write_answered(tmp_path, "base", judged(0.5, 1)),
+        write_answered(tmp_path, "stage2", judged(0.9, 1), settings={"part": "heldout", "language": "zh"}),
+    ]
+    text = written(runs, tmp_path / "out")
+    assert "**toy, heldout**\n\nOnly `base` was evaluated" in text
+    assert "**toy, heldout, wordings never trained on, zh**\n\nOnly `stage2` was evaluated" in text
+
+
+def test_interval_without_width_is_not_shown_as_certainty(tmp_path):
+    text = written([write_answered(tmp_path, "stage2", judged(1, 0))], tmp_path / "out")
+    assert "pair accuracy 100.0 (alike in all episodes) %" in text
+    assert "100.0 to 100.0" not in text
 
 
 def test_bad_figures_are_not_dressed_up(tmp_path):
@@ -90,11 +184,11 @@ def test_bad_figures_are_not_dressed_up(tmp_path):
 
 
 def test_single_episode_is_told_and_nothing_compared(tmp_path):
-    row = results(90.0, 90.0, 85.0, interval=0)
-    text = written(chain(tmp_path, row, row), tmp_path / "out")
+    alone = judged(0.9, 1, episodes=1)
+    runs = [write_answered(tmp_path, name, alone) for name in ("base", "stage2")]
+    text = written(runs, tmp_path / "out")
     assert "has no intervals" in text
-    assert "cannot be said whether that is more than chance" in text
-    assert "overlap" not in text
+    assert "a single episode cannot say whether that is more than chance" in text
 
 
 def test_chain_file_lists_rows_in_the_order_given_without_episodes(tmp_path):
@@ -116,8 +210,8 @@ def test_every_split_has_its_row_its_words_and_its_panel(tmp_path):
     report([run], tmp_path / "one")
     write(tmp_path, "stage1", results(75.0, 65.0, 55.0, split="looks"), stage=False)
     text = written([run], tmp_path / "two")
-    assert "| stage1 | toy | heldout | 80.0 | 70.0 | +10.0 | 60.0 (57.0 to 63.0) |" in text
-    assert "| stage1 | toy | looks | 75.0 |" in text
+    assert "| stage1 | toy | heldout | direct | 80.0 | 70.0 | +10.0 | 60.0 (57.0 to 63.0) |" in text
+    assert "| stage1 | toy | looks | direct | 75.0 |" in text
     assert "**toy, looks**" in text
     widths = []
     for out in ("one", "two"):

@@ -278,7 +278,16 @@ class LeRobotSource:
             raise DataError(
                 f"{self._info_path}: the template {template} = {text!r} cannot be filled in: {error}"
             ) from None
-        return inside(self.root, relative)
+        try:
+            return inside(self.root, relative)
+        except DataError as error:
+            if ".." in Path(relative).parts or Path(relative).is_absolute():
+                raise
+            # The cache of huggingface_hub keeps links into a folder beside it.
+            raise DataError(
+                f"{error}. The files of a snapshot in the Hugging Face cache are links that leave it; download real "
+                "ones, with `hf download REPO --repo-type dataset --local-dir FOLDER`, and set root to FOLDER"
+            ) from None
 
 
 def _records_v2(source: LeRobotSource) -> Iterator[_Record]:

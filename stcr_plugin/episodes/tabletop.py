@@ -1,14 +1,14 @@
 """`tabletop`: a procedural pick-and-place simulator that renders every frame and knows its true state.
 
 A gripper approaches an object among distractors, grasps it, lifts it, moves it over a goal pad and places it.
-Lengths are centimetres on a table 60 wide (x, left to right) and 24 deep (y, towards the back), z is height.
+Lengths are centimetres on a table 48 wide (x, left to right) and 24 deep (y, towards the back), z is height.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Vector = npt.NDArray[np.float64]
 
-WIDTH, DEPTH = 60.0, 24.0
-HOVER = 16.0  # height of the hand's travel above what it goes to
+WIDTH, DEPTH = 48.0, 24.0
+HOVER = 14.0  # height of the hand's travel above what it goes to
 ROUNDING = 3  # distances are said in multiples of this many centimetres
 PHASES = ("approach", "grasp", "lift", "move", "place")
 
@@ -45,7 +45,7 @@ HELDOUT_COLOURS = {
     "maroon": (120, 25, 55),
 }
 SHAPES = ("cube", "ball", "can", "pyramid")
-LAYOUT_COLUMNS, LAYOUT_ROWS = 4, 2
+LAYOUT_COLUMNS, LAYOUT_ROWS = 3, 2
 
 
 @settings
@@ -60,7 +60,7 @@ class TabletopConfig:
     heldout: int = 60
     size: int = 84
     fps: float = 10.0
-    distractors: tuple[int, int] = (1, 3)
+    distractors: tuple[int, int] = (1, 2)
     idle_seconds: float = 1.0
 
     def __post_init__(self) -> None:
@@ -134,10 +134,18 @@ class TabletopSource:
             yield _render(scene, backdrop, index, self.config.size)
 
     def states(self, episode: Episode) -> Sequence[State]:
-        """Keys: phase, motion (0..1), gripper (0 closed..1 open), hand, object, goal ((x, y, z) in cm)."""
+        """Keys: phase, motion (0..1), gripper (0 closed..1 open), hand, object, goal ((x, y, z) in cm), rest_height.
+
+        Also hand_at, object_at, goal_at: where each stands in the picture, (right, down) as shares of its side.
+        """
         scene = self._scene(episode.group, episode.episode_id)
         motion = _motion(scene)
         goal = (scene.goal.x, scene.goal.y, scene.thing.radius)
+        at = {
+            "hand_at": _project(scene, scene.hand, 0.5),
+            "object_at": _project(scene, scene.carried, 0.5),
+            "goal_at": _project(scene, np.array([goal] * len(scene.phases)), 0.5),
+        }
         return [
             {
                 "phase": scene.phases[t],
@@ -147,6 +155,7 @@ class TabletopSource:
                 "object": tuple(float(v) for v in scene.carried[t]),
                 "goal": goal,
                 "rest_height": scene.thing.radius,
+                **{name: spots[t] for name, spots in at.items()},
             }
             for t in range(len(scene.phases))
         ]
@@ -175,11 +184,11 @@ def _near(value: str | int, truth: float) -> bool:
 
 
 def _gap(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) ** 0.5
+    return math.sqrt(sum((p - q) ** 2 for p, q in zip(a, b, strict=True)))
 
 
-_HOLDS = {
-    "phase": lambda value, s: value == s["phase"],
+_HOLDS: dict[str, Callable[[str | int, State], bool]] = {
+    "phase": lambda value, s: bool(value == s["phase"]),
     "gripper": lambda value, s: value == ("closed" if s["gripper"] <= 0.5 else "open"),
     "reach": lambda value, s: _near(value, _gap(s["hand"], s["object"])),
     "goal": lambda value, s: _near(value, _gap(s["object"][:2], s["goal"][:2])),
@@ -195,34 +204,39 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
     colours = list(SEEN_COLOURS if group == "seen" else HELDOUT_COLOURS)
     thing_cell, goal_cell = _layout(group, rng)
     thing_colour, goal_colour = rng.choice(colours, 2, replace=False)
-    radius = float(rng.uniform(3.4, 4.8))
+    radius = float(rng.uniform(3.2, 4.4))
     thing = _Thing(str(rng.choice(SHAPES)), str(thing_colour), radius, *_place(thing_cell, rng))
-    goal = _Thing("pad", str(goal_colour), float(rng.uniform(5.5, 7.5)), *_place(goal_cell, rng))
+    goal = _Thing("pad", str(goal_colour), float(rng.uniform(5.0, 6.5)), *_place(goal_cell, rng))
     others = [name for name in colours if name != thing.colour]
     distractors: list[_Thing] = []
     for _ in range(int(rng.integers(config.distractors[0], config.distractors[1] + 1))):
         x, y = float(rng.uniform(4, WIDTH - 4)), float(rng.uniform(2, DEPTH - 2))
         taken = [thing, goal, *distractors]
-        other = _Thing(str(rng.choice(SHAPES)), str(rng.choice(others)), float(rng.uniform(2.8, 4.2)), x, y)
+        other = _Thing(str(rng.choice(SHAPES)), str(rng.choice(others)), float(rng.uniform(2.4, 3.6)), x, y)
         if all(math.dist((x, y), (t.x, t.y)) > t.radius + other.radius + 2 for t in taken):
             distractors.append(other)
-    shade = rng.integers(-18, 19, 3)
-    wall = tuple(int(v) for v in np.array([205, 210, 215]) + shade)
-    table = tuple(int(v) for v in np.array([176, 150, 120]) + rng.integers(-25, 26) + rng.integers(-8, 9, 3))
-    arm = tuple(int(v) for v in np.full(3, rng.integers(95, 150)) + rng.integers(-8, 9, 3))
+    shade = rng.integers(-12, 13, 3)
+    wall = _colour(np.array([205, 210, 215]) + shade)
+    table = _colour(np.array([176, 150, 120]) + rng.integers(-16, 17) + rng.integers(-8, 9, 3))
+    arm = _colour(np.full(3, rng.integers(95, 150)) + rng.integers(-8, 9, 3))
     camera = _Camera(
-        scale=float(rng.uniform(0.92, 1.1)) / WIDTH * 0.92,
+        scale=float(rng.uniform(0.94, 1.08)) / WIDTH * 0.92,
         mirror=float(rng.choice([-1.0, 1.0])),
-        tilt=float(rng.uniform(0.45, 0.75)),
-        roll=float(rng.uniform(-0.06, 0.06)),
+        tilt=float(rng.uniform(0.5, 0.7)),
+        roll=float(rng.uniform(-0.05, 0.05)),
         shift=(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.04, 0.04))),
     )
     phases, hand, opening, carried = _motion_plan(config, thing, goal, rng)
     return _Scene(
         thing, goal, tuple(distractors), camera, wall, table, arm,
-        (float(rng.uniform(0, WIDTH)), float(rng.uniform(55, 75))), int(rng.integers(2**31)),
+        (float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))), int(rng.integers(2**31)),
         phases, hand, opening, carried,
     )  # fmt: skip
+
+
+def _colour(channels: npt.NDArray[np.int64]) -> tuple[int, int, int]:
+    red, green, blue = (int(channel) for channel in channels)
+    return red, green, blue
 
 
 def _layout(group: str, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -249,8 +263,8 @@ def _motion_plan(
     above = np.array([thing.x, thing.y, thing.radius + rng.uniform(0.6, 1.0) * HOVER])
     over = np.array([goal.x, goal.y, above[2]])
     down = np.array([goal.x, goal.y, thing.radius + 2.0])
-    start = np.array([rng.uniform(4, WIDTH - 4), rng.uniform(0, DEPTH), rng.uniform(18, 32)])
-    away = np.array([goal.x + rng.uniform(-14, 14), goal.y, rng.uniform(16, 30)])
+    start = np.array([rng.uniform(4, WIDTH - 4), rng.uniform(0, DEPTH), rng.uniform(15, 26)])
+    away = np.array([goal.x + rng.uniform(-14, 14), goal.y, rng.uniform(14, 25)])
     pace = float(rng.uniform(0.75, 1.35))  # slower above 1
     # phase, seconds, waypoint of the hand, opening at the end, whether the object comes along
     plan = [
@@ -297,7 +311,7 @@ def _motion(scene: _Scene) -> Vector:
 # ---- rendering: painter's algorithm with PIL at twice the size, then a box filter down ----
 
 
-def _project(scene: _Scene, points: Vector, size: int) -> list[tuple[float, float]]:
+def _project(scene: _Scene, points: Vector, size: float) -> list[tuple[float, float]]:
     """Points [n, 3] in cm to pixels of a `size` picture drawn at twice its size."""
     camera, side = scene.camera, 2.0 * size
     x = camera.mirror * (points[:, 0] - WIDTH / 2) * (1 - 0.006 * points[:, 1])
@@ -374,7 +388,7 @@ def _render(scene: _Scene, backdrop: Any, t: int, size: int) -> Picture:
 
 
 def _draw_arm(draw: Any, scene: _Scene, hand: Vector, opening: float, size: int) -> None:
-    reach = scene.thing.radius + 0.4 + 2.2 * opening  # half the distance between the fingers
+    reach = scene.thing.radius + 0.4 + 3.0 * opening  # half the distance between the fingers
     x, y, z = hand.tolist()
     shoulder = (*scene.shoulder[:1], y, scene.shoulder[1])
     wrist, anchor = _project(scene, np.array([[x, y, z + 6.0], shoulder]), size)
@@ -383,6 +397,6 @@ def _draw_arm(draw: Any, scene: _Scene, hand: Vector, opening: float, size: int)
     palm = [[x - reach - 0.8, y, z + 3.2], [x + reach + 0.8, y, z + 3.2], [x + 2, y, z + 6.5], [x - 2, y, z + 6.5]]
     draw.polygon(_project(scene, np.array(palm), size), fill=_shaded(scene.arm, 0.7))
     for side in (-1.0, 1.0):
-        inner, outer = x + side * reach, x + side * (reach + 1.5)
+        inner, outer = x + side * reach, x + side * (reach + 1.8)
         finger = [[inner, y, z + 4], [outer, y, z + 4], [outer, y, z - 2.5], [inner, y, z - 2.5]]
         draw.polygon(_project(scene, np.array(finger), size), fill=_shaded(scene.arm, 0.45))

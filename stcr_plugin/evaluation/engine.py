@@ -11,7 +11,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation.answers import parse
-from stcr_plugin.samples.questions import question
+from stcr_plugin.samples.questions import fill, question
 from stcr_plugin.types import Answer, Query
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["cot", "direct"]
 ANSWER = "closer to completion: {image}"
+MAX_PIXELS, MIN_PIXELS = 768 * 768, 32 * 32  # LLaMA-Factory 0.9.5's own defaults
 
 
 @settings
@@ -31,6 +32,7 @@ class AskSettings:
     max_new_tokens: where generation stops; a reasoned answer that is cut there is unparsed.
     generate: in "direct" mode too, generate and parse instead of comparing.
     image_max_pixels, image_min_pixels: pictures outside are resized, as in LLaMA-Factory's settings of these names.
+        None: those the model was trained with by its stage.json, else LLaMA-Factory's defaults.
     language, part: which questions; part "heldout" takes the wordings that training never saw.
     """
 
@@ -38,16 +40,23 @@ class AskSettings:
     batch_size: int = 16
     max_new_tokens: int = 256
     generate: bool = False
-    image_max_pixels: int = 768 * 768
-    image_min_pixels: int = 32 * 32
+    image_max_pixels: int | None = None
+    image_min_pixels: int | None = None
     language: str = "en"
     part: Literal["train", "heldout"] = "train"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.max_new_tokens < 1:
             raise ValueError("batch_size and max_new_tokens are at least 1")
-        if not 0 < self.image_min_pixels <= self.image_max_pixels:
-            raise ValueError("0 < image_min_pixels <= image_max_pixels must hold")
+        most, least = self.image_max_pixels, self.image_min_pixels
+        if (most or 1) < 1 or (least or 1) < 1 or (most and least and least > most):
+            raise ValueError(f"0 < image_min_pixels <= image_max_pixels must hold, got {least} and {most}")
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Most and fewest pixels of a picture, with LLaMA-Factory's defaults where none are set."""
+        most, least = self.image_max_pixels, self.image_min_pixels
+        return (MAX_PIXELS if most is None else most, MIN_PIXELS if least is None else least)
 
 
 def load(model_dir: Path) -> tuple[Any, Any]:
@@ -115,7 +124,7 @@ def questions_for(queries: Sequence[Query], settings: AskSettings, seed: int = 0
     """The question to each query, its task filled in; both orders of a pair get the same wording."""
     kind: Mode = settings.mode or "direct"
     texts = [question(kind, settings.language, query.pair.pair_id, seed, settings.part) for query in queries]
-    return [text.replace("{task}", query.pair.task) for text, query in zip(texts, queries, strict=True)]
+    return [fill(text, query.pair.task) for text, query in zip(texts, queries, strict=True)]
 
 
 def answer(
@@ -220,7 +229,7 @@ def _inputs(
         prompts.append(processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
         for path in query.images:
             picture = open_picture(registry, path, query.pair.pair_id)
-            pictures.append(fit(picture, settings.image_max_pixels, settings.image_min_pixels))
+            pictures.append(fit(picture, *settings.pixels))
     return processor(text=prompts, images=pictures, padding=True, padding_side="left", return_tensors="pt")
 
 

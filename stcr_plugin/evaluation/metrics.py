@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +65,49 @@ def intervals(
     says nothing of other episodes. With a handful of episodes the intervals are too narrow, and a figure that is the
     same in all of them (0 or 100 %) gets an interval of no width.
     """
+    bounds = _bounds(_array(_episode_sums(answers)), _rates, resamples, seed, level)
+    return None if bounds is None else dict(zip(RATES, bounds, strict=True))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Pair accuracy of one set of answers minus another's over the same pairs, in points, with its interval."""
+
+    points: float
+    interval: tuple[float, float] | None
+
+
+def paired_difference(
+    answers: Sequence[Answer], others: Sequence[Answer], resamples: int = 2000, seed: int = 0, level: float = 95
+) -> Difference:
+    """How much higher the pair accuracy of `answers` is than that of `others`, who were asked the same pairs.
+
+    The bootstrap of `intervals`, on each pair's difference: what makes a pair or an episode hard for both cancels
+    out, so this tells apart what two separate intervals cannot. Raises DataError where the pairs are not the same.
+    """
+    mine, theirs = by_pair(answers), by_pair(others)
+    if mine.keys() != theirs.keys():
+        raise DataError("the two sets of answers are to different pairs; ask both models the same split and limit")
+    sums: dict[str, list[int]] = {}
+    for pair_id in mine:
+        right, other_right = (all(answer.right for answer in both[pair_id]) for both in (mine, theirs))
+        have = sums.setdefault(mine[pair_id][0].episode_id, [0, 0])
+        have[0] += right - other_right
+        have[1] += 1
+    table = _array({episode: sums[episode] for episode in sorted(sums)})
+    bounds = _bounds(table, lambda totals: 100 * totals[..., :1] / totals[..., 1:], resamples, seed, level)
+    lead, pairs = table.sum(axis=0)
+    return Difference(100 * float(lead / pairs), bounds[0] if bounds else None)
+
+
+def _bounds(
+    sums: Floats, rates: Callable[[Floats], Floats], resamples: int, seed: int, level: float
+) -> list[tuple[float, float]] | None:
+    """(low, high) of each of `rates`([..., columns]) when the rows of `sums` [episodes, columns] are drawn anew."""
     import numpy as np
 
     if resamples < 1 or not 0 < level < 100:
         raise ConfigError(f"resamples {resamples}, level {level}: need resamples >= 1 and 0 < level < 100")
-    sums = _array(_episode_sums(answers))
     episodes = len(sums)
     if episodes < 2:
         return None
@@ -77,12 +115,12 @@ def intervals(
     share = np.full(episodes, 1 / episodes)
     # In blocks: all weights at once would be resamples x episodes numbers.
     blocks = [
-        _rates(random.multinomial(episodes, share, size=min(100, resamples - start)) @ sums)
+        rates(random.multinomial(episodes, share, size=min(100, resamples - start)) @ sums)
         for start in range(0, resamples, 100)
     ]
     tail = (100 - level) / 2
     low, high = np.percentile(np.concatenate(blocks), [tail, 100 - tail], axis=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(RATES)}
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def per_episode(answers: Sequence[Answer]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import engine, metrics, plots, tables
 from stcr_plugin.evaluation.engine import AskSettings
@@ -75,19 +76,21 @@ def evaluate(
 
     model_dir, out = Path(model_dir), Path(out)
     stage = stage_of(model_dir)
-    settings = settings or AskSettings()
-    settings = dataclasses.replace(settings, mode=settings.mode or stage.get("mode") or "direct")
+    settings = _completed(settings or AskSettings(), stage)
     pairs = spread(read_pairs(registry, dataset, split), limit, seed)
     queries = [Query(pair, order) for pair in pairs for order in ORDERS]
+    questions = engine.questions_for(queries, settings, seed)
     asked = {
         "model_digest": model_digest(model_dir),
         "data_digest": _data_digest(pairs, registry),
+        "questions_digest": artefacts.digest(questions),
+        "code_digest": artefacts.code_digest("evaluation/engine.py", "evaluation/answers.py"),
         # batch_size changes no answer, and lowering it is how one goes on after running out of memory.
         "settings": {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"},
         "seed": seed,
     }
     with artefacts.locked(out / ".lock"):
-        answers = _ask(model_dir, queries, registry, settings, seed, out, asked)
+        answers = _ask(model_dir, queries, questions, registry, settings, out, asked)
         figures = metrics.figures(answers)
         row = {
             "name": name or stage.get("name") or model_dir.resolve().name,
@@ -106,6 +109,7 @@ def evaluate(
             "limit": limit,
             "model_digest": asked["model_digest"],
             "data_digest": asked["data_digest"],
+            "questions_digest": asked["questions_digest"],
             "provenance": artefacts.provenance(),
         }
         _write_report(out, row, pairs, answers, registry)
@@ -120,6 +124,24 @@ def stage_of(model_dir: Path) -> dict[str, Any]:
     if not isinstance(stage, dict) or stage.get("mode") not in (None, "cot", "direct"):
         raise DataError(f'{path}: expected an object whose "mode" is "cot" or "direct"; set it, or name the mode')
     return stage
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """The answers in an answers.jsonl. Raises DataError where it holds anything else."""
+    try:
+        return [Answer(**row) for row in artefacts.read_jsonl(path)]
+    except (DataError, TypeError) as error:
+        raise DataError(f"{path}: not the answers of an evaluation ({error}); delete the file, run again") from error
+
+
+def _completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
+    """`settings` with what they leave open taken from the model's stage: pictures are sized as in its training."""
+    where, given = "the settings, completed by the model's stage.json", dataclasses.asdict(settings)
+    trained = {key: stage.get(key) for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None}
+    taken = from_mapping(AskSettings, given | trained, where)
+    most, least = taken.pixels
+    rest = {"mode": taken.mode or "direct", "image_max_pixels": most, "image_min_pixels": least}
+    return from_mapping(AskSettings, given | rest, where)
 
 
 def model_digest(model_dir: Path) -> str:
@@ -153,19 +175,23 @@ def spread(pairs: Sequence[Pair], limit: int | None, seed: int = 0) -> list[Pair
 def _ask(
     model_dir: Path,
     queries: Sequence[Query],
+    questions: Sequence[str],
     registry: Path,
     settings: AskSettings,
-    seed: int,
     out: Path,
     asked: Mapping[str, Any],
 ) -> list[Answer]:
     """All answers, in the order of `queries`; those that `out` holds already are not asked again."""
     path = out / ANSWERS
     known = {(answer.pair_id, answer.order): answer for answer in _earlier_answers(out, asked)}
-    left = [query for query in queries if (query.pair.pair_id, query.order) not in known]
+    left = [
+        (query, question)
+        for query, question in zip(queries, questions, strict=True)
+        if (query.pair.pair_id, query.order) not in known
+    ]
     if left:
         model, processor = engine.load(model_dir)
-        questions = engine.questions_for(left, settings, seed)
+        left_queries, left_questions = zip(*left, strict=True)
         with open(path, "a", encoding="utf-8") as file:
 
             def keep(answers: list[Answer]) -> None:
@@ -174,7 +200,7 @@ def _ask(
                     file.write(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n")
                 file.flush()
 
-            engine.answer(model, processor, left, questions, registry, settings, on_answers=keep)
+            engine.answer(model, processor, left_queries, left_questions, registry, settings, on_answers=keep)
     return [known[query.pair.pair_id, query.order] for query in queries]
 
 
@@ -184,12 +210,7 @@ def _earlier_answers(out: Path, asked: Mapping[str, Any]) -> list[Answer]:
     if path.exists() and header.exists() and artefacts.read_json(header) == asked:
         data = path.read_bytes()
         artefacts.write_bytes(path, data[: data.rfind(b"\n") + 1])
-        try:
-            return [Answer(**row) for row in artefacts.read_jsonl(path)]
-        except (DataError, TypeError) as error:
-            raise DataError(
-                f"{path}: not the answers of an earlier run ({error}); delete the file, run again"
-            ) from error
+        return read_answers(path)
     if path.exists():
         logging.getLogger(__name__).warning(
             "%s: answers of another model, data or settings; asking anew and replacing them", out
@@ -242,6 +263,11 @@ def _write_report(
         if row["intervals"]
         else "No intervals: with a single episode nothing can be said of others."
     )
+    how = (
+        "The answers were generated and parsed."
+        if row["settings"]["generate"] or row["mode"] == "cot"
+        else "The model was not left to write: the likelier of the two answers counts, so none can be unparsed."
+    )
     words = [
         [
             verdict,
@@ -251,7 +277,7 @@ def _write_report(
     ]
     parts = [
         f"# Evaluation of {tables.cell(title)}",
-        f"Mode `{row['mode']}`, model `{tables.cell(row['model'])}`, {row['n_queries']} queries. {interval}",
+        f"Mode `{row['mode']}`, model `{tables.cell(row['model'])}`, {row['n_queries']} queries. {how} {interval}",
         tables.figures_table([{"pairs of": label, **figures} for label, figures in groups], ["pairs of"]),
         f"![Forward, backward and pair accuracy]({PLOT})",
         "## What the figures mean",

@@ -38,12 +38,12 @@ def figure(row: Mapping[str, Any], name: str) -> str:
 
 
 def with_interval(row: Mapping[str, Any], name: str) -> str:
-    """`row[name]` and, where `row["intervals"]` has one, its interval."""
+    """`row[name]` and, where `row["intervals"]` has one, its interval; one of no width is no certainty, and says so."""
     bounds = (row.get("intervals") or {}).get(name)
     if not bounds:
         return figure(row, name)
     low, high = (figure({name: bound}, name) for bound in bounds)
-    return f"{figure(row, name)} ({low} to {high})"
+    return f"{figure(row, name)} ({f'{low} to {high}' if low != high else 'alike in all episodes'})"
 
 
 def figures_table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:

@@ -92,6 +92,22 @@ def build_name(registry: str | Path, name: str) -> str:
     raise ConfigError(f"{registry}: no build or dataset {name!r}, {nearest(name, [*builds, *datasets])}")
 
 
+def summary(manifest: Mapping[str, Any]) -> str:
+    """What a finished build holds, in a few lines: its splits and datasets, what was set aside, where it lies."""
+    counts = manifest["counts"]
+    lines = [
+        f"split {split}: {of['episodes']} episodes, {of['pairs']} pairs"
+        + (f" ({of['within_phase']} within a phase)" if of["within_phase"] else "")
+        for split, of in counts["splits"].items()
+    ]
+    for name, of in counts["datasets"].items():
+        short = f"; {of['short_by']} pairs fewer than asked for" if of["short_by"] else ""
+        lines.append(f"dataset {name}: {of['samples']} samples of {of['pairs']} pairs{short}")
+    lines.append(f"pictures: {manifest['frames']['count']} in {manifest['frames']['folder']}")
+    lines += [f"set aside, {number} times: {reason}" for reason, number in counts["excluded"].items()]
+    return "\n".join(lines)
+
+
 def count_pairs(pairs: Sequence[Pair], episodes: Sequence[str]) -> dict[str, Any]:
     """The manifest's figures for one split; `distances` maps native frames to how many pairs are so far apart."""
     distances = Counter(pair.distance for pair in pairs)

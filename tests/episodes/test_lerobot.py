@@ -259,6 +259,18 @@ def test_a_template_that_leaves_the_root_is_refused(tmp_path):
         list(open_set(root).episodes())
 
 
+def test_a_snapshot_of_the_hugging_face_cache_says_how_to_download_real_files(tmp_path):
+    """Its files are links to ../../blobs, outside the snapshot's folder."""
+    real = made.write_v21(tmp_path / "blobs", made.Layout(lengths=(12, 12)))
+    snapshot = tmp_path / "snapshots" / "main"
+    for path in (path for path in real.rglob("*") if path.is_file()):
+        link = snapshot / path.relative_to(real)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    with pytest.raises(DataError, match=r"leaves its folder .*--local-dir FOLDER"):
+        list(open_set(snapshot).episodes())
+
+
 @pytest.mark.parametrize("template", ["videos/{episode_name}.mp4", "videos/{episode_index.real}.mp4", "videos/{.mp4"])
 def test_a_template_that_cannot_be_filled_in_is_named(tmp_path, template):
     root = made.write_v21(tmp_path / "set", made.Layout(lengths=(12, 12)))

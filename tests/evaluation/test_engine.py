@@ -274,7 +274,24 @@ def test_tokenizer_that_splits_the_answers_unevenly_is_refused():
         _endings(tokenizer, "<|im_end|>")
 
 
+def test_question_is_the_one_of_training_also_for_a_task_with_a_full_stop():
+    from stcr_plugin.samples.weak import weak_sample
+
+    dotted = [
+        dataclasses.replace(query, pair=dataclasses.replace(query.pair, task="pick up the bottle."))
+        for query in queries()
+    ]
+    for query, text in zip(dotted, questions_for(dotted, AskSettings(), seed=3), strict=True):
+        assert weak_sample(query, "en", seed=3).prompt == "<image><image>" + text
+        assert ".." not in text
+
+
 def test_settings_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match="unknown key 'batch_sice', did you mean 'batch_size'"):
+        from_mapping(AskSettings, {"batch_sice": 2}, "test")
+    for values in ({"image_max_pixels": 100, "image_min_pixels": 101}, {"image_max_pixels": 0}):
+        with pytest.raises(ConfigError, match="image_min_pixels <= image_max_pixels must hold"):
+            from_mapping(AskSettings, values, "test")
     with pytest.raises(ConfigError, match="batch_size"):
         from_mapping(AskSettings, {"batch_size": 0}, "test")
     with pytest.raises(ConfigError, match="mode"):

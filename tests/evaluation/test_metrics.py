@@ -4,7 +4,7 @@ import random
 import pytest
 
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.metrics import RATES, figures, intervals, per_episode
+from stcr_plugin.evaluation.metrics import RATES, figures, intervals, paired_difference, per_episode
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
 
 OTHER = {"img1": "img2", "img2": "img1"}
@@ -160,3 +160,57 @@ def test_single_episode_has_no_intervals():
 def test_bad_level_is_refused():
     with pytest.raises(ConfigError, match="level"):
         intervals(asked(pairs(4, 1), lambda query: "img2"), level=100)
+
+
+def knower(share, seed):
+    """A judge that knows `share` of the pairs and is wrong in both orders of the others."""
+
+    def judge(query):
+        knows = random.Random(f"{seed}/{query.pair.pair_id}").random() < share
+        return query.answer if knows else OTHER[query.answer]
+
+    return judge
+
+
+def test_difference_of_two_judges_by_hand():
+    """4 pairs of 2 episodes: one is right on p0, p1, p2, the other on p2 and p3."""
+    shown = pairs(4, per_episode=2)
+    one = asked(shown, lambda q: q.answer if q.pair.pair_id != "p3" else OTHER[q.answer])
+    other = asked(shown, lambda q: q.answer if q.pair.pair_id in ("p2", "p3") else OTHER[q.answer])
+    found = paired_difference(one, other)
+    assert found.points == pytest.approx(25)  # 75 % against 50 %
+    # Of two episodes, one draw holds both as they are (+25), twice e0 (+100) or twice e1 (-50).
+    assert found.interval == pytest.approx((-50, 100))
+    assert paired_difference(other, one).points == pytest.approx(-25)
+
+
+def test_difference_is_that_of_the_figures():
+    one, other = asked(pairs(), knower(0.8, 1)), asked(pairs(), knower(0.6, 2))
+    found = paired_difference(one, other)
+    assert found.points == pytest.approx(figures(one).pair_accuracy - figures(other).pair_accuracy)
+    assert found.interval[0] < found.points < found.interval[1]
+    assert found == paired_difference(one[::-1], other[::-1]), "the order of answers must not matter"
+
+
+def test_judge_does_not_differ_from_itself():
+    answers = asked(pairs(), knower(0.7, 1))
+    assert paired_difference(answers, answers) == paired_difference(answers, answers[::-1])
+    assert paired_difference(answers, answers).interval == (0, 0)
+
+
+def test_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says():
+    shown = pairs(240, per_episode=4)
+    hits = 0
+    for seed in range(100):
+        found = paired_difference(
+            asked(shown, knower(0.8, f"a{seed}")), asked(shown, knower(0.6, f"b{seed}")), resamples=200
+        )
+        hits += found.interval[0] <= 20 <= found.interval[1]
+    assert 88 <= hits <= 99
+
+
+def test_difference_of_other_pairs_or_of_one_episode_is_not_judged():
+    answers = asked(pairs(8), knower(0.7, 1))
+    with pytest.raises(DataError, match="different pairs"):
+        paired_difference(answers, answers[2:])
+    assert paired_difference(answers, answers).interval is None

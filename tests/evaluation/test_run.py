@@ -6,6 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import engine
@@ -146,8 +147,8 @@ def test_finished_run_asks_nothing_even_with_another_batch_size(model, registry,
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("change", ["settings", "picture", "model", "seed"])
-def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, asked, caplog, change):
+@pytest.mark.parametrize("change", ["settings", "picture", "model", "seed", "wording", "code"])
+def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, asked, caplog, monkeypatch, change):
     folder = shutil.copytree(registry, tmp_path / "registry")
     weights = shutil.copytree(model, tmp_path / "model")
     total = run(weights, folder, tmp_path / "out").figures.n_queries
@@ -160,6 +161,10 @@ def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, 
     elif change == "model":
         config = json.loads((weights / "config.json").read_text())
         (weights / "config.json").write_text(json.dumps({**config, "use_cache": False}))
+    elif change == "wording":
+        monkeypatch.setattr(engine, "question", lambda *arguments: "Another wording about {task}?")
+    elif change == "code":
+        monkeypatch.setattr(artefacts, "code_digest", lambda *rooms: "of another engine")
     else:
         seed = 1
     run(weights, folder, tmp_path / "out", settings, seed=seed)
@@ -184,6 +189,46 @@ def test_mode_and_name_come_from_the_stage(model, registry, tmp_path, asked):
     assert "single episode" in (tmp_path / "out" / "report.md").read_text()
     named = run(stage, registry, tmp_path / "out", AskSettings(mode="direct"), limit=1, name="mine")
     assert (named.row["name"], named.row["mode"]) == ("mine", "direct")
+
+
+@pytest.mark.parametrize("given", [None, 900])
+def test_pictures_are_sized_as_in_training_unless_told_otherwise(model, registry, tmp_path, monkeypatch, given):
+    stage = shutil.copytree(model, tmp_path / "model")
+    (stage / "stage.json").write_text(json.dumps({"image_max_pixels": 1600, "image_min_pixels": 800}))
+    sizes = []
+    real = engine.fit
+    monkeypatch.setattr(engine, "fit", lambda image, *pixels: sizes.append(pixels) or real(image, *pixels))
+    found = run(stage, registry, tmp_path / "out", AskSettings(image_max_pixels=given), limit=1)
+    assert set(sizes) == {(given or 1600, 800)}
+    assert found.row["settings"]["image_max_pixels"] == (given or 1600)
+
+
+def test_model_without_a_stage_gets_llamafactorys_sizes(model, registry, tmp_path):
+    settings = run(model, registry, tmp_path, limit=1).row["settings"]
+    assert (settings["image_max_pixels"], settings["image_min_pixels"]) == (768 * 768, 32 * 32)
+
+
+def test_missing_and_cut_pictures_are_named_with_their_pair(model, registry, tmp_path):
+    folder = shutil.copytree(registry, tmp_path / "registry")
+    pair = next(
+        row
+        for row in map(json.loads, (folder / "toy" / "pairs.jsonl").read_text().splitlines())
+        if row["split"] == "heldout"
+    )
+    path = folder / pair["earlier_image"]
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=f"{path.name}: picture of pair .* is not readable"):
+        run(model, folder, tmp_path / "out")
+    path.unlink()
+    with pytest.raises(DataError, match=f"{path.name}: picture of pair .* is not readable .No such file"):
+        run(model, folder, tmp_path / "out")
+
+
+def test_report_says_how_answers_were_got(model, registry, tmp_path):
+    run(model, registry, tmp_path / "direct", limit=1)
+    assert "the likelier of the two answers counts" in (tmp_path / "direct" / "report.md").read_text()
+    run(model, registry, tmp_path / "cot", AskSettings(mode="cot", max_new_tokens=2), limit=1)
+    assert "generated and parsed" in (tmp_path / "cot" / "report.md").read_text()
 
 
 def test_stage_of_an_unknown_mode_is_refused(tmp_path):

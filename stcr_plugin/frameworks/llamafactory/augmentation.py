@@ -72,7 +72,7 @@ def augmented(pictures: Sequence[Image], augment: Augment) -> list[Image]:
 
 def _shifted(picture: Image, right: int, down: int) -> Image:
     import numpy as np
-    from PIL import Image as images
+    import PIL.Image
 
     if not (right or down):
         return picture
@@ -80,16 +80,16 @@ def _shifted(picture: Image, right: int, down: int) -> Image:
     height, width = pixels.shape[:2]
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)
-    return images.fromarray(pixels[rows][:, columns])
+    return PIL.Image.fromarray(pixels[rows][:, columns])
 
 
 def _opened(image: Any) -> Image:
     """A picture in any of the forms that LLaMA-Factory's datasets carry: path, bytes, dict or PIL image."""
-    from PIL import Image as images
+    import PIL.Image
 
     if isinstance(image, dict):
         image = image["path"] if image.get("bytes") is None else image["bytes"]
     if isinstance(image, bytes):
         image = io.BytesIO(image)
-    opened = image if isinstance(image, images.Image) else images.open(image)
+    opened = image if isinstance(image, PIL.Image.Image) else PIL.Image.open(image)
     return opened.convert("RGB")

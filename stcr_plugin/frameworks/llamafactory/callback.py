@@ -57,6 +57,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         self.every_steps = every_steps
         self.trainer: Any = None
         self.measured: list[tuple[str, Figures]] = []
+        self.final: Figures | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.before and state.global_step == 0:
@@ -69,13 +70,14 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
     ) -> None:
-        found = self._measure(f"step {state.global_step}", state, control)
+        # LLaMA-Factory evaluates once more when training has ended; that model was measured.
+        found = self.final or self._measure(f"step {state.global_step}", state, control)
         if metrics is not None:  # the trainer chooses its best model from this very mapping
             metrics.update({f"eval_stcr_{name}": getattr(found, name) for name in LOGGED})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.after:
-            self._measure("after", state, control)
+            self.final = self._measure("after", state, control)
 
     def _measure(self, when: str, state: Any, control: Any) -> Figures:
         started = time.perf_counter()

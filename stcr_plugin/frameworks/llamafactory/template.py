@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from stcr_plugin.artefacts import code_digest
 from stcr_plugin.errors import DataError
 
 # our template -> (LLaMA-Factory's mm_plugin, default system text of the models' own chat template)
@@ -56,7 +57,7 @@ def register(template_module: Any) -> None:
 
 
 def _numbering(parent: type) -> type:
-    class NumberedImages(parent):
+    class NumberedImages(parent):  # type: ignore[misc]
         """`parent`, with the pictures numbered before they are expanded into image tokens."""
 
         def process_messages(
@@ -70,7 +71,7 @@ def _numbering(parent: type) -> type:
 
 
 def _temporal_template(parent: type) -> type:
-    class TemporalTemplate(parent):
+    class TemporalTemplate(parent):  # type: ignore[misc]
         """ChatML whose supervised part is the answer and `<|im_end|>`; the line feed opens the next turn.
 
         `cutoff_len` is set by the run: a sample that it would cut raises DataError instead of training on
@@ -78,6 +79,8 @@ def _temporal_template(parent: type) -> type:
         """
 
         cutoff_len: int | None = None
+        # Part of the key under which `datasets` caches tokenised samples: another numbering makes them anew.
+        code = code_digest("frameworks/llamafactory/template.py")
 
         def _encode(self, tokenizer: Any, messages: Any, system: Any, tools: Any) -> list[list[int]]:
             encoded: list[list[int]] = super()._encode(tokenizer, messages, system, tools)

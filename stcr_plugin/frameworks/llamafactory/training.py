@@ -17,7 +17,7 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, load, nearest
-from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.errors import ChainError, ConfigError, StcrError
 from stcr_plugin.frameworks.llamafactory.settings import Evaluate, StcrSettings
 from stcr_plugin.frameworks.llamafactory.template import TEMPLATES
 from stcr_plugin.frameworks.stage import RECORD, parent_record, read_record, weights_digest
@@ -72,7 +72,7 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
 
     if not Path(recipe).is_file():
         raise ConfigError(f"{recipe}: no such recipe; give the path of a YAML recipe such as recipes/stage1_cot.yaml")
-    if os.environ.get("FORCE_TORCHRUN", "0").lower() in ("1", "true", "y"):
+    if _needs_torchrun():
         _train_under_torchrun(recipe, overrides)
         return
     from llamafactory.data import template
@@ -91,15 +91,23 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
     run_stage(args, None, run_exp)
 
 
+def _needs_torchrun() -> bool:
+    """As `llamafactory-cli train` decides it; a process that torchrun has started is a rank already."""
+    from llamafactory.extras.misc import get_device_count, is_env_enabled
+
+    return "LOCAL_RANK" not in os.environ and (is_env_enabled("FORCE_TORCHRUN") or get_device_count() > 1)
+
+
 def _train_under_torchrun(recipe: str, overrides: Sequence[str]) -> None:
-    ranks = os.environ.get("NPROC_PER_NODE", "1")
-    environment = {key: value for key, value in os.environ.items() if key != "FORCE_TORCHRUN"}
+    from llamafactory.extras.misc import get_device_count
+
+    ranks = os.environ.get("NPROC_PER_NODE") or str(max(1, get_device_count()))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", ranks]
     for option, variable in (("--nnodes", "NNODES"), ("--node_rank", "NODE_RANK"), ("--master_addr", "MASTER_ADDR")):
         if variable in os.environ:
             launcher += [option, os.environ[variable]]
     launcher += ["--master_port", os.environ.get("MASTER_PORT") or str(_free_port())]
-    done = subprocess.run([*launcher, "-m", "stcr_plugin.cli", "train", recipe, *overrides], env=environment)
+    done = subprocess.run([*launcher, "-m", "stcr_plugin.cli", "train", recipe, *overrides])
     if done.returncode:
         raise StcrError(
             f"{recipe}: training under torchrun ended with exit code {done.returncode}; its log stands above"
@@ -128,6 +136,7 @@ def run_stage(args: dict[str, Any], callbacks: list[Any] | None, run_exp: RunExp
         )
     settings = from_mapping(StcrSettings, block, "the recipe's `stcr:` block")
     _refuse_what_cannot_work(args)
+    _refuse_a_finished_stage(args)
     registry = Path(args.setdefault("dataset_dir", "data_registry"))
     _prepare(settings, args, registry)
     parent = (
@@ -139,6 +148,7 @@ def run_stage(args: dict[str, Any], callbacks: list[Any] | None, run_exp: RunExp
     record = _Record(Path(args["output_dir"]), _opening(settings, recipe, parent, args, build, registry))
     ours = _callbacks(settings, build, registry, args, record)
     _set_cutoff(args)
+    record.start()
     with _trainer_made_known(ours):
         run_exp(args, [*(callbacks or []), *ours])
     record.finish()
@@ -158,6 +168,17 @@ def _refuse_what_cannot_work(args: Mapping[str, Any]) -> None:
     if args["template"] not in TEMPLATES:
         raise ConfigError(
             f"template: {args['template']!r} does not number its pictures; {nearest(args['template'], list(TEMPLATES))}"
+        )
+
+
+def _refuse_a_finished_stage(args: Mapping[str, Any]) -> None:
+    """LLaMA-Factory refuses a folder with weights too, but only after our record in it would read unfinished."""
+    run = Path(args["output_dir"])
+    record = read_record(run) or {}
+    if record.get("finished") and not args.get("overwrite_output_dir"):
+        raise ChainError(
+            f"{run}: holds the finished stage {record.get('name')!r}; set overwrite_output_dir: true to train it "
+            "anew, or another output_dir"
         )
 
 
@@ -252,6 +273,14 @@ def _opening(
     }
 
 
+def _without_resuming(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's recipe without the keys that say how a killed run goes on."""
+    recipe = record.get("recipe") or {}
+    return {
+        key: value for key, value in recipe.items() if key not in ("resume_from_checkpoint", "overwrite_output_dir")
+    }
+
+
 class _Record:
     """The stage record on disk, written by rank 0 alone."""
 
@@ -259,13 +288,21 @@ class _Record:
         self.path = run / RECORD
         self.writes = int(os.environ.get("RANK", "0")) == 0
         previous = read_record(run) or {}
-        resumed = previous.get("recipe") == opening["recipe"] and not previous.get("finished")
+        resumed = _without_resuming(previous) == _without_resuming(opening) and not previous.get("finished")
         self.values = {**opening, "figures": previous.get("figures", []) if resumed else []}
+        self.started = 0.0
+
+    def start(self) -> None:
         self.started = time.perf_counter()
         self._write()
 
     def add_figures(self, measurement: dict[str, Any]) -> None:
-        self.values["figures"].append(measurement)
+        # A run that was killed and resumed measures again what lay behind its checkpoint.
+        step, when = measurement["step"], measurement["when"]
+        kept = [
+            row for row in self.values["figures"] if row["step"] < step or (row["step"] == step and row["when"] != when)
+        ]
+        self.values["figures"] = [*kept, measurement]
         self._write()
         if self.writes:
             artefacts.write_jsonl(self.path.with_name("stcr_figures.jsonl"), self.values["figures"])
@@ -344,11 +381,14 @@ def _trainer_made_known(callbacks: Sequence[Any]) -> Iterator[None]:
     """Tell our callbacks their trainer: transformers hands callbacks the model, not the trainer that logs."""
     from transformers import Trainer
 
+    from stcr_plugin.frameworks.llamafactory.checkpoints import load_whole
+
     original = Trainer.__init__
 
     @functools.wraps(original)
     def init(trainer: Any, *args: Any, **kwargs: Any) -> None:
         original(trainer, *args, **kwargs)
+        load_whole(trainer)
         for callback in callbacks:
             callback.trainer = trainer
 

@@ -1,0 +1,43 @@
+"""What the callback costs a stage beside the evaluations that it was asked for."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_stage import Workshop
+
+from stcr_plugin.frameworks.stage import read_record
+
+ROUNDS = 5
+STEPS = 60
+
+
+@pytest.mark.bench
+def test_callback_overhead(report: Callable[..., None], tmp_path: Path) -> None:
+    """value: seconds of a stage with the callback, its evaluations taken off; baseline: the same without it."""
+    workshop = Workshop(tmp_path)
+    workshop.make_data()
+    workshop.make_base()
+    common = (f"max_steps={STEPS}", "num_train_epochs=10")
+    measured = ("stcr.evaluate.every_steps=10",)
+
+    def seconds(out: str, *more: str) -> float:
+        run = workshop.train("weak", out, *common, *more)
+        state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
+        runtime = next(row["train_runtime"] for row in state["log_history"] if "train_runtime" in row)
+        figures = (read_record(run) or {})["figures"]
+        # "after" is measured when the trainer's clock has stopped.
+        return float(runtime) - sum(row["seconds"] for row in figures if row["when"] != "after")
+
+    seconds("warm", *measured)
+    times: dict[str, list[float]] = {"with": [], "without": []}
+    for k in range(ROUNDS):  # interleaved, so that a busier machine weighs on both alike
+        times["without"].append(seconds(f"without{k}", "stcr.evaluate=null"))
+        times["with"].append(seconds(f"with{k}", *measured))
+    value, baseline = statistics.median(times["with"]), statistics.median(times["without"])
+    report("callback_overhead", value, "s", baseline)
+    assert value < 1.5 * baseline

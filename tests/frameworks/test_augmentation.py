@@ -1,0 +1,145 @@
+"""Augmentation: pictures of a sample change alike, and only where a model is trained."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_stage import Workshop, losses
+
+from stcr_plugin.frameworks.llamafactory.augmentation import Augmentation, AugmentingCollator, augmented
+from stcr_plugin.frameworks.llamafactory.settings import Augment
+
+OFF = Augment()
+ALL = Augment(shift_pixels=4, brightness=0.3, contrast=0.3, saturation=0.3)
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def pixels(image: Image.Image) -> Any:
+    return np.asarray(image).astype(int)
+
+
+def test_off_changes_no_pixel() -> None:
+    torch.manual_seed(0)
+    before = [picture(0), picture(1)]
+    after = augmented(before, OFF)
+    assert all((pixels(a) == pixels(b)).all() for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pictures_of_one_sample_change_alike(seed: int) -> None:
+    torch.manual_seed(seed)
+    same = augmented([picture(), picture(), picture()], ALL)
+    assert (pixels(same[0]) == pixels(same[1])).all()
+    assert (pixels(same[0]) == pixels(same[2])).all()
+    assert (pixels(same[0]) != pixels(picture())).any()
+
+
+def test_two_samples_change_differently() -> None:
+    torch.manual_seed(0)
+    one, other = augmented([picture()], ALL)[0], augmented([picture()], ALL)[0]
+    assert (pixels(one) != pixels(other)).any()
+
+
+def test_sizes_stay_even_where_they_differ() -> None:
+    torch.manual_seed(0)
+    sizes = [(40, 30), (28, 56), (7, 3)]
+    assert [image.size for image in augmented([picture(size=size) for size in sizes], ALL)] == sizes
+
+
+def test_shift_moves_the_picture_within_its_bound_and_repeats_the_edge() -> None:
+    torch.manual_seed(3)
+    ramp = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8)[None, :, None] * 6, (30, 1, 3)))
+    moved = set()
+    for _ in range(60):
+        row = pixels(augmented([ramp], Augment(shift_pixels=3))[0])[0, :, 0]
+        shift = 20 - row[20] // 6  # positive: to the right
+        moved.add(int(shift))
+        assert (row == np.clip(np.arange(40) - shift, 0, 39) * 6).all()
+    assert moved == {-3, -2, -1, 0, 1, 2, 3}
+
+
+def test_brightness_stays_within_its_bound() -> None:
+    torch.manual_seed(0)
+    grey = Image.new("RGB", (4, 4), (100, 100, 100))
+    levels = [int(pixels(augmented([grey], Augment(brightness=0.2))[0])[0, 0, 0]) for _ in range(60)]
+    assert min(levels) >= 79
+    assert max(levels) <= 121
+    assert max(levels) - min(levels) > 25
+
+
+def test_same_torch_seed_gives_the_same_bytes() -> None:
+    shown = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        shown.append(augmented([picture()], ALL)[0].tobytes())
+    assert shown[0] == shown[1]
+
+
+def test_every_form_of_a_picture_is_understood(tmp_path: Path) -> None:
+    file = tmp_path / "picture.png"
+    picture().save(file)
+    content = io.BytesIO()
+    picture().save(content, "png")
+    encoded = content.getvalue()
+    forms = [str(file), encoded, {"path": str(file), "bytes": None}, {"path": None, "bytes": encoded}, picture()]
+    seen = AugmentingCollator(list, OFF)([{"images": [form]} for form in forms])
+    assert len(seen) == len(forms)
+    for feature in seen:
+        assert (pixels(feature["images"][0]) == pixels(picture())).all()
+
+
+def test_features_without_pictures_pass_untouched_and_the_rest_is_kept() -> None:
+    text_only = {"input_ids": [1, 2], "images": None}
+    shown = {"input_ids": [3], "images": [picture()], "labels": [4]}
+    passed, changed = AugmentingCollator(list, ALL)([text_only, shown])
+    assert passed is text_only
+    assert changed["input_ids"] == [3]
+    assert changed["labels"] == [4]
+    assert shown["images"][0].tobytes() == picture().tobytes()  # the dataset's own row is not written to
+
+
+def test_only_the_train_loader_is_touched_and_the_collator_still_answers_for_the_original() -> None:
+    from torch.utils.data import DataLoader
+
+    class Collator:
+        template, processor = "template", "processor"
+
+        def __call__(self, features: Any) -> Any:
+            return features
+
+    collator = Collator()
+    train, evaluation = (DataLoader([{"images": [picture()]}], collate_fn=collator) for _ in range(2))  # type: ignore[arg-type]
+    wrapped = SimpleNamespace(base_dataloader=train)  # as accelerate does
+    Augmentation(ALL).on_train_begin(None, None, None, train_dataloader=wrapped, eval_dataloader=evaluation)
+    assert evaluation.collate_fn is collator
+    assert isinstance(train.collate_fn, AugmentingCollator)
+    assert train.collate_fn.template == "template"
+    with pytest.raises(AttributeError, match="nothing_of_this_name"):
+        train.collate_fn.nothing_of_this_name  # noqa: B018
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_real_stage_trains_on_augmented_pictures(
+    workshop: Workshop, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logging.getLogger("llamafactory").setLevel(logging.ERROR)
+    common = ("max_steps=2", "stcr.evaluate=null", f"dataloader_num_workers={workers}")
+    strong = "stcr.augment={shift_pixels: 20, brightness: 0.5, contrast: 0.5, saturation: 0.5}"
+    off = losses(workshop.train("weak", f"plain{workers}", *common, "stcr.augment=null"))
+    on = losses(workshop.train("weak", f"augmented{workers}", *common, strong))
+    again = losses(workshop.train("weak", f"again{workers}", *common, strong))
+    # The first loss is of the same untrained weights on the same samples: only their pictures can differ.
+    assert off[0] != on[0]
+    assert on == again

@@ -1,0 +1,244 @@
+"""The callback measures the live model, reports to every log, and changes nothing of the training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_stage import Workshop, history, losses
+
+from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.frameworks.llamafactory import callback
+from stcr_plugin.frameworks.llamafactory.callback import LOGGED, GapCallback, undisturbed
+from stcr_plugin.frameworks.stage import weights_digest
+from stcr_plugin.types import Pair
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "stage.json").read_text(encoding="utf-8")))
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "stcr_figures.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# ---- undisturbed ----
+
+
+def draws() -> list[float]:
+    return [random.random(), float(np.random.random()), float(torch.rand(()))]
+
+
+def test_random_states_are_put_back_whatever_happens_inside() -> None:
+    model, tokenizer = torch.nn.Linear(1, 1), SimpleNamespace(padding_side="right")
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = draws()
+    for fails in (False, True):
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        try:
+            with undisturbed(model, tokenizer):
+                random.seed(9), np.random.seed(9), torch.manual_seed(9)
+                draws()
+                if fails:
+                    raise RuntimeError
+        except RuntimeError:
+            assert fails
+        assert draws() == expected
+
+
+def test_training_mode_comes_back_for_each_module_and_the_padding_side_too() -> None:
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(1, 1)))
+    model.train()
+    model[1].eval()  # a frozen part, as a vision tower may be
+    before = [module.training for module in model.modules()]
+    assert set(before) == {True, False}
+    tokenizer = SimpleNamespace(padding_side="right")
+    with undisturbed(model, SimpleNamespace(tokenizer=tokenizer)):
+        assert not any(module.training for module in model.modules())
+        tokenizer.padding_side = "left"
+    assert [module.training for module in model.modules()] == before
+    assert tokenizer.padding_side == "right"
+
+
+# ---- shares of the ranks ----
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("n_pairs", [1, 2, 4])
+def test_every_rank_asks_equally_often_and_every_query_is_answered_once(
+    monkeypatch: pytest.MonkeyPatch, world: int, n_pairs: int
+) -> None:
+    pairs = [Pair(f"p{i}", f"e{i}", "dev", "stack cups", 0, 5, 0.5) for i in range(n_pairs)]
+    asked: list[int] = []
+
+    def echo(model: Any, processor: Any, queries: Any, *_: Any, **__: Any) -> list[tuple[str, str]]:
+        asked.append(len(queries))
+        return [(query.pair.pair_id, query.order) for query in queries]
+
+    monkeypatch.setattr(callback, "answer", echo)
+    gap = GapCallback(pairs, Path(), AskSettings(mode="direct"), lambda row: None)
+    answered: list[Any] = []
+    for rank in range(world):
+        monkeypatch.setattr(callback, "_rank_and_world", lambda rank=rank: (rank, world))
+        answered += gap._answers(None, None)
+    assert len(set(asked)) == 1
+    assert sorted(answered) == sorted((pair.pair_id, order) for pair in pairs for order in ("forward", "backward"))
+
+
+# ---- in real runs ----
+
+
+EVALUATED = (
+    "max_steps=6",
+    "eval_dataset=tiny_dev",
+    "eval_strategy=steps",
+    "eval_steps=3",
+    "save_strategy=steps",
+    "save_steps=3",
+    "load_best_model_at_end=true",
+)
+
+
+@pytest.fixture(scope="module")
+def run(shared_workshop: Workshop) -> Path:
+    """Six steps, measured before, every two steps and after, evaluated by the trainer too; logged to TensorBoard."""
+    figure = "metric_for_best_model=eval_stcr_pair_accuracy"
+    settings = (*EVALUATED, figure, "stcr.evaluate.every_steps=2", "report_to=tensorboard")
+    return shared_workshop.train("weak", "measured", *settings)
+
+
+WHEN = [("before", 0), ("step 2", 2), ("step 3", 3), ("step 4", 4), ("step 6", 6), ("after", 6)]
+
+
+def test_figures_reach_jsonl_and_stage_record(run: Path) -> None:
+    rows = measured(run)
+    assert [(row["when"], row["step"]) for row in rows] == WHEN
+    record = record_of(run)
+    assert record["figures"] == rows
+    assert all(row["n_pairs"] == 4 and row["n_queries"] == 8 and row["seconds"] > 0 for row in rows)
+    assert record["finished"]
+    assert record["steps"] == 6
+    assert record["seconds_evaluating"] == pytest.approx(sum(row["seconds"] for row in rows))
+    assert record["seconds_evaluating"] < record["seconds"]
+
+
+@pytest.mark.parametrize("name", LOGGED)
+def test_figures_reach_the_trainers_history(run: Path, name: str) -> None:
+    assert history(run, f"stcr_{name}") == [(row["step"], row[name]) for row in measured(run)]
+
+
+def test_figures_reach_tensorboard_those_after_its_writer_was_closed_too(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (folder,) = (run / "runs").iterdir()
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    for name in LOGGED:
+        logged = [(event.step, event.value) for event in events.Scalars(f"train/stcr_{name}")]
+        assert logged == [(row["step"], pytest.approx(row[name])) for row in measured(run)]
+
+
+def test_no_loss_line_is_lost_to_a_measurement(run: Path) -> None:
+    assert [step for step, _ in history(run, "loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_trainer_chooses_its_best_model_by_our_figure(run: Path) -> None:
+    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
+    evaluated = [row["pair_accuracy"] for row in measured(run) if row["when"] in ("step 3", "step 6")]
+    assert state["best_metric"] == max(evaluated)
+    best = Path(state["best_model_checkpoint"])
+    assert best.name == f"checkpoint-{3 if evaluated[0] == max(evaluated) else 6}"
+    assert weights_digest(run) == weights_digest(best)  # and it is that model whole that is saved
+    if best.name == "checkpoint-3":
+        assert weights_digest(best) != weights_digest(run / "checkpoint-6")
+
+
+def test_the_loss_curve_is_the_same_to_the_last_digit_without_the_callback(run: Path, workshop: Workshop) -> None:
+    # With the trainer's own evaluations too, since these draw random numbers.
+    silent = workshop.train("weak", "silent", *EVALUATED, "stcr.evaluate=null", "metric_for_best_model=eval_loss")
+    assert losses(silent) == losses(run)
+    assert history(silent, "eval_loss") == history(run, "eval_loss")
+    assert len(set(losses(run))) == 6
+    assert record_of(silent)["figures"] == []
+    assert not (silent / "stcr_figures.jsonl").exists()
+
+
+def test_figures_after_are_those_of_an_evaluation_of_the_saved_model(workshop: Workshop) -> None:
+    from stcr_plugin.evaluation.run import evaluate
+
+    run = workshop.train("weak", "checked", "stcr.evaluate.before=false")
+    ask = AskSettings(mode="direct", image_max_pixels=7056, image_min_pixels=1024)
+    again = evaluate(run, "tiny", "dev", run / "eval", workshop.registry, ask, limit=4, resamples=10)
+    (after,) = measured(run)
+    assert after["when"] == "after"
+    assert {key: after[key] for key in dataclasses.asdict(again.figures)} == dataclasses.asdict(again.figures)
+
+
+@pytest.mark.slow
+def test_cot_mode_generates_and_leaves_the_training_alone(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    asked = callback.answer
+
+    def listening(*args: Any, **kwargs: Any) -> Any:
+        answers = asked(*args, **kwargs)
+        texts.extend(answer.text for answer in answers)
+        return answers
+
+    monkeypatch.setattr(callback, "answer", listening)
+    run = workshop.train("cot", "cot", "stcr.evaluate.every_steps=2", recipe="stage1_cot")
+    assert len(texts) == 3 * 8
+    assert any(texts)
+    assert [row["when"] for row in measured(run)] == ["before", "step 2", "after"]
+    assert losses(run) == losses(workshop.train("cot", "cot_silent", "stcr.evaluate=null", recipe="stage1_cot"))
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_figures_and_does_not_measure_before_again(workshop: Workshop) -> None:
+    class PowerCutError(Exception):
+        pass
+
+    settings = ("max_steps=6", "stcr.evaluate.every_steps=2", "save_strategy=steps", "save_steps=3")
+    settings = (*settings, "stcr.augment=null")  # accelerate draws one batch ahead, so a resumed one is drawn anew
+    straight = workshop.train("weak", "straight", *settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def cut(self: GapCallback, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                raise PowerCutError
+            original(self, args, state, control)
+
+        original = GapCallback.on_step_end
+        patch.setattr(GapCallback, "on_step_end", cut)
+        with pytest.raises(PowerCutError):
+            workshop.train("weak", "resumed", *settings)
+    killed = record_of(workshop.root / "resumed")
+    assert not killed["finished"]
+    assert [row["when"] for row in killed["figures"]] == ["before", "step 2", "step 4"]
+
+    resumed = workshop.train("weak", "resumed", *settings, "resume_from_checkpoint=true")
+    assert [row["when"] for row in measured(resumed)] == ["before", "step 2", "step 4", "after"]
+    assert record_of(resumed)["finished"]
+    assert losses(resumed) == losses(straight)  # so the checkpoint was loaded whole
+
+
+@pytest.mark.slow
+def test_an_adapter_is_measured_and_a_chain_of_adapters_keeps_its_record(workshop: Workshop) -> None:
+    lora = ("finetuning_type=lora", "lora_rank=4", "lora_target=all")
+    first = workshop.train("cot", "lora1", *lora, recipe="stage1_cot")
+    second = workshop.train(
+        "weak", "lora2", *lora, f"adapter_name_or_path={first}", recipe="stage2_weak", model=workshop.base
+    )
+    record, parent = record_of(second), record_of(first)
+    assert record["parent_stage"] == "stage1"
+    assert record["parent_digest"] == parent["weights_digest"] is not None
+    assert record["base"] == str(workshop.base)
+    assert [row["when"] for row in measured(second)] == ["before", "after"]

@@ -1,0 +1,322 @@
+"""One stage: what is refused before training, what is prepared, what is recorded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_stage import DATA, RECIPES, Workshop
+
+from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
+from stcr_plugin.frameworks.llamafactory import training
+from stcr_plugin.frameworks.llamafactory.training import run_stage, train
+from stcr_plugin.frameworks.stage import read_record, weights_digest
+
+
+def trained(args: Any, callbacks: Any) -> None:
+    raise AssertionError("this recipe was to be refused before training")
+
+
+def args_of(workshop: Workshop, recipe: str = "stage1_cot", **changes: Any) -> dict[str, Any]:
+    """A recipe of the repository as LLaMA-Factory hands it over; a change to None takes the key out."""
+    from omegaconf import OmegaConf
+
+    overrides = OmegaConf.from_dotlist(workshop.overrides("cot", "refused", workshop.base))
+    args: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(RECIPES / f"{recipe}.yaml"), overrides))
+    args.update(changes)
+    return {key: value for key, value in args.items() if value is not None}
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"use_mca": True}, "use_mca: Megatron-Core's trainer does not call the plugin's callbacks; remove use_mca"),
+        ({"use_hyper_parallel": True}, "use_hyper_parallel: HyperParallel's trainer"),
+        ({"use_megatron_bridge": True}, "use_megatron_bridge: Megatron-Bridge's trainer"),
+        ({"stage": "dpo"}, "stage: 'dpo', but both STCR stages are supervised; set stage: sft"),
+        ({"stage": None}, "stage: None, but both"),
+        ({"model_name_or_path": None}, "the recipe has no model_name_or_path; add it"),
+        ({"dataset": None}, "the recipe has no dataset; add it"),
+        ({"output_dir": None}, "the recipe has no output_dir; add it"),
+        ({"template": None}, "the recipe has no template; add it"),
+        ({"template": "qwen2_vl"}, "template: 'qwen2_vl' does not number its pictures; did you mean 'stcr_qwen2_vl'?"),
+        ({"template": "llama3"}, "known are: stcr_qwen2_vl, stcr_qwen3_vl"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_work_is_refused_with_its_mend(workshop: Workshop, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_stage(args_of(workshop, **changes), None, trained)
+    assert says in str(caught.value)
+    assert not (workshop.root / "refused").exists()
+
+
+@pytest.mark.parametrize("value", ["1", "true", "Y"])
+def test_llamafactorys_v1_is_refused(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("USE_V1", value)
+    with pytest.raises(ConfigError, match=r"USE_V1 is set: .* unset USE_V1"):
+        run_stage(args_of(workshop), None, trained)
+
+
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        ({"name": "a", "mode": "cot", "evalute": {}}, "unknown key 'evalute', did you mean 'evaluate'?"),
+        ({"name": "a", "mode": "cot", "evaluate": {"pair": 3}}, "unknown key 'evaluate.pair', did you mean 'pairs'?"),
+        ({"name": "a", "mode": "cot", "augment": {"shift": 3}}, "'augment.shift', did you mean 'shift_pixels'?"),
+        ({"mode": "cot"}, "key 'name' is missing"),
+        ({"name": "a", "mode": "thinking"}, "mode: Input should be 'cot' or 'direct'"),
+        ({"name": "a", "mode": "cot", "evaluate": {"pairs": 0}}, "pairs, batch_size and max_new_tokens are at least 1"),
+        ({"name": "a", "mode": "cot", "augment": {"brightness": 1.0}}, "from 0 to below 1"),
+        (True, "the recipe's `stcr:` block is True; it holds `key: value` lines, at least name and mode"),
+        ([{"name": "a"}], "it holds `key: value` lines"),
+    ],
+)
+def test_a_wrong_block_names_what_is_wrong_in_it(workshop: Workshop, block: Any, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_stage(args_of(workshop, stcr=block), None, trained)
+    assert "the recipe's `stcr:` block" in str(caught.value)
+    assert says in str(caught.value)
+
+
+def stage_folder(root: Path, **record: Any) -> str:
+    root.mkdir()
+    values = {"name": "stage1", "template": "stcr_qwen2_vl", "finished": True, **record}
+    (root / "stage.json").write_text(json.dumps(values), encoding="utf-8")
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda root: str(root), "this stage starts from a stage, but that does not exist; train it first"),
+        (lambda root: stage_folder(root, finished=False), "the stage 'stage1' was started but did not finish"),
+        (lambda root: stage_folder(root, template="stcr_qwen3_vl"), "set template: stcr_qwen3_vl"),
+    ],
+    ids=["missing", "unfinished", "other template"],
+)
+def test_stage_2_is_refused_without_a_finished_stage_1_of_its_template(
+    workshop: Workshop, tmp_path: Path, make: Any, says: str
+) -> None:
+    start = make(tmp_path / "stage1")
+    args = args_of(workshop, "stage2_weak", model_name_or_path=start)
+    with pytest.raises(ChainError) as caught:
+        run_stage(args, None, trained)
+    assert str(caught.value).startswith(f"{start}: ")
+    assert says in str(caught.value)
+    assert not (workshop.root / "refused").exists()
+
+
+def test_a_finished_stage_is_not_overwritten_unless_asked_to_and_its_record_stays(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    finished = stage_folder(tmp_path / "done")
+    before = read_record(Path(finished))
+    with pytest.raises(ChainError, match="holds the finished stage 'stage1'; set overwrite_output_dir: true"):
+        run_stage(args_of(workshop, output_dir=finished), None, trained)
+    assert read_record(Path(finished)) == before
+    trained_into: list[str] = []
+    again = args_of(workshop, output_dir=finished, overwrite_output_dir=True)
+    with pytest.raises(DataError, match="trainer_state"):  # what a real training would have left
+        run_stage(again, None, lambda args, callbacks: trained_into.append(args["output_dir"]))
+    assert trained_into == [finished]
+    assert not (read_record(Path(finished)) or {})["finished"]
+
+
+def test_a_missing_recipe_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"recipes/nowhere\.yaml: no such recipe; give the path of a YAML recipe"):
+        train("recipes/nowhere.yaml")
+
+
+def test_a_recipe_without_our_block_is_pointed_to_llamafactory(workshop: Workshop, tmp_path: Path) -> None:
+    plain = workshop.write_yaml(tmp_path / "plain.yaml", {"stage": "sft"})
+    with pytest.raises(ConfigError, match="has no `stcr:` block; add one"):
+        train(str(plain))
+
+
+def test_a_dataset_of_others_has_no_pairs_to_measure(workshop: Workshop) -> None:
+    args = args_of(workshop, dataset="alpaca_en_demo")
+    with pytest.raises(ConfigError, match=r"dataset: 'alpaca_en_demo' was not built by .* set stcr.evaluate.dataset"):
+        run_stage(args, None, trained)
+    args = args_of(workshop, dataset="alpaca_en_demo")
+    args["stcr"]["evaluate"] = {"dataset": "tiny", "split": "devv"}
+    with pytest.raises(ConfigError, match="tiny has no split 'devv', did you mean 'dev'"):
+        run_stage(args, None, trained)
+
+
+def test_a_cutoff_that_would_cut_an_answer_stops_the_stage_and_names_the_length(workshop: Workshop) -> None:
+    with pytest.raises(DataError, match=r"takes \d+ tokens but cutoff_len is 60"):
+        workshop.train("cot", "cut", "cutoff_len=60", recipe="stage1_cot")
+    assert not (read_record(workshop.root / "cut") or {})["finished"]
+
+
+# ---- what is prepared ----
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "data_built", "base_built"),
+    [
+        ("tiny_cot", "base", True, True),
+        ("other", "base", False, True),
+        ("tiny_cot", "Qwen/Qwen2.5-VL-7B-Instruct", True, False),
+        ("other,tiny_weak", "elsewhere", True, False),
+        ("other", "elsewhere", False, False),
+    ],
+)
+def test_only_what_the_recipe_names_is_prepared(
+    empty: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    dataset: str,
+    model: str,
+    data_built: bool,
+    base_built: bool,
+) -> None:
+    monkeypatch.chdir(empty.root)
+    empty.write_yaml(empty.data, DATA)
+    base = empty.write_yaml(empty.root / "base.yaml", {"out": "base", "prior": "prior.yaml"})
+    built: list[Any] = []
+    monkeypatch.setattr("stcr_plugin.registry.build.build", lambda data, registry: built.append(("data", data.name)))
+    monkeypatch.setattr(training, "_build_base", lambda config, out, registry: built.append(("base", out)))
+    block = training.from_mapping(
+        training.StcrSettings,
+        {"name": "a", "mode": "cot", "prepare": {"data": str(empty.data), "base": str(base)}},
+        "test",
+    )
+    training._prepare(block, {"dataset": dataset, "model_name_or_path": model}, empty.registry)
+    assert built == [("data", "tiny")][: int(data_built)] + [("base", Path("base"))][: int(base_built)]
+
+
+def test_a_base_that_is_finished_is_left_alone(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*_: Any, **__: Any) -> None:
+        raise AssertionError("a finished base was to be left alone")
+
+    stage_folder(empty.base)
+    monkeypatch.setattr(training.subprocess, "run", called)
+    training._build_base("base.yaml", empty.base, empty.registry)
+
+
+def test_a_base_is_built_by_one_process_that_knows_nothing_of_the_ranks(
+    empty: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def failing(command: list[str], env: dict[str, str]) -> SimpleNamespace:
+        seen.update(command=command, env=env)
+        return SimpleNamespace(returncode=3)
+
+    launcher = ("FORCE_TORCHRUN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+    for variable in launcher:
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(training.subprocess, "run", failing)
+    with pytest.raises(StcrError, match=r"base\.yaml: the base could not be built \(exit code 3\)"):
+        training._build_base("base.yaml", empty.base, empty.registry)
+    assert seen["command"][0] == sys.executable
+    assert not [key for key in seen["env"] if "RANK" in key or key.startswith("TORCHEL") or key in launcher]
+
+
+# ---- launching ranks ----
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "ranks"),
+    [
+        ({}, 0, None),
+        ({}, 1, None),
+        ({}, 4, "4"),
+        ({"FORCE_TORCHRUN": "1"}, 0, "1"),
+        ({"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}, 0, "2"),
+        ({"FORCE_TORCHRUN": "1", "LOCAL_RANK": "0"}, 4, None),
+    ],
+)
+def test_stcr_train_starts_ranks_where_llamafactory_would(
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    devices: int,
+    ranks: str | None,
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.delenv("NPROC_PER_NODE", raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr("llamafactory.extras.misc.get_device_count", lambda: devices)
+    monkeypatch.setattr(training, "run_stage", lambda *_: None)
+    monkeypatch.setattr(
+        training.subprocess, "run", lambda command: commands.append(command) or SimpleNamespace(returncode=0)
+    )
+    train(str(RECIPES / "stage1_cot.yaml"), ["max_steps=1"])
+    assert [command[command.index("--nproc_per_node") + 1] for command in commands] == ([ranks] if ranks else [])
+    for command in commands:
+        assert command[-4:] == ["stcr_plugin.cli", "train", str(RECIPES / "stage1_cot.yaml"), "max_steps=1"]
+
+
+# ---- the record ----
+
+
+def test_two_stages_chain_by_their_records(workshop: Workshop) -> None:
+    first = workshop.train("cot", "chain1", "stcr.evaluate.after=false", recipe="stage1_cot")
+    second = workshop.train("weak", "chain2", recipe="stage2_weak", model=first)
+    one, two = read_record(first) or {}, read_record(second) or {}
+    assert (one["name"], one["mode"], one["parent_stage"]) == ("stage1", "cot", None)
+    assert (two["name"], two["mode"], two["parent_stage"]) == ("stage2", "direct", "stage1")
+    assert one["base"] == two["base"] == one["parent"] == str(workshop.base)
+    assert one["base_digest"] == two["base_digest"] == weights_digest(workshop.base)
+    assert two["parent"] == str(first)
+    assert two["parent_digest"] == one["weights_digest"] == weights_digest(first)
+    assert two["weights_digest"] == weights_digest(second) != one["weights_digest"]
+    assert one["data"]["build"] == "tiny"
+    assert one["data"] == two["data"]
+    assert (one["steps"], one["finished"], two["finished"]) == (4, True, True)
+    assert one["settings"]["evaluate"]["pairs"] == 4
+    assert one["recipe"]["stcr"]["name"] == "stage1"
+    assert two["provenance"]["versions"]["llamafactory"]
+
+
+def test_same_seed_gives_the_same_weights(workshop: Workshop) -> None:
+    one, two = (workshop.train("weak", f"twice{k}", "stcr.evaluate=null") for k in (1, 2))
+    other = workshop.train("weak", "twice3", "stcr.evaluate=null", "seed=5")
+    assert weights_digest(one) == weights_digest(two)
+    assert weights_digest(one) != weights_digest(other)
+
+
+# ---- whole commands ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", ["llamafactory-cli", "stcr"])
+def test_a_users_mistake_is_one_line_and_exit_code_1_through_either_door(workshop: Workshop, door: str) -> None:
+    overrides = workshop.overrides("weak", f"mistake-{door}", workshop.base)
+    done = workshop.run([door, "train", RECIPES / "stage2_weak.yaml", *overrides])
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("stcr: ")]
+    assert line.startswith(f"stcr: {workshop.base}: this stage starts from a stage, but that holds no stage.json")
+
+
+@pytest.mark.slow
+def test_a_mistake_found_by_a_tokenising_worker_is_one_line_too(workshop: Workshop) -> None:
+    overrides = workshop.overrides("weak", "short", workshop.base, "cutoff_len=60", "preprocessing_num_workers=2")
+    done = workshop.run(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *overrides])
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("stcr: ")]
+    assert "tokens but cutoff_len is 60" in line
+
+
+@pytest.mark.slow
+def test_tokenised_data_is_reused_by_the_next_run_and_not_under_another_cutoff(empty: Workshop) -> None:
+    empty.make_data()
+    empty.make_base()
+    worked = []
+    for door, out, cutoff in (("stcr", "a", 512), ("llamafactory-cli", "b", 512), ("stcr", "c", 300)):
+        overrides = empty.overrides("weak", out, empty.base, f"cutoff_len={cutoff}", "stcr.evaluate=null")
+        done = empty.run([door, "train", RECIPES / "weak_only.yaml", *overrides])
+        assert done.returncode == 0, done.stderr[-2000:]
+        worked.append("Running tokenizer on dataset" in done.stderr)
+    assert worked == [True, False, True]

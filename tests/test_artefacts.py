@@ -1,0 +1,275 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import stcr_plugin
+from stcr_plugin import artefacts
+from stcr_plugin.errors import DataError
+
+ROOT = Path(__file__).parents[1]
+
+
+# ---- whole or not at all ----
+
+
+def test_file_and_its_folders_are_written(tmp_path):
+    artefacts.write_bytes(tmp_path / "a" / "b" / "file.bin", b"\x00\x01")
+    assert (tmp_path / "a" / "b" / "file.bin").read_bytes() == b"\x00\x01"
+    assert os.listdir(tmp_path / "a" / "b") == ["file.bin"]
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+@pytest.mark.parametrize("existed", [False, True])
+def test_full_disk_leaves_the_old_file_or_none(tmp_path, monkeypatch, fails, existed):
+    path = tmp_path / "file.txt"
+    if existed:
+        path.write_text("old")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, fails, full)
+    with pytest.raises(DataError, match=r"file\.txt: could not write 3 bytes: No space left on device; free space"):
+        artefacts.write_text(path, "new")
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == ({"file.txt": "old"} if existed else {})
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full, the device that is always full")
+def test_device_that_is_really_full_is_told(tmp_path, monkeypatch):
+    part = tmp_path / f".file.{os.getpid()}.part"
+    part.symlink_to("/dev/full")
+    with pytest.raises(DataError, match="No space left on device"):
+        artefacts.write_bytes(tmp_path / "file", b"1" * 100)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="could not write"):
+        artefacts.write_text(tmp_path / "file" / "below", "text")
+
+
+KILLED = """
+import os, signal, sys
+from stcr_plugin import artefacts
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+artefacts.write_text(sys.argv[1], "new" * 1000)
+"""
+
+
+def test_killed_writer_leaves_the_old_file(tmp_path):
+    (tmp_path / "file").write_text("old")
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "file")])
+    assert child.returncode == -9
+    assert (tmp_path / "file").read_text() == "old"
+
+
+# ---- JSON ----
+
+
+def test_json_keeps_order_signs_and_refuses_nan(tmp_path):
+    value = {"z": "夹爪", "a": [1, 2.5, None, True]}
+    artefacts.write_json(tmp_path / "x.json", value)
+    assert (tmp_path / "x.json").read_text(encoding="utf-8").startswith('{\n  "z": "夹爪"')
+    assert artefacts.read_json(tmp_path / "x.json") == value
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        artefacts.write_json(tmp_path / "nan.json", float("nan"))
+    assert not (tmp_path / "nan.json").exists()
+
+
+def test_rows_are_read_back_and_a_bad_one_is_named(tmp_path):
+    path = tmp_path / "x.jsonl"
+    artefacts.write_jsonl(path, [{"a": 1}, {"b": "行"}])
+    assert list(artefacts.read_jsonl(path)) == [{"a": 1}, {"b": "行"}]
+    path.write_text('{"a": 1}\n\n{"b": \n')
+    with pytest.raises(DataError, match=r"x\.jsonl, row 3: not readable as JSON"):
+        list(artefacts.read_jsonl(path))
+
+
+def test_line_separators_inside_a_text_do_not_split_its_row(tmp_path):
+    """JSON may hold U+2028 and U+0085 as they are; str.splitlines would cut there."""
+    rows = [{"text": "one\u2028two\u0085three\x0bfour"}, {"text": "next"}]
+    artefacts.write_jsonl(tmp_path / "x.jsonl", rows)
+    assert list(artefacts.read_jsonl(tmp_path / "x.jsonl")) == rows
+
+
+@pytest.mark.parametrize("read", [artefacts.read_json, lambda path: list(artefacts.read_jsonl(path))])
+def test_missing_and_unreadable_files_are_told(tmp_path, read):
+    with pytest.raises(DataError, match="no such file"):
+        read(tmp_path / "nowhere")
+    (tmp_path / "bad").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"bad.*not readable"):
+        read(tmp_path / "bad")
+    with pytest.raises(DataError, match="not readable"):
+        read(tmp_path)
+
+
+# ---- paths of data files ----
+
+
+@pytest.mark.parametrize("relative", ["a.png", "a/b/../c.png", "./x", "a/..", ""])
+def test_paths_below_the_root_are_given(tmp_path, relative):
+    assert artefacts.inside(tmp_path, relative) == (tmp_path / relative).resolve()
+
+
+@pytest.mark.parametrize("relative", ["..", "../x", "a/../../x", "/etc/passwd", "a/../../../../etc/passwd"])
+def test_paths_that_leave_the_root_are_refused(tmp_path, relative):
+    with pytest.raises(DataError, match="leaves its folder"):
+        artefacts.inside(tmp_path / "root", relative)
+
+
+def test_sibling_whose_name_starts_with_the_roots_is_outside(tmp_path):
+    (tmp_path / "root-other").mkdir()
+    with pytest.raises(DataError, match="leaves its folder"):
+        artefacts.inside(tmp_path / "root", "../root-other/x")
+
+
+def test_links_are_judged_by_where_they_lead(tmp_path):
+    root = tmp_path / "root"
+    (root / "real").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (root / "in").symlink_to(root / "real")
+    (root / "out").symlink_to(tmp_path / "outside")
+    (tmp_path / "alias").symlink_to(root)
+    assert artefacts.inside(root, "in/x") == root.resolve() / "real" / "x"
+    assert artefacts.inside(tmp_path / "alias", "real/x") == root.resolve() / "real" / "x"
+    with pytest.raises(DataError, match="leaves its folder"):
+        artefacts.inside(root, "out/x")
+
+
+# ---- digests ----
+
+
+def test_digest_ignores_the_order_of_keys_and_nothing_else():
+    value = {"b": [1, 2], "a": {"y": "é", "x": None}}
+    assert artefacts.digest(value) == artefacts.digest({"a": {"x": None, "y": "é"}, "b": [1, 2]})
+    others = [{**value, "b": [2, 1]}, {**value, "c": 0}, {**value, "b": ["1", 2]}, [value]]
+    assert len({artefacts.digest(other) for other in [value, *others]}) == 5
+
+
+def test_digests_are_the_published_function(tmp_path):
+    # SHA-256 of "abc", FIPS 180-2, appendix B.1.
+    (tmp_path / "abc").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert artefacts.sha256(tmp_path / "abc") == known
+    # ... and of `"abc"` with its quotes, which is the value as JSON: printf '"abc"' | sha256sum
+    assert artefacts.digest("abc") == "6cc43f858fbb763301637b5af970e2a46b46f461f27e5a0f41e009c59b827b25"
+
+
+def test_code_digest_follows_the_rooms_named(tmp_path, monkeypatch):
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "a.py").write_text("1")
+    (tmp_path / "pairs.py").write_text("2")
+    monkeypatch.setattr(artefacts, "__file__", str(tmp_path / "artefacts.py"))
+    before = artefacts.code_digest("room", "pairs.py"), artefacts.code_digest("room")
+    (tmp_path / "room" / "note.txt").write_text("not code")
+    assert (artefacts.code_digest("room", "pairs.py"), artefacts.code_digest("room")) == before
+    (tmp_path / "pairs.py").write_text("3")
+    after = artefacts.code_digest("room", "pairs.py"), artefacts.code_digest("room")
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+# ---- provenance ----
+
+
+def test_provenance_names_code_and_libraries_and_no_time():
+    first, second = artefacts.provenance(), artefacts.provenance()
+    assert first == second
+    assert first["stcr_plugin"] == stcr_plugin.__version__
+    assert first["versions"]["torch"]
+    assert json.loads(json.dumps(first)) == first
+
+
+def as_checkout(folder, monkeypatch):
+    """Make artefacts believe that its package lies in `folder`, with git repository and one commit."""
+    (folder / "stcr_plugin").mkdir()
+    (folder / "stcr_plugin" / "artefacts.py").write_text("")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"], ["tag", "v9"]):
+        subprocess.run(["git", "-C", str(folder), *command], check=True)
+    monkeypatch.setattr(artefacts, "__file__", str(folder / "stcr_plugin" / "artefacts.py"))
+    return subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_checkout_is_named_by_its_commit_and_changes_are_told(tmp_path, monkeypatch):
+    commit = as_checkout(tmp_path, monkeypatch)
+    assert artefacts.provenance()["code_revision"] == commit
+    (tmp_path / "stcr_plugin" / "artefacts.py").write_text("changed")
+    assert artefacts.provenance()["code_revision"] == f"{commit}+changes"
+
+
+def test_installed_package_is_named_by_its_release(tmp_path, monkeypatch):
+    (tmp_path / "stcr_plugin").mkdir()
+    monkeypatch.setattr(artefacts, "__file__", str(tmp_path / "stcr_plugin" / "artefacts.py"))
+    assert artefacts.provenance()["code_revision"] == f"release {stcr_plugin.__version__}"
+
+
+def test_checkout_without_git_is_unknown_and_no_error(tmp_path, monkeypatch):
+    as_checkout(tmp_path, monkeypatch)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert artefacts.provenance()["code_revision"] == "unknown"
+
+
+def test_library_that_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setattr(artefacts, "_STACK", ("numpy", "no_such_library"))
+    assert set(artefacts.provenance()["versions"]) == {"numpy"}
+
+
+# ---- locks ----
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from stcr_plugin import artefacts
+with artefacts.locked(sys.argv[1]):
+    Path(sys.argv[2]).touch()
+    time.sleep(float(sys.argv[3]))
+    Path(sys.argv[4]).touch()
+"""
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert path.exists()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Start a process that holds the lock for so many seconds; returns once it does."""
+    children = []
+
+    def start(seconds):
+        arguments = [tmp_path / "deep" / "lock", tmp_path / "held", seconds, tmp_path / "done"]
+        children.append(subprocess.Popen([sys.executable, "-c", HOLDER, *map(str, arguments)]))
+        wait_for(tmp_path / "held")
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def test_second_process_waits_until_the_first_is_done(tmp_path, holder):
+    holder(0.3)
+    with artefacts.locked(tmp_path / "deep" / "lock"):
+        assert (tmp_path / "done").exists()
+
+
+def test_lock_of_a_killed_process_is_free(tmp_path, holder):
+    child = holder(600)
+    child.kill()
+    child.wait()
+    with artefacts.locked(tmp_path / "deep" / "lock"):
+        assert not (tmp_path / "done").exists()

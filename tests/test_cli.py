@@ -1,0 +1,264 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from stcr_plugin import __version__, cli
+from stcr_plugin.cli import main
+
+CONFIG = """
+name: toy
+source: {kind: tabletop, seen: 3, heldout: 2, size: 56}
+splits:
+  train: {episodes: 3, group: seen}
+  heldout: {episodes: 2, group: heldout}
+pairs: {per_episode: 4, min_seconds: 0.5, within_phase: 0.5}
+datasets:
+  cot: {split: train, kind: cot}
+  weak: {split: train, kind: weak, pairs: 8}
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a data config, its build and a random checkpoint."""
+    from stcr_plugin.base import write_checkpoint
+
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "toy.yaml").write_text(CONFIG)
+    assert main(["data", "build", str(folder / "toy.yaml"), "--registry", str(folder / "sets")]) == 0
+    write_checkpoint(folder / "model")
+    return folder
+
+
+def run(capsys, *arguments):
+    """Exit code, what was printed, and what was said on stderr without the progress bars."""
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, [line for line in err.splitlines() if line.startswith("stcr: ")]
+
+
+def refused(capsys, *arguments):
+    """What argparse says of a command line that it refuses."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+# ---- the door itself ----
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], ["data", "base", "train", "eval", "report"]),
+        (["data"], ["build", "check"]),
+        (["data", "build"], ["data config, YAML", "key=value", "--registry"]),
+        (["data", "check"], ["name of a build", "--registry"]),
+        (["base"], ["build"]),
+        (["base", "build"], ["base config, YAML", "key=value"]),
+        (["train"], ["recipe, YAML", "key=value"]),
+        (["eval"], ["--model", "--dataset", "--split", "--limit", "--mode", "{cot,direct}"]),
+        (["report"], ["RUN", "--out"]),
+    ],
+)
+def test_every_command_explains_itself(capsys, command, words):
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: {' '.join(['stcr', *command])}")
+    assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.parametrize(
+    "command", [["built"], ["data", "bild"], [], ["data"], ["eval", "--model", "x", "--mode", "?"]]
+)
+def test_unknown_command_is_refused_with_the_known_ones(capsys, command):
+    text = refused(capsys, *command)
+    assert text.startswith("usage: stcr")
+    assert "error: " in text
+
+
+def test_version_is_the_packages():
+    done = subprocess.run([sys.executable, "-m", "stcr_plugin.cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"stcr_plugin {__version__}\n")
+
+
+def test_users_mistake_ends_with_one_line_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "stcr_plugin.cli", "data", "build", str(tmp_path / "nowhere.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"stcr: {tmp_path / 'nowhere.yaml'}: no such file")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_our_own_mistake_keeps_its_traceback(monkeypatch):
+    def broken(arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_report", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["report", "x", "--out", "y"])
+
+
+def test_interrupt_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_report", interrupted)
+    assert run(capsys, "report", "x", "--out", "y") == (
+        130,
+        "",
+        ["stcr: interrupted; run the same command again to go on"],
+    )
+
+
+# ---- stcr data ----
+
+
+def test_build_tells_what_it_made_and_where(capsys, work):
+    code, out, errors = run(capsys, "data", "build", work / "toy.yaml", "--registry", work / "sets")
+    manifest = json.loads((work / "sets" / "toy" / "manifest.json").read_text())
+    within = {split: counts["within_phase"] for split, counts in manifest["counts"]["splits"].items()}
+    assert (code, errors) == (0, [])
+    assert out.splitlines() == [
+        f"split train: 3 episodes, 12 pairs ({within['train']} within a phase)",
+        f"split heldout: 2 episodes, 8 pairs ({within['heldout']} within a phase)",
+        "dataset toy_cot: 24 samples of 12 pairs",
+        "dataset toy_weak: 16 samples of 8 pairs",
+        f"pictures: {manifest['frames']['count']} in {manifest['frames']['folder']}",
+        f"built: {work / 'sets' / 'toy' / 'manifest.json'}",
+    ]
+
+
+def test_build_tells_what_was_set_aside_and_why(capsys, work, tmp_path):
+    from lerobot_dataset import Layout, write_v21
+
+    root = write_v21(tmp_path / "robot", Layout(lengths=(30, 1, 30, 30, 30)))
+    lost, cut = (next(root.glob(f"videos/*/*/episode_00000{episode}.mp4")) for episode in (2, 3))
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:-2000])
+    (tmp_path / "robot.yaml").write_text(
+        f"name: robot\nsource: {{kind: lerobot, root: {root}}}\n"
+        "splits: {train: {fraction: 1.0}}\npairs: {per_episode: 3}\ndatasets: {weak: {split: train, kind: weak}}\n"
+    )
+    code, out, _ = run(capsys, "data", "build", tmp_path / "robot.yaml", "--registry", tmp_path / "sets")
+    assert code == 0
+    assert "split train: 2 episodes, 6 pairs\n" in out
+    assert "set aside, 1 times: # frame; a pair needs two\n" in out
+    assert "set aside, 1 times: no such video file; download it\n" in out
+    assert "set aside, 1 times: cannot be opened as a video" in out
+    assert run(capsys, "data", "check", "robot", "--registry", tmp_path / "sets")[0] == 0
+
+
+def test_override_changes_the_build(capsys, work, tmp_path):
+    arguments = ["data", "build", work / "toy.yaml", "name=other", "pairs.per_episode=2", "datasets.weak.pairs=3"]
+    code, out, _ = run(capsys, *arguments, "--registry", tmp_path)
+    assert code == 0
+    assert "dataset other_weak: 6 samples of 3 pairs" in out
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("pairs.per_episod=2", "unknown key 'pairs.per_episod', did you mean 'per_episode'"),
+        ("source.seem=2", "unknown key 'source.tabletop.seem', did you mean 'seen'"),
+        ("frames.hight=2", "unknown key 'frames.hight', did you mean 'height'"),
+        ("splits.train.episode=2", "unknown key 'splits.train.episode', did you mean 'episodes'"),
+        ("datasets.cot.languag=en", "unknown key 'datasets.cot.languag', did you mean 'languages'"),
+        ("datasets.weak.pairs=999", "asks for 999 pairs and split 'train' has 12"),
+        ("splits.train.episodes=99", "asks for 99 episodes"),
+        ("per_episode", "an override reads key=value"),
+    ],
+)
+def test_bad_data_config_is_told_by_key(capsys, work, tmp_path, override, words):
+    code, out, errors = run(capsys, "data", "build", work / "toy.yaml", override, "--registry", tmp_path)
+    assert (code, out, len(errors)) == (1, "", 1)
+    assert words in errors[0]
+
+
+def test_sound_build_passes_and_a_cut_picture_fails_the_check(capsys, work, tmp_path):
+    arguments = ["data", "build", work / "toy.yaml", "--registry", tmp_path]
+    assert run(capsys, *arguments)[0] == 0
+    code, out, _ = run(capsys, "data", "check", "toy", "--registry", tmp_path)
+    assert code == 0
+    assert "no problem" in out
+    picture = next(tmp_path.rglob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:-40])
+    code, out, _ = run(capsys, "data", "check", "toy", "--registry", tmp_path)
+    assert code == 1
+    assert str(picture.relative_to(tmp_path)) in out
+    assert "cannot be decoded" in out
+
+
+def test_check_of_an_unknown_build_names_the_nearest(capsys, work):
+    code, _, errors = run(capsys, "data", "check", "toi", "--registry", work / "sets")
+    assert code == 1
+    assert "did you mean 'toy'" in errors[0]
+
+
+# ---- stcr eval and stcr report ----
+
+
+def test_model_is_measured_and_reported(capsys, work, tmp_path):
+    arguments = ["eval", "--model", work / "model", "--dataset", "toy", "--registry", work / "sets", "--limit", 3]
+    code, out, errors = run(capsys, *arguments, "--out", tmp_path / "run", "--name", "mine", "--batch-size", 2)
+    assert (code, errors) == (0, [])
+    heads, figures, where = out.splitlines()
+    row = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "pair accuracy" in heads
+    assert figures.split()[0] == "mine"
+    assert f"{row['pair_accuracy']:.1f}" in figures.split()
+    assert where == f"results: {tmp_path / 'run'}"
+    assert (row["n_pairs"], row["limit"], row["settings"]["batch_size"]) == (3, 3, 2)
+
+    code, out, _ = run(capsys, "report", tmp_path / "run", "--out", tmp_path / "report")
+    assert (code, out) == (0, f"report: {tmp_path / 'report' / 'report.md'}\n")
+    assert "Only `mine` was evaluated" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--split", "heldut"], "did you mean 'heldout'"),
+        (["--dataset", "toi"], "did you mean 'toy'"),
+        (["--limit", "0"], "limit 0: must be at least 1"),
+        (["--batch-size", "0"], "batch_size and max_new_tokens are at least 1"),
+        (["--image-max-pixels", "10"], "image_min_pixels <= image_max_pixels"),
+        (["--model", "nowhere"], "nowhere: no model there"),
+    ],
+)
+def test_bad_evaluation_is_told(capsys, work, tmp_path, more, words):
+    arguments = ["eval", "--model", work / "model", "--dataset", "toy", "--registry", work / "sets"]
+    code, out, errors = run(capsys, *arguments, "--out", tmp_path / "run", *more)
+    assert (code, out, len(errors)) == (1, "", 1)
+    assert words in errors[0]
+
+
+def test_report_on_a_folder_without_results_says_what_to_run(capsys, tmp_path):
+    code, _, errors = run(capsys, "report", tmp_path, "--out", tmp_path / "report")
+    assert code == 1
+    assert "run `stcr eval` on it first" in errors[0]
+
+
+# ---- stcr train and stcr base ----
+
+
+def test_missing_recipe_and_config_are_told(capsys, tmp_path):
+    code, _, errors = run(capsys, "train", tmp_path / "nowhere.yaml")
+    assert code == 1
+    assert "no such recipe" in errors[0]
+    code, _, errors = run(capsys, "base", "build", tmp_path / "nowhere.yaml")
+    assert code == 1
+    assert "no such file" in errors[0]
+
+
+def test_unknown_key_of_a_base_config_is_told(capsys, tmp_path):
+    (tmp_path / "base.yaml").write_text("out: x\nprior: y\n")
+    code, _, errors = run(capsys, "base", "build", tmp_path / "base.yaml", "architecture.hiden=3")
+    assert code == 1
+    assert "unknown key 'architecture.hiden', did you mean 'hidden'" in errors[0]

@@ -1,0 +1,179 @@
+from dataclasses import FrozenInstanceError, field
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from stcr_plugin.config import from_mapping, load, nearest, read_yaml, settings
+from stcr_plugin.errors import ConfigError
+
+
+@settings
+class Cup:
+    kind: Literal["cup"] = "cup"
+    height: float = 1.0
+
+
+@settings
+class Plate:
+    kind: Literal["plate"] = "plate"
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.radius <= 0:
+            raise ValueError("`radius` must be above 0")
+
+
+@settings
+class Table:
+    name: str
+    thing: Annotated[Cup | Plate, Field(discriminator="kind")] = Cup()
+    seats: dict[str, Plate] = field(default_factory=dict)
+    stack: tuple[Plate, ...] = ()
+    spare: Plate | None = None
+    legs: int | None = 4
+
+
+def told(values):
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(Table, values, "table.yaml")
+    text = str(caught.value)
+    assert text.startswith("table.yaml: ")
+    return text
+
+
+def test_values_and_defaults_become_a_frozen_object():
+    table = from_mapping(Table, {"name": "t", "seats": {"north": {"radius": 2}}, "spare": {"radius": 3}}, "here")
+    assert table == Table("t", seats={"north": Plate(radius=2.0)}, spare=Plate(radius=3.0))
+    with pytest.raises(FrozenInstanceError):
+        table.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"nam": "t"}, "unknown key 'nam', did you mean 'name'?"),
+        ({"name": "t", "thing": {"kind": "cup", "hight": 1}}, "'thing.cup.hight', did you mean 'height'?"),
+        ({"name": "t", "seats": {"north": {"radios": 1}}}, "'seats.north.radios', did you mean 'radius'?"),
+        ({"name": "t", "stack": [{"radius": 1}, {"radiu": 1}]}, "'stack.1.radiu', did you mean 'radius'?"),
+        ({"name": "t", "spare": {"zzz": 1}}, "'spare.zzz', known are: kind, radius"),
+        # Not a key of the other member of the union.
+        ({"name": "t", "thing": {"kind": "plate", "height": 1}}, "'thing.plate.height', known are: kind, radius"),
+    ],
+)
+def test_unknown_key_is_named_at_its_place_with_the_nearest(values, words):
+    assert words in told(values)
+
+
+def test_kind_chooses_the_member_of_a_union():
+    assert from_mapping(Table, {"name": "t", "thing": {"kind": "plate", "radius": 2}}, "x").thing == Plate(radius=2.0)
+    assert "'cup', 'plate'" in told({"name": "t", "thing": {"kind": "bowl"}})
+    assert "kind" in told({"name": "t", "thing": {"radius": 2}})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "key 'name' is missing"),
+        ({"name": 3}, "name: Input should be a valid string"),
+        ({"name": "t", "legs": "many"}, "legs: "),
+        ({"name": "t", "spare": {"radius": -1}}, "spare: `radius` must be above 0"),
+        ({"name": "t", "seats": {"north": {"radius": 0}}}, "seats.north: `radius` must be above 0"),
+        ({"name": "t", "seats": [1]}, "seats: "),
+    ],
+)
+def test_wrong_value_is_named_at_its_place(values, words):
+    text = told(values)
+    assert words in text
+    assert "pydantic" not in text
+
+
+def test_all_problems_are_told_at_once():
+    text = told({"legz": 3, "spare": {"radius": "wide"}})
+    assert all(words in text for words in ("'name' is missing", "unknown key 'legz'", "spare.radius"))
+
+
+# ---- files and overrides ----
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text("name: t\nlegs: 3\nthing: {kind: plate, radius: 2}\nseats:\n  north: {radius: 1}\n")
+    return path
+
+
+def test_file_is_read(file):
+    assert load(Table, file) == Table("t", Plate(radius=2.0), {"north": Plate(radius=1.0)}, legs=3)
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("legs=5", {"legs": 5}),
+        ("legs=null", {"legs": None}),
+        ("name=a=b", {"name": "a=b"}),
+        ("thing.radius=4.5", {"thing": Plate(radius=4.5)}),
+        ("seats.north.radius=7", {"seats": {"north": Plate(radius=7.0)}}),
+        ("spare.radius=7", {"spare": Plate(radius=7.0)}),
+        ("stack=[{radius: 2}]", {"stack": (Plate(radius=2.0),)}),
+    ],
+)
+def test_override_is_laid_over_the_file(file, override, changed):
+    whole = {"name": "t", "thing": Plate(radius=2.0), "seats": {"north": Plate(radius=1.0)}, "legs": 3}
+    assert load(Table, file, [override]) == Table(**(whole | changed))
+
+
+def test_later_override_wins(file):
+    assert load(Table, file, ["legs=1", "legs=2"]).legs == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("legs", "an override reads key=value, got 'legs'"),
+        ("legz=3", "unknown key 'legz', did you mean 'legs'"),
+        ("thing.radios=3", "'thing.plate.radios', did you mean 'radius'"),
+        ("legs=many", "legs: "),
+        ("legs=${nowhere}", "legs: "),
+        ("legs=[1", "cannot be applied"),
+        ("name.deeper=1", "name"),
+    ],
+)
+def test_bad_override_is_told_with_the_file(file, override, words):
+    with pytest.raises(ConfigError) as caught:
+        load(Table, file, [override])
+    assert str(file) in str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"name: [t", "cannot be read as YAML"),
+        (b"name: \xff\xfe", "cannot be read as YAML"),
+        (b"- name\n- t\n", "expected `key: value` lines at the top, found list"),
+        (b"", "expected `key: value` lines at the top, found NoneType"),
+        (b"name: !!python/object/apply:os.getcwd []", "cannot be read as YAML"),
+        (b"1: one\nname: t\n", "1"),
+    ],
+)
+def test_file_that_is_no_configuration_is_told(tmp_path, content, words):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(Table, path)
+    assert str(path) in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_missing_file_and_folder_are_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        read_yaml(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        read_yaml(tmp_path)
+
+
+def test_nearest_names_all_where_none_is_near():
+    assert nearest("hights", ["height", "width"]) == "did you mean 'height'?"
+    assert nearest("zzz", ["width", "height"]) == "known are: height, width"

@@ -1,0 +1,129 @@
+"""A data build, a base and stages so small that a test may train them: eighteen episodes, a few steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+RECIPES = REPOSITORY / "recipes"
+DATA = {
+    "name": "tiny",
+    "source": {"kind": "tabletop", "seen": 14, "heldout": 4},
+    "splits": {
+        "train": {"episodes": 10, "group": "seen"},
+        "dev": {"episodes": 4, "group": "seen"},
+        "heldout": {"episodes": 4, "group": "heldout"},
+    },
+    "pairs": {"per_episode": 5, "min_seconds": 0.6, "max_seconds": 4.0},
+    "datasets": {
+        "cot": {"split": "train", "kind": "cot"},
+        "weak": {"split": "train", "kind": "weak"},
+        "forward": {"split": "train", "kind": "weak", "orders": "forward"},
+        "dev": {"split": "dev", "kind": "weak", "pairs": 4},
+    },
+}
+# What makes a stage of a recipe tiny; laid over every recipe.
+TINY = (
+    "max_steps=4",
+    "per_device_train_batch_size=4",
+    "logging_steps=1",
+    "stcr.evaluate.pairs=4",
+    "stcr.evaluate.max_new_tokens=12",
+)
+UNPREPARED = ("stcr.prepare.data=null", "stcr.prepare.base=null")
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder with a data config and, once made, its registry and a base."""
+
+    root: Path
+
+    @property
+    def registry(self) -> Path:
+        return self.root / "registry"
+
+    @property
+    def base(self) -> Path:
+        return self.root / "base"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data.yaml"
+
+    def overrides(self, dataset: str, out: str, model: str | Path, *more: str) -> list[str]:
+        """What is laid over a recipe of the repository to make it a tiny stage in this folder."""
+        where = (f"dataset_dir={self.registry}", f"dataset=tiny_{dataset}", f"output_dir={self.root / out}")
+        return [*TINY, *UNPREPARED, *where, f"model_name_or_path={model}", *more]
+
+    def train(self, dataset: str, out: str, *more: str, recipe: str = "weak_only", model: Path | None = None) -> Path:
+        """One tiny stage in this process, from the base unless `model` says otherwise. Returns its folder."""
+        from stcr_plugin.frameworks.llamafactory.training import train
+
+        train(str(RECIPES / f"{recipe}.yaml"), self.overrides(dataset, out, model or self.base, *more))
+        return self.root / out
+
+    def run(
+        self, command: Sequence[str | Path], timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A command of the environment's bin in a process of its own; `environment` is added to ours."""
+        program, *arguments = map(str, command)
+        path = Path(sys.executable).parent / program
+        return subprocess.run(
+            [str(path), *arguments],
+            env=quiet_environment(self.root) | environment,
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def make_data(self) -> None:
+        from stcr_plugin.registry.build import build, load_data_config
+
+        self.write_yaml(self.data, DATA)
+        build(load_data_config(self.data), self.registry)
+
+    def make_base(self) -> None:
+        from stcr_plugin.base import write_checkpoint
+
+        write_checkpoint(self.base)
+
+    def write_yaml(self, path: Path, values: Mapping[str, Any]) -> Path:
+        path.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
+        return path
+
+
+def quiet_environment(root: Path) -> dict[str, str]:
+    """Our environment with one thread a process, no network, caches below `root`, and torchrun on the path."""
+    return {
+        **{
+            key: value for key, value in os.environ.items() if not key.startswith(("STCR_", "USE_V1", "FORCE_TORCHRUN"))
+        },
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "DISABLE_VERSION_CHECK": "1",
+        "HF_DATASETS_CACHE": str(root / "datasets_cache"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def history(run: Path, key: str) -> list[tuple[int, float]]:
+    """(step, value) of each row of trainer_state.json's log that has `key`."""
+    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
+    return [(row["step"], row[key]) for row in state["log_history"] if key in row]
+
+
+def losses(run: Path) -> list[float]:
+    return [value for _, value in history(run, "loss")]
