@@ -52,9 +52,7 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
         _encoded(processor.tokenizer, task, caption, tokens) for task, caption in zip(tasks, captions, strict=True)
     ]
     seen: list[Any] = []
-    hook = model.model.visual.register_forward_hook(
-        lambda _module, _inputs, output: seen.append(output.pooler_output)
-    )
+    hook = model.model.visual.register_forward_hook(lambda _module, _inputs, output: seen.append(output.pooler_output))
     torch.manual_seed(seed)
     head = torch.nn.Linear(tokens * model.config.text_config.hidden_size, places.shape[1])
     weights = [*model.parameters(), *head.parameters()]

@@ -49,7 +49,8 @@ class AskSettings:
         if self.batch_size < 1 or self.max_new_tokens < 1:
             raise ValueError("batch_size and max_new_tokens are at least 1")
         most, least = self.image_max_pixels, self.image_min_pixels
-        if (most or 1) < 1 or (least or 1) < 1 or (most and least and least > most):
+        given = [pixels for pixels in (least, most) if pixels is not None]
+        if any(pixels < 1 for pixels in given) or given != sorted(given):
             raise ValueError(f"0 < image_min_pixels <= image_max_pixels must hold, got {least} and {most}")
 
     @property

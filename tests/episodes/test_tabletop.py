@@ -158,9 +158,10 @@ def test_heldout_looks_never_occur_among_seen_ones():
         layouts[episode.group].add((cell(state["object"]), cell(state["goal"])))
     assert colours == COLOURS
     assert not layouts["seen"] & layouts["heldout"]
-    # Not one layout each: every way across the table occurs in both.
-    assert len(layouts["seen"]) > 30
-    assert len(layouts["heldout"]) > 10
+    # Not a few of them: nearly all ways from one column to another occur, in both directions.
+    ways = LAYOUT_COLUMNS * (LAYOUT_COLUMNS - 1) * LAYOUT_ROWS**2
+    assert len(layouts["seen"]) > 0.9 * 3 / 4 * ways
+    assert len(layouts["heldout"]) > 0.9 / 4 * ways
     for group in layouts.values():
         assert {thing[0] < goal[0] for thing, goal in group} == {True, False}
 
@@ -243,7 +244,7 @@ def test_things_show_where_the_state_says_in_the_colour_of_the_task(role, place)
         (picture,) = source.frames(episode, [0])
         red = (picture[..., 0] > 140) & (picture[..., 1] < 90) & (picture[..., 2] < 90)
         down, right = np.argwhere(red).mean(axis=0) / picture.shape[0]
-        assert math.dist((right, down), source.states(episode)[0][f"{role}_at"]) < 0.08
+        assert math.dist((right, down), source.states(episode)[0][f"{role}_at"]) < 0.12
         seen += 1
     assert seen > 2
 
