@@ -18,7 +18,10 @@ from stcr_plugin.config import settings
 from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
 from stcr_plugin.types import Episode
 
-_PROMPT = "<|im_start|>user\nimg1: <|vision_start|>{image}<|vision_end|>\nDescribe img1: {task}.<|im_end|>\n<|im_start|>assistant\n"
+_PROMPT = (
+    "<|im_start|>user\nimg1: <|vision_start|>{image}<|vision_end|>\nDescribe img1: {task}.<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
 _IGNORE = -100
 
 

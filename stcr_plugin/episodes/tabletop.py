@@ -37,6 +37,12 @@ SEEN_COLOURS = {
     "brown": (125, 80, 45),
     "pink": (240, 145, 185),
     "black": (40, 40, 45),
+    "white": (235, 235, 235),
+    "teal": (20, 125, 120),
+    "navy": (25, 35, 110),
+    "gold": (200, 150, 40),
+    "magenta": (210, 50, 150),
+    "olive": (110, 120, 40),
 }
 HELDOUT_COLOURS = {
     "orange": (240, 130, 30),
@@ -74,6 +80,7 @@ class TabletopConfig:
 class _Thing:
     shape: str
     colour: str
+    rgb: tuple[int, int, int]
     radius: float
     x: float
     y: float
@@ -205,14 +212,14 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
     thing_cell, goal_cell = _layout(group, rng)
     thing_colour, goal_colour = rng.choice(colours, 2, replace=False)
     radius = float(rng.uniform(3.2, 4.4))
-    thing = _Thing(str(rng.choice(SHAPES)), str(thing_colour), radius, *_place(thing_cell, rng))
-    goal = _Thing("pad", str(goal_colour), float(rng.uniform(5.0, 6.5)), *_place(goal_cell, rng))
+    thing = _Thing(str(rng.choice(SHAPES)), *_coloured(thing_colour, rng), radius, *_place(thing_cell, rng))
+    goal = _Thing("pad", *_coloured(goal_colour, rng), float(rng.uniform(5.0, 6.5)), *_place(goal_cell, rng))
     others = [name for name in colours if name != thing.colour]
     distractors: list[_Thing] = []
     for _ in range(int(rng.integers(config.distractors[0], config.distractors[1] + 1))):
         x, y = float(rng.uniform(4, WIDTH - 4)), float(rng.uniform(2, DEPTH - 2))
         taken = [thing, goal, *distractors]
-        other = _Thing(str(rng.choice(SHAPES)), str(rng.choice(others)), float(rng.uniform(2.4, 3.6)), x, y)
+        other = _Thing(str(rng.choice(SHAPES)), *_coloured(rng.choice(others), rng), float(rng.uniform(2.4, 3.6)), x, y)
         if all(math.dist((x, y), (t.x, t.y)) > t.radius + other.radius + 2 for t in taken):
             distractors.append(other)
     shade = rng.integers(-12, 13, 3)
@@ -237,6 +244,13 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
 def _colour(channels: npt.NDArray[np.int64]) -> tuple[int, int, int]:
     red, green, blue = (int(channel) for channel in channels)
     return red, green, blue
+
+
+def _coloured(name: Any, rng: np.random.Generator) -> tuple[str, tuple[int, int, int]]:
+    """A colour's name and one of its shades, since no two red things are the same red."""
+    rgb = np.clip(np.array((SEEN_COLOURS | HELDOUT_COLOURS)[str(name)]) + rng.integers(-22, 23, 3), 0, 255)
+    red, green, blue = rgb.tolist()
+    return str(name), (red, green, blue)
 
 
 def _layout(group: str, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -350,9 +364,8 @@ def _shaded(colour: tuple[int, int, int], brightness: float) -> tuple[int, int, 
 
 
 def _draw_thing(draw: Any, scene: _Scene, thing: _Thing, centre: Vector, size: int) -> None:
-    colour = (SEEN_COLOURS | HELDOUT_COLOURS)[thing.colour]
     for offsets, brightness in _FACES[thing.shape]:
-        draw.polygon(_project(scene, centre + offsets * thing.radius, size), fill=_shaded(colour, brightness))
+        draw.polygon(_project(scene, centre + offsets * thing.radius, size), fill=_shaded(thing.rgb, brightness))
 
 
 def _backdrop(scene: _Scene, size: int) -> Any:

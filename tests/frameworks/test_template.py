@@ -151,5 +151,5 @@ def test_registering_twice_is_harmless() -> None:
 
     before = dict(template.TEMPLATES)
     register(template)
-    assert template.TEMPLATES == before
+    assert before == template.TEMPLATES
     assert before["stcr_qwen3_vl"].mm_plugin.image_token == "<|image_pad|>"
