@@ -84,8 +84,8 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses = [*losses[-49:], float(output.loss)]
-        bar.set_postfix(loss=f"{np.mean(losses):.3f}", placed=f"{float(placed):.3f}")
+        losses = [*losses[-49:], float(output.loss.detach())]
+        bar.set_postfix(loss=f"{np.mean(losses):.3f}", placed=f"{float(placed.detach()):.3f}")
     hook.remove()
     model.save_pretrained(checkpoint)
     return float(np.mean(losses))
@@ -108,7 +108,7 @@ def _described_pictures(
         chosen = sorted(rng.choice(episode.n_frames, min(rules.frames, episode.n_frames), replace=False).tolist())
         for index, picture in zip(chosen, source.frames(episode, chosen), strict=True):
             state = states[index]
-            pictures.append(picture)
+            pictures.append(picture.copy())
             tasks.append(episode.task)
             captions.append(wording.say(source.claims(state)) + ".")
             spots = [4 * share - 2 for name in ("hand", "object", "goal") for share in state[f"{name}_at"]]
