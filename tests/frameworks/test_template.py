@@ -32,7 +32,7 @@ def qwen3(qwen25: Any) -> Any:
     """Qwen3-VL's processor with the same stand-in tokenizer: 16-pixel patches, no default system turn."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
-    template = qwen25.chat_template.replace("You are a helpful assistant.", "").split("\n", 1)[1]
+    template = "".join(qwen25.chat_template.partition("{%- for")[1:])
     image_processor = Qwen2VLImageProcessor(min_pixels=1024, max_pixels=16384, patch_size=16, merge_size=2)
     return Qwen3VLProcessor(
         image_processor=image_processor,
