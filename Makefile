@@ -19,6 +19,10 @@ NAME ?= stcr
 SPLITS ?= seen heldout
 DEV ?= dev
 PAIRS ?= 420
+# Overrides of one recipe, such as max_steps=600.
+STAGE1 ?=
+STAGE2 ?=
+WEAK_ONLY ?=
 
 .PHONY: install demo demo-seeds real test test-fast check check-static bench clean
 
@@ -57,17 +61,17 @@ $(RUN)/.base.done: $(RUN)/.data.done
 
 $(RUN)/.stage1.done: $(RUN)/.base.done
 	llamafactory-cli train recipes/stage1_cot.yaml \
-	  model_name_or_path=$(RUN)/base dataset=$(NAME)_cot output_dir=$(RUN)/stage1 $(CHAIN)
+	  model_name_or_path=$(RUN)/base dataset=$(NAME)_cot output_dir=$(RUN)/stage1 $(CHAIN) $(STAGE1)
 	$(DONE)
 
 $(RUN)/.stage2.done: $(RUN)/.stage1.done
 	llamafactory-cli train recipes/stage2_weak.yaml \
-	  model_name_or_path=$(RUN)/stage1 dataset=$(NAME)_weak output_dir=$(RUN)/stage2 $(CHAIN)
+	  model_name_or_path=$(RUN)/stage1 dataset=$(NAME)_weak output_dir=$(RUN)/stage2 $(CHAIN) $(STAGE2)
 	$(DONE)
 
 $(RUN)/.weak_only.done: $(RUN)/.base.done
 	llamafactory-cli train recipes/weak_only.yaml \
-	  model_name_or_path=$(RUN)/base dataset=$(NAME)_weak output_dir=$(RUN)/weak_only $(CHAIN)
+	  model_name_or_path=$(RUN)/base dataset=$(NAME)_weak output_dir=$(RUN)/weak_only $(CHAIN) $(WEAK_ONLY)
 	$(DONE)
 
 $(RUN)/.%.evaluated: $(RUN)/.%.done
@@ -89,7 +93,7 @@ REAL ?= ../shared/real/g1_pick_bottle
 
 real: | $(READY)
 	$(MAKE) demo RUN=runs/g1 DATA='recipes/data/g1_pick_bottle.yaml source.root=$(REAL)' NAME=g1 SPLITS=heldout \
-	  DEV=heldout PAIRS=900
+	  DEV=heldout PAIRS=900 STAGE1=max_steps=600 STAGE2=max_steps=800 WEAK_ONLY=max_steps=1400
 
 # ---- checks
 
