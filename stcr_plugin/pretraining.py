@@ -31,7 +31,7 @@ class Pretraining:
 
     episodes: int = 600
     frames: int = 16
-    steps: int = 900
+    steps: int = 1400
     batch_size: int = 32
     learning_rate: float = 2.0e-3
     regression_weight: float = 1.0
