@@ -1,7 +1,8 @@
 """The embedded base: a tiny Qwen2.5-VL checkpoint of the real architecture, and the prior it is given.
 
 A stock VLM brings two things to STCR: it can read pictures, and it believes that the second one is later. The
-embedded base has random weights, so `build` gives it the second by training on forward-only pairs.
+embedded base has random weights, so `build` teaches it the first with captions of single pictures (pretraining.py)
+and the second with forward-only pairs.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class BaseConfig:
 
 
 def build(config: str, overrides: Sequence[str], registry: str, train: Callable[[str, Sequence[str]], None]) -> Path:
-    """`stcr base build`: write the random checkpoint, then train the prior into it. Returns its folder.
+    """`stcr base build`: write the checkpoint, teach it to describe, train the prior into it. Returns its folder.
 
     `train` trains one stage, as `stcr train` does: a recipe with overrides laid over it. A finished base is left as
     it is. Raises ChainError where the gap stays too small or was not measured.
