@@ -246,6 +246,7 @@ def _opening(
     registry: Path,
 ) -> dict[str, Any]:
     """The stage record as it stands before training."""
+    from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
     from stcr_plugin.registry.manifest import read_manifest
 
     start = _starting_point(args)
@@ -261,8 +262,8 @@ def _opening(
         "base": parent["base"] if parent else start,
         "base_digest": parent["base_digest"] if parent else digest,
         "seed": args.get("seed", 42),
-        "image_max_pixels": args.get("image_max_pixels", 768 * 768),
-        "image_min_pixels": args.get("image_min_pixels", 32 * 32),
+        "image_max_pixels": args.get("image_max_pixels", MAX_PIXELS),
+        "image_min_pixels": args.get("image_min_pixels", MIN_PIXELS),
         "datasets": _datasets(args),
         "data": {"build": build, "config_digest": manifest["config_digest"]} if manifest else None,
         "recipe": recipe,
@@ -330,7 +331,7 @@ def _callbacks(
 
     made: list[Any] = [Augmentation(settings.augment)] if settings.augment else []
     if settings.evaluate:
-        from stcr_plugin.evaluation.engine import AskSettings
+        from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS, AskSettings
         from stcr_plugin.evaluation.run import spread
         from stcr_plugin.frameworks.llamafactory.callback import GapCallback
         from stcr_plugin.registry.manifest import read_pairs
@@ -341,8 +342,8 @@ def _callbacks(
             batch_size=evaluate.batch_size,
             max_new_tokens=evaluate.max_new_tokens,
             generate=evaluate.generate,
-            image_max_pixels=args.get("image_max_pixels", 768 * 768),
-            image_min_pixels=args.get("image_min_pixels", 32 * 32),
+            image_max_pixels=args.get("image_max_pixels", MAX_PIXELS),
+            image_min_pixels=args.get("image_min_pixels", MIN_PIXELS),
             language=evaluate.language,
         )
         pairs = spread(read_pairs(registry, _evaluated(evaluate, build, args), evaluate.split), evaluate.pairs)
