@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Order = Literal["forward", "backward"]
 ORDERS: tuple[Order, Order] = ("forward", "backward")
+Closer = Literal["earlier", "later", "neither"]
+Choice = Literal["img1", "img2", "neither"]
 State = Mapping[str, Any]
 """The true state of one frame as its source records it: name -> number, word or truth value."""
 
@@ -36,7 +38,8 @@ class Episode:
     """One demonstration. `segments` is never empty: without annotation it is the whole episode.
 
     `episode_id` is unique within its source and safe as a file name. `group` names the population the
-    episode was drawn from (tabletop: "seen" or "heldout" looks), for split rules to select on.
+    episode was drawn from (tabletop: "seen" or "heldout" looks) and `object` what is handled ("" where the source
+    does not say), for split rules to select on.
     """
 
     source: str
@@ -46,6 +49,7 @@ class Episode:
     n_frames: int
     segments: tuple[Segment, ...]
     group: str = ""
+    object: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class EpisodeSource(Protocol):
         """One State a frame, or None where the source records none.
 
         Keys that every room may rely on where present: "motion" (how much moves between this frame and the
-        next, 0..1 of the episode's fastest) and "phase" (a word).
+        next, 0..1 of the episode's fastest), "phase" (a word) and "progress" (a number, greater is closer to the
+        task's completion; None where the truth does not say).
         """
         ...
 
@@ -96,10 +101,35 @@ class EpisodeSource(Protocol):
 
 
 @dataclass(frozen=True)
+class GivenPair:
+    """A pair that a source brings with it, as its publishers chose it: frames earlier < later of one episode.
+
+    `orders` are those in which it was published. `descriptions` are the published texts of the earlier and of
+    the later picture, "" where there is none; nothing in them can be checked by a machine.
+    """
+
+    earlier: int
+    later: int
+    task: str
+    closer: Closer = "later"
+    orders: tuple[Order, ...] = ORDERS
+    descriptions: tuple[str, str] = ("", "")
+
+
+@runtime_checkable
+class PairSource(EpisodeSource, Protocol):
+    """A source whose pairs are given, so that the same rows are used as by others; pair rules do not apply."""
+
+    def given_pairs(self, episode: Episode) -> Sequence[GivenPair]:
+        """The pairs of `episode`, in published order, none twice."""
+        ...
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two frames of one segment, earlier < later. It knows which is closer to completion.
 
-    `phase` is "approach" where both frames share a phase, "approach>lift" where they do not, "" where the
+    `orders` are those that may be shown in training: both, but for pairs that were published in one. `phase` is "approach" where both frames share a phase, "approach>lift" where they do not, "" where the
     source has none. The image paths are relative to the registry folder and empty until frames are written.
     """
 
@@ -110,7 +140,8 @@ class Pair:
     earlier: int
     later: int
     seconds: float
-    closer: Literal["earlier", "later"] = "later"
+    closer: Closer = "later"
+    orders: tuple[Order, ...] = ORDERS
     phase: str = ""
     earlier_image: str = ""
     later_image: str = ""
@@ -136,8 +167,10 @@ class Query:
         return shown if self.order == "forward" else (shown[1], shown[0])
 
     @property
-    def answer(self) -> Literal["img1", "img2"]:
-        """The image that is closer to completion."""
+    def answer(self) -> Choice:
+        """The image that is closer to completion, or neither."""
+        if self.pair.closer == "neither":
+            return "neither"
         closer_is_second = (self.pair.closer == "later") == (self.order == "forward")
         return "img2" if closer_is_second else "img1"
 
@@ -156,17 +189,18 @@ class Sample:
 class Answer:
     """What a model said to one query. `chosen` is None where the text names no image or both (unparsed).
 
-    Log-probabilities (natural log) are of the two answers, None where they were not compared.
+    Log-probabilities (natural log) are of the answers that were compared, None where they were not.
     """
 
     pair_id: str
     episode_id: str
     order: Order
-    expected: Literal["img1", "img2"]
-    chosen: Literal["img1", "img2"] | None
+    expected: Choice
+    chosen: Choice | None
     text: str
     logprob_img1: float | None = None
     logprob_img2: float | None = None
+    logprob_neither: float | None = None
 
     @property
     def right(self) -> bool:
