@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from stcr_plugin import __version__
-from stcr_plugin.errors import DataError
+from stcr_plugin.errors import DataError, StcrError
 
 _STACK = ("llamafactory", "torch", "transformers", "peft", "trl", "deepspeed", "datasets", "av", "pyarrow", "numpy")
+_MODEL_FILES = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "adapter_model*.bin",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "*processor_config.json",
+    "chat_template*",
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+# How libraries written in Rust and C++ (safetensors, torch.save) say that the disk is full: they give no errno.
+_FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
     """Write `data` beside `path`, flush it to the disk, then rename. A full disk leaves no part of it.
+
+    durable False skips the flush: whole after a killed process still, but not after a loss of power.
 
     Raises DataError (which file, how much was needed) when the disk is full or the folder is not writable.
     """
@@ -30,14 +51,38 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         with suppress(OSError):  # where the folder is none, nothing was written either
             part.unlink()
         raise DataError(
             f"{path}: could not write {len(data)} bytes: {error.strerror}; free space, then run again"
+        ) from error
+
+
+@contextmanager
+def room_for(folder: str | Path, need: Callable[[], int]) -> Iterator[None]:
+    """Where other libraries write into `folder` and its disk is full, name the folder and what is needed.
+
+    `need` gives the bytes that are written, roughly; it is called only then. Raises DataError for a full disk or an
+    exhausted quota; every other error passes.
+    """
+    try:
+        yield
+    except StcrError:
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and not any(
+            words in str(error) for words in _FULL
+        ):
+            raise
+        there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.is_dir())
+        raise DataError(
+            f"{folder}: no space is left for it: about {need() / 1e6:.1f} MB are to be written, "
+            f"{shutil.disk_usage(there).free / 1e6:.1f} MB are free; free space or name another folder, then run again"
         ) from error
 
 
@@ -95,9 +140,28 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def digest(value: Any) -> str:
     """SHA-256 (hex) of a JSON-like value, the same for the same value whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def model_digest(folder: str | Path) -> str:
+    """SHA-256 over the names and contents of the files that decide a model's answers, an adapter's base included.
+
+    A base that is no folder here, such as a model of the Hub, counts by its name. Raises DataError where the folder
+    holds no model.
+    """
+    files = sorted({path for pattern in _MODEL_FILES for path in Path(folder).glob(pattern) if path.is_file()})
+    if not files:
+        raise DataError(f"{folder}: no model there; give a folder with config.json and *.safetensors")
+    adapter = Path(folder) / "adapter_config.json"
+    base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
+    below = [] if base is None else [model_digest(base) if Path(base).is_dir() else base]
+    return digest([*([path.name, sha256(path)] for path in files), *below])
 
 
 def code_digest(*rooms: str) -> str:

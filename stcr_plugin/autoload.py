@@ -13,6 +13,7 @@ import sys
 HOOKS = {
     "llamafactory.data.template": ("stcr_plugin.frameworks.llamafactory.template", "register"),
     "llamafactory.train.tuner": ("stcr_plugin.frameworks.llamafactory.training", "wrap_run_exp"),
+    "llamafactory.v1.config.arg_parser": ("stcr_plugin.frameworks.llamafactory.refusals", "refuse_v1"),
 }
 
 

@@ -46,6 +46,14 @@ def _data_check(arguments: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+def _data_export(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.registry.spatiallogic import export
+
+    done = export(arguments.name, arguments.registry, arguments.out, arguments.format, arguments.split)
+    left_out = f"; {done.ties} left out, where neither image is closer" if done.ties else ""
+    print(f"exported: {done.rows} rows to {done.path}{left_out}; its paths start from {arguments.registry}")
+
+
 def _base_build(arguments: argparse.Namespace) -> None:
     from stcr_plugin.base import build
     from stcr_plugin.frameworks.llamafactory.training import train
@@ -100,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("overrides", nargs="*", help="key=value laid over the config")
     check = _command(data, "check", _data_check, "decode every picture, check counts, paths, lengths and labels")
     check.add_argument("name", help="name of a build, such as stcr")
+    export = _command(data, "export", _data_export, "write a dataset or a split in the files of STCR's authors")
+    export.add_argument("name", help="name of a dataset, such as stcr_cot, or with --split of a build")
+    export.add_argument("--split", help="every pair of this split in both orders, as weak rows")
+    export.add_argument("--format", choices=["json", "csv"], required=True, help="their training or evaluation file")
+    export.add_argument("--out", type=Path, required=True, help="file to write")
 
     base = commands.add_parser("base", help="the embedded base").add_subparsers(required=True)
     base_build = _command(base, "build", _base_build, "make the tiny Qwen2.5-VL and give it the chronological prior")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.types import Episode, Exclusion, Pair, Segment, State
+from stcr_plugin.types import Closer, Episode, Exclusion, GivenPair, Pair, Segment, State
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,18 +27,31 @@ _POOL = 100_000
 class SplitRule:
     """Which episodes a split takes: their ids, a count, or a share of those in `group` (all where None).
 
+    tasks, objects: a list of names, or how many of them: every episode with one of these belongs to this split or to
+    none, so that what is evaluated was never trained on. With them, `episodes` and `fraction` may stay out (all).
     Counts and shares are spread evenly over the recording order, since scenes drift while recording.
     """
 
     episodes: int | tuple[str, ...] | None = None
     fraction: float | None = None
     group: str | None = None
+    tasks: int | tuple[str, ...] | None = None
+    objects: int | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if (self.episodes is None) == (self.fraction is None):
-            raise ValueError("give either `episodes` (a count, or a list of ids) or `fraction`")
-        if self.episodes in (0, ()) or (isinstance(self.episodes, int) and self.episodes < 0):
-            raise ValueError("`episodes` must be a count of at least 1, or a list of ids")
+        chosen = self.tasks is not None or self.objects is not None
+        if self.episodes is not None and self.fraction is not None:
+            raise ValueError("give either `episodes` (a count, or a list of ids) or `fraction`, not both")
+        if self.episodes is None and self.fraction is None and not chosen:
+            raise ValueError(
+                "give either `episodes` (a count, or a list of ids) or `fraction`, or `tasks` or `objects`"
+            )
+        if chosen and isinstance(self.episodes, tuple):
+            raise ValueError("a list of `episodes` goes without `tasks` and `objects`")
+        for name in ("episodes", "tasks", "objects"):
+            value = getattr(self, name)
+            if value in (0, ()) or (isinstance(value, int) and value < 0):
+                raise ValueError(f"`{name}` must be a count of at least 1, or a list of names")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"`fraction` must be above 0 and at most 1, got {self.fraction}")
 
@@ -50,7 +63,13 @@ class PairRules:
     within_phase: wanted share of pairs whose two frames share a phase; where an episode has too few of one
     sort, the other sort fills up (the manifest counts both). trim_idle: frames at a segment's head and tail
     between which less than this moves (State "motion", 0..1) are left out, all but the one next to the
-    movement. drop_last_frames: native frames cut from the end of every segment before that.
+    movement. drop_last_frames: native frames cut from the end of every segment before that, but not of one that
+    is shorter than drop_from_frames or whose task holds one of the words in keep_tail.
+    stride: only every so many-th frame counts, and a segment covers those from ceil(start/stride) to
+    floor(end/stride), as the STCR authors take one in ten.
+    label: which frame is closer to completion: the later one (order), or the one whose state "progress" is greater.
+    By progress, pairs less than tie_within apart in it, or exactly alike, are ties: dropped, or taught as a third
+    answer, "neither"; pairs with a frame whose progress is not known are dropped. The manifest counts both.
     """
 
     per_episode: int = 16
@@ -61,12 +80,23 @@ class PairRules:
     within_phase: float | None = None
     trim_idle: float | None = None
     drop_last_frames: int = 0
+    drop_from_frames: int = 0
+    keep_tail: tuple[str, ...] = ()
+    stride: int = 1
+    label: Literal["order", "progress"] = "order"
+    tie_within: float = 0.0
+    ties: Literal["drop", "teach"] = "drop"
 
     def __post_init__(self) -> None:
         if self.per_episode < 1:
             raise ValueError(f"`per_episode` must be at least 1, got {self.per_episode}")
-        if self.drop_last_frames < 0:
-            raise ValueError(f"`drop_last_frames` must not be negative, got {self.drop_last_frames}")
+        for name in ("drop_last_frames", "drop_from_frames", "tie_within"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        if self.stride < 1:
+            raise ValueError(f"`stride` must be at least 1, got {self.stride}")
+        if self.label == "order" and (self.tie_within or self.ties == "teach"):
+            raise ValueError("`tie_within` and `ties: teach` need `label: progress`: by order there is no tie")
         for name in ("within_phase", "trim_idle"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
@@ -90,10 +120,15 @@ class PairRules:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one episode gave: its pairs in time order, and the segments that were set aside."""
+    """What one episode gave: its pairs in time order, and the segments that were set aside.
+
+    By label progress: `tied` and `unlabelled` count those among the candidates looked at that were dropped.
+    """
 
     pairs: tuple[Pair, ...]
     excluded: tuple[Exclusion, ...]
+    tied: int = 0
+    unlabelled: int = 0
 
 
 def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -> dict[str, list[Episode]]:
@@ -121,18 +156,25 @@ def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -
                     f"splits.{name}.episodes: episode {episode_id!r} already stands in {taken[episode_id]}"
                 )
             taken[episode_id] = name
-    shares: dict[str | None, float] = {}
+    owner = _owners(episodes, rules)
+    shares: dict[str, float] = {}
     for name, rule in rules.items():
         if isinstance(rule.episodes, tuple):
             continue
-        group = [episode for episode in episodes if rule.group in (None, episode.group)]
+        own = rule.tasks is not None or rule.objects is not None
+        group = [
+            episode
+            for episode in episodes
+            if rule.group in (None, episode.group) and owner.get(episode.episode_id) == (name if own else None)
+        ]
         left = [episode for episode in group if episode.episode_id not in taken]
         if rule.fraction is not None:
-            before = shares.get(rule.group, 0.0)
-            shares[rule.group] = before + rule.fraction
-            count = math.floor(shares[rule.group] * len(group) + 0.5) - math.floor(before * len(group) + 0.5)
+            pool = name if own else f"group {rule.group}"
+            before = shares.get(pool, 0.0)
+            shares[pool] = before + rule.fraction
+            count = math.floor(shares[pool] * len(group) + 0.5) - math.floor(before * len(group) + 0.5)
         else:
-            count = rule.episodes or 0
+            count = len(left) if rule.episodes is None else rule.episodes
         if not 0 < count <= len(left):
             which = f"of group {rule.group!r} " if rule.group is not None else ""
             raise ConfigError(
@@ -140,7 +182,38 @@ def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -
                 f"({len(group)} in all); change what the splits ask for, or record more"
             )
         taken |= {left[position].episode_id: name for position in _spread(len(left), count)}
-    return {name: [episode for episode in episodes if taken.get(episode.episode_id) == name] for name in rules}
+    split_of: dict[str, list[Episode]] = {name: [] for name in rules}
+    for episode in episodes:
+        if episode.episode_id in taken:
+            split_of[taken[episode.episode_id]].append(episode)
+    return split_of
+
+
+def _owners(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -> dict[str, str]:
+    """Episode id -> the split that owns its task or its object, for those that one owns."""
+    owner: dict[str, str] = {}
+    of: dict[str, str] = {}
+    for name, rule in rules.items():
+        for key in ("task", "object"):
+            wanted = getattr(rule, f"{key}s")
+            known = sorted({str(getattr(episode, key)) for episode in episodes} - {""})
+            if isinstance(wanted, int):
+                free = [value for value in known if f"{key} {value}" not in of]
+                if wanted > len(free):
+                    raise ConfigError(f"splits.{name}.{key}s: asks for {wanted} and {len(free)} are free: {free[:9]}")
+                wanted = [free[position] for position in _spread(len(free), wanted)]
+            for value in wanted or ():
+                if value not in known:
+                    raise ConfigError(f"splits.{name}.{key}s: no episode has {value!r}, {nearest(value, known)}")
+                if of.setdefault(f"{key} {value}", name) != name:
+                    raise ConfigError(f"splits.{name}.{key}s: {value!r} already belongs to {of[f'{key} {value}']}")
+    for episode in episodes:
+        names = {of[of_key] for of_key in (f"task {episode.task}", f"object {episode.object}") if of_key in of}
+        if len(names) == 1:
+            owner[episode.episode_id] = names.pop()
+        elif names:
+            owner[episode.episode_id] = "-"  # of one split by its task and of another by its object: of none
+    return owner
 
 
 def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRules, split: str, seed: int) -> Drawn:
@@ -155,15 +228,20 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
 
     if states is not None and len(states) != episode.n_frames:
         raise DataError(f"episode {episode.episode_id}: {len(states)} states for {episode.n_frames} frames")
+    if rules.label == "progress" and (states is None or any("progress" not in state for state in states)):
+        raise ConfigError(
+            f"pairs.label: episode {episode.episode_id} has no state 'progress'; set it to order for this source"
+        )
     excluded: list[Exclusion] = []
     segment_of: list[int] = []  # one entry for every (segment, distance): where its candidates start, how many
     distances: list[Integers] = []
     starts: list[Integers] = []
     counts: list[Integers] = []
     shortest, longest = rules.distances(episode.fps)
+    shortest, longest = math.ceil(shortest / rules.stride), longest / rules.stride
     for number, segment in enumerate(episode.segments):
         start, end = _usable(episode, segment, states, rules)
-        here = np.arange(shortest, min(longest, end - start - 1) + 1, dtype=np.int64)
+        here = np.arange(shortest, math.floor(min(longest, end - start - 1)) + 1, dtype=np.int64)
         if here.size == 0:
             where = f"episode {episode.episode_id}, frames {segment.start}-{segment.end}"
             excluded.append(Exclusion("segment", where, "too short for any pair that the rules allow"))
@@ -179,15 +257,24 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
     total = int(ends[-1])
     # Overlapping segments may offer the same two frames, so a few more are drawn than are needed.
     spare = rules.per_episode * len(episode.segments)
-    ranks = rng.choice(total, size=min(total, _POOL if rules.within_phase is not None else spare), replace=False)
+    looks = rules.within_phase is not None or rules.label == "progress"
+    ranks = rng.choice(total, size=min(total, _POOL if looks else spare), replace=False)
     rows = np.searchsorted(ends, ranks, side="right")
     earlier = np.concatenate(starts)[rows] + ranks - (ends - np.concatenate(counts))[rows]
     later = earlier + np.concatenate(distances)[rows]
 
     candidates: dict[tuple[int, int], Segment] = {}
     for row, first, second in zip(rows.tolist(), earlier.tolist(), later.tolist(), strict=True):
-        candidates.setdefault((first, second), episode.segments[segment_of[row]])
-    chosen = sorted(_choose(list(candidates), states, rules, episode.episode_id))
+        candidates.setdefault((first * rules.stride, second * rules.stride), episode.segments[segment_of[row]])
+    closer: dict[tuple[int, int], Closer] = {}
+    tied = unlabelled = 0
+    for frames in candidates if rules.label == "progress" and states is not None else ():
+        label = _by_progress(states[frames[0]]["progress"], states[frames[1]]["progress"], rules)  # type: ignore[index]
+        unlabelled += label is None
+        tied += label == "neither" and rules.ties == "drop"
+        if label is not None and (label != "neither" or rules.ties == "teach"):
+            closer[frames] = label
+    usable = list(candidates) if rules.label == "order" else list(closer)
     pairs = tuple(
         Pair(
             pair_id=f"{episode.episode_id}:{first}-{second}",
@@ -197,11 +284,47 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
             earlier=first,
             later=second,
             seconds=(second - first) / episode.fps,
+            closer=closer.get((first, second), "later"),
             phase=_phase(states, first, second),
         )
-        for first, second in chosen
+        for first, second in sorted(_choose(usable, states, rules, episode.episode_id))
     )
-    return Drawn(pairs, tuple(excluded))
+    return Drawn(pairs, tuple(excluded), tied, unlabelled)
+
+
+def take_given(episode: Episode, states: Sequence[State] | None, given: Sequence[GivenPair], split: str) -> Drawn:
+    """The pairs that a source brings with it, all of them. Raises DataError for one that leaves its episode."""
+    for pair in given:
+        if not 0 <= pair.earlier < pair.later < episode.n_frames or not pair.orders:
+            raise DataError(
+                f"episode {episode.episode_id}: the given pair {pair.earlier}-{pair.later} is none of its "
+                f"{episode.n_frames} frames; mend the file that lists it"
+            )
+    pairs = tuple(
+        Pair(
+            pair_id=f"{episode.episode_id}:{pair.earlier}-{pair.later}",
+            episode_id=episode.episode_id,
+            split=split,
+            task=pair.task,
+            earlier=pair.earlier,
+            later=pair.later,
+            seconds=(pair.later - pair.earlier) / episode.fps,
+            closer=pair.closer,
+            orders=pair.orders,
+            phase=_phase(states, pair.earlier, pair.later),
+        )
+        for pair in given
+    )
+    return Drawn(pairs, ())
+
+
+def _by_progress(earlier: float | None, later: float | None, rules: PairRules) -> Closer | None:
+    """Which frame is closer to completion by its state, or None where the truth does not say."""
+    if earlier is None or later is None:
+        return None
+    if later == earlier or abs(later - earlier) < rules.tie_within:
+        return "neither"
+    return "later" if later > earlier else "earlier"
 
 
 def _choose(
@@ -222,8 +345,20 @@ def _choose(
 
 
 def _usable(episode: Episode, segment: Segment, states: Sequence[State] | None, rules: PairRules) -> tuple[int, int]:
-    """The segment's frames [start, end) without the dropped tail and the idle ends."""
-    start, end = segment.start, max(segment.start, segment.end - rules.drop_last_frames)
+    """The segment's frames [start, end), in strides, without the dropped tail and the idle ends."""
+    start, end = segment.start, segment.end
+    strides = end // rules.stride - -(-start // rules.stride)
+    keeps_tail = any(word.lower() in segment.task.lower() for word in rules.keep_tail)
+    if strides * rules.stride >= rules.drop_from_frames and not keeps_tail:
+        end = max(start, end - rules.drop_last_frames)
+    start, end = _moving(episode, start, end, states, rules)
+    return -(-start // rules.stride), max(end // rules.stride, -(-start // rules.stride))
+
+
+def _moving(
+    episode: Episode, start: int, end: int, states: Sequence[State] | None, rules: PairRules
+) -> tuple[int, int]:
+    """[start, end) without its idle ends."""
     if rules.trim_idle is None:
         return start, end
     if states is None or any("motion" not in state for state in states):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
 from stcr_plugin.types import Episode
@@ -38,7 +39,10 @@ class Pretraining:
 
 
 def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
-    """Train the checkpoint folder in place; the mean loss of the last 50 steps. Shows a progress bar."""
+    """Train the checkpoint folder in place; the mean loss of the last 50 steps. Shows a progress bar.
+
+    Raises DataError where the folder's disk is full.
+    """
     import torch
     from tqdm import trange
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -87,7 +91,8 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
         losses = [*losses[-49:], float(output.loss.detach())]
         bar.set_postfix(loss=f"{np.mean(losses):.3f}", placed=f"{float(placed.detach()):.3f}")
     hook.remove()
-    model.save_pretrained(checkpoint)
+    with artefacts.room_for(checkpoint, lambda: sum(weight.nbytes for weight in model.parameters())):
+        model.save_pretrained(checkpoint)
     return float(np.mean(losses))
 
 

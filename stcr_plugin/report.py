@@ -57,7 +57,7 @@ def report(runs: Sequence[Path], out: Path) -> Path:
         "can be unparsed, unless `generate` was set.",
         f"![Forward, backward and pair accuracy, stage by stage]({PLOT})",
         "## What the figures mean",
-        tables.meanings_table(),
+        tables.meanings_table(rows),
         "A judge that ignores the order but cannot tell the frames apart has 50 % pair accuracy and a gap near 0: "
         "a small gap alone is no sign of knowing.",
         *_times(rows),
@@ -71,11 +71,12 @@ def report(runs: Sequence[Path], out: Path) -> Path:
 
 def console_table(rows: Sequence[tuple[str, Figures]]) -> str:
     """Plain text for a terminal: a line a (name, figures), columns aligned."""
-    heads = ["", *(tables.COLUMNS[name].heading for name in RATES), "pairs"]
+    figures_of = [(label, dataclasses.asdict(found)) for label, found in rows]
+    names = tables.shown([values for _, values in figures_of])
+    heads = ["", *(tables.COLUMNS[name].heading for name in names), "pairs"]
     lines = [heads]
-    for label, found in rows:
-        values = dataclasses.asdict(found)
-        lines.append([label, *(tables.figure(values, name) for name in RATES), str(found.n_pairs)])
+    for label, values in figures_of:
+        lines.append([label, *(tables.figure(values, name) for name in names), str(values["n_pairs"])])
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return "\n".join(
         "  ".join(
@@ -95,7 +96,7 @@ def _measurements(run: Path) -> list[_Measured]:
     measured = []
     for path in paths:
         results = artefacts.read_json(path)
-        needed = ("name", "dataset", "split", "mode", *(field.name for field in dataclasses.fields(Figures)))
+        needed = ("name", "dataset", "split", "mode", *RATES, "n_pairs", "n_episodes", "n_queries")
         absent = [key for key in needed if not isinstance(results, dict) or key not in results]
         if absent:
             raise DataError(

@@ -10,7 +10,7 @@ import pytest
 
 import stcr_plugin
 from stcr_plugin import artefacts
-from stcr_plugin.errors import DataError
+from stcr_plugin.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]
 
@@ -273,3 +273,80 @@ def test_lock_of_a_killed_process_is_free(tmp_path, holder):
     child.wait()
     with artefacts.locked(tmp_path / "deep" / "lock"):
         assert not (tmp_path / "done").exists()
+
+
+# ---- models ----
+
+
+def model_in(folder, weights=b"weights", **adapter):
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(weights)
+    if adapter:
+        (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    return folder
+
+
+def test_digest_of_a_model_follows_names_and_contents_of_what_decides_its_answers(tmp_path):
+    folder = model_in(tmp_path / "model")
+    first = artefacts.model_digest(folder)
+    for name in ("trainer_state.json", "training_args.bin", "optimizer.pt"):
+        (folder / name).write_text("{}")
+    assert artefacts.model_digest(folder) == first == artefacts.model_digest(model_in(tmp_path / "same"))
+    (folder / "tokenizer.json").write_text("{}")
+    second = artefacts.model_digest(folder)
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    third = artefacts.model_digest(folder)
+    (folder / "other.safetensors").write_bytes(b"others")
+    assert len({first, second, third, artefacts.model_digest(folder)}) == 4
+
+
+def test_digest_of_an_adapter_includes_its_base_by_content_or_by_its_name_on_the_hub(tmp_path):
+    one, other = model_in(tmp_path / "one", b"1"), model_in(tmp_path / "other", b"2")
+    bases = [str(one), str(other), "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"]
+    adapters = [model_in(tmp_path / f"a{k}", base_model_name_or_path=base) for k, base in enumerate(bases)]
+    digests = [artefacts.model_digest(folder) for folder in adapters]
+    assert len(set(digests)) == 4
+    (one / "model.safetensors").write_bytes(b"3")
+    assert [artefacts.model_digest(folder) == old for folder, old in zip(adapters, digests, strict=True)] == [
+        False, True, True, True,
+    ]  # fmt: skip
+
+
+def test_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: no model there; give a folder with config\.json"):
+        artefacts.model_digest(tmp_path / "nowhere")
+
+
+# ---- a disk that others fill ----
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),  # torch.save
+    ],
+    ids=["disk", "quota", "safetensors", "torch"],
+)
+def test_full_disk_is_named_with_its_folder_and_the_need(tmp_path, error):
+    folder = tmp_path / "not" / "made yet"
+    with pytest.raises(DataError) as caught, artefacts.room_for(folder, lambda: 2_500_000):
+        raise error
+    assert str(caught.value).startswith(f"{folder}: no space is left for it: about 2.5 MB are to be written, ")
+    assert str(caught.value).endswith(" MB are free; free space or name another folder, then run again")
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_device_that_is_always_full_is_recognised(tmp_path):
+    with pytest.raises(DataError, match="no space is left"), artefacts.room_for(tmp_path, lambda: 1):
+        Path("/dev/full").write_bytes(b"x")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), RuntimeError("boom"), ConfigError("c")])
+def test_other_errors_pass_a_writer_as_they_are(tmp_path, error):
+    with pytest.raises(type(error)) as caught, artefacts.room_for(tmp_path, lambda: 1):
+        raise error
+    assert caught.value is error

@@ -23,7 +23,7 @@ datasets:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A folder with a data config, its build and a random checkpoint."""
-    from stcr_plugin.base import write_checkpoint
+    from stcr_plugin.architecture import write_checkpoint
 
     folder = tmp_path_factory.mktemp("work")
     (folder / "toy.yaml").write_text(CONFIG)

@@ -23,7 +23,7 @@ ROOMS = (
     ("evaluation",),
     ("report",),
     ("frameworks.stage",),
-    ("pretraining",),
+    ("pretraining", "architecture"),
     ("base",),
     ("frameworks",),
     ("cli",),
@@ -101,7 +101,7 @@ HEAVY = ("torch", "transformers", "llamafactory", "trl", "datasets", "av", "pyar
 @pytest.mark.parametrize(
     "module",
     ["config", "artefacts", "episodes", "pairs", "samples.cot", "registry.build", "registry.check", "evaluation.run",
-     "evaluation.engine", "report", "pretraining", "base", "frameworks.stage"],
+     "evaluation.engine", "report", "pretraining", "architecture", "base", "frameworks.stage"],
 )  # fmt: skip
 def test_heavy_libraries_wait_until_they_are_used(module):
     code = f"import sys, stcr_plugin.{module}; print(*sys.modules)"

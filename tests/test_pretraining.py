@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stcr_plugin.base import write_checkpoint
+from stcr_plugin.architecture import write_checkpoint
 from stcr_plugin.pretraining import Pretraining, teach_to_describe
 from stcr_plugin.pretraining import _described_pictures as described_pictures
 from stcr_plugin.types import Episode

@@ -94,7 +94,7 @@ class Workshop:
         build(load_data_config(self.data), self.registry)
 
     def make_base(self) -> None:
-        from stcr_plugin.base import write_checkpoint
+        from stcr_plugin.architecture import write_checkpoint
 
         write_checkpoint(self.base)
 

@@ -1,19 +1,26 @@
-"""Frame-exact reading of single pictures from a video file, whatever its codec, by presentation time."""
+"""Frame-exact reading of single pictures from a video, whatever its codec, by presentation time.
+
+A video is a file of its own or a slice of an archive, which is read where it stands.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stcr_plugin.episodes import archive
+from stcr_plugin.episodes.archive import Slice
 from stcr_plugin.errors import DataError
 
 if TYPE_CHECKING:
     from stcr_plugin.types import Picture
+
+Video = Path | Slice
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class VideoFacts:
     last_seconds: float
 
 
-def probe(path: Path) -> VideoFacts:
+def probe(path: Video) -> VideoFacts:
     """Open `path` without decoding. Raises DataError for a file that is no video or whose data end before its index."""
     with _opened(path) as (container, stream):
         length = stream.duration
@@ -33,14 +40,14 @@ def probe(path: Path) -> VideoFacts:
             return VideoFacts(len(times), float(max(times) * stream.time_base))
         end = (stream.start_time or 0) + length
         frame = length / stream.frames
-        container.seek(round(end - frame), stream=stream)
+        _seek(container, stream, round(end - frame), path)
         last = max((packet.pts for packet in _packets(container, stream, path)), default=None)
         if last is None or last < end - 1.5 * frame:
             raise DataError(f"{path}: truncated: its index promises {stream.frames} frames; download it again")
         return VideoFacts(stream.frames, float(last * stream.time_base))
 
 
-def frames_at(path: Path, seconds: Sequence[float], fps: float, threads: int = 0) -> Iterator[Picture]:
+def frames_at(path: Video, seconds: Sequence[float], fps: float, threads: int = 0) -> Iterator[Picture]:
     """The pictures shown at the ascending presentation times `seconds`, each uint8 [height, width, 3] RGB.
 
     A picture is found by its time stamp (within half a frame of `fps`), never by counting, so reordered frames
@@ -114,14 +121,14 @@ def _open_groups(packets: Sequence[Any]) -> bool:
     return False
 
 
-def _window(container: Any, stream: Any, path: Path, start: float, end: float) -> list[Any]:
+def _window(container: Any, stream: Any, path: Video, start: float, end: float) -> list[Any]:
     """Every packet, in decoding order, from a key frame shown at or before `start` (s) until past `end` (s)."""
     first, last = start / stream.time_base, end / stream.time_base
     for target in (max(round(first), 0), None):
         if target is None:
-            container.seek(stream.start_time or 0, stream=stream)
+            _seek(container, stream, stream.start_time or 0, path)
         elif target > (stream.start_time or 0):
-            container.seek(target, stream=stream)
+            _seek(container, stream, target, path)
         packets = []
         for packet in _packets(container, stream, path):
             if packet.dts is not None and packet.dts > last:  # a frame is never shown before it is decoded
@@ -152,7 +159,15 @@ def _match(packets: Sequence[Any], seconds: Sequence[float], unit: float, tolera
     return wanted, ""
 
 
-def _packets(container: Any, stream: Any, path: Path) -> Iterator[Any]:
+def _seek(container: Any, stream: Any, time: int, path: Video) -> None:
+    """To the key frame at or before `time`, in stream units."""
+    try:
+        container.seek(time, stream=stream)
+    except _ffmpeg_error() as error:
+        raise DataError(f"{path}: cannot be read as a video ({error}); download it again") from None
+
+
+def _packets(container: Any, stream: Any, path: Video) -> Iterator[Any]:
     """The packets of `stream` from where the container stands; a cut-off one ends them."""
     try:
         for packet in container.demux(stream):
@@ -165,18 +180,19 @@ def _packets(container: Any, stream: Any, path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+def _opened(path: Video) -> Iterator[tuple[Any, Any]]:
     import av
 
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise DataError(f"{path}: no such video file; download it")
-    if path.stat().st_size == 0:
+    if (path.size if isinstance(path, Slice) else path.stat().st_size) == 0:
         raise DataError(f"{path}: an empty file (0 bytes); download it again")
-    try:
-        container = av.open(str(path))
-    except _ffmpeg_error() as error:
-        raise DataError(f"{path}: cannot be opened as a video ({error}); download it again") from None
-    with container:
+    with ExitStack() as stack:
+        file = stack.enter_context(archive.opened(path)) if isinstance(path, Slice) else str(path)
+        try:
+            container = stack.enter_context(av.open(file))
+        except _ffmpeg_error() as error:
+            raise DataError(f"{path}: cannot be opened as a video ({error}); download it again") from None
         if not container.streams.video:
             raise DataError(f"{path}: holds no video stream")
         yield container, container.streams.video[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,8 +11,9 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation.answers import parse
-from stcr_plugin.samples.questions import fill, question
-from stcr_plugin.types import Answer, Query
+from stcr_plugin.registry import pictures
+from stcr_plugin.samples.questions import ask
+from stcr_plugin.types import Answer, Choice, Query
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +27,7 @@ MAX_PIXELS, MIN_PIXELS = 768 * 768, 32 * 32  # LLaMA-Factory 0.9.5's own default
 class AskSettings:
     """How queries are put to a model.
 
-    mode: "cot" asks for a reasoned answer, generates it greedily and parses it; "direct" compares the two possible
+    mode: "cot" asks for a reasoned answer, generates it greedily and parses it; "direct" compares the possible
         answers (see `answer`). None: what the model's stage.json names, else "direct".
     batch_size: queries at once; more is faster and takes more memory. It changes no answer beyond rounding.
     max_new_tokens: where generation stops; a reasoned answer that is cut there is unparsed.
@@ -121,11 +122,13 @@ def numbered_content(n_images: int, question: str) -> list[dict[str, str]]:
     return [*parts, {"type": "text", "text": f"\n{question}"}]
 
 
-def questions_for(queries: Sequence[Query], settings: AskSettings, seed: int = 0) -> list[str]:
-    """The question to each query, its task filled in; both orders of a pair get the same wording."""
+def questions_for(queries: Sequence[Query], settings: AskSettings, seed: int = 0, ties: bool = False) -> list[str]:
+    """The question to each query, its task filled in; both orders of a pair get the same wording.
+
+    `ties` offers "neither", as the training data of a build that teaches ties does.
+    """
     kind: Mode = settings.mode or "direct"
-    texts = [question(kind, settings.language, query.pair.pair_id, seed, settings.part) for query in queries]
-    return [fill(text, query.pair.task) for text, query in zip(texts, queries, strict=True)]
+    return [ask(query, kind, settings.language, seed, settings.part, ties) for query in queries]
 
 
 def answer(
@@ -136,6 +139,7 @@ def answer(
     registry: Path,
     settings: AskSettings,
     *,
+    ties: bool = False,
     synced_gpus: bool = False,
     progress: bool = True,
     on_answers: Callable[[list[Answer]], None] | None = None,
@@ -145,7 +149,14 @@ def answer(
     Mode "direct" runs one forward a batch over prompt + the tokens that `closer to completion: img1` and `... img2`
     share, and compares the log-probabilities of the first token in which they differ. The tokens after it (end of
     turn) are the same in both and are not looked at, so `logprob_img1` is log p("1" | prompt, shared tokens): the two
-    are comparable with each other, and are not the whole answer's. An exact tie names no image and is unparsed.
+    are comparable with each other, and are not the whole answer's. Equal ones name no image and are unparsed.
+
+    With `ties` (questions that offer "neither") three answers are compared, by the log-probability that the answer's
+    name is written: the sum from the first token in which any two differ up to the last token before the end of
+    turn. For the images that last token is their own, the digit. "neither" leaves the other two at its first token,
+    but a tokenizer may split the word, and a first piece such as " n" also begins "no" and "none": so the whole word
+    counts, as the whole of `img1` does. A forward is run for each beginning that no longer one covers, mostly two.
+
     Mode "cot", and `settings.generate`, generate greedily up to the end of turn and parse the text; sampling settings
     and repetition penalty of the checkpoint are not used, for a penalty on repeated tokens sways which image is named.
 
@@ -158,7 +169,7 @@ def answer(
 
     generates = settings.generate or settings.mode == "cot"
     turn_end = _turn_end(processor.tokenizer)
-    endings = None if generates else _endings(processor.tokenizer, turn_end)
+    endings = None if generates else _endings(processor.tokenizer, turn_end, ties)
     model.eval()
     answers: list[Answer] = []
     bar = tqdm(total=len(queries), desc="asking", unit="query", disable=not progress)
@@ -169,7 +180,7 @@ def answer(
             inputs = _inputs(processor, batch, questions[start : start + settings.batch_size], registry, settings)
             inputs = inputs.to(model.device)
             if endings is None:
-                done = _generated(model, processor.tokenizer, batch, inputs, settings, turn_end, synced_gpus)
+                done = _generated(model, processor.tokenizer, batch, inputs, settings, turn_end, ties, synced_gpus)
             else:
                 done = _compared(model, batch, inputs, *endings)
             answers += done
@@ -206,17 +217,13 @@ def _scaled(image: Image, pixels: int) -> Image:
 
 def open_picture(registry: Path, relative: str, pair_id: str) -> Image:
     """The whole picture, decoded. Raises DataError naming file and pair where it is missing, cut or no picture."""
-    from PIL import Image, UnidentifiedImageError
-
-    path = artefacts.inside(registry, relative)
     try:
-        image = Image.open(path)
-        with image:
-            image.load()
-        return image
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return pictures.decode(pictures.read(registry, relative), relative)
+    except DataError as error:
+        reason = str(error).removeprefix(f"{relative}: ")
         raise DataError(
-            f"{path}: picture of pair {pair_id} is not readable ({error}); write the dataset anew or leave the pair out"
+            f"{registry / relative}: picture of pair {pair_id} is not readable ({reason}); "
+            "write the dataset anew or leave the pair out"
         ) from error
 
 
@@ -235,23 +242,36 @@ def _inputs(
 
 
 def _compared(
-    model: Any, queries: Sequence[Query], inputs: Any, shared: Sequence[int], image_tokens: tuple[int, int]
+    model: Any, queries: Sequence[Query], inputs: Any, shared: Sequence[int], rests: Mapping[Choice, Sequence[int]]
 ) -> list[Answer]:
+    """Answers by the likeliest of `rests`: choice -> its tokens after the `shared` ones."""
+    scores: dict[Choice, list[float]] = {}
+    while left := {choice: list(tokens) for choice, tokens in rests.items() if choice not in scores}:
+        path = max((tokens[:-1] for tokens in left.values()), key=len)
+        logprobs = _logprobs(model, inputs, [*shared, *path], len(path) + 1)
+        for choice, tokens in left.items():
+            if path[: len(tokens) - 1] == tokens[:-1]:
+                scores[choice] = logprobs[:, list(range(len(tokens))), tokens].sum(dim=-1).tolist()
+    answers = []
+    for number, query in enumerate(queries):
+        found = {choice: scores[choice][number] for choice in rests}
+        best = [choice for choice, score in found.items() if score == max(found.values())]
+        chosen = best[0] if len(best) == 1 else None
+        answers.append(_answer(query, chosen, ANSWER.format(image=chosen) if chosen else "", found))
+    return answers
+
+
+def _logprobs(model: Any, inputs: Any, tail: Sequence[int], keep: int) -> Any:
+    """Log-probabilities [queries, keep, vocabulary] of what follows each of the last `keep` tokens of prompt + tail."""
     import torch
 
+    longer = dict(inputs)
     for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-        if name in inputs:  # transformers 4 has no token types
-            fill = {"input_ids": list(shared), "attention_mask": [1] * len(shared)}.get(name, [0] * len(shared))
-            tail = torch.tensor([fill] * len(queries), dtype=inputs[name].dtype, device=inputs[name].device)
-            inputs[name] = torch.cat([inputs[name], tail], dim=1)
-    logits = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
-    pairs = torch.log_softmax(logits, dim=-1)[:, list(image_tokens)].tolist()
-    answers = []
-    for query, (first, second) in zip(queries, pairs, strict=True):
-        chosen: Literal["img1", "img2"] | None = None if first == second else "img1" if first > second else "img2"
-        text = ANSWER.format(image=chosen) if chosen else ""
-        answers.append(_answer(query, chosen, text, first, second))
-    return answers
+        if name in longer:  # transformers 4 has no token types
+            fill = {"input_ids": list(tail), "attention_mask": [1] * len(tail)}.get(name, [0] * len(tail))
+            more = torch.tensor([fill] * len(longer[name]), dtype=longer[name].dtype, device=longer[name].device)
+            longer[name] = torch.cat([longer[name], more], dim=1)
+    return torch.log_softmax(model(**longer, use_cache=False, logits_to_keep=keep).logits.float(), dim=-1)
 
 
 def _generated(
@@ -261,6 +281,7 @@ def _generated(
     inputs: Any,
     settings: AskSettings,
     turn_end: str,
+    ties: bool,
     synced_gpus: bool,
 ) -> list[Answer]:
     stops = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(turn_end)}
@@ -279,18 +300,12 @@ def _generated(
         synced_gpus=synced_gpus,
     )
     texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [_answer(query, parse(text), text) for query, text in zip(queries, texts, strict=True)]
+    return [_answer(query, parse(text, ties), text) for query, text in zip(queries, texts, strict=True)]
 
 
-def _answer(
-    query: Query,
-    chosen: Literal["img1", "img2"] | None,
-    text: str,
-    logprob_img1: float | None = None,
-    logprob_img2: float | None = None,
-) -> Answer:
-    pair = query.pair
-    return Answer(pair.pair_id, pair.episode_id, query.order, query.answer, chosen, text, logprob_img1, logprob_img2)
+def _answer(query: Query, chosen: Choice | None, text: str, scores: Mapping[Choice, float] | None = None) -> Answer:
+    pair, scored = query.pair, {f"logprob_{choice}": score for choice, score in (scores or {}).items()}
+    return Answer(pair.pair_id, pair.episode_id, query.order, query.answer, chosen, text, **scored)
 
 
 def _turn_end(tokenizer: Any) -> str:
@@ -298,17 +313,23 @@ def _turn_end(tokenizer: Any) -> str:
     return "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else str(tokenizer.eos_token)
 
 
-def _endings(tokenizer: Any, turn_end: str) -> tuple[list[int], tuple[int, int]]:
-    """(tokens that both answers start with, (the token that makes it img1, the one that makes it img2))."""
-    first, second = (
-        tokenizer(ANSWER.format(image=image) + turn_end, add_special_tokens=False)["input_ids"]
-        for image in ("img1", "img2")
-    )
+def _endings(tokenizer: Any, turn_end: str, ties: bool = False) -> tuple[list[int], dict[Choice, list[int]]]:
+    """(tokens that all answers start with, choice -> its tokens after them and before the end of turn).
+
+    Without `ties`, each image has one token there: the one that makes it img1 or img2.
+    """
+    choices: tuple[Choice, ...] = ("img1", "img2", "neither") if ties else ("img1", "img2")
+    written: dict[Choice, list[int]] = {
+        choice: tokenizer(ANSWER.format(image=choice) + turn_end, add_special_tokens=False)["input_ids"]
+        for choice in choices
+    }
+    first, second = written["img1"], written["img2"]
     differ = [i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b]
     if len(first) != len(second) or len(differ) != 1:
         raise DataError(
             "this model's tokenizer writes the answers img1 and img2 with more than one token of difference, so their "
             "log-probabilities cannot be compared; set `generate: true` to have the answer generated and parsed"
         )
-    at = differ[0]
-    return first[:at], (first[at], second[at])
+    tail = len(first) - differ[0] - 1  # what follows the deciding token: the end of turn
+    start = next(i for i, tokens in enumerate(zip(*written.values(), strict=False)) if len(set(tokens)) > 1)
+    return first[:start], {choice: tokens[start : len(tokens) - tail] for choice, tokens in written.items()}

@@ -22,8 +22,17 @@ if TYPE_CHECKING:
 class Figures:
     """The figures of one set of answers. Rates are percent, 0..100; the gap is in percentage points, signed.
 
-    An unparsed answer counts as wrong, breaks its pair's order consistency, and is not "img2" for position bias,
-    whose denominator is all queries.
+    Forward is a pair shown in time order, backward the same pair swapped, whichever of its frames is closer to
+    completion: where that is the earlier one, the right answers are img1 forward and img2 backward.
+    An unparsed answer, and "neither" to a pair of which one frame is closer, counts as wrong, breaks its pair's order
+    consistency (which asks for the same frame twice), and is not "img2" for position bias.
+
+    The first six rates, n_pairs, neither_rate and earlier_closer_accuracy are of pairs of which one frame is closer;
+    ties have n_ties and tie_accuracy. n_queries, and unparsed_rate, which is a share of them, are of both.
+
+    tie_accuracy: share of ties answered "neither" in both orders. neither_rate: share of the queries about other
+    pairs answered so. earlier_closer_accuracy: pair accuracy of the n_closer_earlier pairs whose earlier frame is
+    closer: a judge of progress is right there, a judge of which frame came later has 0 %. None where there are none.
     """
 
     forward_accuracy: float
@@ -36,28 +45,68 @@ class Figures:
     n_pairs: int
     n_episodes: int
     n_queries: int
+    n_ties: int = 0
+    tie_accuracy: float | None = None
+    neither_rate: float = 0.0
+    n_closer_earlier: int = 0
+    earlier_closer_accuracy: float | None = None
 
 
-RATES = tuple(field.name for field in dataclasses.fields(Figures) if not field.name.startswith("n_"))
-"""The names of the seven figures that have an interval."""
+RATES = (
+    "forward_accuracy",
+    "backward_accuracy",
+    "gap_points",
+    "pair_accuracy",
+    "order_consistency",
+    "position_bias",
+    "unparsed_rate",
+)
+"""The names of the seven figures that every set of answers has, each with an interval."""
+
+_RARE = {"tie_accuracy": "n_ties", "neither_rate": "n_ties", "earlier_closer_accuracy": "n_closer_earlier"}
+"""The others that have an interval -> the number of pairs without which they have none."""
+
+_SUMS = (
+    "forward",
+    "backward",
+    "pair",
+    "consistent",
+    "img2",
+    "unparsed",
+    "n_pairs",
+    "n_ties",
+    "tie",
+    "neither",
+    "n_closer_earlier",
+    "closer_earlier",
+)
+"""The numbers that figures are made of, added up over pairs; `tie` and `closer_earlier` count those right."""
 
 
 def figures(answers: Sequence[Answer]) -> Figures:
     """The figures of `answers`, which hold each pair once forward and once backward.
 
-    Raises DataError for no answers, and names a pair that misses an order or has one twice.
+    Raises DataError for no answers or ties alone, and names a pair that misses an order or has one twice.
     """
     sums = _episode_sums(answers)
     totals = _array(sums).sum(axis=0)
-    rates = dict(zip(RATES, (float(rate) for rate in _rates(totals)), strict=True))
-    n_pairs = int(totals[-1])
-    return Figures(**rates, n_pairs=n_pairs, n_episodes=len(sums), n_queries=2 * n_pairs)
+    counts = dict(zip(_SUMS, (int(total) for total in totals), strict=True))
+    rates: dict[str, Any] = dict(zip((*RATES, *_RARE), _rates(totals).tolist(), strict=True))
+    return Figures(
+        **rates | {name: None for name in ("tie_accuracy", "earlier_closer_accuracy") if not counts[_RARE[name]]},
+        **{name: counts[name] for name in ("n_pairs", "n_ties", "n_closer_earlier")},
+        n_episodes=len(sums),
+        n_queries=2 * (counts["n_pairs"] + counts["n_ties"]),
+    )
 
 
 def intervals(
     answers: Sequence[Answer], resamples: int = 2000, seed: int = 0, level: float = 95
 ) -> dict[str, tuple[float, float]] | None:
-    """(low, high) of each figure at `level` percent: the percentile bootstrap over episodes as clusters.
+    """(low, high) of each rate at `level` percent: the percentile bootstrap over episodes as clusters.
+
+    The rates are the seven of RATES, and those of ties or of pairs whose earlier frame is closer where there are any;
+    draws in which a rate has no pair are left out of its interval.
 
     Pairs of one episode share its frames, so whole episodes are drawn with replacement, and a figure is the ratio of
     the drawn episodes' sums (Davison & Hinkley 1997, Bootstrap Methods and their Application, sections 3.8 and 5.3.1;
@@ -65,8 +114,13 @@ def intervals(
     says nothing of other episodes. With a handful of episodes the intervals are too narrow, and a figure that is the
     same in all of them (0 or 100 %) gets an interval of no width.
     """
-    bounds = _bounds(_array(_episode_sums(answers)), _rates, resamples, seed, level)
-    return None if bounds is None else dict(zip(RATES, bounds, strict=True))
+    sums = _array(_episode_sums(answers))
+    bounds = _bounds(sums, _rates, resamples, seed, level)
+    if bounds is None:
+        return None
+    there = dict(zip(_SUMS, sums.sum(axis=0).tolist(), strict=True))
+    found = dict(zip((*RATES, *_RARE), bounds, strict=True))
+    return {name: found[name] for name in (*RATES, *(name for name, count in _RARE.items() if there[count]))}
 
 
 @dataclass(frozen=True)
@@ -82,10 +136,12 @@ def paired_difference(
 ) -> Difference:
     """How much higher the pair accuracy of `answers` is than that of `others`, who were asked the same pairs.
 
+    Ties, which pair accuracy leaves out, are left out.
+
     The bootstrap of `intervals`, on each pair's difference: what makes a pair or an episode hard for both cancels
     out, so this tells apart what two separate intervals cannot. Raises DataError where the pairs are not the same.
     """
-    mine, theirs = by_pair(answers), by_pair(others)
+    mine, theirs = _untied(by_pair(answers)), _untied(by_pair(others))
     if mine.keys() != theirs.keys():
         raise DataError("the two sets of answers are to different pairs; ask both models the same split and limit")
     sums: dict[str, list[int]] = {}
@@ -103,7 +159,10 @@ def paired_difference(
 def _bounds(
     sums: Floats, rates: Callable[[Floats], Floats], resamples: int, seed: int, level: float
 ) -> list[tuple[float, float]] | None:
-    """(low, high) of each of `rates`([..., columns]) when the rows of `sums` [episodes, columns] are drawn anew."""
+    """(low, high) of each of `rates`([..., columns]) when the rows of `sums` [episodes, columns] are drawn anew.
+
+    A rate that is NaN in some draws gets its bounds from the others, and NaN where there are no others.
+    """
     import numpy as np
 
     if resamples < 1 or not 0 < level < 100:
@@ -119,15 +178,17 @@ def _bounds(
         for start in range(0, resamples, 100)
     ]
     tail = (100 - level) / 2
-    low, high = np.percentile(np.concatenate(blocks), [tail, 100 - tail], axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    columns = [column[~np.isnan(column)] for column in np.concatenate(blocks).T]
+    bounds = [np.percentile(column, [tail, 100 - tail]).tolist() if len(column) else [np.nan] * 2 for column in columns]
+    return [(low, high) for low, high in bounds]
 
 
 def per_episode(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """One row an episode, sorted by its id: `episode_id` and its figures."""
+    """One row an episode, sorted by its id: `episode_id` and its figures. An episode of ties alone has no row."""
     groups: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         groups[answer.episode_id].append(answer)
+    groups = {episode: group for episode, group in groups.items() if not only_ties(group)}
     return [{"episode_id": episode, **dataclasses.asdict(figures(groups[episode]))} for episode in sorted(groups)]
 
 
@@ -148,23 +209,49 @@ def by_pair(answers: Sequence[Answer]) -> dict[str, tuple[Answer, Answer]]:
     return {pair_id: (orders["forward"], orders["backward"]) for pair_id, orders in found.items()}
 
 
+def only_ties(answers: Sequence[Answer]) -> bool:
+    """Whether no pair is among them of which one frame is closer, so that they have no figures."""
+    return all(answer.expected == "neither" for answer in answers)
+
+
+def _untied(pairs: Mapping[str, tuple[Answer, Answer]]) -> dict[str, tuple[Answer, Answer]]:
+    """Those of which one frame is closer. Raises DataError where there are none."""
+    kept = {pair_id: both for pair_id, both in pairs.items() if not only_ties(both)}
+    if not kept:
+        raise DataError(f"all {len(pairs)} pairs are ties: no accuracy of them; ask more pairs, or another split")
+    return kept
+
+
 def _episode_sums(answers: Sequence[Answer]) -> dict[str, list[int]]:
-    """episode_id -> sums over its pairs, in the columns that `_rates` reads. Sorted, so that a seed means one draw."""
+    """episode_id -> sums over its pairs, as _SUMS names them. Sorted, so that a seed means one draw."""
+    pairs = by_pair(answers)
+    untied = _untied(pairs)
     sums: dict[str, list[int]] = {}
-    for forward, backward in by_pair(answers).values():
+    for pair_id, (forward, backward) in pairs.items():
         both = (forward, backward)
-        row = (
-            forward.right,
-            backward.right,
-            forward.right and backward.right,
-            # The same frame is img1 in one order and img2 in the other.
-            {forward.chosen, backward.chosen} == {"img1", "img2"},
-            sum(answer.chosen == "img2" for answer in both),
-            sum(answer.chosen is None for answer in both),
-            1,
-        )
-        have = sums.setdefault(forward.episode_id, [0] * len(row))
-        sums[forward.episode_id] = [a + b for a, b in zip(have, row, strict=True)]
+        right = forward.right and backward.right
+        tie = pair_id not in untied
+        earlier = forward.expected == "img1"  # the picture shown first, which forward is the earlier frame
+        found = {
+            "unparsed": sum(answer.chosen is None for answer in both),
+            "n_ties": tie,
+            "tie": tie and right,
+        }
+        if not tie:
+            found |= {
+                "forward": forward.right,
+                "backward": backward.right,
+                "pair": right,
+                # The same frame is img1 in one order and img2 in the other.
+                "consistent": {forward.chosen, backward.chosen} == {"img1", "img2"},
+                "img2": sum(answer.chosen == "img2" for answer in both),
+                "neither": sum(answer.chosen == "neither" for answer in both),
+                "n_pairs": 1,
+                "n_closer_earlier": earlier,
+                "closer_earlier": earlier and right,
+            }
+        have = sums.setdefault(forward.episode_id, [0] * len(_SUMS))
+        sums[forward.episode_id] = [a + found.get(name, 0) for a, name in zip(have, _SUMS, strict=True)]
     return {episode: sums[episode] for episode in sorted(sums)}
 
 
@@ -175,9 +262,23 @@ def _array(sums: Mapping[str, Sequence[int]]) -> Floats:
 
 
 def _rates(totals: Floats) -> Floats:
-    """[..., 7] sums -> [..., 7] figures in the order of RATES, in percent and points."""
+    """[..., _SUMS] -> [..., RATES and _RARE], in percent and points; NaN for a rate of no pairs."""
     import numpy as np
 
-    forward, backward, pair, consistent, img2, unparsed, n = np.moveaxis(totals, -1, 0)
-    shares = (forward / n, backward / n, (forward - backward) / n, pair / n, consistent / n, img2 / n / 2)
-    return 100 * np.stack([*shares, unparsed / n / 2], axis=-1)
+    forward, backward, pair, consistent, img2, unparsed, n, ties, tie, neither, earlier, right = np.moveaxis(
+        totals, -1, 0
+    )
+    shares = (
+        (forward, n),
+        (backward, n),
+        (forward - backward, n),
+        (pair, n),
+        (consistent, n),
+        (img2, 2 * n),
+        (unparsed, 2 * (n + ties)),
+        (tie, ties),
+        (neither, 2 * n),
+        (right, earlier),
+    )
+    with np.errstate(invalid="ignore"):
+        return 100 * np.stack([part / whole for part, whole in shares], axis=-1)

@@ -21,21 +21,6 @@ from stcr_plugin.types import ORDERS, Answer, Pair, Query
 
 RESULTS, ANSWERS, ASKED, REPORT = "results.json", "answers.jsonl", "asked.json", "report.md"
 PLOT, SHEET = "accuracies.png", "examples.png"
-_MODEL_FILES = (
-    "*.safetensors",
-    "pytorch_model*.bin",
-    "adapter_model*.bin",
-    "config.json",
-    "adapter_config.json",
-    "generation_config.json",
-    "*processor_config.json",
-    "chat_template*",
-    "tokenizer*",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
 _VERDICTS = (
     ((True, True), "right in both orders"),
     ((True, False), "right forward only"),
@@ -72,16 +57,17 @@ def evaluate(
     wordings and the bootstrap. Answers of an earlier run are used again where the model, the data and the settings
     are the same; otherwise the run starts anew. Raises DataError for data or a model that cannot be used.
     """
-    from stcr_plugin.registry.manifest import read_pairs
+    from stcr_plugin.registry.manifest import read_manifest, read_pairs
 
     model_dir, out = Path(model_dir), Path(out)
     stage = stage_of(model_dir)
     settings = _completed(settings or AskSettings(), stage)
     pairs = spread(read_pairs(registry, dataset, split), limit, seed)
     queries = [Query(pair, order) for pair in pairs for order in ORDERS]
-    questions = engine.questions_for(queries, settings, seed)
+    ties = read_manifest(registry, dataset)["config"]["pairs"]["ties"] == "teach"
+    questions = engine.questions_for(queries, settings, seed, ties)
     asked = {
-        "model_digest": model_digest(model_dir),
+        "model_digest": artefacts.model_digest(model_dir),
         "data_digest": _data_digest(pairs, registry),
         "questions_digest": artefacts.digest(questions),
         "code_digest": artefacts.code_digest("evaluation/engine.py", "evaluation/answers.py"),
@@ -90,7 +76,7 @@ def evaluate(
         "seed": seed,
     }
     with artefacts.locked(out / ".lock"):
-        answers = _ask(model_dir, queries, questions, registry, settings, out, asked)
+        answers = _ask(model_dir, queries, questions, registry, settings, out, asked, ties)
         figures = metrics.figures(answers)
         row = {
             "name": name or stage.get("name") or model_dir.resolve().name,
@@ -98,6 +84,7 @@ def evaluate(
             "dataset": dataset,
             "split": split,
             "mode": settings.mode,
+            "ties": ties,
             "unit": "percent",
             **dataclasses.asdict(figures),
             "intervals": metrics.intervals(answers, resamples, seed),
@@ -144,19 +131,6 @@ def _completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
     return from_mapping(AskSettings, given | rest, where)
 
 
-def model_digest(model_dir: Path) -> str:
-    """SHA-256 over the names and contents of the files that decide a model's answers, an adapter's base included.
-
-    Raises DataError where the folder holds none.
-    """
-    files = sorted({path for pattern in _MODEL_FILES for path in Path(model_dir).glob(pattern) if path.is_file()})
-    if not files:
-        raise DataError(f"{model_dir}: no model there; give a folder with config.json and *.safetensors")
-    base = engine.adapter_base(model_dir)
-    below = [model_digest(base)] if base else []
-    return artefacts.digest([*([path.name, artefacts.sha256(path)] for path in files), *below])
-
-
 def spread(pairs: Sequence[Pair], limit: int | None, seed: int = 0) -> list[Pair]:
     """`limit` of `pairs` in their order, as evenly over episodes as their numbers allow; all without a limit."""
     if limit is None:
@@ -180,6 +154,7 @@ def _ask(
     settings: AskSettings,
     out: Path,
     asked: Mapping[str, Any],
+    ties: bool,
 ) -> list[Answer]:
     """All answers, in the order of `queries`; those that `out` holds already are not asked again."""
     path = out / ANSWERS
@@ -200,7 +175,9 @@ def _ask(
                     file.write(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n")
                 file.flush()
 
-            engine.answer(model, processor, left_queries, left_questions, registry, settings, on_answers=keep)
+            engine.answer(
+                model, processor, left_queries, left_questions, registry, settings, ties=ties, on_answers=keep
+            )
     return [known[query.pair.pair_id, query.order] for query in queries]
 
 
@@ -244,7 +221,7 @@ def _by_phase(pairs: Sequence[Pair], answers: Sequence[Answer], resamples: int, 
     return {
         kind: {**dataclasses.asdict(metrics.figures(group)), "intervals": metrics.intervals(group, resamples, seed)}
         for kind, group in groups.items()
-        if group
+        if not metrics.only_ties(group)
     }
 
 
@@ -266,7 +243,8 @@ def _write_report(
     how = (
         "The answers were generated and parsed."
         if row["settings"]["generate"] or row["mode"] == "cot"
-        else "The model was not left to write: the likelier of the two answers counts, so none can be unparsed."
+        else f"The model was not left to write: the {'likeliest of the three' if row['ties'] else 'likelier of the two'}"
+        " answers counts, so none can be unparsed."
     )
     words = [
         [
@@ -281,7 +259,7 @@ def _write_report(
         tables.figures_table([{"pairs of": label, **figures} for label, figures in groups], ["pairs of"]),
         f"![Forward, backward and pair accuracy]({PLOT})",
         "## What the figures mean",
-        tables.meanings_table(),
+        tables.meanings_table([figures for _, figures in groups]),
         "## Right and wrong examples",
         "Forward shows the earlier frame as img1, backward shows it as img2.",
         f"![Examples]({SHEET})",
@@ -313,7 +291,7 @@ def _example(registry: Path, verdict: str, pair: Pair, forward: Answer, backward
             (f"task: {pair.task}", "#000000"),
             *(
                 (
-                    f"{answer.order}: expected {answer.expected}, got {answer.chosen or 'neither'}: {answer.text}",
+                    f"{answer.order}: expected {answer.expected}, got {answer.chosen or 'unparsed'}: {answer.text}",
                     colour[answer.right],
                 )
                 for answer in (forward, backward)

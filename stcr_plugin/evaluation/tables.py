@@ -10,12 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Column:
-    """How a figure is named and read. `coin`: what guessing gives; `order_guess`: what "always img2" gives."""
+    """How a figure is named and read. `coin`: what guessing gives; `order_guess`: what "always img2" gives.
+
+    A column that `needs` figures is shown where a row has one of them that is not 0.
+    """
 
     heading: str
     meaning: str
     coin: str
     order_guess: str
+    needs: tuple[str, ...] = ()
 
 
 COLUMNS: Mapping[str, Column] = {
@@ -28,11 +32,44 @@ COLUMNS: Mapping[str, Column] = {
     "order_consistency": Column("order consistency %", "pairs whose two answers choose the same frame", "50", "0"),
     "position_bias": Column("position bias %", "answers that say img2; 50 is unbiased", "50", "100"),
     "unparsed_rate": Column("unparsed %", "answers that name no image or both; counted as wrong", "0", "0"),
+    "earlier_closer_accuracy": Column(
+        "earlier closer %",
+        "of pairs whose EARLIER frame is closer, those right in both orders; 0 for a judge of which frame came later",
+        "25",
+        "0",
+        ("n_closer_earlier",),
+    ),
+    "tie_accuracy": Column("ties %", "ties answered neither in both orders", "0", "0", ("n_ties",)),
+    "neither_rate": Column(
+        "neither %",
+        "answers that say neither, to pairs of which one frame is closer; counted as wrong, not as unparsed",
+        "0",
+        "0",
+        ("n_ties", "neither_rate"),
+    ),
+}
+
+COUNTS: Mapping[str, str] = {
+    "n_pairs": "pairs",
+    "n_closer_earlier": "pairs, earlier closer",
+    "n_ties": "ties",
+    "n_episodes": "episodes",
 }
 
 
+def shown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names in COLUMNS to show of `rows`: all but those of ties and the like, where no row has any."""
+    return [
+        name
+        for name, column in COLUMNS.items()
+        if not column.needs or any(row.get(need) for row in rows for need in column.needs)
+    ]
+
+
 def figure(row: Mapping[str, Any], name: str) -> str:
-    """`row[name]` with one decimal; the gap signed."""
+    """`row[name]` with one decimal; the gap signed; "-" for a figure that the row does not have."""
+    if row.get(name) is None:
+        return "-"
     value = round(float(row[name]), 1) + 0.0  # + 0.0 turns -0.0 into 0.0
     return f"{value:+.1f}" if name == "gap_points" else f"{value:.1f}"
 
@@ -48,19 +85,22 @@ def with_interval(row: Mapping[str, Any], name: str) -> str:
 
 def figures_table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
     """Markdown: the columns `keys` of each row, then its figures, pair accuracy with interval, and its size."""
-    heads = [*keys, *(column.heading for column in COLUMNS.values()), "pairs", "episodes"]
+    names = shown(rows)
+    counts = [name for name in COUNTS if name in ("n_pairs", "n_episodes") or any(row.get(name) for row in rows)]
+    heads = [*keys, *(COLUMNS[name].heading for name in names), *(COUNTS[name] for name in counts)]
     lines = [
         [cell(row[key]) for key in keys]
-        + [with_interval(row, name) if name == "pair_accuracy" else figure(row, name) for name in COLUMNS]
-        + [str(row["n_pairs"]), str(row["n_episodes"])]
+        + [with_interval(row, name) if name == "pair_accuracy" else figure(row, name) for name in names]
+        + [str(row.get(name, 0)) for name in counts]
         for row in rows
     ]
     return markdown(heads, lines)
 
 
-def meanings_table() -> str:
-    """Markdown: what each figure means, and what chance gives."""
-    lines = [[c.heading, c.meaning, c.coin, c.order_guess] for c in COLUMNS.values()]
+def meanings_table(rows: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Markdown: what each figure shown of `rows` means, and what chance gives."""
+    columns = [COLUMNS[name] for name in shown(rows)]
+    lines = [[column.heading, column.meaning, column.coin, column.order_guess] for column in columns]
     return markdown(["figure", "what it counts", "a coin gives", '"always img2" gives'], lines)
 
 

@@ -33,10 +33,3 @@ def parent_record(model: str, template: str, recipe: str) -> dict[str, Any]:
             f"asks for {template!r}; a chain keeps one template, so set template: {record.get('template')}"
         )
     return record
-
-
-def weights_digest(folder: str | Path) -> str | None:
-    """SHA-256 over names and contents of a folder's weight files, None for a model that is not a local folder."""
-    path = Path(folder)
-    files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
-    return artefacts.digest([[file.name, artefacts.sha256(file)] for file in files]) if files else None

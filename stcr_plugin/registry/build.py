@@ -1,223 +1,131 @@
 """Sample -> dataset files that LLaMA-Factory loads, their pictures, and the manifest that accounts for them.
 
-    <registry>/dataset_info.json                            LLaMA-Factory's list of datasets
-    <registry>/<name>/manifest.json                         written last: it stands for a finished build
-    <registry>/<name>/pairs.jsonl                           every pair of every split
-    <registry>/<name>/<name>_<key>.json                     one training set, a row a line
-    <registry>/<name>/frames-<digest>/<episode>/<frame>.png named by what decides a picture's content
+    <registry>/dataset_info.json           LLaMA-Factory's list of datasets
+    <registry>/<name>/manifest.json        written last: it stands for a finished build
+    <registry>/<name>/pairs/00000.parquet  every pair, a file a shard (some episodes of one split)
+    <registry>/<name>/frames/00000.parquet the index of the pictures: size, checksum, perceptual hash
+    <registry>/<name>/<name>_<key>.json    one training set, a row a line; or, for many rows,
+    <registry>/<name>/<name>_<key>/        the same in Parquet
+    <registry>/<name>/frames-<digest>/     the pictures, named by what decides their content
 
-A killed build goes on where it stopped, since pictures are written whole, one by one, and kept.
+A build works in a staging folder, shard by shard, and moves what it made into place at the end. A killed build goes
+on where it stopped: a shard's step that left its receipt is done, and pictures are written whole, one by one, and kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
+import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import load, nearest, settings
-from stcr_plugin.episodes import SourceConfig, open_source
+from stcr_plugin.episodes import open_source
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.pairs import PairRules, SplitRule, assign_splits, draw_pairs
+from stcr_plugin.pairs import assign_splits
 from stcr_plugin.registry import manifest as manifests
-from stcr_plugin.samples.cot import Wording, check_target, claims_file, cot_sample, load_wordings
-from stcr_plugin.samples.questions import PROMPTS, questions, unusable
-from stcr_plugin.samples.weak import weak_sample
-from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Exclusion, Order, Pair, Query, Sample, State
+from stcr_plugin.registry import pictures, tables
+from stcr_plugin.registry.rules import DataConfig, DatasetRule, config_digest, frames_folder, load_data_config, plain
+from stcr_plugin.registry.shards import (
+    Choice,
+    Place,
+    Receipt,
+    Shard,
+    in_tar,
+    part_file,
+    samples,
+    shard_pairs,
+    wordings_of,
+)
+from stcr_plugin.registry.workers import Hands, Job, Runner, runner
+from stcr_plugin.samples.questions import unusable
+from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Exclusion
 
-if TYPE_CHECKING:
-    from stcr_plugin.types import Picture
+__all__ = ["DataConfig", "build", "load_data_config"]
 
-_NAME = re.compile(r"[a-z0-9_]+")
-_SUFFIX = {"png": ".png", "jpeg": ".jpg"}
-_ORDERS: dict[str, tuple[Order, ...]] = {"both": ORDERS, "forward": ("forward",), "backward": ("backward",)}
-
-
-@settings
-class FrameRules:
-    """How a picture is written: cut to `crop`, resized (bicubic) to `width` x `height` pixels, encoded.
-
-    crop: left, top, right and bottom edge as shares of the picture's width and height, so [0, 0, 1, 1] is all
-    of it. width and height null: as the crop leaves it. JPEG is written at quality 95 without subsampling.
-    """
-
-    width: int | None = None
-    height: int | None = None
-    crop: tuple[float, float, float, float] | None = None
-    format: Literal["png", "jpeg"] = "png"
-
-    def __post_init__(self) -> None:
-        if (self.width is None) != (self.height is None):
-            raise ValueError("give both `width` and `height`, or neither")
-        if any(side is not None and side < 1 for side in (self.width, self.height)):
-            raise ValueError("`width` and `height` must be at least 1 pixel")
-        if self.crop is not None:
-            left, top, right, bottom = self.crop
-            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-                raise ValueError(f"`crop` reads [left, top, right, bottom] as shares from 0 to 1, got {self.crop}")
+# Above this many samples, `format: auto` takes Parquet: JSON has to be read whole.
+_JSON_SAMPLES = 100_000
 
 
-@settings
-class DatasetRule:
-    """One training set: `pairs` pairs of `split` (all where None), each in the given orders and in one language."""
-
-    split: str
-    kind: Literal["cot", "weak"]
-    pairs: int | None = None
-    languages: tuple[str, ...] = ("en",)
-    orders: Literal["both", "forward", "backward"] = "both"
-
-    def __post_init__(self) -> None:
-        if self.pairs is not None and self.pairs < 1:
-            raise ValueError(f"`pairs` must be at least 1, or null for all, got {self.pairs}")
-        unknown = [language for language in self.languages if language not in questions()]
-        if unknown or not self.languages:
-            raise ValueError(f"`languages` must name some of {sorted(questions())}, got {list(self.languages)}")
-
-
-@settings
-class DataConfig:
-    """Everything that decides a build.
-
-    on_bad_data: what cannot be used (an unreadable picture, a task text with a chat marker) is set aside and
-    counted in the manifest (exclude), or stops the build (error). A segment too short for a pair is no bad data
-    and always set aside. A dataset that asked for no more pairs than were drawn, but lost some to bad pictures,
-    takes what is left and the manifest says `short_by`.
-    """
-
-    name: str
-    source: SourceConfig
-    splits: dict[str, SplitRule]
-    datasets: dict[str, DatasetRule] = field(default_factory=dict)
-    frames: FrameRules = FrameRules()
-    pairs: PairRules = PairRules()
-    seed: int = 0
-    on_bad_data: Literal["exclude", "error"] = "exclude"
-
-    def __post_init__(self) -> None:
-        for text in (self.name, *self.splits, *self.datasets):
-            if not _NAME.fullmatch(text):
-                raise ValueError(f"names of builds, splits and datasets are made of a-z, 0-9 and _, got {text!r}")
-        if not self.splits:
-            raise ValueError("`splits` must name at least one split")
-        for key, rule in self.datasets.items():
-            if rule.split not in self.splits:
-                raise ValueError(f"datasets.{key}: no split {rule.split!r}, {nearest(rule.split, list(self.splits))}")
-
-
-def load_data_config(path: str | Path, overrides: Sequence[str] = ()) -> DataConfig:
-    """Read a data configuration, with `key=value` strings laid over it. Raises ConfigError."""
-    return load(DataConfig, path, overrides)
-
-
-def build(config: DataConfig, registry: str | Path) -> Path:
+def build(config: DataConfig, registry: str | Path, hands: Hands = Hands()) -> Path:  # noqa: B008 - frozen
     """Make or finish the build that `config` describes under `registry`; the path of its manifest.
 
     A finished build of the same configuration is left as it is, to the byte. One of another configuration is
-    replaced: its manifest goes first, its pictures last, so a reader never meets a mixture. Raises ConfigError
-    for a configuration that the source cannot serve, DataError for bad data and for a full disk.
+    replaced: its manifest goes first, its pictures last, so a reader never meets a mixture. `hands` says where the
+    work is done and changes no byte. Raises ConfigError for a configuration that the source cannot serve, DataError
+    for bad data and for a full disk.
     """
     registry = Path(registry)
-    path = registry / config.name / manifests.MANIFEST
     # A second build in the same place waits here, then finds the first one's work done.
     with artefacts.locked(registry / f".{config.name}.lock"):
         if not _finished(config, registry):
-            wordings = _wordings(config)
-            _with_entries(config, registry)
+            _with_entries(config, registry, {})
             source = open_source(config.source, config.seed)
-            plan = _plan(config, source)
-            _write_frames(config, source, plan, registry)
-            _write_datasets(config, source, wordings, plan, registry)
-            _prune(config, plan, registry)
-    return path
+            wordings_of(config, source)
+            place = Place(registry, registry / config.name / f".build-{config_digest(config)[:8]}")
+            _make(config, source, place, hands)
+    return registry / config.name / manifests.MANIFEST
 
 
-def _wordings(config: DataConfig) -> dict[str, Wording]:
-    """Language -> wording of the source's claims, for the CoT datasets; empty where there are none."""
-    described = {key: rule for key, rule in config.datasets.items() if rule.kind == "cot"}
-    wordings = load_wordings(config.source.kind) if described else {}
-    for key, rule in described.items():
-        for language in rule.languages:
-            if language not in wordings:
-                near = nearest(language, list(wordings))
-                raise ConfigError(f"datasets.{key}.languages: no claims are worded in {language!r}, {near}")
-    return wordings
+def _make(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands) -> None:
+    plan = place.staging / "manifest.json"
+    if not plan.is_file():  # otherwise all is staged, and the build was killed while it was moved into place
+        artefacts.write_json(plan, _stage(config, source, place, hands))
+    account = artefacts.read_json(plan)
+    _publish(config, place, account)
+    _prune(config, place, account)
 
 
-@dataclass
-class _Plan:
-    """What the build will write, and what it has set aside so far."""
+def _stage(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands) -> dict[str, Any]:
+    """Do all the work in the staging folder; the manifest of what stands there."""
+    splits, excluded = _listed(config, source)
+    ids = {split: [episode.episode_id for episode in episodes] for split, episodes in splits.items()}
+    shards = _shards(config, splits)
+    with runner(hands, config, place, source, sum(map(len, splits.values()))) as run:
+        drawn = _step("draw", "pairs", [Job("draw", shard) for shard in shards], config, place, run)
+        _enough(config, shards, drawn)
+        pictured = _step("picture", "pictures", [Job("picture", shard) for shard in shards], config, place, run)
+        sharded = {key: _is_sharded(rule, shards, pictured) for key, rule in config.datasets.items()}
+        choices = _choices(config, sharded, shards, pictured)
+        jobs = [Job("tell", shard, choices[shard.number]) for shard in shards if choices[shard.number]]
+        receipts = _step("tell", "samples", jobs, config, place, run)
+    told = {job.shard.number: receipt for job, receipt in zip(jobs, receipts, strict=True)}
+    datasets = {
+        key: _in_shards(config, key, choices, shards, told, place)
+        if sharded[key]
+        else _in_one_file(config, source, key, shards, pictured, ids, place)
+        for key in config.datasets
+    }
+    for receipt in (*drawn, *pictured):
+        excluded += [Exclusion(**item) for item in receipt["excluded"]]
+    return _account(config, place, shards, ids, drawn, pictured, datasets, excluded)
 
-    episodes: dict[str, list[Episode]]
-    pairs: dict[str, list[Pair]]
-    states: dict[tuple[str, int], State]
-    excluded: list[Exclusion]
 
-    @property
-    def images(self) -> set[str]:
-        return {image for pairs in self.pairs.values() for pair in pairs for image in Query(pair, "forward").images}
+# ---- which episodes, and how they are cut into shards ----
 
 
-# ---- planning: no picture is decoded ----
-
-
-def _plan(config: DataConfig, source: EpisodeSource) -> _Plan:
-    from tqdm import tqdm
-
+def _listed(config: DataConfig, source: EpisodeSource) -> tuple[dict[str, list[Episode]], list[Exclusion]]:
+    """Split -> its episodes in recording order, and what was set aside while they were listed."""
     excluded: list[Exclusion] = []
     usable: list[Episode] = []
     for item in source.episodes():
         for found in _usable_parts(item):
             if isinstance(found, Episode):
                 usable.append(found)
+            elif config.on_bad_data == "error":
+                raise DataError(f"{found.what} {found.where}: {found.reason}; mend it, or set on_bad_data: exclude")
             else:
-                _set_aside(found, config, excluded)
-    names = [episode.episode_id for episode in usable]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+                excluded.append(found)
+    twice = [name for name, count in Counter(episode.episode_id for episode in usable).items() if count > 1]
     if twice:
-        raise DataError(f"the source gives two episodes the same id {twice[0]!r}; give each its own")
-
-    plan = _Plan(assign_splits(usable, config.splits), {name: [] for name in config.splits}, {}, excluded)
-    described = {rule.split: key for key, rule in config.datasets.items() if rule.kind == "cot"}
-    folder = _frames_folder(config)
-    suffix = _SUFFIX[config.frames.format]
-    for split, episodes in plan.episodes.items():
-        for episode in tqdm(list(episodes), desc=f"{config.name}: pairs of {split}", unit="episode"):
-            try:
-                states = source.states(episode)
-                drawn = draw_pairs(episode, states, config.pairs, split, config.seed)
-            except DataError as error:
-                _set_aside(Exclusion("episode", episode.episode_id, str(error)), config, excluded)
-                episodes.remove(episode)
-                continue
-            excluded += drawn.excluded
-            for pair in drawn.pairs:
-                earlier, later = (
-                    f"{folder}/{episode.episode_id}/{index:06d}{suffix}" for index in (pair.earlier, pair.later)
-                )
-                plan.pairs[split].append(dataclasses.replace(pair, earlier_image=earlier, later_image=later))
-                if split in described:
-                    if states is None or not source.claims(states[pair.earlier]):
-                        raise ConfigError(
-                            f"datasets.{described[split]}.kind: the source says nothing of episode "
-                            f"{episode.episode_id} that could be described; use kind: weak, or complete `source`"
-                        )
-                    plan.states |= {(pair.episode_id, index): states[index] for index in (pair.earlier, pair.later)}
-    for key, rule in config.datasets.items():
-        have = len(plan.pairs[rule.split])
-        if have < (rule.pairs or 1):
-            raise ConfigError(
-                f"datasets.{key}.pairs: asks for {rule.pairs or 'all'} pairs and split {rule.split!r} has {have}; ask "
-                "for fewer, raise pairs.per_episode, widen the allowed distances or give the split more episodes"
-            )
-    return plan
+        raise DataError(f"the source gives two episodes the same id {min(twice)!r}; give each its own")
+    return assign_splits(usable, config.splits), excluded
 
 
 def _usable_parts(item: Episode | Exclusion) -> Iterator[Episode | Exclusion]:
@@ -241,175 +149,197 @@ def _usable_parts(item: Episode | Exclusion) -> Iterator[Episode | Exclusion]:
         yield dataclasses.replace(item, segments=tuple(good))
 
 
-def _set_aside(item: Exclusion, config: DataConfig, excluded: list[Exclusion]) -> None:
-    if config.on_bad_data == "error":
-        raise DataError(f"{item.what} {item.where}: {item.reason}; mend it, or set on_bad_data: exclude")
-    excluded.append(item)
-
-
-# ---- pictures ----
-
-
-def _write_frames(config: DataConfig, source: EpisodeSource, plan: _Plan, registry: Path) -> None:
-    """Write every picture that a pair uses and that is not there yet; set episodes aside that cannot be read."""
-    from tqdm import tqdm
-
-    wanted: dict[str, dict[int, str]] = {}
-    for pairs in plan.pairs.values():
-        for pair in pairs:
-            wanted.setdefault(pair.episode_id, {}).update(
-                {pair.earlier: pair.earlier_image, pair.later: pair.later_image}
-            )
-    episodes = [(split, episode) for split, listed in plan.episodes.items() for episode in listed]
-    for split, episode in tqdm(episodes, desc=f"{config.name}: pictures", unit="episode"):
-        images = wanted.get(episode.episode_id, {})
-        missing = [index for index in sorted(images) if not (registry / images[index]).is_file()]
-        pictures = source.frames(episode, missing) if missing else iter(())
-        for index in missing:
-            # Only the reading stands in the try: a disk that is full is no fault of the episode.
-            try:
-                picture = next(pictures, None)
-                if picture is None:
-                    raise DataError(f"the source gave no picture for frame {index}")
-            except DataError as error:
-                _set_aside(Exclusion("episode", episode.episode_id, str(error)), config, plan.excluded)
-                shutil.rmtree(registry / _frames_folder(config) / episode.episode_id, ignore_errors=True)
-                plan.episodes[split].remove(episode)
-                plan.pairs[split] = [pair for pair in plan.pairs[split] if pair.episode_id != episode.episode_id]
-                break
-            artefacts.write_bytes(registry / images[index], _encode(picture, config.frames))
-
-
-def _encode(picture: Picture, rules: FrameRules) -> bytes:
-    """One picture, [height, width, 3] uint8, as the bytes of its file."""
-    from PIL import Image
-
-    image = Image.fromarray(picture)
-    if rules.crop is not None:
-        edges = (image.width, image.height, image.width, image.height)
-        left, top, right, bottom = (round(share * edge) for share, edge in zip(rules.crop, edges, strict=True))
-        image = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-    if rules.width and rules.height and image.size != (rules.width, rules.height):
-        image = image.resize((rules.width, rules.height), Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if rules.format == "jpeg" else {}
-    image.save(file, rules.format, **options)
-    return file.getvalue()
-
-
-def _frames_folder(config: DataConfig) -> str:
-    """Where the pictures stand in the registry; the digest is of all that decides what a picture shows.
-
-    Training frameworks cache by path, so a path must never come to show something else.
-    """
-    decides = [
-        _plain(config)["source"],
-        _plain(config)["frames"],
-        config.seed,
-        artefacts.code_digest("episodes", "registry"),
-    ]
-    return f"{config.name}/frames-{artefacts.digest(decides)[:8]}"
-
-
-# ---- dataset files and manifest ----
-
-
-def _write_datasets(
-    config: DataConfig, source: EpisodeSource, wordings: Mapping[str, Wording], plan: _Plan, registry: Path
-) -> None:
-    folder = registry / config.name
-    claims_checked = 0
-    rows: dict[str, list[dict[str, Any]]] = {}
-    short: dict[str, int] = {}
-    for key, rule in config.datasets.items():
-        pairs = _chosen(plan.pairs[rule.split], rule.pairs, [config.seed, "dataset", key])
-        short[key] = 0 if rule.pairs is None else rule.pairs - len(pairs)
-        rows[key] = []
-        for position, pair in enumerate(pairs):
-            language = rule.languages[position % len(rule.languages)]
-            for order in _ORDERS[rule.orders]:
-                query = Query(pair, order)
-                if rule.kind == "weak":
-                    sample = weak_sample(query, language, config.seed)
-                else:
-                    wording, states = wordings[language], _states_shown(query, plan)
-                    sample = cot_sample(query, states, source, wording, language, config.seed)
-                    claims_checked += check_target(sample.target, query, states, source, wording)
-                rows[key].append(_row(sample, language))
-
-    # From here on the files of a former build are replaced, so its manifest must not vouch for them.
-    (folder / manifests.MANIFEST).unlink(missing_ok=True)
-    every_pair = [dataclasses.asdict(pair) for pairs in plan.pairs.values() for pair in pairs]
-    artefacts.write_jsonl(folder / manifests.PAIRS, every_pair)
-    for key, listed in rows.items():
-        lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in listed)
-        artefacts.write_text(registry / _dataset_file(config, key), f"[\n{lines}\n]\n")
-    with artefacts.locked(registry / f".{manifests.DATASET_INFO}.lock"):
-        artefacts.write_json(registry / manifests.DATASET_INFO, _with_entries(config, registry))
-
-    images = plan.images
-    ids = {split: [episode.episode_id for episode in episodes] for split, episodes in plan.episodes.items()}
-    files = [f"{config.name}/{manifests.PAIRS}", *(_dataset_file(config, key) for key in rows)]
-    account = {
-        "name": config.name,
-        "config": _plain(config),
-        "config_digest": _config_digest(config),
-        "seed": config.seed,
-        "counts": {
-            "splits": {split: manifests.count_pairs(plan.pairs[split], ids[split]) for split in config.splits},
-            "datasets": {
-                manifests.dataset_name(config.name, key): manifests.count_rows(rows[key]) | {"short_by": short[key]}
-                for key in rows
-            },
-            "excluded": manifests.count_excluded(item.reason for item in plan.excluded),
-        },
-        "claims_checked": claims_checked,
-        "frames": {"folder": _frames_folder(config), "count": len(images)},
-        "splits": ids,
-        "checksums": {
-            "files": {file: artefacts.sha256(registry / file) for file in files},
-            "frames": manifests.frames_digest(registry, images),
-        },
-        "excluded": [dataclasses.asdict(item) for item in plan.excluded],
-        "provenance": artefacts.provenance(),
-    }
-    artefacts.write_json(folder / manifests.MANIFEST, account)
-
-
-def _chosen(pairs: Sequence[Pair], count: int | None, seed: list[Any]) -> list[Pair]:
-    """`count` of the pairs (all where None or too few) in random order, so that any first part is a fair sample."""
+def _shards(config: DataConfig, splits: Mapping[str, Sequence[Episode]]) -> list[Shard]:
+    """Each split's episodes in random order, so many a shard: whoever streams the shards meets all tasks early."""
     import numpy as np
 
-    order = np.random.default_rng(int(artefacts.digest(seed)[:16], 16)).permutation(len(pairs))
-    return [pairs[position] for position in order[:count].tolist()]
+    shards: list[Shard] = []
+    for split, episodes in splits.items():
+        rng = np.random.default_rng(int(artefacts.digest([config.seed, "shards", split])[:16], 16))
+        order = rng.permutation(len(episodes)).tolist()
+        for start in range(0, len(order), config.shard_episodes):
+            positions = sorted(order[start : start + config.shard_episodes])
+            shards.append(Shard(len(shards), split, tuple(episodes[position] for position in positions)))
+    return shards
 
 
-def _states_shown(query: Query, plan: _Plan) -> tuple[State, State]:
-    """The states of img1 and img2."""
-    pair = query.pair
-    earlier, later = plan.states[pair.episode_id, pair.earlier], plan.states[pair.episode_id, pair.later]
-    return (earlier, later) if query.order == "forward" else (later, earlier)
+# ---- the steps, and how much each dataset takes of a shard ----
 
 
-def _row(sample: Sample, language: str) -> dict[str, Any]:
-    """One row in LLaMA-Factory's sharegpt format, with what we need to check it beside."""
-    query = sample.query
+def _step(step: str, noun: str, jobs: Sequence[Job], config: DataConfig, place: Place, run: Runner) -> list[Receipt]:
+    """The receipts of all jobs of one step, in order; those on disk are of jobs done before."""
+    from tqdm import tqdm
+
+    paths = [place.staging / "receipts" / f"{step}-{job.shard.number:05d}.json" for job in jobs]
+    receipts: dict[Path, Receipt] = {}
+    for path in paths:
+        if path.is_file():
+            receipts[path] = artefacts.read_json(path)
+    left = [(path, job) for path, job in zip(paths, jobs, strict=True) if path not in receipts]
+    episodes = sum(len(job.shard.episodes) for job in jobs)
+    with tqdm(total=episodes, desc=f"{config.name}: {noun}", unit="episode") as bar:
+        bar.update(episodes - sum(len(job.shard.episodes) for _, job in left))
+        for (path, job), receipt in zip(left, run([job for _, job in left]) if left else (), strict=True):
+            # In JSON and back, so that a receipt is the same now as when a later run reads it.
+            receipts[path] = json.loads(json.dumps(receipt))
+            artefacts.write_json(path, receipt)
+            bar.update(len(job.shard.episodes))
+    return [receipts[path] for path in paths]
+
+
+def _enough(config: DataConfig, shards: Sequence[Shard], drawn: Sequence[Receipt]) -> None:
+    """Raises ConfigError where a dataset asks for more pairs than were drawn, before a picture is decoded."""
+    for key, rule in config.datasets.items():
+        have = sum(receipt["pairs"] for shard, receipt in zip(shards, drawn, strict=True) if shard.split == rule.split)
+        if have < (rule.pairs or 1):
+            raise ConfigError(
+                f"datasets.{key}.pairs: asks for {rule.pairs or 'all'} pairs and split {rule.split!r} has {have}; ask "
+                "for fewer, raise pairs.per_episode, widen the allowed distances or give the split more episodes"
+            )
+
+
+def _is_sharded(rule: DatasetRule, shards: Sequence[Shard], pictured: Sequence[Receipt]) -> bool:
+    if rule.format != "auto":
+        return rule.format == "parquet"
+    have = sum(_pairs_of(rule, shards, pictured).values())
+    orders = 1 if rule.orders in ORDERS else 2
+    return min(have, rule.pairs or have) * orders > _JSON_SAMPLES
+
+
+def _pairs_of(rule: DatasetRule, shards: Sequence[Shard], pictured: Sequence[Receipt]) -> dict[int, int]:
+    """Shard number -> how many pairs it has, of the rule's split."""
     return {
-        "messages": [
-            {"role": "user", "content": sample.prompt},
-            {"role": "assistant", "content": sample.target},
-        ],
-        "images": list(query.images),
-        "pair_id": query.pair.pair_id,
-        "episode_id": query.pair.episode_id,
-        "order": query.order,
-        "answer": query.answer,
-        "kind": sample.kind,
-        "language": language,
+        shard.number: receipt["counts"]["pairs"]
+        for shard, receipt in zip(shards, pictured, strict=True)
+        if shard.split == rule.split
     }
 
 
-def _with_entries(config: DataConfig, registry: Path) -> dict[str, Any]:
+def _choices(
+    config: DataConfig, sharded: Mapping[str, bool], shards: Sequence[Shard], pictured: Sequence[Receipt]
+) -> dict[int, tuple[Choice, ...]]:
+    """Shard number -> what each sharded dataset takes of it: together a uniform draw without replacement."""
+    import numpy as np
+
+    choices: dict[int, list[Choice]] = {shard.number: [] for shard in shards}
+    for key, rule in config.datasets.items():
+        if not sharded[key]:
+            continue
+        for part, (shortest, longest) in enumerate(_distance_bins(rule, shards, pictured)):
+            counts = {
+                shard.number: sum(
+                    number
+                    for distance, number in receipt["counts"]["distances"].items()
+                    if shortest <= int(distance) <= longest
+                )
+                for shard, receipt in zip(shards, pictured, strict=True)
+                if shard.split == rule.split
+            }
+            have, every = sum(counts.values()), sum(_pairs_of(rule, shards, pictured).values())
+            # A curriculum's parts share the pairs that were asked for by their size.
+            wanted = have if rule.pairs is None else min(have, round(rule.pairs * have / max(every, 1)))
+            rng = np.random.default_rng(int(artefacts.digest([config.seed, "quota", key, part])[:16], 16))
+            takes = rng.multivariate_hypergeometric(list(counts.values()), wanted, method="marginals")
+            for number, take in zip(counts, takes.tolist(), strict=True):
+                choices[number].append(Choice(key, take, shortest, longest, True, part))
+    return {number: tuple(listed) for number, listed in choices.items()}
+
+
+def _distance_bins(rule: DatasetRule, shards: Sequence[Shard], pictured: Sequence[Receipt]) -> list[tuple[int, int]]:
+    """Ranges of distance (native frames, both ends meant) of about equally many pairs, in the curriculum's order."""
+    if rule.curriculum is None:
+        return [(0, 2**62)]
+    distances: Counter[int] = Counter()
+    for shard, receipt in zip(shards, pictured, strict=True):
+        if shard.split == rule.split:
+            distances.update({int(frames): count for frames, count in receipt["counts"]["distances"].items()})
+    bins: list[tuple[int, int]] = []
+    total, seen, start = sum(distances.values()), 0, 0
+    for distance in sorted(distances):
+        seen += distances[distance]
+        if seen >= math.ceil(total * (len(bins) + 1) / rule.curriculum.bins):
+            bins.append((start, distance))
+            start = distance + 1
+    return bins[::-1] if rule.curriculum.first == "far" else bins
+
+
+# ---- training sets ----
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """What the manifest says of one training set; files are relative to the build's folder."""
+
+    files: list[str]
+    counts: dict[str, Any]
+    claims_checked: int
+
+
+def _in_shards(
+    config: DataConfig,
+    key: str,
+    choices: Mapping[int, Sequence[Choice]],
+    shards: Sequence[Shard],
+    told: Mapping[int, Receipt],
+    place: Place,
+) -> _Dataset:
+    """A dataset in Parquet. A curriculum is one file, since frameworks read a folder's files in any order."""
+    rule = config.datasets[key]
+    folder = manifests.dataset_name(config.name, key)
+    parts = sorted(
+        (choice.part, shard.number, part_file(config, choice, shard))
+        for shard in shards
+        for choice in choices[shard.number]
+        if choice.key == key
+    )
+    receipts = [told[number][f"{key}/{part}"] for part, number, _ in parts]
+    files = [file for (_, _, file), receipt in zip(parts, receipts, strict=True) if receipt["counts"]["samples"]]
+    if rule.curriculum:
+        tables.join(place.staging / f"{folder}.parquet", [place.staging / file for file in files], tables.SAMPLES)
+        files = [f"{folder}.parquet"]
+    return _dataset(config, key, files, receipts)
+
+
+def _in_one_file(
+    config: DataConfig,
+    source: EpisodeSource,
+    key: str,
+    shards: Sequence[Shard],
+    pictured: Sequence[Receipt],
+    ids: Mapping[str, Sequence[str]],
+    place: Place,
+) -> _Dataset:
+    """A dataset as sharegpt JSON, drawn from all pairs of its split in recording order."""
+    rule = config.datasets[key]
+    position = {episode_id: number for number, episode_id in enumerate(ids[rule.split])}
+    own = [shard for shard in shards if shard.split == rule.split]
+    pairs = [pair for shard in own for pair in shard_pairs(place.staging / "pairs" / shard.file)]
+    pairs.sort(key=lambda pair: position[pair.episode_id])
+    episodes = Shard(-1, rule.split, tuple(episode for shard in own for episode in shard.episodes))
+    rows: list[dict[str, Any]] = []
+    checked = 0
+    for part, (shortest, longest) in enumerate(_distance_bins(rule, shards, pictured)):
+        have = sum(shortest <= pair.distance <= longest for pair in pairs)
+        take = have if rule.pairs is None else round(rule.pairs * have / len(pairs)) if rule.curriculum else rule.pairs
+        listed, count = samples(config, source, [(episodes, pairs)], Choice(key, take, shortest, longest, False, part))
+        rows, checked = rows + listed, checked + count
+    file = f"{manifests.dataset_name(config.name, key)}.json"
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+    artefacts.write_text(place.staging / file, f"[\n{lines}\n]\n")
+    return _dataset(config, key, [file], [{"counts": manifests.count_rows(rows), "claims_checked": checked}])
+
+
+def _dataset(config: DataConfig, key: str, files: Sequence[str], receipts: Sequence[Receipt]) -> _Dataset:
+    rule = config.datasets[key]
+    counts = manifests.total([receipt["counts"] for receipt in receipts])
+    return _Dataset(
+        files=list(files),
+        counts=counts | {"short_by": 0 if rule.pairs is None else rule.pairs - counts["pairs"]},
+        claims_checked=sum(receipt["claims_checked"] for receipt in receipts),
+    )
+
+
+def _with_entries(config: DataConfig, registry: Path, datasets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """dataset_info.json as it shall be: our entries new, those of others as they are.
 
     Raises ConfigError where a dataset of another's has a name of ours.
@@ -419,9 +349,19 @@ def _with_entries(config: DataConfig, registry: Path) -> dict[str, Any]:
     if not isinstance(known, dict):
         raise DataError(f"{path}: expected a mapping of datasets; mend or delete it")
     others = {name: entry for name, entry in known.items() if not _ours(entry, config)}
-    ours = {manifests.dataset_name(config.name, key): _dataset_entry(config, key) for key in config.datasets}
-    for name in ours.keys() & others.keys():
+    for name in {manifests.dataset_name(config.name, key) for key in config.datasets} & others.keys():
         raise ConfigError(f"{path}: already has another dataset {name!r}; choose another `name`")
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    columns = {"messages": "messages", "images": "images"}
+    ours = {
+        name: {
+            "file_name": manifests.file_name(files),
+            "formatting": "sharegpt",
+            "columns": columns,
+            "tags": tags,
+        }
+        for name, files in datasets.items()
+    }
     return others | ours
 
 
@@ -429,18 +369,80 @@ def _ours(entry: Any, config: DataConfig) -> bool:
     return isinstance(entry, dict) and str(entry.get("file_name", "")).startswith(f"{config.name}/")
 
 
-def _dataset_entry(config: DataConfig, key: str) -> dict[str, Any]:
-    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+# ---- into place ----
+
+
+def _publish(config: DataConfig, place: Place, account: Mapping[str, Any]) -> None:
+    """Move what was staged into place, file by file, so that a publication that was killed goes on."""
+    (place.registry / config.name / manifests.MANIFEST).unlink(missing_ok=True)
+    for file in account["checksums"]["files"]:
+        staged, target = place.staging / file.partition("/")[2], place.registry / file
+        if staged.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir():
+                shutil.rmtree(target)
+            staged.replace(target)
+    with artefacts.locked(place.registry / f".{manifests.DATASET_INFO}.lock"):
+        entries = _with_entries(config, place.registry, account["datasets"])
+        artefacts.write_json(place.registry / manifests.DATASET_INFO, entries)
+    artefacts.write_json(place.registry / config.name / manifests.MANIFEST, account)
+
+
+def _account(
+    config: DataConfig,
+    place: Place,
+    shards: Sequence[Shard],
+    ids: Mapping[str, Sequence[str]],
+    drawn: Sequence[Receipt],
+    pictured: Sequence[Receipt],
+    datasets: Mapping[str, _Dataset],
+    excluded: Sequence[Exclusion],
+) -> dict[str, Any]:
+    """The manifest of what is staged, checksums included."""
+    kept = {episode_id for receipt in pictured for episode_id in receipt["episodes"]}
+    counts: dict[str, Any] = {}
+    for split in config.splits:
+        own = [number for number, shard in enumerate(shards) if shard.split == split]
+        counts[split] = manifests.total([pictured[number]["counts"] for number in own])
+        if config.pairs.label == "progress":
+            counts[split]["dropped"] = manifests.total([drawn[number]["dropped"] for number in own])
+    files = [f"{config.name}/{room}/{shard.file}" for room in ("pairs", "frames") for shard in shards]
+    files += [f"{config.name}/{file}" for dataset in datasets.values() for file in dataset.files]
+    files += [f"{frames_folder(config)}/{shard.number:05d}.tar" for shard in shards if in_tar(config)]
     return {
-        "file_name": _dataset_file(config, key),
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages", "images": "images"},
-        "tags": tags,
+        "name": config.name,
+        "config": plain(config),
+        "config_digest": config_digest(config),
+        "seed": config.seed,
+        "counts": {
+            "splits": counts,
+            "datasets": {manifests.dataset_name(config.name, key): dataset.counts for key, dataset in datasets.items()},
+            "excluded": manifests.count_excluded(item.reason for item in excluded),
+        },
+        "claims_checked": sum(dataset.claims_checked for dataset in datasets.values()),
+        "frames": {
+            "folder": frames_folder(config),
+            "count": sum(receipt["frames"] for receipt in pictured),
+            "format": config.frames.format,
+        },
+        "splits": {split: [episode_id for episode_id in listed if episode_id in kept] for split, listed in ids.items()},
+        "shards": [
+            {"split": shard.split, "pairs": f"pairs/{shard.file}", "frames": f"frames/{shard.file}"} for shard in shards
+        ],
+        "datasets": {
+            manifests.dataset_name(config.name, key): [f"{config.name}/{file}" for file in dataset.files]
+            for key, dataset in datasets.items()
+        },
+        "checksums": {"files": {file: _checksum(place, file) for file in files}},
+        "excluded": [vars(item) for item in excluded],
+        "provenance": artefacts.provenance(),
     }
 
 
-def _dataset_file(config: DataConfig, key: str) -> str:
-    return f"{config.name}/{manifests.dataset_name(config.name, key)}.json"
+def _checksum(place: Place, file: str) -> str:
+    """Of a file named as it will stand in the registry; tar files of pictures stand there already."""
+    staged = place.staging / file.partition("/")[2]
+    return artefacts.sha256(staged if staged.is_file() else place.registry / file)
 
 
 # ---- is it done, and what is left over ----
@@ -453,50 +455,56 @@ def _finished(config: DataConfig, registry: Path) -> bool:
         return False
     try:
         manifest = manifests.read_manifest(registry, config.name)
-        if manifest["config_digest"] != _config_digest(config):
+        if manifest["config_digest"] != config_digest(config):
             return False
         info = artefacts.read_json(registry / manifests.DATASET_INFO)
     except DataError:
         return False
-    suffix = _SUFFIX[config.frames.format]
-    there = sum(1 for _ in (registry / manifest["frames"]["folder"]).glob(f"*/[!.]*{suffix}"))
+    suffix = pictures.SUFFIX[config.frames.format]
+    loose = config.frames.store == "folder" and config.frames.format != "none"
+    there = sum(1 for _ in (registry / manifest["frames"]["folder"]).glob(f"*/[!.]*{suffix}")) if loose else None
     return (
-        there == manifest["frames"]["count"]
+        there in (None, manifest["frames"]["count"])
         and all((registry / file).is_file() for file in manifest["checksums"]["files"])
-        and info == _with_entries(config, registry)
+        and all(_ours(info.get(name), config) for name in manifest["datasets"])
     )
 
 
-def _prune(config: DataConfig, plan: _Plan, registry: Path) -> None:
+def _prune(config: DataConfig, place: Place, account: Mapping[str, Any]) -> None:
     """Delete what a former or killed build left in our folder."""
-    folder = registry / config.name
-    frames = registry / _frames_folder(config)
-    for other in folder.glob("frames-*"):
+    folder = place.registry / config.name
+    frames = place.registry / frames_folder(config)
+    keep = {folder / manifests.MANIFEST}
+    keep |= {place.registry / file for file in account["checksums"]["files"]}
+    for other in (*folder.glob("frames-*"), *folder.glob(".build-*")):
         if other != frames:
             shutil.rmtree(other)
-    keep = {registry / image for image in plan.images}
-    keep |= {registry / _dataset_file(config, key) for key in config.datasets}
-    for pattern in ("frames-*/*/*", f"{config.name}_*.json", ".*.part"):
-        for path in folder.glob(pattern):
-            if path not in keep:
+    for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
+        if frames not in (path, *path.parents) and path not in keep:
+            if path.is_file():
                 path.unlink()
-    for path in frames.glob("*/"):
-        if not any(path.iterdir()):
-            path.rmdir()
+            elif not any(path.iterdir()):
+                path.rmdir()
+    for path in frames.iterdir() if frames.is_dir() else ():
+        if path.is_file() and path not in keep:
+            path.unlink()
+    _prune_pictures(place, account, frames)
 
 
-def _plain(config: DataConfig) -> dict[str, Any]:
-    """The configuration as JSON-like values, defaults filled in."""
-    import pydantic
-
-    plain: dict[str, Any] = pydantic.TypeAdapter(DataConfig).dump_python(config, mode="json")
-    return plain
-
-
-def _config_digest(config: DataConfig) -> str:
-    """Of all that decides the build's bytes: the configuration, the wordings and the version of the code."""
-    wordings = (PROMPTS / "questions.yaml", claims_file(config.source.kind))
-    prompts = {path.name: artefacts.sha256(path) for path in wordings if path.is_file()}
-    return artefacts.digest(
-        [_plain(config), prompts, artefacts.code_digest("episodes", "samples", "registry", "pairs.py")]
-    )
+def _prune_pictures(place: Place, account: Mapping[str, Any], frames: Path) -> None:
+    """Delete loose pictures that no pair uses, an episode at a time, so that memory does not grow with them."""
+    used: dict[str, set[str]] = {}
+    episodes: set[str] = set()
+    for shard in account["shards"]:
+        used.clear()
+        for row in tables.read(place.registry / account["name"] / shard["frames"]):
+            used.setdefault(row["episode_id"], set()).add(Path(row["image"]).name)
+        episodes |= used.keys()
+        for episode_id, names in used.items():
+            folder = frames / episode_id
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path.name not in names:
+                    path.unlink()
+    for folder in frames.iterdir() if frames.is_dir() else ():
+        if folder.is_dir() and folder.name not in episodes:
+            shutil.rmtree(folder)

@@ -11,6 +11,7 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.registry import manifest as manifests
+from stcr_plugin.registry import pictures
 from stcr_plugin.samples.questions import fill, paraphrases, questions
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
@@ -54,18 +55,14 @@ def check(name: str, registry: str | Path) -> CheckReport:
     registry = Path(registry)
     manifest = manifests.read_manifest(registry, name)
     problems: list[Problem] = []
-    pairs = _check_pairs(registry, manifest, problems)
     images = _Uses()
-    for row, pair in pairs.items():
-        for image in Query(pair, "forward").images:
-            images.add(image, f"{manifest['name']}/{manifests.PAIRS}", row)
+    by_id = _check_pairs(registry, manifest, images, problems)
     rows = 0
-    by_id = {pair.pair_id: pair for pair in pairs.values()}
     for dataset in manifest["counts"]["datasets"]:
         rows += _check_dataset(registry, manifest, dataset, by_id, images, problems)
     _check_pictures(registry, manifest, images, problems)
     _check_files(registry, manifest, problems)
-    return CheckReport(manifest["name"], len(images.rows), len(pairs), rows, tuple(problems))
+    return CheckReport(manifest["name"], len(images.rows), len(by_id), rows, tuple(problems))
 
 
 class _Uses:
@@ -87,9 +84,10 @@ class _Uses:
         return "used by " + "; ".join(texts)
 
 
-def _check_pairs(registry: Path, manifest: Mapping[str, Any], problems: list[Problem]) -> dict[int, Pair]:
-    """Row -> pair, of those that can be read."""
-    file = f"{manifest['name']}/{manifests.PAIRS}"
+def _check_pairs(
+    registry: Path, manifest: Mapping[str, Any], images: _Uses, problems: list[Problem]
+) -> dict[str, Pair]:
+    """Pair id -> pair, of those that can be read."""
     split_of: dict[str, str] = {}
     for split, episodes in manifest["splits"].items():
         for episode_id in episodes:
@@ -99,26 +97,30 @@ def _check_pairs(registry: Path, manifest: Mapping[str, Any], problems: list[Pro
                     Problem(where, f"episode {episode_id} stands in {split_of[episode_id]} and in {split}; build again")
                 )
             split_of[episode_id] = split
-    pairs: dict[int, Pair] = {}
-    seen: set[str] = set()
-    try:
-        for row, pair in manifests.pair_rows(registry / file, registry):
-            pairs[row] = pair
-            where = f"{file}, row {row}"
-            if pair.pair_id in seen:
-                problems.append(Problem(where, f"pair {pair.pair_id} stands here a second time"))
-            seen.add(pair.pair_id)
-            if split_of.get(pair.episode_id) != pair.split:
-                known = split_of.get(pair.episode_id, "no split")
-                problems.append(
-                    Problem(where, f"episode {pair.episode_id} is of {known} in the manifest, here of {pair.split}")
-                )
-    except DataError as error:
-        problems.append(Problem(file, str(error)))
-        return pairs
-    for split, episodes in manifest["splits"].items():
+    pairs: dict[str, Pair] = {}
+    broken = False
+    for file in manifests.pair_files(manifest):
+        try:
+            for row, pair in manifests.pair_rows(registry / file, registry):
+                where = f"{file}, row {row}"
+                if pair.pair_id in pairs:
+                    problems.append(Problem(where, f"pair {pair.pair_id} stands here a second time"))
+                pairs[pair.pair_id] = pair
+                for image in Query(pair, "forward").images:
+                    images.add(image, file, row)
+                if split_of.get(pair.episode_id) != pair.split:
+                    known = split_of.get(pair.episode_id, "no split")
+                    problems.append(
+                        Problem(where, f"episode {pair.episode_id} is of {known} in the manifest, here of {pair.split}")
+                    )
+        except DataError as error:
+            broken = True
+            problems.append(Problem(file, str(error)))
+    for split, episodes in manifest["splits"].items() if not broken else ():
         found = manifests.count_pairs([pair for pair in pairs.values() if pair.split == split], episodes)
-        _compare(found, manifest["counts"]["splits"].get(split), f"{file}, split {split}", problems)
+        expected = dict(manifest["counts"]["splits"].get(split, {}))
+        expected.pop("dropped", None)
+        _compare(found, expected, f"{manifest['name']}/pairs, split {split}", problems)
     return pairs
 
 
@@ -131,48 +133,48 @@ def _check_dataset(
     problems: list[Problem],
 ) -> int:
     """Check one training set; how many rows it has."""
-    file = f"{manifest['name']}/{dataset}.json"
+    file = manifests.file_name(manifest["datasets"][dataset])
+    rule = manifest["config"]["datasets"][dataset.removeprefix(f"{manifest['name']}_")]
+    counted: list[dict[str, Any]] = []
+    shown: dict[str, Counter[str]] = {}
+    number = 0
+    sound = True
     try:
-        rows = artefacts.read_json(registry / file)
         entry = artefacts.read_json(registry / manifests.DATASET_INFO).get(dataset)
+        if not isinstance(entry, dict) or entry.get("file_name") != file:
+            problems.append(Problem(manifests.DATASET_INFO, f"does not list {dataset} as {file}; build again"))
+        for number, row in enumerate(manifests.dataset_rows(registry, dataset), 1):
+            try:
+                faults = list(_row_faults(row, manifest, rule, pairs))
+                for image in row["images"]:
+                    if image not in images.rows:
+                        artefacts.inside(registry, image)
+                    images.add(image, file, number)
+                counted.append({key: row[key] for key in ("pair_id", "answer", "order", "language")})
+                shown.setdefault(str(row["pair_id"]), Counter())[str(row["order"])] += 1
+            except StcrError as error:
+                faults = [str(error)]
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                sound = False
+                faults = [f"is not made as a row is ({error!r}); build again"]
+            problems += [Problem(f"{file}, row {number}", fault) for fault in faults]
     except DataError as error:
         problems.append(Problem(file, str(error)))
-        return 0
-    if not isinstance(entry, dict) or entry.get("file_name") != file:
-        problems.append(Problem(manifests.DATASET_INFO, f"does not list {dataset} as {file}; build again"))
-    if not isinstance(rows, list):
-        problems.append(Problem(file, "is no list of rows; build again"))
-        return 0
-    rule = manifest["config"]["datasets"][dataset.removeprefix(f"{manifest['name']}_")]
-    whole = []
-    for number, row in enumerate(rows, 1):
-        try:
-            faults = list(_row_faults(row, rule, pairs))
-            for image in row["images"]:
-                if image not in images.rows:
-                    artefacts.inside(registry, image)
-                images.add(image, file, number)
-            whole.append(row)
-        except StcrError as error:
-            faults = [str(error)]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            faults = [f"is not made as a row is ({error!r}); build again"]
-        problems += [Problem(f"{file}, row {number}", fault) for fault in faults]
-    if rule["orders"] == "both":
-        shown: dict[str, Counter[str]] = {}
-        for row in whole:
-            shown.setdefault(str(row.get("pair_id")), Counter())[str(row.get("order"))] += 1
-        for pair_id, orders in shown.items():
-            if orders != Counter(ORDERS):
-                problems.append(Problem(file, f"pair {pair_id} is not shown once in each order: {dict(orders)}"))
-    if len(whole) == len(rows):
+        return number
+    for pair_id, orders in shown.items():
+        due = {"both": ORDERS, "given": pairs[pair_id].orders if pair_id in pairs else ORDERS}.get(rule["orders"])
+        if due and orders != Counter(due):
+            problems.append(Problem(file, f"pair {pair_id} is not shown once in each order: {dict(orders)}"))
+    if sound:
         expected = dict(manifest["counts"]["datasets"][dataset])
         expected.pop("short_by", None)
-        _compare(manifests.count_rows(whole), expected, file, problems)
-    return len(rows)
+        _compare(manifests.count_rows(counted), expected, file, problems)
+    return number
 
 
-def _row_faults(row: Mapping[str, Any], rule: Mapping[str, Any], pairs: Mapping[str, Pair]) -> Iterator[str]:
+def _row_faults(
+    row: Mapping[str, Any], manifest: Mapping[str, Any], rule: Mapping[str, Any], pairs: Mapping[str, Pair]
+) -> Iterator[str]:
     """What is wrong with one row. Raises KeyError and the like for one that is not made as a row is."""
     user, assistant = row["messages"]
     if (user["role"], assistant["role"]) != ("user", "assistant"):
@@ -183,7 +185,7 @@ def _row_faults(row: Mapping[str, Any], rule: Mapping[str, Any], pairs: Mapping[
         yield f"the prompt has {markers} <image> for {len(row['images'])} pictures"
     pair = pairs.get(row["pair_id"])
     if pair is None:
-        yield f"pair {row['pair_id']} is not in {manifests.PAIRS}"
+        yield f"pair {row['pair_id']} is not among the build's pairs"
         return
     if row["order"] not in ORDERS or row["kind"] != rule["kind"] or row["language"] not in questions():
         yield f"order {row['order']!r}, kind {row['kind']!r} or language {row['language']!r} is not as configured"
@@ -198,40 +200,52 @@ def _row_faults(row: Mapping[str, Any], rule: Mapping[str, Any], pairs: Mapping[
     if target.rpartition("\n")[2] != answer_line(query) or (rule["kind"] == "weak" and "\n" in target):
         yield f"the target does not end with {answer_line(query)!r}, or a weak one says more"
     asked = text.removeprefix("<image>" * len(query.images))
+    if manifest["config"]["pairs"]["ties"] == "teach":
+        asked = asked.removesuffix(questions()[row["language"]].neither)
     heldout = paraphrases("cot" if rule["kind"] == "cot" else "direct", row["language"], "heldout")
     if asked in {fill(template, pair.task) for template in heldout}:
         yield "the question is a held-out paraphrase, which training must not see"
 
 
 def _check_pictures(registry: Path, manifest: Mapping[str, Any], images: _Uses, problems: list[Problem]) -> None:
-    """Decode every picture to its last byte; a cut one passes a look at its head."""
-    from PIL import Image
+    """Decode every picture to its last byte (a cut one passes a look at its head) and hold it against the index."""
     from tqdm import tqdm
 
     rules = manifest["config"]["frames"]
+    if rules["format"] == "none":
+        problems.append(Problem(manifest["frames"]["folder"], "has no pictures (frames.format: none); build with them"))
+        return
     size = (rules["width"], rules["height"]) if rules["width"] else None
-    sound = True
-    for image in tqdm(sorted(images.rows), desc=f"{manifest['name']}: decoding", unit="picture"):
-        try:
-            with Image.open(artefacts.inside(registry, image)) as picture:
-                picture.load()
-                fault = "" if size in (None, picture.size) else f"is {picture.size}, configured is {size}"
-        except FileNotFoundError:
-            fault = "no such file"
-        except DataError as error:
-            fault = str(error)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            fault = f"cannot be decoded ({error})"
-        if fault:
-            sound = False
-            problems.append(Problem(image, f"{fault}; {images.of(image)}; delete it and build again"))
-    if len(images.rows) != manifest["frames"]["count"]:
-        sound = False
+    indexed: set[str] = set()
+    total = manifest["frames"]["count"]
+    try:
+        for row in tqdm(
+            manifests.frame_rows(registry, manifest), f"{manifest['name']}: decoding", total, unit="picture"
+        ):
+            indexed.add(row["image"])
+            fault = _picture_fault(registry, row, size)
+            if fault:
+                used = images.of(row["image"]) if row["image"] in images.rows else "used by no pair"
+                problems.append(Problem(row["image"], f"{fault}; {used}; delete it and build again"))
+    except DataError as error:
+        problems.append(Problem(f"{manifest['name']}/frames", str(error)))
+        return
+    for image in images.rows.keys() - indexed:
+        problems.append(Problem(image, f"is not in the index of pictures; {images.of(image)}; build again"))
+    if len(images.rows) != total:
         where = f"{manifest['name']}/{manifests.MANIFEST}"
-        problems.append(Problem(where, f"counts {manifest['frames']['count']} pictures, {len(images.rows)} are used"))
-    if sound and manifests.frames_digest(registry, images.rows) != manifest["checksums"]["frames"]:
-        where = manifest["frames"]["folder"]
-        problems.append(Problem(where, "the pictures are not those that were built; delete the folder and build again"))
+        problems.append(Problem(where, f"counts {total} pictures, {len(images.rows)} are used"))
+
+
+def _picture_fault(registry: Path, row: Mapping[str, Any], size: tuple[int, int] | None) -> str:
+    try:
+        data = pictures.read(registry, row["image"])
+        picture = pictures.decode(data, row["image"])
+    except DataError as error:
+        return str(error).removeprefix(f"{row['image']}: ")
+    if size not in (None, picture.size):
+        return f"is {picture.size}, configured is {size}"
+    return "" if artefacts.sha256_of(data) == row["sha256"] else "is not the picture that was built"
 
 
 def _check_files(registry: Path, manifest: Mapping[str, Any], problems: list[Problem]) -> None:

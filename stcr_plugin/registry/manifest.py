@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,11 +11,24 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.registry import tables
 from stcr_plugin.types import Pair
 
-MANIFEST, PAIRS, DATASET_INFO = "manifest.json", "pairs.jsonl", "dataset_info.json"
+MANIFEST, DATASET_INFO = "manifest.json", "dataset_info.json"
 
-_KEYS = ("name", "config", "config_digest", "seed", "splits", "counts", "frames", "checksums", "excluded")
+_KEYS = (
+    "name",
+    "config",
+    "config_digest",
+    "seed",
+    "splits",
+    "shards",
+    "datasets",
+    "counts",
+    "frames",
+    "checksums",
+    "excluded",
+)
 
 
 def dataset_name(name: str, key: str) -> str:
@@ -39,7 +50,7 @@ def read_manifest(registry: str | Path, name: str) -> dict[str, Any]:
 
 
 def read_pairs(registry: str | Path, name: str, split: str) -> list[Pair]:
-    """The pairs of one split, in the order of pairs.jsonl, of the build `name` or of the dataset `name`.
+    """The pairs of one split, in the order that its episodes were recorded in, of the build `name` or its dataset.
 
     Raises ConfigError for an unknown name or split, DataError (file, row) for a row that is no pair or whose
     pictures leave the registry folder.
@@ -47,17 +58,58 @@ def read_pairs(registry: str | Path, name: str, split: str) -> list[Pair]:
     manifest = read_manifest(registry, name)
     if split not in manifest["splits"]:
         raise ConfigError(f"{manifest['name']} has no split {split!r}, {nearest(split, list(manifest['splits']))}")
-    path = Path(registry) / manifest["name"] / PAIRS
-    return [pair for _, pair in pair_rows(path, Path(registry)) if pair.split == split]
+    position = {episode_id: number for number, episode_id in enumerate(manifest["splits"][split])}
+    pairs = [
+        pair
+        for file in pair_files(manifest, split)
+        for _, pair in pair_rows(Path(registry) / file, Path(registry))
+        if pair.split == split
+    ]
+    return sorted(pairs, key=lambda pair: position.get(pair.episode_id, -1))
+
+
+def pair_files(manifest: Mapping[str, Any], split: str | None = None) -> list[str]:
+    """The pair files of a split, or of all, relative to the registry."""
+    return [f"{manifest['name']}/{shard['pairs']}" for shard in manifest["shards"] if split in (None, shard["split"])]
+
+
+def file_name(files: Sequence[str]) -> str:
+    """How dataset_info.json names a training set's files: the file, or the folder of its shards."""
+    return files[0].rpartition("/")[0] if files[0].count("/") > 1 else files[0]
+
+
+def frame_rows(registry: str | Path, manifest: Mapping[str, Any], split: str | None = None) -> Iterator[dict[str, Any]]:
+    """The index of the pictures of a split, or of all: rows as `tables.FRAMES` lists them."""
+    for shard in manifest["shards"]:
+        if split in (None, shard["split"]):
+            yield from tables.read(Path(registry) / manifest["name"] / shard["frames"])
+
+
+def dataset_rows(registry: str | Path, dataset: str) -> Iterator[dict[str, Any]]:
+    """The rows of a training set, whether it lies in JSON or in Parquet: keys as `tables.SAMPLES` lists them.
+
+    Raises ConfigError for an unknown dataset, DataError for files that cannot be read.
+    """
+    manifest = read_manifest(registry, dataset)
+    files = manifest["datasets"].get(dataset)
+    if files is None:
+        raise ConfigError(f"{manifest['name']}: no dataset {dataset!r}, {nearest(dataset, list(manifest['datasets']))}")
+    for file in files:
+        if file.endswith(".json"):
+            rows = artefacts.read_json(Path(registry) / file)
+            if not isinstance(rows, list):
+                raise DataError(f"{file}: is no list of rows; build again")
+            yield from rows
+        else:
+            yield from tables.read(Path(registry) / file)
 
 
 def pair_rows(path: Path, registry: Path) -> Iterator[tuple[int, Pair]]:
-    """Every pair of a pairs.jsonl with its row (from 1). Raises DataError as read_pairs does."""
+    """Every pair of a file of pairs with its row (from 1). Raises DataError as read_pairs does."""
     import pydantic
 
     as_pair = pydantic.TypeAdapter(Pair)
-    known = {field.name for field in dataclasses.fields(Pair)}
-    for row, values in enumerate(artefacts.read_jsonl(path), 1):
+    for row, values in enumerate(tables.read(path), 1):
         try:
             pair = as_pair.validate_python(values)
             for image in (pair.earlier_image, pair.later_image):
@@ -68,7 +120,7 @@ def pair_rows(path: Path, registry: Path) -> Iterator[tuple[int, Pair]]:
             raise DataError(f"{path}, row {row}: is no pair: {key}: {problem['msg']}; build again") from None
         except DataError as error:
             raise DataError(f"{path}, row {row}: {error}") from None
-        if not known.issuperset(values) or pair.earlier >= pair.later:
+        if values.keys() != tables.PAIRS.keys() or pair.earlier >= pair.later:
             raise DataError(f"{path}, row {row}: is no pair: earlier must be below later, no other keys; build again")
         yield row, pair
 
@@ -109,7 +161,7 @@ def summary(manifest: Mapping[str, Any]) -> str:
 
 
 def count_pairs(pairs: Sequence[Pair], episodes: Sequence[str]) -> dict[str, Any]:
-    """The manifest's figures for one split; `distances` maps native frames to how many pairs are so far apart."""
+    """The manifest's figures for pairs; `distances` maps native frames to how many pairs are so far apart."""
     distances = Counter(pair.distance for pair in pairs)
     return {
         "episodes": len(episodes),
@@ -117,12 +169,13 @@ def count_pairs(pairs: Sequence[Pair], episodes: Sequence[str]) -> dict[str, Any
         "frames": len({image for pair in pairs for image in (pair.earlier_image, pair.later_image)}),
         "within_phase": sum(bool(pair.phase) and ">" not in pair.phase for pair in pairs),
         "across_phase": sum(">" in pair.phase for pair in pairs),
+        "closer": dict(sorted(Counter(pair.closer for pair in pairs).items())),
         "distances": {str(frames): distances[frames] for frames in sorted(distances)},
     }
 
 
 def count_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The manifest's figures for one dataset."""
+    """The manifest's figures for rows of one dataset that holds each pair's rows together."""
     return {
         "pairs": len({row["pair_id"] for row in rows}),
         "samples": len(rows),
@@ -133,15 +186,23 @@ def count_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def total(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum of figures of the same make, key by key; keys inside stand in order, numbers by value."""
+    summed: dict[str, Any] = {}
+    for key in dict.fromkeys(key for figures in counts for key in figures):
+        values = [figures[key] for figures in counts if key in figures]
+        if isinstance(values[0], Mapping):
+            inside = total(values)
+            summed[key] = {name: inside[name] for name in sorted(inside, key=_by_number)}
+        else:
+            summed[key] = sum(values)
+    return summed
+
+
 def count_excluded(reasons: Iterable[str]) -> dict[str, int]:
     """Reason -> how many were set aside for it; numbers in a reason (of frames, bytes) are written # to be alike."""
     return dict(sorted(Counter(re.sub(r"\d+", "#", reason) for reason in reasons).items()))
 
 
-def frames_digest(registry: Path, images: Iterable[str]) -> str:
-    """One SHA-256 over all pictures: of the lines `path sha256`, sorted by path."""
-    lines = (f"{image} {artefacts.sha256(registry / image)}\n" for image in sorted(set(images)))
-    total = hashlib.sha256()
-    for line in lines:
-        total.update(line.encode())
-    return total.hexdigest()
+def _by_number(name: str) -> tuple[int, str]:
+    return (int(name) if name.isdigit() else -1, name)

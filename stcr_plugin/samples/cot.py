@@ -12,7 +12,7 @@ from stcr_plugin.config import from_mapping, nearest, read_yaml, settings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.samples.questions import PROMPTS, prompt
 from stcr_plugin.samples.weak import answer_line
-from stcr_plugin.types import Claim, EpisodeSource, Query, Sample, State
+from stcr_plugin.types import Claim, EpisodeSource, GivenPair, Query, Sample, State
 
 _START, _BETWEEN, _END = "spatial details: img1: ", ". img2: ", "."
 
@@ -112,15 +112,34 @@ def load_wordings(source_kind: str) -> dict[str, Wording]:
 
 
 def cot_sample(
-    query: Query, states: tuple[State, State], source: EpisodeSource, wording: Wording, language: str, seed: int
+    query: Query,
+    states: tuple[State, State],
+    source: EpisodeSource,
+    wording: Wording,
+    language: str,
+    seed: int,
+    ties: bool = False,
 ) -> Sample:
-    """Describe img1 and img2, whose true states are `states` in that order, and judge. Raises DataError."""
+    """Describe img1 and img2, whose true states are `states` in that order, and judge. Raises DataError.
+
+    `ties` offers "neither" in the question.
+    """
     try:
         one, two = (wording.say(source.claims(state)) for state in states)
     except DataError as error:
         raise DataError(f"pair {query.pair.pair_id}: {error}") from None
     target = f"{_START}{one}{_BETWEEN}{two}{_END}\n{answer_line(query)}"
-    return Sample(query, "cot", prompt(query, "cot", language, seed), target)
+    return Sample(query, "cot", prompt(query, "cot", language, seed, ties=ties), target)
+
+
+def given_sample(query: Query, given: GivenPair, language: str, seed: int, ties: bool = False) -> Sample:
+    """A CoT sample in its publishers' words, which no machine has checked. Raises DataError where there are none."""
+    texts = [text.strip().rstrip(".。") for text in given.descriptions]
+    one, two = texts if query.order == "forward" else texts[::-1]
+    if not one or not two:
+        raise DataError(f"pair {query.pair.pair_id}: was published without a description; use kind: weak")
+    target = f"{_START}{one}{_BETWEEN}{two}{_END}\n{answer_line(query)}"
+    return Sample(query, "cot", prompt(query, "cot", language, seed, ties=ties), target)
 
 
 def check_target(

@@ -42,6 +42,7 @@ class Questions:
 
     cot: Paraphrases
     direct: Paraphrases
+    neither: str  # what a question ends with where a tie may be answered
 
 
 @cache
@@ -65,10 +66,15 @@ def question(kind: Kind, language: str, pair_id: str, seed: int, part: Part = "t
     return texts[int(artefacts.digest([seed, pair_id, kind, language, part])[:16], 16) % len(texts)]
 
 
-def prompt(query: Query, kind: Kind, language: str, seed: int, part: Part = "train") -> str:
+def prompt(query: Query, kind: Kind, language: str, seed: int, part: Part = "train", ties: bool = False) -> str:
     """The whole user message: one `<image>` an image, then the question about the query's task."""
+    return "<image>" * len(query.images) + ask(query, kind, language, seed, part, ties)
+
+
+def ask(query: Query, kind: Kind, language: str, seed: int, part: Part = "train", ties: bool = False) -> str:
+    """The question about the query's task, which offers "neither" as an answer where `ties` are taught."""
     text = fill(question(kind, language, query.pair.pair_id, seed, part), query.pair.task)
-    return "<image>" * len(query.images) + text
+    return f"{text}{questions()[language].neither}" if ties else text
 
 
 def fill(template: str, task: str) -> str:

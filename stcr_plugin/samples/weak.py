@@ -7,9 +7,13 @@ from stcr_plugin.types import Query, Sample
 
 
 def answer_line(query: Query) -> str:
-    """`closer to completion: img1` or `... img2`, as the STCR authors release it (arXiv 2604.10506)."""
+    """`closer to completion: img1` or `... img2`, as the STCR authors release it (arXiv 2604.10506).
+
+    `... neither` for a tie, where a build teaches ties; that one is ours.
+    """
     return f"closer to completion: {query.answer}"
 
 
-def weak_sample(query: Query, language: str, seed: int) -> Sample:
-    return Sample(query, "weak", prompt(query, "direct", language, seed), answer_line(query))
+def weak_sample(query: Query, language: str, seed: int, ties: bool = False) -> Sample:
+    """The answer alone; `ties` offers "neither" in the question."""
+    return Sample(query, "weak", prompt(query, "direct", language, seed, ties=ties), answer_line(query))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import tarfile
 from collections import deque
 
+import agibot_dataset
 import av
 import lerobot_dataset as made
 import numpy as np
 import pytest
 
+from stcr_plugin.episodes import archive as archives
 from stcr_plugin.episodes.video import frames_at, probe
 from stcr_plugin.errors import DataError
 
@@ -134,3 +137,39 @@ def test_a_time_past_the_end_is_refused(video):
 def test_two_times_on_one_frame_are_refused(video):
     with pytest.raises(DataError, match="two frames of the data fall on"):
         list(frames_at(video, [1.0, 1.02], FPS))
+
+
+@pytest.mark.parametrize("codec", sorted(made.CODECS))
+def test_a_slice_of_an_archive_gives_what_its_file_gives(tmp_path, codec):
+    path = tmp_path / "v.mp4"
+    made.write_video(path, [(3, 40)], codec, FPS)
+    part = archived(tmp_path, path.read_bytes())
+    times = [index / FPS for index in (0, 11, 12, 39)]
+    assert probe(part) == probe(path)
+    for got, expected in zip(frames_at(part, times, FPS), frames_at(path, times, FPS), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"", "0 bytes"), (b"not a video" * 50, "cannot be opened as a video")])
+def test_a_slice_that_is_no_video_is_named(tmp_path, data, message):
+    with pytest.raises(DataError, match=rf"a\.tar!1/v\.mp4: .*{message}"):
+        probe(archived(tmp_path, data))
+
+
+def archived(folder, data):
+    """`data` as the second member of a tar."""
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        agibot_dataset.add(archive, "0/v.mp4", b"before" * 99)
+        agibot_dataset.add(archive, "1/v.mp4", data)
+        agibot_dataset.add(archive, "2/v.mp4", b"behind" * 99)
+    return archives.index(folder / "a.tar", (".mp4",)).members["1/v.mp4"]
+
+
+def test_a_video_whose_index_is_cut_off_is_an_error_while_seeking(tmp_path):
+    path = tmp_path / "v.mp4"
+    made.write_video(path, [(1, 20)], "h264 short", FPS)
+    path.write_bytes(path.read_bytes()[:-300])  # its index ends in the middle of the table of key frames
+    with pytest.raises(DataError, match=r"v\.mp4: cannot be read as a video"):
+        probe(path)
+    with pytest.raises(DataError, match=r"v\.mp4: "):
+        list(frames_at(path, [0.5], FPS))

@@ -12,7 +12,7 @@ from stcr_plugin.types import ORDERS, Pair, Query
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    from stcr_plugin.base import write_checkpoint
+    from stcr_plugin.architecture import write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
 
@@ -52,9 +52,10 @@ def queries():
     return [Query(pair, order) for pair in pairs for order in ORDERS]
 
 
-def ask(loaded, registry, settings, chosen=None, **more):
+def ask(loaded, registry, settings, chosen=None, ties=False, **more):
     chosen = queries() if chosen is None else chosen
-    return answer(*loaded, chosen, questions_for(chosen, settings), registry, settings, progress=False, **more)
+    texts = questions_for(chosen, settings, ties=ties)
+    return answer(*loaded, chosen, texts, registry, settings, ties=ties, progress=False, **more)
 
 
 def test_pictures_are_numbered_and_the_question_comes_last():
@@ -116,7 +117,7 @@ def test_direct_answer_is_the_likelier_of_the_two_full_texts(loaded, registry):
     model, processor = loaded
     settings = AskSettings()
     query = queries()[0]
-    shared, ends = _endings(processor.tokenizer, "<|im_end|>")
+    shared, rests = _endings(processor.tokenizer, "<|im_end|>")
     content = numbered_content(2, questions_for([query], settings)[0])
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -135,7 +136,127 @@ def test_direct_answer_is_the_likelier_of_the_two_full_texts(loaded, registry):
     assert (found.logprob_img1, found.logprob_img2) == pytest.approx(tuple(scores), abs=1e-4)
     assert found.text == f"closer to completion: {found.chosen}"
     assert found.chosen == ("img1" if scores[0] > scores[1] else "img2")
-    assert len(set(ends)) == 2
+    assert rests["img1"] != rests["img2"]
+
+
+def prompt_and_pictures(processor, registry, query, ties):
+    content = numbered_content(2, questions_for([query], AskSettings(), ties=ties)[0])
+    message = {"role": "user", "content": content}
+    prompt = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    return prompt, [fit(Image.open(registry / path), 768 * 768, 32 * 32) for path in query.images]
+
+
+def test_two_answers_are_compared_to_the_last_digit_as_one_token_of_one_forward(loaded, registry):
+    import torch
+
+    model, processor = loaded
+    query = queries()[1]
+    shared, rests = _endings(processor.tokenizer, "<|im_end|>")
+    assert [len(tokens) for tokens in rests.values()] == [1, 1]
+    prompt, pictures = prompt_and_pictures(processor, registry, query, ties=False)
+    inputs = dict(processor(text=[prompt], images=pictures, return_tensors="pt"))
+    for name, tail in (("input_ids", shared), ("attention_mask", [1] * len(shared)), ("mm_token_type_ids", None)):
+        if name in inputs:
+            inputs[name] = torch.cat([inputs[name], torch.tensor([tail or [0] * len(shared)])], dim=1)
+    with torch.no_grad():
+        logprobs = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)[0]
+    found = ask(loaded, registry, AskSettings(), [query])[0]
+    assert found.logprob_img1 == logprobs[rests["img1"][0]].item()
+    assert found.logprob_img2 == logprobs[rests["img2"][0]].item()
+    assert found.logprob_neither is None
+
+
+def test_three_answers_are_compared_by_their_whole_names(loaded, registry):
+    """Against each answer's name scored token by token in an unpadded forward of its own."""
+    import torch
+
+    model, processor = loaded
+    settings = AskSettings()
+    shown = queries()[:3]
+    shared, rests = _endings(processor.tokenizer, "<|im_end|>", ties=True)
+    assert len(rests["neither"]) > 1, "this tokenizer is to write the word in pieces"
+    assert len({tokens[0] for tokens in rests.values()}) > 1
+    found = ask(loaded, registry, settings, shown, ties=True)
+    for query, answered in zip(shown, found, strict=True):
+        prompt, pictures = prompt_and_pictures(processor, registry, query, ties=True)
+        scores = {}
+        for choice, tokens in rests.items():
+            text = prompt + f"closer to completion: {choice}<|im_end|>"
+            inputs = processor(text=[text], images=pictures, return_tensors="pt")
+            ids = inputs["input_ids"][0].tolist()
+            end = len(ids) - 1
+            start = end - len(tokens)
+            assert ids[start:end] == tokens
+            assert ids[start - len(shared) : start] == shared
+            with torch.no_grad():
+                logits = model(**inputs).logits[0].log_softmax(-1)
+            scores[choice] = sum(logits[at - 1, ids[at]].item() for at in range(start, end))
+        given = (answered.logprob_img1, answered.logprob_img2, answered.logprob_neither)
+        assert given == pytest.approx(tuple(scores.values()), abs=1e-3)
+        assert answered.chosen == max(scores, key=scores.get)
+        assert answered.text == f"closer to completion: {answered.chosen}"
+
+
+def test_one_forward_is_run_for_each_beginning_that_no_longer_one_covers(loaded, registry, monkeypatch):
+    model, _ = loaded
+    calls = []
+    real = model.forward
+    monkeypatch.setattr(model, "forward", lambda **inputs: calls.append(1) or real(**inputs))
+    ask(loaded, registry, AskSettings(), queries()[:2])
+    assert len(calls) == 1
+    ask(loaded, registry, AskSettings(), queries()[:2], ties=True)
+    assert len(calls) == 1 + 2
+
+
+def test_word_of_one_token_is_compared_where_it_leaves_the_images():
+    words = {"closer to completion:": 1, " img": 2, "1": 3, "2": 4, " neither": 5, "<|im_end|>": 6}
+
+    def tokenizer(text, add_special_tokens):
+        ids = []
+        while text:
+            word = max((word for word in words if text.startswith(word)), key=len)
+            ids.append(words[word])
+            text = text[len(word) :]
+        return {"input_ids": ids}
+
+    assert _endings(tokenizer, "<|im_end|>", ties=True) == ([1], {"img1": [2, 3], "img2": [2, 4], "neither": [5]})
+    assert _endings(tokenizer, "<|im_end|>") == ([1, 2], {"img1": [3], "img2": [4]})
+
+
+def test_questions_offer_neither_where_ties_are_taught_as_training_does():
+    from stcr_plugin.samples.weak import weak_sample
+
+    plain, offering = (questions_for(queries(), AskSettings(), seed=3, ties=ties) for ties in (False, True))
+    assert not any("neither" in text for text in plain)
+    for query, text in zip(queries(), offering, strict=True):
+        assert "the answer is neither" in text
+        assert weak_sample(query, "en", seed=3, ties=True).prompt == "<image><image>" + text
+
+
+def test_model_that_has_learned_neither_gives_it_in_both_ways(loaded, registry):
+    import copy
+
+    import torch
+
+    model, processor = copy.deepcopy(loaded[0]), loaded[1]
+    prompt, pictures = prompt_and_pictures(processor, registry, queries()[0], ties=True)
+    said = "closer to completion: neither<|im_end|>"
+    inputs = processor(text=[prompt + said], images=pictures, return_tensors="pt")
+    labels = inputs["input_ids"].clone()
+    labels[:, : -len(processor.tokenizer(said)["input_ids"])] = -100
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(25):
+        model(**inputs, labels=labels).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    tied = [
+        dataclasses.replace(query, pair=dataclasses.replace(query.pair, closer="neither")) for query in queries()[:2]
+    ]
+    for settings in (AskSettings(), AskSettings(generate=True, max_new_tokens=40)):
+        found = ask((model, processor), registry, settings, tied, ties=True)
+        assert [one.text for one in found] == ["closer to completion: neither"] * 2
+        assert [one.chosen for one in found] == ["neither"] * 2
+        assert all(one.right for one in found)
 
 
 def test_model_that_has_learned_an_answer_gives_it_in_both_ways(loaded, registry):

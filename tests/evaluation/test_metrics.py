@@ -85,6 +85,11 @@ def test_hand_worked_example():
         "n_pairs": 4,
         "n_episodes": 1,
         "n_queries": 8,
+        "n_ties": 0,
+        "tie_accuracy": None,
+        "neither_rate": 0.0,
+        "n_closer_earlier": 0,
+        "earlier_closer_accuracy": None,
     }
 
 
@@ -214,3 +219,76 @@ def test_difference_of_other_pairs_or_of_one_episode_is_not_judged():
     with pytest.raises(DataError, match="different pairs"):
         paired_difference(answers, answers[2:])
     assert paired_difference(answers, answers).interval is None
+
+
+def test_ties_have_figures_of_their_own():
+    said = {  # pair: (forward, backward)
+        "p0": ("img2", "img1"),  # later closer: right in both orders
+        "p1": ("neither", "img1"),  # later closer: "neither" is wrong, breaks consistency, and is parsed
+        "p2": ("neither", "neither"),  # tie: right
+        "p3": ("neither", "img2"),  # tie: right in one order alone
+        "p4": (None, "neither"),  # tie: unparsed forward
+    }
+    shown = [pair(i, closer="later" if i < 2 else "neither") for i in range(5)]
+    found = figures(asked(shown, lambda q: said[q.pair.pair_id][q.order == "backward"]))
+    assert (found.forward_accuracy, found.backward_accuracy, found.gap_points) == (50, 100, -50)
+    assert (found.pair_accuracy, found.order_consistency, found.position_bias) == (50, 50, 25)
+    assert (found.n_pairs, found.n_ties, found.n_queries) == (2, 3, 10)
+    assert found.tie_accuracy == pytest.approx(100 / 3)
+    assert found.neither_rate == 25  # 1 of the 4 queries about p0 and p1
+    assert found.unparsed_rate == 10  # 1 of all 10
+
+
+def test_ties_change_no_figure_of_the_other_pairs():
+    plain = asked(pairs(40), knower(0.7, 1))
+    tied = asked([pair(f"t{i}", i, "neither") for i in range(5)], lambda query: "neither")
+    with_ties, without = figures(plain + tied), figures(plain)
+    for name in (*RATES, "n_pairs", "n_episodes"):
+        assert getattr(with_ties, name) == getattr(without, name)
+    assert (with_ties.n_ties, with_ties.tie_accuracy, with_ties.n_queries) == (5, 100, 90)
+    found = intervals(plain + tied)
+    assert {name: found[name] for name in RATES} == intervals(plain)
+    assert (found["tie_accuracy"], found["neither_rate"]) == ((100, 100), (0, 0))
+    assert paired_difference(plain + tied, plain + tied) == paired_difference(plain, plain)
+
+
+def test_earlier_closer_pairs_tell_a_judge_of_progress_from_a_judge_of_order():
+    """Every fourth pair goes back; both judges are never swayed by the order in which pictures are shown."""
+    shown = [pair(i, i // 4, "earlier" if i % 4 == 0 else "later") for i in range(40)]
+    by_progress = figures(asked(shown, lambda query: query.answer))
+    by_time = figures(asked(shown, lambda query: "img2" if query.order == "forward" else "img1"))
+    assert (by_progress.n_closer_earlier, by_time.n_closer_earlier) == (10, 10)
+    assert (by_progress.earlier_closer_accuracy, by_time.earlier_closer_accuracy) == (100, 0)
+    assert (by_time.forward_accuracy, by_time.backward_accuracy, by_time.pair_accuracy) == (75, 75, 75)
+    always_img2 = asked(shown, lambda query: "img2")
+    assert figures(always_img2).earlier_closer_accuracy == 0
+    assert intervals(always_img2)["earlier_closer_accuracy"] == (0, 0)
+
+
+def test_interval_of_a_rare_figure_leaves_out_draws_without_it():
+    """Ties stand in 1 of 4 episodes, which about a third of the draws miss."""
+    coin = random.Random(6)
+    answers = asked(
+        [pair(i, i // 4, "neither" if i < 2 else "later") for i in range(16)],
+        lambda query: "neither" if query.pair.pair_id == "p0" else coin.choice(["img1", "img2"]),
+    )
+    assert figures(answers).tie_accuracy == 50
+    assert intervals(answers)["tie_accuracy"] == (50, 50)
+
+
+def test_no_interval_of_ties_where_there_are_none():
+    answers = asked(pairs(16), lambda query: "neither")
+    assert set(intervals(answers)) == set(RATES)
+    assert (figures(answers).tie_accuracy, figures(answers).neither_rate) == (None, 100)
+
+
+def test_ties_alone_have_no_accuracy():
+    ties = asked([pair(i, i, "neither") for i in range(3)], lambda query: "neither")
+    with pytest.raises(DataError, match="all 3 pairs are ties"):
+        figures(ties)
+    with pytest.raises(DataError, match="all 3 pairs are ties"):
+        paired_difference(ties, ties)
+    rest = asked([pair("last", 9)], lambda query: "img1")
+    assert [row["episode_id"] for row in per_episode(ties + rest)] == ["e9"]
+    assert (figures(ties + rest).n_episodes, figures(ties + rest).n_ties) == (4, 3)
+    assert intervals(ties + rest)["tie_accuracy"] == (100, 100)

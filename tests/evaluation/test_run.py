@@ -12,7 +12,7 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import engine
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.metrics import RATES, figures, per_episode
-from stcr_plugin.evaluation.run import evaluate, model_digest, spread, stage_of
+from stcr_plugin.evaluation.run import evaluate, spread, stage_of
 from stcr_plugin.types import Answer, Pair
 
 DATA = {
@@ -28,7 +28,7 @@ SMALL = AskSettings(batch_size=4)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from stcr_plugin.base import write_checkpoint
+    from stcr_plugin.architecture import write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
 
@@ -249,11 +249,11 @@ def test_model_digest_ignores_what_decides_no_answer(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     (folder / "trainer_state.json").write_text("{}")
     (folder / "training_args.bin").write_bytes(b"1")
-    assert model_digest(folder) == model_digest(model)
+    assert artefacts.model_digest(folder) == artefacts.model_digest(model)
     with open(folder / "model.safetensors", "r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
-    assert model_digest(folder) != model_digest(model)
+    assert artefacts.model_digest(folder) != artefacts.model_digest(model)
 
 
 def pairs(*sizes):

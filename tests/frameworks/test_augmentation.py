@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tiny_stage import Workshop, losses
 
-from stcr_plugin.frameworks.llamafactory.augmentation import Augmentation, AugmentingCollator, augmented
+from stcr_plugin.frameworks.llamafactory.augmentation import Augmentation, AugmentingCollator
 from stcr_plugin.frameworks.llamafactory.settings import Augment
 
 OFF = Augment()
@@ -24,6 +24,12 @@ ALL = Augment(shift_pixels=4, brightness=0.3, contrast=0.3, saturation=0.3)
 def picture(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(noise)
+
+
+def augmented(pictures: list[Image.Image], augment: Augment, rank: int = 0, ranks: int = 1) -> list[Image.Image]:
+    """The pictures of one sample as the collator of a rank hands them on, by torch's random state."""
+    shown: list[Image.Image] = AugmentingCollator(list, augment, rank, ranks)([{"images": pictures}])[0]["images"]
+    return shown
 
 
 def pixels(image: Image.Image) -> Any:
@@ -87,6 +93,20 @@ def test_same_torch_seed_gives_the_same_bytes() -> None:
     assert shown[0] == shown[1]
 
 
+def test_ranks_that_are_seeded_alike_change_their_pictures_differently_and_repeat_to_the_byte() -> None:
+    from transformers import set_seed  # what the trainer calls on every rank, with the one seed of the recipe
+
+    def of_rank(rank: int) -> tuple[list[bytes], bytes]:
+        set_seed(7)
+        shown = [augmented([picture()], ALL, rank, ranks=3)[0].tobytes() for _ in range(4)]
+        return shown, torch.get_rng_state().numpy().tobytes()
+
+    shown, states = zip(*(of_rank(rank) for rank in range(3)), strict=True)
+    assert len({image for images in shown for image in images}) == 3 * 4
+    assert len(set(states)) == 1  # whatever else draws from torch stays in step
+    assert [of_rank(rank)[0] for rank in range(3)] == list(shown)
+
+
 def test_every_form_of_a_picture_is_understood(tmp_path: Path) -> None:
     file = tmp_path / "picture.png"
     picture().save(file)
@@ -122,9 +142,11 @@ def test_only_the_train_loader_is_touched_and_the_collator_still_answers_for_the
     collator = Collator()
     train, evaluation = (DataLoader([{"images": [picture()]}], collate_fn=collator) for _ in range(2))  # type: ignore[arg-type]
     wrapped = SimpleNamespace(base_dataloader=train)  # as accelerate does
-    Augmentation(ALL).on_train_begin(None, None, None, train_dataloader=wrapped, eval_dataloader=evaluation)
+    args = SimpleNamespace(process_index=1, world_size=2)  # transformers' names for the rank and how many there are
+    Augmentation(ALL).on_train_begin(args, None, None, train_dataloader=wrapped, eval_dataloader=evaluation)
     assert evaluation.collate_fn is collator
     assert isinstance(train.collate_fn, AugmentingCollator)
+    assert (train.collate_fn.rank, train.collate_fn.ranks) == (1, 2)
     assert train.collate_fn.template == "template"
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         train.collate_fn.nothing_of_this_name  # noqa: B018

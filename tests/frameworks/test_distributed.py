@@ -11,8 +11,9 @@ import pytest
 import yaml
 from tiny_stage import DATA, RECIPES, UNPREPARED, Workshop, history, losses
 
+from stcr_plugin.artefacts import model_digest
 from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.frameworks.stage import read_record, weights_digest
+from stcr_plugin.frameworks.stage import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -111,9 +112,9 @@ def test_the_chain_of_records_leads_back_to_the_base(chain: dict[str, Path], fir
     one, two = record(chain[first]), record(chain[second])
     assert (one["parent_stage"], two["parent_stage"]) == (None, "stage1")
     assert two["parent"] == str(chain[first])
-    assert two["parent_digest"] == one["weights_digest"] == weights_digest(chain[first])
-    assert one["base_digest"] == two["base_digest"] == weights_digest(chain["base"])
-    assert two["weights_digest"] not in (None, one["weights_digest"])
+    assert two["parent_digest"] == one["model_digest"] == model_digest(chain[first])
+    assert one["base_digest"] == two["base_digest"] == model_digest(chain["base"])
+    assert two["model_digest"] not in (None, one["model_digest"])
 
 
 def test_two_ranks_that_prepare_at_once_build_data_and_base_once(chain: dict[str, Path]) -> None:
@@ -123,7 +124,7 @@ def test_two_ranks_that_prepare_at_once_build_data_and_base_once(chain: dict[str
     base = record(chain["base"])
     assert base["finished"]
     assert [row["when"] for row in base["figures"]] == ["before", "after"]
-    assert record(chain["ddp1"])["parent_digest"] == base["weights_digest"]
+    assert record(chain["ddp1"])["parent_digest"] == base["model_digest"]
 
 
 def test_zero_3_trains_as_ddp_does(chain: dict[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""The stage record: what a stage may start from, and the digest by which weights are known again."""
+"""The stage record: what a stage may start from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stcr_plugin.errors import ChainError, DataError
-from stcr_plugin.frameworks.stage import parent_record, read_record, weights_digest
+from stcr_plugin.frameworks.stage import parent_record, read_record
 
 TEMPLATE = "stcr_qwen2_vl"
 
@@ -60,20 +60,3 @@ def test_what_cannot_be_started_from_is_named_with_its_mend(tmp_path: Path, make
     assert message.startswith(f"{run}: ")
     assert says in message
     assert "train it first" in message or "set template: stcr_qwen3_vl" in message
-
-
-def test_weights_digest_follows_names_and_contents_of_the_weights_alone(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    first = weights_digest(tmp_path)
-    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    assert weights_digest(tmp_path) == first
-    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
-    assert weights_digest(tmp_path) != first
-    (tmp_path / "other.safetensors").rename(tmp_path / "model.safetensors")
-    (tmp_path / "model.safetensors").write_bytes(b"others")
-    assert weights_digest(tmp_path) not in (None, first)
-
-
-def test_a_model_that_is_no_local_folder_has_no_digest(tmp_path: Path) -> None:
-    assert weights_digest("Qwen/Qwen2.5-VL-7B-Instruct") is None
-    assert weights_digest(tmp_path) is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stcr_plugin.base import write_checkpoint
+from stcr_plugin.architecture import write_checkpoint
 from stcr_plugin.errors import DataError
 from stcr_plugin.frameworks.llamafactory.template import number_images
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from tiny_stage import DATA, RECIPES, Workshop
 
+from stcr_plugin.artefacts import model_digest
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
 from stcr_plugin.frameworks.llamafactory import training
 from stcr_plugin.frameworks.llamafactory.training import run_stage, train
-from stcr_plugin.frameworks.stage import read_record, weights_digest
+from stcr_plugin.frameworks.stage import read_record
 
 
 def trained(args: Any, callbacks: Any) -> None:
@@ -128,6 +129,18 @@ def test_a_finished_stage_is_not_overwritten_unless_asked_to_and_its_record_stay
         run_stage(again, None, lambda args, callbacks: trained_into.append(args["output_dir"]))
     assert trained_into == [finished]
     assert not (read_record(Path(finished)) or {})["finished"]
+
+
+@pytest.mark.parametrize("left", ["model.safetensors", "adapter_model.safetensors", "checkpoint-40"])
+def test_a_model_that_no_record_tells_of_is_not_overwritten_and_gets_no_record(
+    workshop: Workshop, tmp_path: Path, left: str
+) -> None:
+    (tmp_path / left).mkdir()
+    with pytest.raises(
+        ChainError, match=r"holds a model or checkpoints, but no stage\.json .* overwrite_output_dir: true"
+    ):
+        run_stage(args_of(workshop, output_dir=str(tmp_path)), None, trained)
+    assert not (tmp_path / "stage.json").exists()
 
 
 def test_a_missing_recipe_is_named() -> None:
@@ -267,10 +280,10 @@ def test_two_stages_chain_by_their_records(workshop: Workshop) -> None:
     assert (one["name"], one["mode"], one["parent_stage"]) == ("stage1", "cot", None)
     assert (two["name"], two["mode"], two["parent_stage"]) == ("stage2", "direct", "stage1")
     assert one["base"] == two["base"] == one["parent"] == str(workshop.base)
-    assert one["base_digest"] == two["base_digest"] == weights_digest(workshop.base)
+    assert one["base_digest"] == two["base_digest"] == model_digest(workshop.base)
     assert two["parent"] == str(first)
-    assert two["parent_digest"] == one["weights_digest"] == weights_digest(first)
-    assert two["weights_digest"] == weights_digest(second) != one["weights_digest"]
+    assert two["parent_digest"] == one["model_digest"] == model_digest(first)
+    assert two["model_digest"] == model_digest(second) != one["model_digest"]
     assert one["data"]["build"] == "tiny"
     assert one["data"] == two["data"]
     assert (one["steps"], one["finished"], two["finished"]) == (4, True, True)
@@ -282,8 +295,8 @@ def test_two_stages_chain_by_their_records(workshop: Workshop) -> None:
 def test_same_seed_gives_the_same_weights(workshop: Workshop) -> None:
     one, two = (workshop.train("weak", f"twice{k}", "stcr.evaluate=null") for k in (1, 2))
     other = workshop.train("weak", "twice3", "stcr.evaluate=null", "seed=5")
-    assert weights_digest(one) == weights_digest(two)
-    assert weights_digest(one) != weights_digest(other)
+    assert model_digest(one) == model_digest(two)
+    assert model_digest(one) != model_digest(other)
 
 
 # ---- whole commands ----

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from stcr_plugin.config import from_mapping
+from stcr_plugin.registry import tables
 from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.check import check
 from stcr_plugin.registry.manifest import read_pairs
@@ -63,7 +64,7 @@ def test_truncated_picture_is_found_with_the_rows_that_use_it(registry):
     (found,) = problems(registry)
     assert str(image.relative_to(registry)) in found
     assert "cannot be decoded" in found
-    assert "used by toy/pairs.jsonl row" in found
+    assert "used by toy/pairs/" in found
     assert "toy/toy_weak.json rows" in found
     assert check("toy", registry).ok is False
 
@@ -72,14 +73,14 @@ def test_missing_picture_is_found(registry):
     image = read_pairs(registry, "toy", "seen")[0].later_image
     (registry / image).unlink()
     (found,) = problems(registry)
-    assert found.startswith(f"{image}: no such file; used by toy/pairs.jsonl row")
+    assert found.startswith(f"{image}: no such file; used by toy/pairs/")
 
 
 def test_picture_of_another_size_or_content_is_found(registry):
     first, second = (registry / pair.earlier_image for pair in read_pairs(registry, "toy", "train")[::7])
     first.write_bytes(second.read_bytes())
     (found,) = problems(registry)
-    assert "the pictures are not those that were built" in found
+    assert "is not the picture that was built" in found
     from PIL import Image
 
     Image.new("RGB", (14, 28)).save(first)
@@ -114,7 +115,7 @@ def ask_heldout(row):
         (ask_heldout, "held-out paraphrase"),
         (lambda row: row["images"].reverse(), "the pictures are not those of pair"),
         (lambda row: row["images"].__setitem__(0, "../../secret.png"), "leaves its folder"),
-        (lambda row: row.update(pair_id="e:0-1"), "is not in pairs.jsonl"),
+        (lambda row: row.update(pair_id="e:0-1"), "is not among the build's pairs"),
         (lambda row: row.pop("order"), "is not made as a row is"),
         (lambda row: row.update(messages=row["messages"][:1]), "not enough values"),
     ],
@@ -139,7 +140,9 @@ def test_unreadable_dataset_is_found(registry):
 
 
 def test_missing_entry_in_dataset_info_is_found(registry):
-    (registry / "dataset_info.json").write_text("{}")
+    info = json.loads((registry / "dataset_info.json").read_text())
+    info["toy_weak"]["file_name"] = "toy/other.json"
+    (registry / "dataset_info.json").write_text(json.dumps(info))
     assert any("does not list toy_weak" in line for line in problems(registry))
 
 
@@ -149,10 +152,10 @@ def test_episode_in_two_splits_is_found(registry):
 
 
 def test_doctored_pairs_are_found(registry):
-    path = registry / "toy" / "pairs.jsonl"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines, lines[0], lines[-1].replace('"seen"', '"train"')]) + "\n")
+    path = registry / "toy" / "pairs" / "00001.parquet"
+    listed = list(tables.read(path))
+    tables.write(path, [*listed, listed[0], listed[-1] | {"split": "train", "pair_id": "other"}], tables.PAIRS)
     found = problems(registry)
-    assert any("row 13: pair" in line and "a second time" in line for line in found)
-    assert any("row 14: episode" in line and "is of seen in the manifest, here of train" in line for line in found)
+    assert any("row 5: pair" in line and "a second time" in line for line in found)
+    assert any("row 6: episode" in line and "is of seen in the manifest, here of train" in line for line in found)
     assert any("pairs are" in line for line in found)

@@ -1,9 +1,12 @@
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.registry.manifest import count_excluded, count_pairs, read_manifest, read_pairs
+from stcr_plugin.registry import tables
+from stcr_plugin.registry.manifest import count_excluded, count_pairs, read_manifest, read_pairs, total
 from stcr_plugin.types import Pair
 
 
@@ -19,16 +22,20 @@ def rows_of(*pairs):
 @pytest.fixture
 def registry(tmp_path):
     """A finished build, as far as its readers look."""
-    keys = ("name", "config", "config_digest", "seed", "splits", "counts", "frames", "checksums", "excluded")
+    keys = ("config", "config_digest", "seed", "datasets", "counts", "frames", "checksums", "excluded")
     (tmp_path / "toy").mkdir()
-    manifest = dict.fromkeys(keys) | {"name": "toy", "splits": {"train": ["e"], "seen": []}}
+    shards = [{"split": "train", "pairs": "pairs/00000.parquet", "frames": "frames/00000.parquet"}]
+    manifest = dict.fromkeys(keys) | {"name": "toy", "splits": {"train": ["e"], "seen": []}, "shards": shards}
     (tmp_path / "toy" / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "dataset_info.json").write_text(json.dumps({"toy_weak": {"file_name": "toy/toy_weak.json"}}))
     return tmp_path
 
 
 def write(registry, rows):
-    (registry / "toy" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    """As a hand that knows no schema would: columns as they come."""
+    path = registry / "toy" / "pairs" / "00000.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
 
 
 @pytest.mark.parametrize("name", ["toy", "toy_weak"])
@@ -53,16 +60,16 @@ def test_empty_registry_says_to_build(tmp_path):
 @pytest.mark.parametrize("image", ["../outside.png", "/etc/passwd", "toy/../../x.png"])
 def test_picture_that_leaves_the_registry_is_refused_with_its_row(registry, image):
     write(registry, rows_of(pair(1), pair(2, later_image=image)))
-    with pytest.raises(DataError, match=r"pairs.jsonl, row 2: .*leaves its folder"):
+    with pytest.raises(DataError, match=r"pairs/00000.parquet, row 2: .*leaves its folder"):
         read_pairs(registry, "toy", "train")
 
 
 @pytest.mark.parametrize(
-    "change", [{"later": "soon"}, {"later": 0}, {"closer": "img1"}, {"extra": 1}, {"pair_id": None}]
+    "change", [{"later": None}, {"later": 0}, {"closer": "img1"}, {"orders": ["sideways"]}, {"pair_id": None}]
 )
 def test_row_that_is_no_pair_is_refused_with_its_row(registry, change):
     write(registry, [*rows_of(pair(1)), vars(pair(2)) | change])
-    with pytest.raises(DataError, match=r"pairs.jsonl, row 2: is no pair"):
+    with pytest.raises(DataError, match=r"pairs/00000.parquet, row 2: is no pair"):
         read_pairs(registry, "toy", "train")
 
 
@@ -80,8 +87,33 @@ def test_pairs_are_counted_by_phase_and_distance():
         "frames": 2,
         "within_phase": 1,
         "across_phase": 1,
+        "closer": {"later": 3},
         "distances": {"3": 3},
     }
+
+
+def test_counts_of_shards_add_up_with_distances_in_order_of_number():
+    parts = [count_pairs([pair(1)], ["e"]), count_pairs([pair(2, phase="a>b"), pair(3, phase="")], ["f"])]
+    parts[1]["distances"] = {"10": 1, "2": 1}
+    summed = total(parts)
+    assert (summed["episodes"], summed["pairs"], summed["closer"]) == (2, 3, {"later": 3})
+    assert list(summed["distances"].items()) == [("2", 1), ("3", 1), ("10", 1)]
+
+
+def test_row_with_a_column_that_is_not_ours_is_refused(registry):
+    write(registry, [vars(pair(1)) | {"extra": 1}])
+    with pytest.raises(DataError, match="row 1: is no pair"):
+        read_pairs(registry, "toy", "train")
+
+
+def test_rows_survive_parquet(tmp_path):
+    tables.write(tmp_path / "a.parquet", rows_of(pair(1), pair(2, orders=("forward",))), tables.PAIRS)
+    assert [row["orders"] for row in tables.read(tmp_path / "a.parquet")] == [["forward", "backward"], ["forward"]]
+    tables.write(tmp_path / "b.parquet", rows_of(pair(1), pair(2, orders=("forward",))), tables.PAIRS)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"a.parquet: cannot be read as Parquet"):
+        list(tables.read(tmp_path / "a.parquet"))
 
 
 def test_reasons_that_differ_in_numbers_are_counted_together():

@@ -4,46 +4,64 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from stcr_plugin.frameworks.llamafactory.settings import Augment
+from stcr_plugin.frameworks.llamafactory.template import opened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Collator = Callable[[Sequence[dict[str, Any]]], Any]
+DRAWS = 5  # right, down, brightness, contrast, saturation
 
 
 class Augmentation(TrainerCallback):  # type: ignore[misc]
-    """Puts `augmented` in front of the collator of the training loader; evaluation loaders stay as they are."""
+    """Puts `augmented` in front of the collator of the training loader; evaluation loaders stay as they are.
 
-    def __init__(self, augment: Augment) -> None:
+    Names of pictures in tar files are relative to `media_dir`.
+    """
+
+    def __init__(self, augment: Augment, media_dir: str | Path = "") -> None:
         self.augment = augment
+        self.media_dir = media_dir
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         # accelerate wraps the loader that draws the batches.
         loader = getattr(train_dataloader, "base_dataloader", train_dataloader)
-        loader.collate_fn = AugmentingCollator(loader.collate_fn, self.augment)
+        loader.collate_fn = AugmentingCollator(
+            loader.collate_fn, self.augment, args.process_index, args.world_size, self.media_dir
+        )
 
 
 class AugmentingCollator:
-    """A collator that augments the pictures of each sample, then calls `collate`. Draws from torch's RNG."""
+    """A collator that augments the pictures of each sample, then calls `collate`. Draws from torch's RNG.
 
-    def __init__(self, collate: Collator, augment: Augment) -> None:
+    transformers seeds every rank alike, so each draws for all ranks and takes the row of its own: the same changes
+    for the same seed, others on every rank, and random states that stay in step.
+    """
+
+    def __init__(
+        self, collate: Collator, augment: Augment, rank: int = 0, ranks: int = 1, media_dir: str | Path = ""
+    ) -> None:
         self.collate = collate
         self.augment = augment
+        self.rank = rank
+        self.ranks = ranks
+        self.media_dir = media_dir
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> Any:
-        return self.collate(
-            [
-                {**feature, "images": augmented([_opened(image) for image in feature["images"]], self.augment)}
-                if feature.get("images")
-                else feature
-                for feature in features
-            ]
-        )
+        return self.collate([self._augmented(feature) if feature.get("images") else feature for feature in features])
+
+    def _augmented(self, feature: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        draws = torch.rand(self.ranks, DRAWS)[self.rank].tolist()
+        images = [_opened(opened(image, self.media_dir)) for image in feature["images"]]
+        return {**feature, "images": augmented(images, self.augment, draws)}
 
     def __getattr__(self, name: str) -> Any:  # others look for .template and .processor on the collator
         if name == "collate":
@@ -51,12 +69,10 @@ class AugmentingCollator:
         return getattr(self.collate, name)
 
 
-def augmented(pictures: Sequence[Image], augment: Augment) -> list[Image]:
-    """The pictures of one sample after one random change that they share; sizes stay as they are."""
-    import torch
+def augmented(pictures: Sequence[Image], augment: Augment, draws: Sequence[float]) -> list[Image]:
+    """The pictures of one sample after one change, which `draws` say: DRAWS numbers in [0, 1). Sizes stay."""
     from PIL import ImageEnhance
 
-    draws = torch.rand(5).tolist()
     right, down = (round((2 * draw - 1) * augment.shift_pixels) for draw in draws[:2])
     factors = [
         (ImageEnhance.Brightness, 1 + (2 * draws[2] - 1) * augment.brightness),
@@ -91,5 +107,5 @@ def _opened(image: Any) -> Image:
         image = image["path"] if image.get("bytes") is None else image["bytes"]
     if isinstance(image, bytes):
         image = io.BytesIO(image)
-    opened = image if isinstance(image, PIL.Image.Image) else PIL.Image.open(image)
-    return opened.convert("RGB")
+    picture = image if isinstance(image, PIL.Image.Image) else PIL.Image.open(image)
+    return picture.convert("RGB")

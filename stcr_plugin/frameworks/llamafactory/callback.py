@@ -32,6 +32,7 @@ LOGGED = ("forward_accuracy", "backward_accuracy", "gap_points", "pair_accuracy"
 class GapCallback(TrainerCallback):  # type: ignore[misc]
     """Asks the live model about `pairs` and reports the figures to every log that the trainer has.
 
+    `ties` offers "neither" as an answer, as it must where the training data does.
     `trainer` must be set before training starts. `record` receives each measurement on rank 0 as a mapping of
     when, step, seconds and the fields of Figures. Under distributed training each rank asks a share of the
     queries, padded so that all ranks make the same number of calls.
@@ -47,6 +48,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         before: bool = True,
         after: bool = True,
         every_steps: int = 0,
+        ties: bool = False,
     ) -> None:
         self.queries = [Query(pair, order) for pair in pairs for order in ORDERS]
         self.registry = registry
@@ -55,6 +57,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         self.before = before
         self.after = after
         self.every_steps = every_steps
+        self.ties = ties
         self.trainer: Any = None
         self.measured: list[tuple[str, Figures]] = []
         self.final: Figures | None = None
@@ -103,9 +106,10 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
             model,
             processor,
             padded,
-            questions_for(padded, self.ask),
+            questions_for(padded, self.ask, ties=self.ties),
             self.registry,
             self.ask,
+            ties=self.ties,
             synced_gpus=world > 1 and _is_zero3(),
             progress=rank == 0,
         )[: len(share)]

@@ -1,4 +1,4 @@
-"""Checkpoints of a full fine-tune, loaded back whole.
+"""Checkpoints: those of a full fine-tune loaded back whole, and what one needs named where the disk is full.
 
 transformers' Trainer copies a checkpoint's tensors by name, yet `save_pretrained` writes those of Qwen-VL models
 under other names than the live model has. What it does not find it leaves as it is, with a warning alone: a resumed
@@ -8,6 +8,8 @@ run, and the best model at the end, are then a mixture (huggingface/transformers
 from __future__ import annotations
 
 from typing import Any
+
+from stcr_plugin import artefacts
 
 
 def load_whole(trainer: Any) -> None:
@@ -38,6 +40,44 @@ def load_whole(trainer: Any) -> None:
 
     trainer._load_from_checkpoint = load_from_checkpoint
     trainer._load_best_model = load_best_model
+
+
+def name_what_saving_needs(trainer: Any) -> None:
+    """Make a save of `trainer` that finds the disk full raise a DataError with the folder and the bytes of one save."""
+    save_model, save_checkpoint = trainer.save_model, trainer._save_checkpoint
+
+    def saved_model(output_dir: str | None = None, *more: Any, **options: Any) -> None:
+        folder = output_dir or trainer.args.output_dir
+        rest = _optimizer_bytes if options.get("_internal_call") else lambda _: 0  # the first part of a checkpoint
+        with artefacts.room_for(folder, lambda: _model_bytes(trainer) + rest(trainer)):
+            save_model(output_dir, *more, **options)
+
+    def saved_checkpoint(*given: Any, **options: Any) -> None:
+        folder = f"{trainer.args.output_dir}/checkpoint-{trainer.state.global_step}"
+        with artefacts.room_for(folder, lambda: _model_bytes(trainer) + _optimizer_bytes(trainer)):
+            save_checkpoint(*given, **options)
+
+    trainer.save_model = saved_model
+    trainer._save_checkpoint = saved_checkpoint
+
+
+def _model_bytes(trainer: Any) -> int:
+    """Of the weights that are saved: all, or an adapter's, which are those that train."""
+    from transformers import PreTrainedModel
+
+    whole = isinstance(trainer.model, PreTrainedModel)
+    # ZeRO-3 leaves every rank an empty tensor, with the true size beside it.
+    sizes = [
+        (getattr(weight, "ds_numel", weight.numel()), weight.element_size())
+        for weight in trainer.model.parameters()
+        if whole or weight.requires_grad
+    ]
+    return sum(count * width for count, width in sizes)
+
+
+def _optimizer_bytes(trainer: Any) -> int:
+    states = trainer.optimizer.state.values() if trainer.optimizer else ()
+    return sum(value.nbytes for state in states for value in state.values() if hasattr(value, "nbytes"))
 
 
 def _copy(checkpoint: str, model: Any) -> None:

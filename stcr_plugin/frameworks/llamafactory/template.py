@@ -1,16 +1,20 @@
 """The multi-image temporal template: pictures numbered img1 .. imgN, and a loss on the answer alone.
 
 The numbers stand in front of the pictures because the mm_plugin puts them there, so a dataset writes only
-`<image><image>question` and no file can mislabel its pictures.
+`<image><image>question` and no file can mislabel its pictures. A conversation of one picture or none is left as it
+is, so that general data may be mixed in.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+from pathlib import Path
 from typing import Any
 
 from stcr_plugin.artefacts import code_digest
 from stcr_plugin.errors import DataError
+from stcr_plugin.registry import pictures
 
 # our template -> (LLaMA-Factory's mm_plugin, default system text of the models' own chat template)
 TEMPLATES = {
@@ -18,10 +22,16 @@ TEMPLATES = {
     "stcr_qwen3_vl": ("qwen3_vl", ""),
 }
 _IMAGE = re.compile(r"(?:img\d+: )?<image>\n?")
+_IN_TAR = ".tar#"  # in the name of a picture that stands in a tar file (registry/pictures.py)
 
 
 def number_images(contents: list[str]) -> list[str]:
-    """Each `<image>` of a conversation as a line `imgK: <image>`, K counted from 1 through all its turns."""
+    """Each `<image>` of a conversation as a line `imgK: <image>`, K counted from 1 through all its turns.
+
+    Where it has fewer than two, nothing is to be told apart: the contents stay as they are.
+    """
+    if sum(content.count("<image>") for content in contents) < 2:
+        return contents
     count = 0
 
     def numbered(_: re.Match[str]) -> str:
@@ -32,6 +42,19 @@ def number_images(contents: list[str]) -> list[str]:
     return [_IMAGE.sub(numbered, content) for content in contents]
 
 
+def opened(image: Any, media_dir: str | Path) -> Any:
+    """A picture that is named by its place in a tar file below `media_dir`, decoded; any other form as it is.
+
+    Raises DataError naming the picture that is missing, cut or no picture.
+    """
+    if not (isinstance(image, str) and _IN_TAR in image):
+        return image
+    try:
+        return pictures.decode(pictures.read(media_dir, image), image)
+    except DataError as error:
+        raise DataError(f"{media_dir}: {error}; set media_dir to the registry that holds it, or build again") from None
+
+
 def register(template_module: Any) -> None:
     """Register the templates and their mm_plugins with LLaMA-Factory, through its own functions, once."""
     from llamafactory.data import mm_plugin
@@ -39,6 +62,8 @@ def register(template_module: Any) -> None:
 
     if next(iter(TEMPLATES)) in template_module.TEMPLATES:
         return
+    # It warns of every path that is no file, and leaves it to the mm_plugin: for a place in a tar that is right.
+    logging.getLogger("llamafactory.data.converter").addFilter(_is_not_of_a_tar)
     template_class = _temporal_template(template_module.Template)
     for name, (plugin, system) in TEMPLATES.items():
         mm_plugin.register_mm_plugin(name, _numbering(mm_plugin.PLUGINS[plugin]))
@@ -56,9 +81,21 @@ def register(template_module: Any) -> None:
         )
 
 
+def _is_not_of_a_tar(record: logging.LogRecord) -> bool:
+    return _IN_TAR not in record.getMessage()
+
+
 def _numbering(parent: type) -> type:
     class NumberedImages(parent):  # type: ignore[misc]
-        """`parent`, with the pictures numbered before they are expanded into image tokens."""
+        """`parent`, with the pictures numbered before they are expanded into image tokens, and read out of tar files.
+
+        `media_dir`, which the names in tar files are relative to, is set by the run.
+        """
+
+        media_dir = ""
+
+        def _regularize_images(self, images: Any, **limits: Any) -> Any:
+            return super()._regularize_images([opened(image, self.media_dir) for image in images], **limits)
 
         def process_messages(
             self, messages: list[dict[str, str]], images: Any, videos: Any, audios: Any, processor: Any

@@ -7,30 +7,26 @@ import inspect
 import os
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import from_mapping, load, nearest
-from stcr_plugin.errors import ChainError, ConfigError, StcrError
+from stcr_plugin.config import from_mapping, load
+from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.frameworks.llamafactory.refusals import refuse_to_overwrite, refuse_what_cannot_work
 from stcr_plugin.frameworks.llamafactory.settings import Evaluate, StcrSettings
-from stcr_plugin.frameworks.llamafactory.template import TEMPLATES
-from stcr_plugin.frameworks.stage import RECORD, parent_record, read_record, weights_digest
+from stcr_plugin.frameworks.stage import parent_record, read_record
+
+if TYPE_CHECKING:
+    from stcr_plugin.frameworks.llamafactory.record import Record
 
 RunExp = Callable[..., None]
 
 KNOWN_VERSIONS = ("0.9.3", "0.9.4", "0.9.5")
-# LLaMA-Factory's other trainers do not run the callbacks that the plugin needs: switch -> why it is refused.
-REFUSED = {
-    "use_mca": "Megatron-Core's trainer",
-    "use_hyper_parallel": "HyperParallel's trainer",
-    "use_megatron_bridge": "Megatron-Bridge's trainer",
-}
 # What torchrun sets; a command started from a rank must not inherit it.
 _LAUNCHER_VARIABLES = ("FORCE_TORCHRUN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
                        "MASTER_ADDR", "MASTER_PORT", "ROLE_RANK", "ROLE_WORLD_SIZE")  # fmt: skip
@@ -125,9 +121,11 @@ def _free_port() -> int:
 def run_stage(args: dict[str, Any], callbacks: list[Any] | None, run_exp: RunExp) -> None:
     """Train one stage. `args` is the recipe with its `stcr:` block; `run_exp` LLaMA-Factory's own, unwrapped.
 
-    Writes `stage.json` into output_dir when it starts and when it has finished. Raises ConfigError, DataError
-    or ChainError before anything is trained.
+    Writes `stage.json` into output_dir when it starts and when it has finished; a killed stage goes on. Raises
+    ConfigError, DataError or ChainError before anything is trained, and DataError where the disk is full.
     """
+    from stcr_plugin.frameworks.llamafactory.record import Record, go_on
+
     recipe = dict(args)
     block = args.pop("stcr")
     if not isinstance(block, Mapping):
@@ -135,8 +133,8 @@ def run_stage(args: dict[str, Any], callbacks: list[Any] | None, run_exp: RunExp
             f"the recipe's `stcr:` block is {block!r}; it holds `key: value` lines, at least name and mode"
         )
     settings = from_mapping(StcrSettings, block, "the recipe's `stcr:` block")
-    _refuse_what_cannot_work(args)
-    _refuse_a_finished_stage(args)
+    refuse_what_cannot_work(args)
+    refuse_to_overwrite(args)
     registry = Path(args.setdefault("dataset_dir", "data_registry"))
     _prepare(settings, args, registry)
     parent = (
@@ -145,41 +143,15 @@ def run_stage(args: dict[str, Any], callbacks: list[Any] | None, run_exp: RunExp
         else None
     )
     build = _build_of(_datasets(args)[0], registry)
-    record = _Record(Path(args["output_dir"]), _opening(settings, recipe, parent, args, build, registry))
-    ours = _callbacks(settings, build, registry, args, record)
+    go_on(args)
+    opening = _opening(settings, recipe, parent, args, build, registry)
+    record = Record(Path(args["output_dir"]), opening, resumed=bool(args.get("resume_from_checkpoint")))
+    ours = [record, *_callbacks(settings, build, registry, args, record)]
     _set_cutoff(args)
     record.start()
     with _trainer_made_known(ours):
         run_exp(args, [*(callbacks or []), *ours])
     record.finish()
-
-
-def _refuse_what_cannot_work(args: Mapping[str, Any]) -> None:
-    if os.environ.get("USE_V1", "0").lower() in ("1", "true", "y"):
-        raise ConfigError("USE_V1 is set: the plugin works with LLaMA-Factory's stable trainer; unset USE_V1")
-    for switch, what in REFUSED.items():
-        if args.get(switch):
-            raise ConfigError(f"{switch}: {what} does not call the plugin's callbacks; remove {switch} from the recipe")
-    if args.get("stage") != "sft":
-        raise ConfigError(f"stage: {args.get('stage')!r}, but both STCR stages are supervised; set stage: sft")
-    for key in ("model_name_or_path", "dataset", "output_dir", "template"):
-        if not args.get(key):
-            raise ConfigError(f"the recipe has no {key}; add it")
-    if args["template"] not in TEMPLATES:
-        raise ConfigError(
-            f"template: {args['template']!r} does not number its pictures; {nearest(args['template'], list(TEMPLATES))}"
-        )
-
-
-def _refuse_a_finished_stage(args: Mapping[str, Any]) -> None:
-    """LLaMA-Factory refuses a folder with weights too, but only after our record in it would read unfinished."""
-    run = Path(args["output_dir"])
-    record = read_record(run) or {}
-    if record.get("finished") and not args.get("overwrite_output_dir"):
-        raise ChainError(
-            f"{run}: holds the finished stage {record.get('name')!r}; set overwrite_output_dir: true to train it "
-            "anew, or another output_dir"
-        )
 
 
 def _datasets(args: Mapping[str, Any]) -> list[str]:
@@ -250,7 +222,7 @@ def _opening(
     from stcr_plugin.registry.manifest import read_manifest
 
     start = _starting_point(args)
-    digest = weights_digest(start)
+    digest = artefacts.model_digest(start) if Path(start).is_dir() else None
     manifest = read_manifest(registry, build) if build else None
     return {
         "name": settings.name,
@@ -269,63 +241,12 @@ def _opening(
         "recipe": recipe,
         "settings": asdict(settings),
         "provenance": artefacts.provenance(),
-        "figures": [],
         "finished": False,
     }
 
 
-def _without_resuming(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's recipe without the keys that say how a killed run goes on."""
-    recipe = record.get("recipe") or {}
-    return {
-        key: value for key, value in recipe.items() if key not in ("resume_from_checkpoint", "overwrite_output_dir")
-    }
-
-
-class _Record:
-    """The stage record on disk, written by rank 0 alone."""
-
-    def __init__(self, run: Path, opening: dict[str, Any]) -> None:
-        self.path = run / RECORD
-        self.writes = int(os.environ.get("RANK", "0")) == 0
-        previous = read_record(run) or {}
-        resumed = _without_resuming(previous) == _without_resuming(opening) and not previous.get("finished")
-        self.values = {**opening, "figures": previous.get("figures", []) if resumed else []}
-        self.started = 0.0
-
-    def start(self) -> None:
-        self.started = time.perf_counter()
-        self._write()
-
-    def add_figures(self, measurement: dict[str, Any]) -> None:
-        # A run that was killed and resumed measures again what lay behind its checkpoint.
-        step, when = measurement["step"], measurement["when"]
-        kept = [
-            row for row in self.values["figures"] if row["step"] < step or (row["step"] == step and row["when"] != when)
-        ]
-        self.values["figures"] = [*kept, measurement]
-        self._write()
-        if self.writes:
-            artefacts.write_jsonl(self.path.with_name("stcr_figures.jsonl"), self.values["figures"])
-
-    def finish(self) -> None:
-        run = self.path.parent
-        self.values["seconds"] = time.perf_counter() - self.started
-        self.values["seconds_evaluating"] = sum(row["seconds"] for row in self.values["figures"])
-        if self.writes:
-            state = artefacts.read_json(run / "trainer_state.json")
-            self.values["steps"] = state["global_step"]
-        self.values["weights_digest"] = weights_digest(run) if self.writes else None
-        self.values["finished"] = True
-        self._write()
-
-    def _write(self) -> None:
-        if self.writes:
-            artefacts.write_json(self.path, self.values)
-
-
 def _callbacks(
-    settings: StcrSettings, build: str | None, registry: Path, args: Mapping[str, Any], record: _Record
+    settings: StcrSettings, build: str | None, registry: Path, args: Mapping[str, Any], record: Record
 ) -> list[Any]:
     from stcr_plugin.frameworks.llamafactory.augmentation import Augmentation
 
@@ -382,7 +303,7 @@ def _trainer_made_known(callbacks: Sequence[Any]) -> Iterator[None]:
     """Tell our callbacks their trainer: transformers hands callbacks the model, not the trainer that logs."""
     from transformers import Trainer
 
-    from stcr_plugin.frameworks.llamafactory.checkpoints import load_whole
+    from stcr_plugin.frameworks.llamafactory.checkpoints import load_whole, name_what_saving_needs
 
     original = Trainer.__init__
 
@@ -390,6 +311,7 @@ def _trainer_made_known(callbacks: Sequence[Any]) -> Iterator[None]:
     def init(trainer: Any, *args: Any, **kwargs: Any) -> None:
         original(trainer, *args, **kwargs)
         load_whole(trainer)
+        name_what_saving_needs(trainer)
         for callback in callbacks:
             callback.trainer = trainer
 

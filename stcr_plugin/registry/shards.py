@@ -1,0 +1,367 @@
+"""One piece of a build's work: some episodes of one split, taken from pairs to pictures to training samples.
+
+Every step is a function of the configuration and the shard alone, writes its files whole under `staging`, and last a
+receipt that says what it did. So steps may run in any process, on any machine that sees the registry, in any order;
+a step with a receipt is done; and the bytes are the same however the work was spread.
+
+    drawn/00003.parquet      its pairs, before a picture was read
+    pairs/00003.parquet      its pairs, with their pictures' names, without episodes that could not be read
+    frames/00003.parquet     its pictures: size, checksum, perceptual hash
+    <dataset>/00003.parquet  its training samples
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import nearest
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.pairs import draw_pairs, take_given
+from stcr_plugin.registry import manifest as manifests
+from stcr_plugin.registry import pictures, tables
+from stcr_plugin.registry.rules import DataConfig, DatasetRule, frames_folder
+from stcr_plugin.samples.cot import Wording, check_target, cot_sample, given_sample, load_wordings
+from stcr_plugin.samples.weak import weak_sample
+from stcr_plugin.types import (
+    ORDERS,
+    Episode,
+    EpisodeSource,
+    Exclusion,
+    GivenPair,
+    Order,
+    Pair,
+    PairSource,
+    Query,
+    Sample,
+    State,
+)
+
+Receipt = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Where a build works: the registry folder, and its staging folder inside."""
+
+    registry: Path
+    staging: Path
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some episodes of one split; `number` is its place among all shards of the build."""
+
+    number: int
+    split: str
+    episodes: tuple[Episode, ...]
+
+    @property
+    def file(self) -> str:
+        return f"{self.number:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of a shard's pairs go into a dataset: `take` of them, `shortest` to `longest` native frames apart."""
+
+    key: str
+    take: int
+    shortest: int
+    longest: int
+    sharded: bool
+    part: int = 0
+
+
+def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) -> Receipt:
+    """Draw the shard's pairs. No picture is decoded."""
+    described = [key for key, rule in config.datasets.items() if (rule.split, rule.kind) == (shard.split, "cot")]
+    pairs: list[Pair] = []
+    kept: list[str] = []
+    excluded: list[Exclusion] = []
+    tied = unlabelled = 0
+    for episode in shard.episodes:
+        try:
+            states = source.states(episode)
+            if isinstance(source, PairSource):
+                drawn = take_given(episode, states, source.given_pairs(episode), shard.split)
+            else:
+                drawn = draw_pairs(episode, states, config.pairs, shard.split, config.seed)
+        except DataError as error:
+            excluded.append(_bad_episode(episode, error, config))
+            continue
+        for pair in drawn.pairs if described and not isinstance(source, PairSource) else ():
+            if states is None or not source.claims(states[pair.earlier]):
+                raise ConfigError(
+                    f"datasets.{described[0]}.kind: the source says nothing of episode {episode.episode_id} that "
+                    "could be described; use kind: weak, or complete `source`"
+                )
+        pairs += drawn.pairs
+        kept.append(episode.episode_id)
+        excluded += drawn.excluded
+        tied, unlabelled = tied + drawn.tied, unlabelled + drawn.unlabelled
+    tables.write(place.staging / "drawn" / shard.file, [_row_of(pair) for pair in pairs], tables.PAIRS)
+    return {
+        "episodes": kept,
+        "pairs": len(pairs),
+        "dropped": {"tied": tied, "unlabelled": unlabelled},
+        "excluded": [dataclasses.asdict(item) for item in excluded],
+    }
+
+
+def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) -> Receipt:
+    """Write every picture that a pair of the shard uses, once; set episodes aside that cannot be read."""
+    by_episode: dict[str, list[Pair]] = {}
+    for pair in shard_pairs(place.staging / "drawn" / shard.file):
+        by_episode.setdefault(pair.episode_id, []).append(pair)
+    folder = frames_folder(config)
+    tar = pictures.TarWriter(place.registry, f"{folder}/{shard.number:05d}.tar") if in_tar(config) else None
+    pairs: list[Pair] = []
+    index: list[dict[str, Any]] = []
+    kept: list[str] = []
+    excluded: list[Exclusion] = []
+    for episode in shard.episodes:
+        listed = by_episode.get(episode.episode_id, [])
+        wanted = sorted({frame for pair in listed for frame in (pair.earlier, pair.later)})
+        try:
+            if config.frames.format == "none":
+                shown = {frame: (f"{folder}/{episode.episode_id}/{frame:06d}.none", b"") for frame in wanted}
+            elif tar is not None:
+                # All of an episode before any: one that cannot be read leaves nothing in the tar.
+                read = list(_encoded(config, source, episode, wanted))
+                suffix = pictures.SUFFIX[config.frames.format]
+                shown = {
+                    frame: (tar.add(f"{episode.episode_id}/{frame:06d}{suffix}", data), data) for frame, data in read
+                }
+            else:
+                shown = dict(_in_folder(config, source, episode, wanted, place.registry))
+        except UnreadableError as error:
+            excluded.append(_bad_episode(episode, error, config))
+            shutil.rmtree(place.registry / folder / episode.episode_id, ignore_errors=True)
+            continue
+        except BaseException:
+            if tar is not None:
+                tar.abandon()
+            raise
+        kept.append(episode.episode_id)
+        index += [_indexed(*shown[frame], episode, frame) for frame in wanted]
+        pairs += [
+            dataclasses.replace(pair, earlier_image=shown[pair.earlier][0], later_image=shown[pair.later][0])
+            for pair in listed
+        ]
+    if tar is not None:
+        tar.close()
+    tables.write(place.staging / "pairs" / shard.file, [_row_of(pair) for pair in pairs], tables.PAIRS)
+    tables.write(place.staging / "frames" / shard.file, index, tables.FRAMES)
+    return {
+        "episodes": kept,
+        "frames": len(index),
+        "counts": manifests.count_pairs(pairs, kept),
+        "excluded": [dataclasses.asdict(item) for item in excluded],
+    }
+
+
+def tell(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard, choices: Sequence[Choice]) -> Receipt:
+    """Write the shard's training samples, a Parquet file a choice."""
+    pairs = list(shard_pairs(place.staging / "pairs" / shard.file))
+    receipts = {}
+    for choice in choices:
+        rows, checked = samples(config, source, [(shard, pairs)], choice)
+        tables.write(place.staging / part_file(config, choice, shard), rows, tables.SAMPLES)
+        receipts[f"{choice.key}/{choice.part}"] = {"counts": manifests.count_rows(rows), "claims_checked": checked}
+    return receipts
+
+
+def part_file(config: DataConfig, choice: Choice, shard: Shard) -> str:
+    """Where a shard's samples of a choice stand, relative to the build's folder: parts of a curriculum come first."""
+    return f"{manifests.dataset_name(config.name, choice.key)}/{choice.part:02d}-{shard.file}"
+
+
+def samples(
+    config: DataConfig, source: EpisodeSource, pairs_of: Iterable[tuple[Shard, Sequence[Pair]]], choice: Choice
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a dataset's choice from the pairs of some shards, in random order; how many claims were checked."""
+    rule = config.datasets[choice.key]
+    listed = list(pairs_of)
+    episodes = {episode.episode_id: episode for shard, _ in listed for episode in shard.episodes}
+    inside = [pair for _, pairs in listed for pair in pairs if choice.shortest <= pair.distance <= choice.longest]
+    # A dataset in one file is drawn from all its pairs; one in shards from each shard, by a seed of its own.
+    numbers = [shard.number for shard, _ in listed] if choice.sharded else []
+    parts = [choice.part] if rule.curriculum else []
+    chosen = _chosen(inside, choice.take, [config.seed, "dataset", choice.key, *numbers, *parts])
+    offers = config.pairs.ties == "teach"
+    if rule.kind == "weak":
+        return [
+            _row(weak_sample(query, language, config.seed, offers), language)
+            for query, language in _queries(chosen, rule)
+        ], 0
+    if isinstance(source, PairSource):
+        given = _given(source, episodes, chosen)
+        return [
+            _row(given_sample(query, given[query.pair.pair_id], language, config.seed, offers), language)
+            for query, language in _queries(chosen, rule)
+        ], 0
+    wordings = wordings_of(config, source)
+    states = _states(source, episodes, chosen)
+    rows, checked = [], 0
+    for query, language in _queries(chosen, rule):
+        shown = _shown(query, states)
+        sample = cot_sample(query, shown, source, wordings[language], language, config.seed, offers)
+        checked += check_target(sample.target, query, shown, source, wordings[language])
+        rows.append(_row(sample, language))
+    return rows, checked
+
+
+def wordings_of(config: DataConfig, source: EpisodeSource) -> dict[str, Wording]:
+    """Language -> wording of the source's claims, for the CoT datasets; empty where none are needed."""
+    described = {key: rule for key, rule in config.datasets.items() if rule.kind == "cot"}
+    if not described or isinstance(source, PairSource):
+        return {}
+    wordings = load_wordings(config.source.kind)
+    for key, rule in described.items():
+        for language in rule.languages:
+            if language not in wordings:
+                near = nearest(language, list(wordings))
+                raise ConfigError(f"datasets.{key}.languages: no claims are worded in {language!r}, {near}")
+    return wordings
+
+
+def in_tar(config: DataConfig) -> bool:
+    return config.frames.store == "tar" and config.frames.format != "none"
+
+
+class UnreadableError(DataError):
+    """A picture that the source cannot give, told apart from a disk that is full, which is no fault of the episode."""
+
+
+def _encoded(
+    config: DataConfig, source: EpisodeSource, episode: Episode, frames: Sequence[int]
+) -> Iterator[tuple[int, bytes]]:
+    shown = source.frames(episode, frames) if frames else iter(())
+    for frame in frames:
+        try:
+            array = next(shown, None)
+        except DataError as error:
+            raise UnreadableError(str(error)) from None
+        if array is None:
+            raise UnreadableError(f"the source gave no picture for frame {frame}")
+        yield frame, pictures.encode(array, config.frames)
+
+
+def _in_folder(
+    config: DataConfig, source: EpisodeSource, episode: Episode, frames: Sequence[int], registry: Path
+) -> Iterator[tuple[int, tuple[str, bytes]]]:
+    """Frame -> its name and bytes; those that a killed or former build wrote are read back, not written again."""
+    suffix = pictures.SUFFIX[config.frames.format]
+    names = {frame: f"{frames_folder(config)}/{episode.episode_id}/{frame:06d}{suffix}" for frame in frames}
+    missing = [frame for frame in frames if not (registry / names[frame]).is_file()]
+    fresh = dict.fromkeys(missing)
+    for frame, data in _encoded(config, source, episode, missing):
+        artefacts.write_bytes(registry / names[frame], data, durable=False)
+        yield frame, (names[frame], data)
+    for frame in frames:
+        if frame not in fresh:
+            yield frame, (names[frame], pictures.read(registry, names[frame]))
+
+
+def _indexed(name: str, data: bytes, episode: Episode, frame: int) -> dict[str, Any]:
+    return {
+        "image": name,
+        "episode_id": episode.episode_id,
+        "frame": frame,
+        "bytes": len(data),
+        "sha256": artefacts.sha256_of(data),
+        "fingerprint": pictures.fingerprint(data) if data else "",
+    }
+
+
+def _bad_episode(episode: Episode, error: DataError, config: DataConfig) -> Exclusion:
+    item = Exclusion("episode", episode.episode_id, str(error))
+    if config.on_bad_data == "error":
+        raise DataError(f"{item.what} {item.where}: {item.reason}; mend it, or set on_bad_data: exclude")
+    return item
+
+
+def shard_pairs(path: Path) -> Iterator[Pair]:
+    """Our own pairs, written a moment ago: they are not checked again."""
+    for row in tables.read(path):
+        yield Pair(**{**row, "orders": tuple(row["orders"])})
+
+
+def _row_of(pair: Pair) -> dict[str, Any]:
+    return vars(pair)
+
+
+def _chosen(pairs: Sequence[Pair], count: int, seed: list[Any]) -> list[Pair]:
+    """`count` of the pairs (all where too few) in random order, so that any first part is a fair sample."""
+    import numpy as np
+
+    order = np.random.default_rng(int(artefacts.digest(seed)[:16], 16)).permutation(len(pairs))
+    return [pairs[position] for position in order[:count].tolist()]
+
+
+def _queries(pairs: Sequence[Pair], rule: DatasetRule) -> Iterator[tuple[Query, str]]:
+    """Each pair in the rule's orders, with its language."""
+    for position, pair in enumerate(pairs):
+        for order in orders_of(rule, pair):
+            yield Query(pair, order), rule.languages[position % len(rule.languages)]
+
+
+def orders_of(rule: DatasetRule, pair: Pair) -> tuple[Order, ...]:
+    """The orders in which a dataset shows a pair."""
+    return {"both": ORDERS, "forward": ORDERS[:1], "backward": ORDERS[1:], "given": pair.orders}[rule.orders]
+
+
+def _states(
+    source: EpisodeSource, episodes: Mapping[str, Episode], pairs: Sequence[Pair]
+) -> dict[tuple[str, int], State]:
+    """The states of all frames in `pairs`, each episode asked once."""
+    frames: dict[str, set[int]] = {}
+    for pair in pairs:
+        frames.setdefault(pair.episode_id, set()).update((pair.earlier, pair.later))
+    found: dict[tuple[str, int], State] = {}
+    for episode_id, wanted in frames.items():
+        states = source.states(episodes[episode_id])
+        if states is None:
+            raise DataError(f"episode {episode_id}: the source gives no states any more; build again")
+        found |= {(episode_id, frame): states[frame] for frame in sorted(wanted)}
+    return found
+
+
+def _shown(query: Query, states: Mapping[tuple[str, int], State]) -> tuple[State, State]:
+    """The states of img1 and img2."""
+    pair = query.pair
+    earlier, later = states[pair.episode_id, pair.earlier], states[pair.episode_id, pair.later]
+    return (earlier, later) if query.order == "forward" else (later, earlier)
+
+
+def _given(source: PairSource, episodes: Mapping[str, Episode], pairs: Sequence[Pair]) -> dict[str, GivenPair]:
+    """Pair id -> the pair as it was published."""
+    wanted = sorted({pair.episode_id for pair in pairs})
+    return {
+        f"{episode_id}:{given.earlier}-{given.later}": given
+        for episode_id in wanted
+        for given in source.given_pairs(episodes[episode_id])
+    }
+
+
+def _row(sample: Sample, language: str) -> dict[str, Any]:
+    """One row in LLaMA-Factory's sharegpt format, with what we need to check it beside."""
+    query = sample.query
+    return {
+        "messages": [
+            {"role": "user", "content": sample.prompt},
+            {"role": "assistant", "content": sample.target},
+        ],
+        "images": list(query.images),
+        "pair_id": query.pair.pair_id,
+        "episode_id": query.pair.episode_id,
+        "order": query.order,
+        "answer": query.answer,
+        "kind": sample.kind,
+        "language": language,
+    }

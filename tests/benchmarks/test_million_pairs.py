@@ -1,0 +1,103 @@
+"""A million weak pairs of ten thousand episodes through the real `stcr data build`, on two cores.
+
+No picture is stored (frames.format: none), so what is measured is listing, drawing, samples, Parquet and counting.
+STCR_BENCH_PAIRS sets the number of pairs, in thousands: 10000 for the growth to ten million.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from stcr_plugin.registry import manifest as manifests
+
+PER_EPISODE = 100
+FRAMES = 200
+THOUSANDS = int(os.environ.get("STCR_BENCH_PAIRS", "1000"))
+CORES = 2
+LIMIT_S_PER_MILLION, LIMIT_MIB = 60, 1024
+SAMPLED_EVERY_S = 0.1
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+def test_million_pairs(report: Callable[..., None], tmp_path: Path) -> None:
+    """million_pairs_seconds: from the start of the command to its end. million_pairs_mib: the most resident memory
+    (MiB) of all its processes together, sampled; pages that they share count in each of them. Two samples a pair.
+    """
+    pairs = THOUSANDS * 1000
+    config = _data(tmp_path, pairs // PER_EPISODE)
+    began = time.perf_counter()
+    build = subprocess.Popen(
+        [sys.executable, "-m", "stcr_plugin.cli", "data", "build", str(config), "--registry", str(tmp_path / "out")],
+        preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES]),
+    )
+    peak = 0.0
+    while build.poll() is None:
+        peak = max(peak, sum(_resident_mib(process) for process in _family(build.pid)))
+        time.sleep(SAMPLED_EVERY_S)
+    seconds = time.perf_counter() - began
+    assert build.returncode == 0
+
+    counts = manifests.read_manifest(tmp_path / "out", "million")["counts"]["datasets"]["million_weak"]
+    assert (counts["pairs"], counts["samples"]) == (pairs, 2 * pairs)
+    assert counts["answers"] == {"img1": pairs, "img2": pairs}
+    million = "million_pairs" if THOUSANDS == 1000 else f"pairs_{THOUSANDS}_thousand"
+    report(f"{million}_seconds", seconds, "s", None)
+    report(f"{million}_mib", peak, "MiB", None)
+    assert peak < LIMIT_MIB or THOUSANDS > 1000
+    assert seconds < LIMIT_S_PER_MILLION * max(pairs / 1e6, 0.5)
+
+
+def _data(folder: Path, episodes: int) -> Path:
+    """A data configuration, and a table of so many episodes that all show one folder of pictures."""
+    shown = folder / "recordings" / "shown"
+    shown.mkdir(parents=True)
+    for number in range(FRAMES):
+        Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(shown / f"{number:04d}.png")
+    rows = (
+        {"episode": f"e{number:07d}", "task": "put the cup on the shelf", "path": "shown"} for number in range(episodes)
+    )
+    table = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "recordings" / "episodes.jsonl").write_text(table, encoding="utf-8")
+    values = {
+        "name": "million",
+        "source": {"kind": "frames", "root": str(folder / "recordings"), "table": "episodes.jsonl", "fps": 10},
+        "frames": {"format": "none"},
+        "splits": {"train": {"fraction": 1.0}},
+        "pairs": {"per_episode": PER_EPISODE},
+        "datasets": {"weak": {"split": "train", "kind": "weak", "format": "parquet"}},
+    }
+    config = folder / "million.yaml"
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return config
+
+
+def _family(pid: int) -> list[int]:
+    """The process and all below it; those that end meanwhile are left out."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in children.read_text().split()]
+            except OSError:
+                continue
+    return found
+
+
+def _resident_mib(pid: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,0 +1,580 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+from fractions import Fraction
+
+import av
+import lerobot_dataset as made
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from stcr_plugin.config import from_mapping
+from stcr_plugin.episodes.frames import FramesConfig, FramesSource
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.registry.build import DataConfig, build
+from stcr_plugin.types import Claim, Episode, EpisodeSource, Exclusion, Segment
+
+TASK = "put the cup on the shelf"
+FRAMES = 12
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with the pictures `cup`, numbered from 0 without leading zeros, and the video `box.mp4` of 20 frames."""
+    draw(tmp_path / "cup", 1)
+    made.write_video(tmp_path / "box.mp4", [(2, 20)], "h264 long", 10)
+    return tmp_path
+
+
+def draw(folder, episode, count=FRAMES, name="frame_{}.png"):
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(made.picture(episode, index)).save(folder / name.format(index))
+
+
+ROWS = [{"episode": "a", "task": TASK, "path": "cup", "fps": 5}, {"episode": "b", "task": TASK, "path": "box.mp4"}]
+
+
+def write(path, rows):
+    """`rows` in the format that the suffix of `path` names."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        file = io.StringIO()
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        path.write_text(file.getvalue())
+    return path
+
+
+def open_rows(root, rows, name="table.csv", **settings):
+    write(root / name, rows)
+    return open_table(root, name, **settings)
+
+
+def open_table(root, name="table.csv", **settings):
+    return FramesSource(from_mapping(FramesConfig, {"root": str(root), "table": name, **settings}, "test"))
+
+
+def split(source):
+    found = list(source.episodes())
+    return [e for e in found if isinstance(e, Episode)], [e for e in found if isinstance(e, Exclusion)]
+
+
+def row(excluded):
+    """The number of the row that an Exclusion names."""
+    return int(re.search(r"table\.csv, row (\d+)", excluded.where).group(1))
+
+
+def numbers(source, episode, indices):
+    return [made.number(picture) for picture in source.frames(episode, indices)]
+
+
+# Reading
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.jsonl", "table.parquet", "TABLE.CSV"])
+def test_a_table_of_any_format_gives_the_same_episodes(root, name):
+    source = open_rows(root, ROWS, name)
+    assert split(source) == (
+        [
+            Episode("frames", "a", TASK, 5.0, FRAMES, (Segment(TASK, 0, FRAMES),)),
+            Episode("frames", "b", TASK, 10.0, 20, (Segment(TASK, 0, 20),)),
+        ],
+        [],
+    )
+    protocol: EpisodeSource = source
+    assert protocol.kind == "frames"
+
+
+def test_every_frame_is_the_one_asked_for_also_by_a_source_that_listed_nothing(root):
+    first, second = split(open_rows(root, ROWS))[0]
+    source = open_table(root)
+    for number, episode in ((1, first), (2, second)):
+        everything = range(episode.n_frames)
+        assert numbers(source, episode, everything) == [(number, index) for index in everything]
+        assert numbers(source, episode, [3, 10, 11]) == [(number, 3), (number, 10), (number, 11)]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp", "bmp", "PNG"])
+def test_pictures_of_every_suffix_are_read_in_natural_order(root, suffix):
+    draw(root / "more", 3, name="frame_{}." + suffix)
+    source = open_rows(root, [ROWS[0] | {"path": "more"}])
+    (episode,) = split(source)[0]
+    assert numbers(source, episode, range(FRAMES)) == [(3, index) for index in range(FRAMES)]
+
+
+def test_other_files_in_a_folder_of_pictures_are_no_frames(root):
+    for name in ("._frame_3.png", "frame_3.npy", "Thumbs.db"):
+        (root / "cup" / name).write_bytes(b"junk")
+    assert [episode.n_frames for episode in split(open_rows(root, ROWS))[0]] == [FRAMES, 20]
+
+
+def test_rows_of_one_episode_are_its_segments_and_may_overlap(root):
+    rows = [
+        {"episode": "a", "task": "reach", "path": "cup", "start": 0, "end": 8},
+        {"episode": "b", "task": TASK, "path": "box.mp4"},
+        {"episode": "a", "task": "grasp", "path": "cup", "start": 6},
+    ]
+    episodes, excluded = split(open_rows(root, rows, fps=5))
+    assert excluded == []
+    assert episodes[0].segments == (Segment("reach", 0, 8), Segment("grasp", 6, FRAMES))
+    assert episodes[0].task == "reach; grasp"
+    assert [episode.episode_id for episode in episodes] == ["a", "b"]
+
+
+def test_group_and_object_go_along_and_columns_may_have_other_names(root):
+    rows = [{"traj_id": 7, "task": TASK, "path": "cup", "site": "lab", "object": "cup", "note": "x"}]
+    columns = {"episode": "traj_id", "group": "site"}
+    source = open_rows(root, rows, "t.parquet", fps=5, columns=columns, other_columns="ignore")
+    (episode,) = split(source)[0]
+    assert (episode.episode_id, episode.group, episode.object) == ("7", "lab", "cup")
+
+
+def test_whole_numbers_that_pandas_made_floats_are_read(root):
+    rows = [ROWS[0] | {"episode": 1.0, "start": 2.0, "end": float("nan")}]
+    (episode,) = split(open_rows(root, rows, "t.parquet"))[0]
+    assert (episode.episode_id, episode.segments) == ("1", (Segment(TASK, 2, FRAMES),))
+
+
+def test_a_csv_from_a_spreadsheet_is_read(root):
+    text = f"\ufeffepisode , task,path,fps,,\r\na,{TASK},cup,5,,\r\n,,,,,\r\n"
+    (root / "table.csv").write_bytes(text.encode())
+    assert [episode.episode_id for episode in split(open_table(root))[0]] == ["a"]
+
+
+def test_a_photo_is_turned_upright(root):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # held upside down
+    for file in (root / "cup").iterdir():
+        picture = np.asarray(Image.open(file))[::-1, ::-1]
+        Image.fromarray(picture).save(file, exif=exif)
+    source = open_rows(root, ROWS[:1])
+    assert numbers(source, split(source)[0][0], [0, 5]) == [(1, 0), (1, 5)]
+
+
+# Frame rates
+
+
+def test_fps_is_the_rows_then_the_configurations_then_the_videos(root):
+    rows = [ROWS[1] | {"episode": name, "fps": fps} for name, fps in (("own", 4), ("none", None))]
+    assert [e.fps for e in split(open_rows(root, rows, fps=6))[0]] == [4, 6]
+    assert [e.fps for e in split(open_rows(root, rows))[0]] == [4, 10]
+
+
+def test_a_given_fps_changes_no_frame_of_a_video(root):
+    source = open_rows(root, [ROWS[1] | {"fps": 90}])
+    assert numbers(source, split(source)[0][0], range(20)) == [(2, index) for index in range(20)]
+
+
+def test_pictures_without_fps_are_set_aside_with_what_to_do(root):
+    episodes, excluded = split(open_rows(root, [{**ROWS[0], "fps": None}, ROWS[1]]))
+    assert [episode.episode_id for episode in episodes] == ["b"]
+    assert excluded[0].where == f"{root}/table.csv, row 2, {root}/cup"
+    assert "set `fps`" in excluded[0].reason
+
+
+def write_uneven(path, times, rate=10):
+    """A video whose frame i is shown at times[i] seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options=dict(made.LONG_GOP))
+        stream.width, stream.height, stream.pix_fmt = made.WIDTH, made.HEIGHT, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index, seconds in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(made.picture(2, index), format="rgb24")
+            frame.pts, frame.time_base = round(1000 * seconds), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("name", ["box.mp4", "box.mkv"])
+def test_a_video_of_variable_rate_is_counted_by_frames_where_fps_is_given_and_refused_where_not(root, name):
+    write_uneven(root / name, [0.1 * i + (2 if i > 9 else 0) for i in range(20)])
+    source = open_rows(root, [ROWS[1] | {"path": name}])
+    (episode,) = split(source)[0]
+    with pytest.raises(DataError, match="variable frame rate"):
+        list(source.frames(episode, [1]))
+    source = open_rows(root, [ROWS[1] | {"path": name}], fps=10)
+    (episode,) = split(source)[0]
+    assert (episode.n_frames, episode.fps) == (20, 10)
+    assert numbers(source, episode, range(20)) == [(2, index) for index in range(20)]
+
+
+def test_a_small_jitter_is_an_even_clock(root):
+    write_uneven(root / "box.mp4", [0.1 * i + (0.03 if i % 3 else 0) for i in range(21)])
+    source = open_rows(root, ROWS[1:])
+    (episode,) = split(source)[0]
+    assert episode.fps == pytest.approx(10, rel=0.03)
+    assert numbers(source, episode, [0, 7, 8, 20]) == [(2, 0), (2, 7), (2, 8), (2, 20)]
+
+
+def test_times_that_a_container_rounds_do_not_blur_the_rate(root):
+    write_uneven(root / "box.mkv", [i / 30 for i in range(42)], rate=30)
+    (episode,) = split(open_rows(root, [ROWS[1] | {"path": "box.mkv"}]))[0]
+    assert (episode.n_frames, episode.fps) == (42, 30)
+
+
+def test_frames_that_were_trimmed_from_a_video_do_not_count(root):
+    """An edit list hides the first half second, as after cutting a clip without encoding it anew."""
+    with (
+        av.open(str(root / "box.mp4")) as whole,
+        av.open(str(root / "cut.mp4"), "w", options={"avoid_negative_ts": "disabled"}) as cut,
+    ):
+        stream = whole.streams.video[0]
+        copy = cut.add_stream_from_template(stream)
+        for packet in whole.demux(stream):
+            if packet.size:
+                packet.pts, packet.dts = (stamp - round(0.5 / stream.time_base) for stamp in (packet.pts, packet.dts))
+                packet.stream = copy
+                cut.mux(packet)
+    source = open_rows(root, [ROWS[1] | {"path": "cut.mp4"}])
+    (episode,) = split(source)[0]
+    assert (episode.n_frames, episode.fps) == (15, 10)
+    assert numbers(source, episode, range(15)) == [(2, index) for index in range(5, 20)]
+
+
+# What cannot be used
+
+
+def test_misnamed_columns_are_named_with_the_nearest(root):
+    with pytest.raises(DataError, match=r"table\.csv: no column 'episode'; .* did you mean 'epsiode'"):
+        open_rows(root, [{"epsiode": "a", "task": TASK, "path": "cup"}])
+    with pytest.raises(DataError, match=r"unknown column 'strat'; .* did you mean 'start'"):
+        open_rows(root, [ROWS[0] | {"strat": 3}])
+    with pytest.raises(DataError, match=r"no column 'xyz'; .* known are: episode, fps, path, task"):
+        open_rows(root, ROWS, columns={"episode": "xyz"})
+    (root / "table.csv").write_text("episode,task,path,task\na,b,cup,d\n")
+    with pytest.raises(DataError, match="two columns are named 'task'"):
+        open_table(root)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"columns": {"epsiode": "x"}}, "did you mean 'episode'"),
+        ({"fps": 0}, "`fps` must be above 0"),
+        ({"table": "table.xlsx"}, r"must end in \.csv, \.jsonl, \.parquet"),
+        ({"motion": "video"}, "motion"),
+        ({"threads": -1}, "negative"),
+    ],
+)
+def test_bad_settings_are_refused(root, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        open_table(root, **({"name": settings["table"]} if "table" in settings else settings))
+
+
+def test_wrong_places_are_named(root):
+    with pytest.raises(DataError, match="no such folder"):
+        open_table(root / "nowhere")
+    with pytest.raises(DataError, match=r"table\.csv: cannot be read"):
+        open_table(root)
+    with pytest.raises(DataError, match=r"none of its 1 paths is on disk, the first would be .*/mug;"):
+        list(open_rows(root, [ROWS[0] | {"path": "mug"}]).episodes())
+
+
+@pytest.mark.parametrize(("name", "data"), [("t.csv", b""), ("t.csv", b"episode,task,path\n"), ("t.jsonl", b"[1]\n")])
+def test_a_table_without_a_row_is_refused(root, name, data):
+    (root / name).write_bytes(data)
+    with pytest.raises(DataError, match="no row can be used"):
+        open_table(root, name)
+
+
+def test_a_table_that_is_not_what_its_suffix_says_is_refused(root):
+    (root / "t.parquet").write_bytes(b"episode,task,path\n")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        open_table(root, "t.parquet")
+    (root / "t.csv").write_text(f'episode,task,path\na,"{TASK},cup\nb,{TASK},cup\n')
+    with pytest.raises(DataError, match="row 2: a quotation mark is opened and never closed"):
+        open_table(root, "t.csv")
+
+
+BAD = {
+    "empty task": ({"task": " "}, "its task is empty"),
+    "empty path": ({"path": ""}, "its path is empty"),
+    "missing": ({"path": "mug"}, "no such folder or file"),
+    "upwards": ({"path": "../elsewhere"}, "leaves its folder"),
+    "absolute": ({"path": "/etc"}, "leaves its folder"),
+    "linked out": ({"path": "link"}, "leaves its folder"),
+    "linked in a ring": ({"path": "ring"}, "no path that can be followed"),
+    "unnameable": ({"path": "x" * 5000}, "no path that can be followed"),
+    "zero byte in the name": ({"path": "a\0b"}, "no path that can be followed"),
+    "no frame": ({"start": 5, "end": 5}, "a segment from frame 5 to 5 has no frame"),
+    "backwards": ({"start": 5, "end": 2}, "a segment from frame 5 to 2 has no frame"),
+    "negative": ({"start": -1}, "no frame, a whole number from 0"),
+    "half a frame": ({"end": 2.5}, "no frame, a whole number from 0"),
+    "past the end": ({"end": FRAMES + 1}, "frames [0, 13) of a path that has 12"),
+    "starts past the end": ({"start": FRAMES}, "frames [12, 12) of a path that has 12"),
+    "no number": ({"start": "early"}, "its start 'early' is no"),
+    "no rate": ({"fps": 0}, "its fps '0' is not above 0"),
+    "infinite rate": ({"fps": "inf"}, "its fps 'inf' is no number"),
+    "unsafe id": ({"episode": "a/b"}, "becomes a file name"),
+    "hidden id": ({"episode": ".a"}, "becomes a file name"),
+    "empty folder": ({"path": "empty"}, "an empty folder"),
+    "single picture": ({"path": "cup/frame_1.png"}, "a single picture"),
+    "short": ({"path": "short"}, "1 picture; a pair needs two"),
+    "empty video": ({"path": "empty.mp4"}, "0 bytes"),
+    "no video": ({"path": "table.csv"}, "cannot be opened as a video"),
+    "no states": ({"states": "states.csv"}, "no such file of states"),
+    "states outside": ({"states": "../states.csv"}, "leaves its folder"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_a_bad_row_is_set_aside_and_the_rest_goes_on(root, case):
+    (root / "link").symlink_to("/etc")
+    (root / "ring").symlink_to("ring")
+    (root / "empty").mkdir()
+    draw(root / "short", 1, 1)
+    (root / "empty.mp4").touch()
+    change, reason = BAD[case]
+    rows = [ROWS[1], {"episode": "bad", "task": TASK, "path": "cup", "fps": 5} | change]
+    episodes, excluded = split(open_rows(root, rows))
+    assert [episode.episode_id for episode in episodes] == ["b"]
+    assert [row(item) for item in excluded] == [3]
+    assert reason in excluded[0].reason
+
+
+def test_a_bad_segment_leaves_the_others_of_its_episode(root):
+    rows = [ROWS[0] | {"end": end} for end in (4, 99, 8)]
+    episodes, excluded = split(open_rows(root, rows))
+    assert [segment.end for segment in episodes[0].segments] == [4, 8]
+    assert [(item.what, row(item)) for item in excluded] == [("segment", 3)]
+
+
+@pytest.mark.parametrize(("name", "value"), [("path", "box.mp4"), ("fps", 6), ("group", "lab"), ("object", "mug")])
+def test_a_row_that_contradicts_its_episode_is_set_aside(root, name, value):
+    first = ROWS[0] | {"group": "home", "object": "cup"}
+    (episode,), (excluded,) = split(open_rows(root, [first, first | {name: value}]))
+    assert len(episode.segments) == 1
+    assert excluded.reason.startswith(f"{name} ")
+    assert "but row 2 gives episode a" in excluded.reason
+
+
+def test_text_that_is_not_utf8_spoils_its_row_alone(root):
+    rows = [b"episode,task,path,fps", b"a,stelle die Tasse zur\xfcck,cup,5", "b,stelle zurück,box.mp4,".encode()]
+    (root / "table.csv").write_bytes(b"\n".join(rows))
+    (episode,), (excluded,) = split(open_table(root))
+    assert episode.task == "stelle zurück"
+    assert excluded.where == f"{root}/table.csv, row 2"
+    assert "not UTF-8" in excluded.reason
+    json.dumps(excluded.reason, ensure_ascii=False).encode()  # as the manifest writes it
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"episode": "a\xff"}', b"{", b"[]", b'{"episode": "\\ud800", "task": "t", "path": "p"}']
+)
+def test_a_bad_line_of_jsonl_spoils_its_row_alone(root, line):
+    (root / "t.jsonl").write_bytes(line + b"\n\n" + json.dumps(ROWS[1]).encode())
+    (episode,), (excluded,) = split(open_table(root, "t.jsonl"))
+    assert episode.episode_id == "b"
+    assert excluded.where == f"{root}/t.jsonl, row 1"
+    excluded.reason.encode()
+
+
+def test_a_csv_row_of_the_wrong_length_is_set_aside(root):
+    (root / "table.csv").write_text(f"episode,task,path,fps\na,pick, then place,cup,5\nb,{TASK}\nc,{TASK},cup,5\n")
+    (episode,), excluded = split(open_table(root))
+    assert episode.episode_id == "c"
+    assert ["needs quotes" in item.reason for item in excluded] == [True, True]
+
+
+# Bad pictures and videos
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        (lambda cup: (cup / "frame_3.png").write_bytes(b""), r"frame_3\.png: an empty file"),
+        (lambda cup: (cup / "frame_3.png").write_bytes(b"no picture"), r"frame_3\.png: cannot be opened"),
+        (lambda cup: Image.new("RGB", (96, 60)).save(cup / "frame_3.png"), r"frame_3\.png: 96x60 pixels in .* 96x64"),
+        (lambda cup: Image.new("I;16", (96, 64)).save(cup / "frame_3.png"), "depth picture"),
+        (lambda cup: shutil.copy(cup / "frame_3.png", cup / "frame_03.png"), "the same number"),
+        (lambda cup: Image.new("RGB", (96, 64)).save(cup / "frame_3.jpg"), "is not plain"),
+        (lambda cup: Image.new("RGB", (96, 64)).save(cup / "depth_3.png"), "is not plain"),
+        (lambda cup: (cup / "frame_99.png").symlink_to(cup.parents[1]), "leaves its folder"),
+        (lambda cup: (cup / "frame_99.png").symlink_to("frame_100.png"), "cannot be opened"),
+    ],
+)
+def test_a_folder_with_a_bad_picture_is_set_aside(root, spoilt, reason):
+    spoilt(root / "cup")
+    (episode,), (excluded,) = split(open_rows(root, ROWS))
+    assert episode.episode_id == "b"
+    assert re.search(reason, f"{excluded.where}: {excluded.reason}")
+    assert row(excluded) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["start.png", "middle.png", "end.png"],
+        ["12.5.png", "12.12.png"],  # the fifth and the twelfth, or a half and an eighth?
+        ["a1.png", "b2.png"],
+    ],
+)
+def test_an_order_that_is_not_plain_is_not_guessed(root, names):
+    (root / "odd").mkdir()
+    for name in names:
+        shutil.copy(root / "cup/frame_0.png", root / "odd" / name)
+    _, (excluded,) = split(open_rows(root, [ROWS[1], ROWS[0] | {"path": "odd"}]))
+    assert "is not plain" in excluded.reason or "decimal point" in excluded.reason
+
+
+def test_a_file_name_that_is_not_utf8_can_be_reported(root):
+    try:
+        shutil.copy(root / "cup/frame_1.png", os.fsencode(root / "cup") + b"/frame_\xff.png")
+    except OSError as error:
+        pytest.skip(f"this file system takes no such name: {error}")
+    _, (excluded,) = split(open_rows(root, ROWS))
+    assert "is not UTF-8" in excluded.reason
+    excluded.reason.encode()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_truncated_picture_is_an_error_that_names_it(root, suffix):
+    draw(root / "cut", 1, name="frame_{}." + suffix)
+    source = open_rows(root, [ROWS[0] | {"path": "cut"}])
+    (episode,) = split(source)[0]
+    file = root / f"cut/frame_7.{suffix}"
+    file.write_bytes(file.read_bytes()[:-60])
+    pictures = source.frames(episode, [4, 7])
+    assert made.number(next(pictures)) == (1, 4)
+    with pytest.raises(DataError, match=rf"frame_7\.{suffix}: cannot be (decoded|opened)"):
+        next(pictures)
+
+
+@pytest.mark.parametrize("indices", [[FRAMES], [-1], [3, 2], [2, 2]])
+def test_frames_that_do_not_ascend_or_do_not_exist_are_refused(root, indices):
+    source = open_rows(root, ROWS)
+    with pytest.raises(DataError, match="do not ascend"):
+        list(source.frames(split(source)[0][0], indices))
+
+
+def test_data_that_changed_since_they_were_listed_are_refused(root):
+    folder, video = split(open_rows(root, ROWS))[0]
+    (root / "cup/frame_5.png").unlink()
+    made.write_video(root / "box.mp4", [(2, 15)], "h264 short", 10)
+    source = open_table(root)
+    for episode in (folder, video):
+        with pytest.raises(DataError, match=rf"{episode.n_frames} were listed for episode {episode.episode_id}"):
+            list(source.frames(episode, [1]))
+    open_rows(root, ROWS[1:])
+    with pytest.raises(DataError, match="has no episode 'a'"):
+        list(open_table(root).frames(folder, [1]))
+
+
+def test_a_truncated_video_is_set_aside(root):
+    made.write_video(root / "cut.mp4", [(1, 90)], "h264 short", 10, faststart=True)
+    data = (root / "cut.mp4").read_bytes()
+    (root / "cut.mp4").write_bytes(data[: len(data) * 3 // 4])
+    (episode,), (excluded,) = split(open_rows(root, [ROWS[1], ROWS[1] | {"episode": "c", "path": "cut.mp4"}]))
+    assert episode.episode_id == "b"
+    assert "truncated" in excluded.reason
+
+
+def test_a_recording_that_was_killed_before_its_first_frame_is_set_aside(root):
+    with av.open(str(root / "cut.mp4"), "w", options={"movflags": "empty_moov+frag_keyframe"}) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = made.WIDTH, made.HEIGHT, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(made.picture(1, 0), format="rgb24")))
+        container.mux(stream.encode())
+    data = (root / "cut.mp4").read_bytes()
+    (root / "cut.mp4").write_bytes(data[: data.index(b"moof") - 4])
+    _, (excluded,) = split(open_rows(root, [ROWS[0], ROWS[1] | {"path": "cut.mp4"}]))
+    assert "a video without a frame" in excluded.reason
+
+
+# States
+
+
+STATES = [{"progress": i / 10 if i != 4 else None, "phase": "lift" if i > 5 else "reach"} for i in range(FRAMES)]
+
+
+@pytest.mark.parametrize("name", ["states.csv", "states.jsonl", "states.parquet"])
+def test_a_file_with_a_row_a_frame_gives_the_states(root, name):
+    write(root / name, STATES)
+    source = open_rows(root, [ROWS[0] | {"states": name}, ROWS[1]])
+    first, second = split(source)[0]
+    assert list(source.states(first)) == STATES
+    assert source.states(second) is None
+
+
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        (STATES[:-1], "11 rows of states for 12 frames"),
+        ([*STATES[:-1], {"progress": "far", "phase": "lift"}], r"row 13: its progress 'far' is no number"),
+        ([{**state, "motion": 1.5} for state in STATES], "outside 0..1"),
+    ],
+)
+def test_states_that_do_not_fit_are_an_error_that_names_their_file(root, states, message):
+    write(root / "states.csv", states)
+    source = open_rows(root, [ROWS[0] | {"states": "states.csv"}])
+    with pytest.raises(DataError, match=rf"states\.csv.*{message}"):
+        source.states(split(source)[0][0])
+
+
+def test_motion_is_measured_on_the_pictures_beside_the_states_of_the_table(root):
+    write(root / "states.csv", STATES)
+    source = open_rows(root, [ROWS[0] | {"states": "states.csv"}, ROWS[1]], motion="pictures")
+    first, second = split(source)[0]
+    states = source.states(first)
+    assert [{**state, "motion": 0} for state in states] == [{**state, "motion": 0} for state in STATES]
+    assert max(state["motion"] for state in states) == 1
+    assert list(source.states(first)) == list(states)
+    assert [set(state) for state in source.states(second)] == [{"motion"}] * 20
+
+
+def test_motion_that_the_table_gives_is_kept(root):
+    write(root / "states.jsonl", [{"motion": 0.25}] * FRAMES)
+    source = open_rows(root, [ROWS[0] | {"states": "states.jsonl"}], motion="pictures")
+    assert list(source.states(split(source)[0][0])) == [{"motion": 0.25}] * FRAMES
+
+
+def test_nothing_is_claimed_of_other_peoples_data(root):
+    write(root / "states.csv", STATES)
+    source = open_rows(root, [ROWS[0] | {"states": "states.csv"}])
+    (state, *_) = source.states(split(source)[0][0])
+    assert source.claims(state) == ()
+    assert not source.holds(Claim("phase", "reach"), state)
+
+
+# Through the builder
+
+
+def test_a_build_of_a_table_is_labelled_by_its_progress(root):
+    draw(root / "mug", 3)
+    write(root / "up.csv", [{"progress": i} for i in range(FRAMES)])
+    write(root / "down.csv", [{"progress": -i} for i in range(FRAMES)])
+    rows = [
+        {"episode": "a", "task": TASK, "path": "cup", "fps": 5, "states": "up.csv"},
+        {"episode": "c", "task": TASK, "path": "mug", "fps": 5, "states": "down.csv"},
+        {"episode": "x", "task": TASK, "path": "nowhere", "fps": 5},
+    ]
+    write(root / "table.csv", rows)
+    config = {
+        "name": "mine",
+        "source": {"kind": "frames", "root": str(root), "table": "table.csv"},
+        "splits": {"train": {"fraction": 1.0}},
+        "pairs": {"per_episode": 6, "min_frames": 3, "label": "progress"},
+        "datasets": {"weak": {"split": "train", "kind": "weak"}},
+    }
+    manifest = json.loads(build(from_mapping(DataConfig, config, "test"), root / "registry").read_text())
+    assert manifest["counts"]["datasets"]["mine_weak"]["samples"] == 24
+    assert manifest["counts"]["excluded"] == {"no such folder or file": 1}
+    for sample in json.loads((root / "registry/mine/mine_weak.json").read_text()):
+        shown = [made.number(np.asarray(Image.open(root / "registry" / image))) for image in sample["images"]]
+        further = max(shown) if sample["episode_id"] == "a" else min(shown)
+        assert sample["answer"] == ("img1" if shown[0] == further else "img2")
+        assert {episode for episode, _ in shown} == {1 if sample["episode_id"] == "a" else 3}
