@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-SEED ?= 1
+SEED ?= 2
 RUN ?= runs/demo
 DATA ?= recipes/data/tabletop.yaml
 NAME ?= stcr
@@ -85,7 +85,7 @@ $(RUN)/.report.done: $(STAGES:%=$(RUN)/.%.evaluated)
 	$(DONE)
 
 demo-seeds: | $(READY)
-	for seed in 1 2 3; do $(MAKE) demo-ablation SEED=$$seed RUN=runs/seed$$seed; done
+	for seed in 2 3 4; do $(MAKE) demo-ablation SEED=$$seed RUN=runs/seed$$seed; done
 
 # ---- the same chain on recordings of a real robot; REAL is the LeRobot folder that DATA describes.
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, an endless number
         raise DataError(f"{path}: not readable as JSON ({error})") from None
 
 
@@ -164,6 +165,7 @@ def model_digest(folder: str | Path) -> str:
     return digest([*([path.name, sha256(path)] for path in files), *below])
 
 
+@cache
 def code_digest(*rooms: str) -> str:
     """SHA-256 over the package's own sources in these folders or files, for what must be made anew when they change."""
     root = Path(__file__).parent

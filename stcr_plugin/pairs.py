@@ -95,8 +95,8 @@ class PairRules:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
         if self.stride < 1:
             raise ValueError(f"`stride` must be at least 1, got {self.stride}")
-        if self.label == "order" and (self.tie_within or self.ties == "teach"):
-            raise ValueError("`tie_within` and `ties: teach` need `label: progress`: by order there is no tie")
+        if self.label == "order" and self.tie_within:
+            raise ValueError("`tie_within` needs `label: progress`: by order there is no tie")
         for name in ("within_phase", "trim_idle"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
@@ -292,8 +292,13 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
     return Drawn(pairs, tuple(excluded), tied, unlabelled)
 
 
-def take_given(episode: Episode, states: Sequence[State] | None, given: Sequence[GivenPair], split: str) -> Drawn:
-    """The pairs that a source brings with it, all of them. Raises DataError for one that leaves its episode."""
+def take_given(
+    episode: Episode, states: Sequence[State] | None, given: Sequence[GivenPair], rules: PairRules, split: str
+) -> Drawn:
+    """The pairs that a source brings with it, all of them, but for ties where `rules` drop those.
+
+    Raises DataError for a pair that leaves its episode.
+    """
     for pair in given:
         if not 0 <= pair.earlier < pair.later < episode.n_frames or not pair.orders:
             raise DataError(
@@ -314,8 +319,9 @@ def take_given(episode: Episode, states: Sequence[State] | None, given: Sequence
             phase=_phase(states, pair.earlier, pair.later),
         )
         for pair in given
+        if pair.closer != "neither" or rules.ties == "teach"
     )
-    return Drawn(pairs, ())
+    return Drawn(pairs, (), tied=len(given) - len(pairs))
 
 
 def _by_progress(earlier: float | None, later: float | None, rules: PairRules) -> Closer | None:

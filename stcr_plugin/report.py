@@ -12,7 +12,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation import plots, tables
 from stcr_plugin.evaluation.metrics import RATES, Figures, figures, paired_difference
-from stcr_plugin.evaluation.run import ANSWERS, RESULTS, read_answers, stage_of
+from stcr_plugin.evaluation.run import ANSWERS, RESULTS, overlap_words, read_answers, stage_of
 from stcr_plugin.types import Answer
 
 REPORT, CHAIN, PLOT = "report.md", "chain.json", "accuracies.png"
@@ -53,13 +53,14 @@ def report(runs: Sequence[Path], out: Path) -> Path:
         "## Figures",
         tables.figures_table(rows, ["name", "dataset", "split", "mode"]),
         "Pair accuracy with its 95 % interval (bootstrap over episodes) where there are two episodes or more. In mode "
-        "cot the answer is written and parsed; in mode direct the likelier of the two answers counts, so that none "
+        "cot the answer is written and parsed; in mode direct the likeliest answer counts, so that none "
         "can be unparsed, unless `generate` was set.",
         f"![Forward, backward and pair accuracy, stage by stage]({PLOT})",
         "## What the figures mean",
         tables.meanings_table(rows),
         "A judge that ignores the order but cannot tell the frames apart has 50 % pair accuracy and a gap near 0: "
         "a small gap alone is no sign of knowing.",
+        *_overlaps(rows),
         *_times(rows),
     ]
     panels = {title: [(one.row["name"], one.row) for one in of_split] for title, of_split in splits.items()}
@@ -230,6 +231,17 @@ def _interval(row: Row) -> tuple[float, float]:
     """The interval of pair accuracy, or the figure itself twice."""
     low, high = (row.get("intervals") or {}).get("pair_accuracy") or (row["pair_accuracy"],) * 2
     return low, high
+
+
+def _overlaps(rows: Sequence[Row]) -> list[str]:
+    """The section on what the evaluated pairs share with the training, a line a row whose results say it."""
+    said = [
+        [*(tables.cell(row[key]) for key in ("name", "dataset", "split")), tables.cell(overlap_words(row["overlap"]))]
+        for row in rows
+        if row.get("overlap")
+    ]
+    heads = ["name", "dataset", "split", "shared with what the chain was trained on"]
+    return ["## Overlap with the training data", tables.markdown(heads, said)] if said else []
 
 
 def _times(rows: Sequence[Row]) -> list[str]:

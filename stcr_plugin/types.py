@@ -129,8 +129,9 @@ class PairSource(EpisodeSource, Protocol):
 class Pair:
     """Two frames of one segment, earlier < later. It knows which is closer to completion.
 
-    `orders` are those that may be shown in training: both, but for pairs that were published in one. `phase` is "approach" where both frames share a phase, "approach>lift" where they do not, "" where the
-    source has none. The image paths are relative to the registry folder and empty until frames are written.
+    `orders` are those that may be shown in training: both, but for pairs that were published in one. `phase` is
+    "approach" where both frames share a phase, "approach>lift" where they do not, "" where the source has none. The
+    image paths are relative to the registry folder and empty until frames are written.
     """
 
     pair_id: str

@@ -1,10 +1,12 @@
+import dataclasses
+
 import pytest
 from fake_source import episode
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.pairs import PairRules, SplitRule, assign_splits, draw_pairs
-from stcr_plugin.types import Query, Segment
+from stcr_plugin.pairs import PairRules, SplitRule, assign_splits, draw_pairs, take_given
+from stcr_plugin.types import GivenPair, Query, Segment
 
 
 def draw(one, rules, states=None, seed=0):
@@ -185,3 +187,112 @@ def test_listed_ids_are_served_before_counts():
 def test_impossible_splits_are_refused(rules, words):
     with pytest.raises(ConfigError, match=words):
         assign_splits(many(5, "seen"), rules)
+
+
+# ---- strides, tails, labels from truth, splits by task and object ----
+
+
+def test_stride_takes_every_so_many_th_frame_inside_the_segment():
+    rules = PairRules(per_episode=1000, stride=10, min_frames=50, max_frames=140)
+    long = episode("e", 300, segments=[Segment("pour", 15, 287)], fps=30.0)
+    pairs = draw_pairs(long, None, rules, "train", 0).pairs
+    frames = {frame for pair in pairs for frame in (pair.earlier, pair.later)}
+    assert frames == set(range(20, 280, 10))
+    assert {pair.distance for pair in pairs} == set(range(50, 150, 10))
+    assert len(pairs) == sum(26 - distance for distance in range(5, 15))
+
+
+@pytest.mark.parametrize(
+    ("task", "length", "last"),
+    [("Place the cup", 200, 120), ("Retrieve the cup", 200, 190), ("Place the cup", 170, 160)],
+)
+def test_tail_is_dropped_as_the_authors_do(task, length, last):
+    rules = PairRules(per_episode=1000, stride=10, drop_last_frames=70, drop_from_frames=180, keep_tail=("retrieve",))
+    pairs = draw_pairs(episode("e", length, task=task), None, rules, "train", 0).pairs
+    assert max(pair.later for pair in pairs) == last
+
+
+def test_label_follows_progress_and_not_time():
+    states = [{"progress": value} for value in (0, 1, 2, 1, 0, None)]
+    rules = PairRules(per_episode=100, label="progress")
+    drawn = draw_pairs(episode("e", 6), states, rules, "train", 0)
+    assert {(pair.earlier, pair.later): pair.closer for pair in drawn.pairs} == {
+        (0, 1): "later",
+        (0, 2): "later",
+        (0, 3): "later",
+        (1, 2): "later",
+        (1, 4): "earlier",
+        (2, 3): "earlier",
+        (2, 4): "earlier",
+        (3, 4): "earlier",
+    }
+    assert (drawn.tied, drawn.unlabelled) == (2, 5)
+
+
+def test_ties_are_taught_where_asked_and_reach_as_far_as_the_rule_says():
+    states = [{"progress": value / 10} for value in (0, 1, 5)]
+    rules = PairRules(per_episode=100, label="progress", ties="teach", tie_within=0.2)
+    drawn = draw_pairs(episode("e", 3), states, rules, "train", 0)
+    assert [pair.closer for pair in drawn.pairs] == ["neither", "later", "later"]
+    assert Query(drawn.pairs[0], "forward").answer == Query(drawn.pairs[0], "backward").answer == "neither"
+
+
+def test_label_by_progress_needs_the_state():
+    with pytest.raises(ConfigError, match="has no state 'progress'; set it to order"):
+        draw_pairs(episode("e", 6), None, PairRules(label="progress"), "train", 0)
+    with pytest.raises(ConfigError, match="needs `label: progress`"):
+        from_mapping(PairRules, {"tie_within": 0.1}, "test")
+
+
+def tasks_and_objects():
+    table = [("open", "door"), ("open", "drawer"), ("push", "door"), ("push", "cup"), ("lift", "cup")]
+    return [
+        dataclasses.replace(episode(f"e{number}", task=task), object=thing)
+        for number, (task, thing) in enumerate(table * 2)
+    ]
+
+
+def test_held_out_tasks_stand_in_no_other_split():
+    rules = {"train": SplitRule(fraction=1.0), "unseen": SplitRule(tasks=("push",))}
+    splits = assign_splits(tasks_and_objects(), rules)
+    assert {item.task for item in splits["unseen"]} == {"push"}
+    assert {item.task for item in splits["train"]} == {"open", "lift"}
+    assert len(splits["train"]) + len(splits["unseen"]) == 10
+
+
+def test_held_out_objects_by_number_and_limited():
+    rules = {"train": SplitRule(fraction=1.0), "unseen": SplitRule(objects=1, episodes=2)}
+    splits = assign_splits(tasks_and_objects(), rules)
+    (thing,) = {item.object for item in splits["unseen"]}
+    assert len(splits["unseen"]) == 2
+    assert thing not in {item.object for item in splits["train"]}
+
+
+def test_episode_of_two_owners_stands_in_neither():
+    rules = {"a": SplitRule(tasks=("push",)), "b": SplitRule(objects=("cup",)), "rest": SplitRule(fraction=1.0)}
+    splits = assign_splits(tasks_and_objects(), rules)
+    assert {(item.task, item.object) for item in splits["a"]} == {("push", "door")}
+    assert {(item.task, item.object) for item in splits["b"]} == {("lift", "cup")}
+    assert {(item.task, item.object) for item in splits["rest"]} == {("open", "door"), ("open", "drawer")}
+
+
+def test_unknown_task_and_too_many_are_told():
+    with pytest.raises(ConfigError, match=r"splits.a.tasks: no episode has 'pusch', did you mean 'push'"):
+        assign_splits(tasks_and_objects(), {"a": SplitRule(tasks=("pusch",))})
+    with pytest.raises(ConfigError, match=r"splits.a.objects: asks for 4 and 3 are free"):
+        assign_splits(tasks_and_objects(), {"a": SplitRule(objects=4)})
+    with pytest.raises(ConfigError, match=r"splits.b.tasks: 'push' already belongs to a"):
+        assign_splits(tasks_and_objects(), {"a": SplitRule(tasks=("push",)), "b": SplitRule(tasks=("push",))})
+
+
+def test_published_ties_are_taught_or_dropped_and_counted():
+    given = [GivenPair(0, 3, "stack"), GivenPair(1, 2, "stack", closer="neither")]
+    dropped = take_given(episode("e"), None, given, PairRules(), "train")
+    assert ([pair.closer for pair in dropped.pairs], dropped.tied) == (["later"], 1)
+    taught = take_given(episode("e"), None, given, PairRules(ties="teach"), "train")
+    assert ([pair.closer for pair in taught.pairs], taught.tied) == (["later", "neither"], 0)
+
+
+def test_published_pair_that_leaves_its_episode_is_refused():
+    with pytest.raises(DataError, match="the given pair 3-20 is none of its 20 frames"):
+        take_given(episode("e", 20), None, [GivenPair(3, 20, "stack")], PairRules(), "train")

@@ -221,6 +221,22 @@ def test_every_split_has_its_row_its_words_and_its_panel(tmp_path):
     assert widths[1] > 1.5 * widths[0]
 
 
+def test_overlap_with_the_training_is_told_where_results_carry_it(tmp_path):
+    part = {"shared": 3, "trained": 9, "evaluated": 4, "named": []}
+    shared = {"trained": "toy_weak", "evaluated": "toy:heldout", "episodes": part, "pictures": part, "near": None}
+    runs = [
+        write(tmp_path, "base", results(100.0, 0.0, 0.0, overlap={"unknown": "base holds no stage.json"})),
+        write(tmp_path, "stage1", results(90.0, 80.0, 75.0, overlap=shared)),
+        write(tmp_path, "old", results(90.0, 80.0, 75.0)),
+    ]
+    text = written(runs, tmp_path / "out")
+    assert "| base | toy | heldout | Overlap with the training data is unknown: base holds no stage.json. |" in text
+    assert (
+        "| stage1 | toy | heldout | WARNING: the model was trained on what it is evaluated on: 3 of 4 episodes" in text
+    )
+    assert "Overlap with the training data" not in written(runs[2:], tmp_path / "old_out")
+
+
 def test_training_time_is_summed_where_known(tmp_path):
     runs = chain(tmp_path, results(96.0, 94.5, 91.0), results(95.0, 94.0, 90.0))
     text = written(runs, tmp_path / "out")

@@ -25,6 +25,7 @@ Vector = npt.NDArray[np.float64]
 
 CONTROL_HZ = 80  # MuJoCo time step 2.5 ms, five a control step (metaworld.SawyerMocapBase.metadata["render_fps"])
 LONGEST = 500  # steps after which Meta-World refuses to go on
+TOUCHING = 0.001  # metres; a hand that hooks a handle loses contact for an instant now and then
 # Camera -> whether it hangs upside down.
 CAMERAS = {"corner": True, "corner2": True, "corner3": True, "corner4": True, "topview": False}
 _INSTALL = "apt-get install libosmesa6"  # Debian 12
@@ -47,7 +48,7 @@ class Facts:
 
     hand: between the fingertips. object: what the hand goes to. carried: what must get to `meets` (the goal, or
     with a tool the second object, whose own distance to the goal is `rest`). gap: between gripper and object.
-    opening: 0 closed .. 1 open. touched: gripper and object are in contact; held: the fingers squeeze it.
+    opening: 0 closed .. 1 open. touched: robot and object are in contact, or as good as; held: the fingers squeeze it.
     """
 
     simulator: Vector
@@ -121,6 +122,7 @@ class Rollout:
         goal = np.array(env._target_pos, dtype=float)
         thing, second = self.obs[4:7].copy(), self.obs[11:14].copy()
         touched, held = _contact(model, data, parts)
+        gap = 0.0 if touched else _gap(model, data, parts)
         return Facts(
             simulator=simulator,
             hand=np.array(env.tcp_center, dtype=float),
@@ -129,9 +131,9 @@ class Rollout:
             meets=second if scene.tool else goal,
             goal=goal,
             rest=float(np.linalg.norm(second - goal)) if scene.tool else 0.0,
-            gap=0.0 if touched else _gap(model, data, parts),
+            gap=gap,
             opening=float(self.obs[3]),
-            touched=touched,
+            touched=gap <= TOUCHING,
             held=held,
             success=success,
         )

@@ -11,7 +11,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation.answers import parse
-from stcr_plugin.registry import pictures
+from stcr_plugin.registry.pictures import decode, read
 from stcr_plugin.samples.questions import ask
 from stcr_plugin.types import Answer, Choice, Query
 
@@ -155,7 +155,7 @@ def answer(
     name is written: the sum from the first token in which any two differ up to the last token before the end of
     turn. For the images that last token is their own, the digit. "neither" leaves the other two at its first token,
     but a tokenizer may split the word, and a first piece such as " n" also begins "no" and "none": so the whole word
-    counts, as the whole of `img1` does. A forward is run for each beginning that no longer one covers, mostly two.
+    counts, as the whole of `img1` does. A second forward is run only where the word is split, for its later pieces.
 
     Mode "cot", and `settings.generate`, generate greedily up to the end of turn and parse the text; sampling settings
     and repetition penalty of the checkpoint are not used, for a penalty on repeated tokens sways which image is named.
@@ -218,7 +218,7 @@ def _scaled(image: Image, pixels: int) -> Image:
 def open_picture(registry: Path, relative: str, pair_id: str) -> Image:
     """The whole picture, decoded. Raises DataError naming file and pair where it is missing, cut or no picture."""
     try:
-        return pictures.decode(pictures.read(registry, relative), relative)
+        return decode(read(registry, relative), relative)
     except DataError as error:
         reason = str(error).removeprefix(f"{relative}: ")
         raise DataError(

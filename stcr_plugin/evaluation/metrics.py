@@ -23,7 +23,9 @@ class Figures:
     """The figures of one set of answers. Rates are percent, 0..100; the gap is in percentage points, signed.
 
     Forward is a pair shown in time order, backward the same pair swapped, whichever of its frames is closer to
-    completion: where that is the earlier one, the right answers are img1 forward and img2 backward.
+    completion: where that is the earlier one, the right answers are img1 forward and img2 backward. The more such
+    pairs, the less the gap shows of order bias ("always img2" has a gap of 0 where they are half), while position
+    bias, order consistency and pair accuracy show it as before.
     An unparsed answer, and "neither" to a pair of which one frame is closer, counts as wrong, breaks its pair's order
     consistency (which asks for the same frame twice), and is not "img2" for position bias.
 
@@ -106,7 +108,7 @@ def intervals(
     """(low, high) of each rate at `level` percent: the percentile bootstrap over episodes as clusters.
 
     The rates are the seven of RATES, and those of ties or of pairs whose earlier frame is closer where there are any;
-    draws in which a rate has no pair are left out of its interval.
+    draws in which a rate has no pair are left out of its interval, and it has none where no draw is left.
 
     Pairs of one episode share its frames, so whole episodes are drawn with replacement, and a figure is the ratio of
     the drawn episodes' sums (Davison & Hinkley 1997, Bootstrap Methods and their Application, sections 3.8 and 5.3.1;
@@ -114,13 +116,16 @@ def intervals(
     says nothing of other episodes. With a handful of episodes the intervals are too narrow, and a figure that is the
     same in all of them (0 or 100 %) gets an interval of no width.
     """
+    import numpy as np
+
     sums = _array(_episode_sums(answers))
     bounds = _bounds(sums, _rates, resamples, seed, level)
     if bounds is None:
         return None
     there = dict(zip(_SUMS, sums.sum(axis=0).tolist(), strict=True))
     found = dict(zip((*RATES, *_RARE), bounds, strict=True))
-    return {name: found[name] for name in (*RATES, *(name for name, count in _RARE.items() if there[count]))}
+    absent = {name for name, count in _RARE.items() if not there[count]}
+    return {name: pair for name, pair in found.items() if name not in absent and not np.isnan(pair).any()}
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
-from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.evaluation import engine, metrics, plots, tables
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.metrics import Figures
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
+
+if TYPE_CHECKING:
+    from stcr_plugin.registry.overlap import Side
 
 RESULTS, ANSWERS, ASKED, REPORT = "results.json", "answers.jsonl", "asked.json", "report.md"
 PLOT, SHEET = "accuracies.png", "examples.png"
@@ -55,7 +58,8 @@ def evaluate(
     Writes answers.jsonl (as they come), asked.json (what they answer), results.json, report.md and its pictures.
     `limit` takes that many pairs, spread evenly over episodes, the same for the same seed; the seed also draws the
     wordings and the bootstrap. Answers of an earlier run are used again where the model, the data and the settings
-    are the same; otherwise the run starts anew. Raises DataError for data or a model that cannot be used.
+    are the same; otherwise the run starts anew. `overlap` in results.json says what the pairs share with the training
+    of the model and of the stages before it. Raises DataError for data or a model that cannot be used.
     """
     from stcr_plugin.registry.manifest import read_manifest, read_pairs
 
@@ -75,6 +79,7 @@ def evaluate(
         "settings": {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"},
         "seed": seed,
     }
+    shared = _overlap(model_dir, registry, dataset, split, pairs, questions, seed)
     with artefacts.locked(out / ".lock"):
         answers = _ask(model_dir, queries, questions, registry, settings, out, asked, ties)
         figures = metrics.figures(answers)
@@ -94,6 +99,7 @@ def evaluate(
             "seed": seed,
             "resamples": resamples,
             "limit": limit,
+            "overlap": shared,
             "model_digest": asked["model_digest"],
             "data_digest": asked["data_digest"],
             "questions_digest": asked["questions_digest"],
@@ -111,6 +117,31 @@ def stage_of(model_dir: Path) -> dict[str, Any]:
     if not isinstance(stage, dict) or stage.get("mode") not in (None, "cot", "direct"):
         raise DataError(f'{path}: expected an object whose "mode" is "cot" or "direct"; set it, or name the mode')
     return stage
+
+
+def overlap_words(row: Mapping[str, Any]) -> str:
+    """One sentence or two about `overlap` of a results.json: Overlap.row(), or `unknown`, or both."""
+    unknown = str(row.get("unknown") or "")
+    if "episodes" not in row:
+        return f"Overlap with the training data is unknown: {unknown}."
+    episodes, pictures, near = row["episodes"], row["pictures"], row["near"]
+    if episodes["shared"] or pictures["shared"]:
+        text = (
+            f"WARNING: the model was trained on what it is evaluated on: {episodes['shared']} of "
+            f"{episodes['evaluated']} episodes and {pictures['shared']} of {pictures['evaluated']} pictures are in "
+            "its training data"
+        )
+    else:
+        text = "No evaluated episode or picture is in the training data"
+    text += f" ({row['trained']})."
+    if near and near["share"] is not None:
+        within = near["share_within"]
+        beside = "" if within is None else f", against {within:.1f} % between training episodes"
+        text += (
+            f" Of {near['sampled']} evaluated pictures {near['share']:.1f} % are nearer to a training picture than "
+            f"neighbouring frames of one episode are to each other{beside}."
+        )
+    return f"{text} Not all of the training is known: {unknown}." if unknown else text
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -199,17 +230,109 @@ def _earlier_answers(out: Path, asked: Mapping[str, Any]) -> list[Answer]:
 
 def _data_digest(pairs: Sequence[Pair], registry: Path) -> str:
     """SHA-256 over the pairs and the contents of their pictures, which may be replaced under the same path."""
-    pictures = {path: pair for pair in pairs for path in (pair.earlier_image, pair.later_image)}
+    from stcr_plugin.registry.pictures import read
+
+    shown = {name: pair for pair in pairs for name in (pair.earlier_image, pair.later_image)}
     sums = {}
-    for path in sorted(pictures):
+    for name in sorted(shown):
         try:
-            sums[path] = artefacts.sha256(artefacts.inside(registry, path))
-        except OSError as error:
+            sums[name] = artefacts.sha256_of(read(registry, name))
+        except DataError as error:
+            reason = str(error).removeprefix(f"{name}: ")
             raise DataError(
-                f"{Path(registry) / path}: picture of pair {pictures[path].pair_id} is not readable "
-                f"({error.strerror}); write the dataset anew"
+                f"{Path(registry) / name}: picture of pair {shown[name].pair_id} is not readable "
+                f"({reason}); write the dataset anew"
             ) from error
     return artefacts.digest([[dataclasses.asdict(pair) for pair in pairs], sums])
+
+
+def _overlap(
+    model_dir: Path,
+    registry: Path,
+    dataset: str,
+    split: str,
+    pairs: Sequence[Pair],
+    questions: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """What the evaluation shares with all that the model's chain was trained on: key `overlap` of results.json.
+
+    Overlap.row(), with `unknown` beside it where a part of the chain cannot be looked at; `unknown` alone where no
+    part can. Trouble with another's data is no reason to fail an evaluation.
+    """
+    from stcr_plugin.registry.overlap import asked_side, compare, merged, wording
+
+    trained, unknown = _trained_on(model_dir, registry)
+    row: dict[str, Any] = {}
+    if trained:
+        tasks = (pair.task for pair in pairs for _ in ORDERS)
+        wordings = [wording(question, task) for question, task in zip(questions, tasks, strict=True)]
+        row = compare(merged(trained), asked_side(registry, dataset, split, pairs, wordings), seed).row()
+    row |= {"unknown": "; ".join(unknown)} if unknown else {}
+    if row.get("episodes", {}).get("shared") or row.get("pictures", {}).get("shared"):
+        logging.getLogger(__name__).warning("%s", overlap_words(row))
+    return row
+
+
+def _trained_on(model_dir: Path, registry: Path) -> tuple[list[Side], list[str]]:
+    """The training sets of a model's stage and of those before it, and why some are not known."""
+    from stcr_plugin.registry.overlap import side
+
+    sides: dict[tuple[Path, str], Side] = {}
+    unknown: list[str] = []
+    run, stage = model_dir, stage_of(model_dir)
+    if not stage:
+        unknown.append(f"{run} holds no stage.json")
+    seen = {run.resolve()}
+    while stage:
+        name = stage.get("name")
+        if not stage.get("datasets"):
+            unknown.append(f"stage {name} does not say what it was trained on")
+        for dataset in stage.get("datasets") or ():
+            try:
+                place = _where(stage, dataset, registry)
+                if (place.resolve(), dataset) not in sides:
+                    sides[place.resolve(), dataset] = side(dataset, place)
+            except StcrError as error:
+                unknown.append(f"stage {name}: {error}")
+        above: dict[str, Any] = {}
+        run = Path(str(stage.get("parent") or ""))
+        if stage.get("parent") and run.resolve() not in seen:
+            seen.add(run.resolve())
+            try:
+                above = stage_of(run)
+            except DataError as error:
+                unknown.append(str(error))
+        if stage.get("parent_stage") and not above:
+            unknown.append(f"stage {stage['parent_stage']}: {run} holds no stage.json any more")
+        elif above.get("model_digest") and above["model_digest"] != stage.get("parent_digest"):
+            unknown.append(f"stage {above.get('name')}: {run} was trained anew since {name} started from it")
+            above = {}
+        stage = above
+    return list(sides.values()), unknown
+
+
+def _where(stage: Mapping[str, Any], dataset: str, registry: Path) -> Path:
+    """The registry folder that holds a stage's dataset still: its own or that of the evaluation.
+
+    Raises DataError where neither holds the data that it was trained on.
+    """
+    from stcr_plugin.registry.manifest import read_manifest
+
+    own = Path(str((stage.get("recipe") or {}).get("dataset_dir") or "data_registry"))
+    data = stage.get("data") or []
+    digests = {entry["build"]: entry["config_digest"] for entry in ([data] if isinstance(data, dict) else data)}
+    reasons = []
+    for place in dict.fromkeys((own, registry)):
+        try:
+            manifest = read_manifest(place, dataset)
+        except StcrError as error:
+            reasons.append(str(error))
+            continue
+        if digests.get(manifest["name"], manifest["config_digest"]) == manifest["config_digest"]:
+            return place
+        reasons.append(f"{place}: {manifest['name']} was built anew since, by another configuration or other code")
+    raise DataError(f"its dataset {dataset} cannot be looked at ({'; '.join(reasons)})")
 
 
 def _by_phase(pairs: Sequence[Pair], answers: Sequence[Answer], resamples: int, seed: int) -> dict[str, Any]:
@@ -243,8 +366,9 @@ def _write_report(
     how = (
         "The answers were generated and parsed."
         if row["settings"]["generate"] or row["mode"] == "cot"
-        else f"The model was not left to write: the {'likeliest of the three' if row['ties'] else 'likelier of the two'}"
-        " answers counts, so none can be unparsed."
+        else "The model was not left to write: "
+        f"the {'likeliest of the three' if row['ties'] else 'likelier of the two'} answers counts, "
+        "so none can be unparsed."
     )
     words = [
         [
@@ -256,6 +380,7 @@ def _write_report(
     parts = [
         f"# Evaluation of {tables.cell(title)}",
         f"Mode `{row['mode']}`, model `{tables.cell(row['model'])}`, {row['n_queries']} queries. {how} {interval}",
+        tables.cell(overlap_words(row["overlap"])),
         tables.figures_table([{"pairs of": label, **figures} for label, figures in groups], ["pairs of"]),
         f"![Forward, backward and pair accuracy]({PLOT})",
         "## What the figures mean",

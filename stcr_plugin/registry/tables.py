@@ -58,14 +58,17 @@ def write(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[
     artefacts.write_bytes(path, buffer.getvalue())
 
 
-def read(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, a part at a time. Raises DataError where it is missing or damaged."""
+def read(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, or only these columns of them, a part at a time.
+
+    Raises DataError where it is missing or damaged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=8192):
+            for batch in file.iter_batches(batch_size=8192, columns=columns):
                 yield from batch.to_pylist()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; build again") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +60,7 @@ def paraphrases(kind: Kind, language: str, part: Part = "train") -> tuple[str, .
     return texts
 
 
+@lru_cache(1)  # both orders of a pair are asked one after the other
 def question(kind: Kind, language: str, pair_id: str, seed: int, part: Part = "train") -> str:
     """The wording for one pair, with `{task}` still in it: the same for both orders, drawn by pair and seed."""
     texts = paraphrases(kind, language, part)

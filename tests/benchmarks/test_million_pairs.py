@@ -6,8 +6,8 @@ STCR_BENCH_PAIRS sets the number of pairs, in thousands: 10000 for the growth to
 
 from __future__ import annotations
 
-import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -19,6 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from stcr_plugin import artefacts
 from stcr_plugin.registry import manifest as manifests
 
 PER_EPISODE = 100
@@ -32,12 +33,13 @@ SAMPLED_EVERY_S = 0.1
 @pytest.mark.bench
 @pytest.mark.timeout(3600)
 def test_million_pairs(report: Callable[..., None], tmp_path: Path) -> None:
-    """million_pairs_seconds: from the start of the command to its end. million_pairs_mib: the most resident memory
-    (MiB) of all its processes together, sampled; pages that they share count in each of them. Two samples a pair.
+    """million_pairs_seconds: from the start of the command to its end; million_pairs_cpu_seconds: of all its processes,
+    which a busy machine lengthens less. million_pairs_mib: the most resident memory (MiB) of all its processes
+    together, sampled; pages that they share count in each of them. Every pair is written in both orders.
     """
     pairs = THOUSANDS * 1000
     config = _data(tmp_path, pairs // PER_EPISODE)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), _cpu_seconds()
     build = subprocess.Popen(
         [sys.executable, "-m", "stcr_plugin.cli", "data", "build", str(config), "--registry", str(tmp_path / "out")],
         preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES]),
@@ -46,7 +48,7 @@ def test_million_pairs(report: Callable[..., None], tmp_path: Path) -> None:
     while build.poll() is None:
         peak = max(peak, sum(_resident_mib(process) for process in _family(build.pid)))
         time.sleep(SAMPLED_EVERY_S)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu
     assert build.returncode == 0
 
     counts = manifests.read_manifest(tmp_path / "out", "million")["counts"]["datasets"]["million_weak"]
@@ -54,9 +56,12 @@ def test_million_pairs(report: Callable[..., None], tmp_path: Path) -> None:
     assert counts["answers"] == {"img1": pairs, "img2": pairs}
     million = "million_pairs" if THOUSANDS == 1000 else f"pairs_{THOUSANDS}_thousand"
     report(f"{million}_seconds", seconds, "s", None)
+    report(f"{million}_cpu_seconds", cpu, "s", None)
     report(f"{million}_mib", peak, "MiB", None)
-    assert peak < LIMIT_MIB or THOUSANDS > 1000
-    assert seconds < LIMIT_S_PER_MILLION * max(pairs / 1e6, 0.5)
+    if THOUSANDS <= 1000:
+        assert peak < LIMIT_MIB
+    if THOUSANDS >= 1000:  # the processes take seconds to start, whatever they do then
+        assert seconds < LIMIT_S_PER_MILLION * pairs / 1e6
 
 
 def _data(folder: Path, episodes: int) -> Path:
@@ -65,11 +70,9 @@ def _data(folder: Path, episodes: int) -> Path:
     shown.mkdir(parents=True)
     for number in range(FRAMES):
         Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(shown / f"{number:04d}.png")
-    rows = (
-        {"episode": f"e{number:07d}", "task": "put the cup on the shelf", "path": "shown"} for number in range(episodes)
-    )
-    table = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "recordings" / "episodes.jsonl").write_text(table, encoding="utf-8")
+    row = {"task": "put the cup on the shelf", "path": "shown"}
+    rows = ({"episode": f"e{number:07d}", **row} for number in range(episodes))
+    artefacts.write_jsonl(folder / "recordings" / "episodes.jsonl", rows)
     values = {
         "name": "million",
         "source": {"kind": "frames", "root": str(folder / "recordings"), "table": "episodes.jsonl", "fps": 10},
@@ -81,6 +84,12 @@ def _data(folder: Path, episodes: int) -> Path:
     config = folder / "million.yaml"
     config.write_text(yaml.safe_dump(values), encoding="utf-8")
     return config
+
+
+def _cpu_seconds() -> float:
+    """Of the processes that ended, and of those that they waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _family(pid: int) -> list[int]:

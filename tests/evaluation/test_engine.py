@@ -6,6 +6,7 @@ from PIL import Image
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation import engine
 from stcr_plugin.evaluation.engine import AskSettings, _endings, answer, fit, load, numbered_content, questions_for
 from stcr_plugin.types import ORDERS, Pair, Query
 
@@ -166,46 +167,54 @@ def test_two_answers_are_compared_to_the_last_digit_as_one_token_of_one_forward(
     assert found.logprob_neither is None
 
 
-def test_three_answers_are_compared_by_their_whole_names(loaded, registry):
+@pytest.fixture(params=["one token", "pieces"])
+def written(request, loaded, monkeypatch):
+    """(shared tokens, choice -> its tokens), with "neither" as this tokenizer writes it and as another might."""
+    tokenizer = loaded[1].tokenizer
+    shared, rests = _endings(tokenizer, "<|im_end|>", ties=True)
+    assert len(rests["neither"]) == 1
+    if request.param == "pieces":
+        pieces = [tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in (" n", "ei", "ther")]
+        rests["neither"] = [token for piece in pieces for token in piece]
+        assert len(rests["neither"]) >= 3
+        monkeypatch.setattr(engine, "_endings", lambda *arguments: (shared, rests))
+    return shared, rests
+
+
+def test_three_answers_are_compared_by_their_whole_names(loaded, registry, written):
     """Against each answer's name scored token by token in an unpadded forward of its own."""
     import torch
 
     model, processor = loaded
-    settings = AskSettings()
+    shared, rests = written
     shown = queries()[:3]
-    shared, rests = _endings(processor.tokenizer, "<|im_end|>", ties=True)
-    assert len(rests["neither"]) > 1, "this tokenizer is to write the word in pieces"
-    assert len({tokens[0] for tokens in rests.values()}) > 1
-    found = ask(loaded, registry, settings, shown, ties=True)
+    found = ask(loaded, registry, AskSettings(), shown, ties=True)
     for query, answered in zip(shown, found, strict=True):
         prompt, pictures = prompt_and_pictures(processor, registry, query, ties=True)
         scores = {}
         for choice, tokens in rests.items():
-            text = prompt + f"closer to completion: {choice}<|im_end|>"
-            inputs = processor(text=[text], images=pictures, return_tensors="pt")
-            ids = inputs["input_ids"][0].tolist()
-            end = len(ids) - 1
-            start = end - len(tokens)
-            assert ids[start:end] == tokens
-            assert ids[start - len(shared) : start] == shared
+            inputs = dict(processor(text=[prompt], images=pictures, return_tensors="pt"))
+            tail = [*shared, *tokens]
+            added = {"input_ids": tail, "attention_mask": [1] * len(tail), "mm_token_type_ids": [0] * len(tail)}
+            for name in added.keys() & inputs.keys():
+                inputs[name] = torch.cat([inputs[name], torch.tensor([added[name]])], dim=1)
             with torch.no_grad():
-                logits = model(**inputs).logits[0].log_softmax(-1)
-            scores[choice] = sum(logits[at - 1, ids[at]].item() for at in range(start, end))
+                logprobs = model(**inputs).logits[0].log_softmax(-1)
+            before = range(-len(tokens) - 1, -1)
+            scores[choice] = sum(logprobs[at, token].item() for at, token in zip(before, tokens, strict=True))
         given = (answered.logprob_img1, answered.logprob_img2, answered.logprob_neither)
         assert given == pytest.approx(tuple(scores.values()), abs=1e-3)
         assert answered.chosen == max(scores, key=scores.get)
         assert answered.text == f"closer to completion: {answered.chosen}"
 
 
-def test_one_forward_is_run_for_each_beginning_that_no_longer_one_covers(loaded, registry, monkeypatch):
+def test_one_forward_is_run_for_each_beginning_that_no_longer_one_covers(loaded, registry, written, monkeypatch):
     model, _ = loaded
     calls = []
     real = model.forward
     monkeypatch.setattr(model, "forward", lambda **inputs: calls.append(1) or real(**inputs))
-    ask(loaded, registry, AskSettings(), queries()[:2])
-    assert len(calls) == 1
     ask(loaded, registry, AskSettings(), queries()[:2], ties=True)
-    assert len(calls) == 1 + 2
+    assert len(calls) == (1 if len(written[1]["neither"]) == 1 else 2)
 
 
 def test_word_of_one_token_is_compared_where_it_leaves_the_images():

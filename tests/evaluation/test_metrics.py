@@ -262,6 +262,7 @@ def test_earlier_closer_pairs_tell_a_judge_of_progress_from_a_judge_of_order():
     assert (by_time.forward_accuracy, by_time.backward_accuracy, by_time.pair_accuracy) == (75, 75, 75)
     always_img2 = asked(shown, lambda query: "img2")
     assert figures(always_img2).earlier_closer_accuracy == 0
+    assert (figures(always_img2).gap_points, figures(always_img2).position_bias) == (50, 100)  # 75 % against 25 %
     assert intervals(always_img2)["earlier_closer_accuracy"] == (0, 0)
 
 
@@ -274,6 +275,8 @@ def test_interval_of_a_rare_figure_leaves_out_draws_without_it():
     )
     assert figures(answers).tie_accuracy == 50
     assert intervals(answers)["tie_accuracy"] == (50, 50)
+    missed = [seed for seed in range(20) if "tie_accuracy" not in intervals(answers, resamples=1, seed=seed)]
+    assert 0 < len(missed) < 20, "a single draw holds the episode with ties or not"
 
 
 def test_no_interval_of_ties_where_there_are_none():

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 
 import pytest
@@ -12,7 +13,9 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import engine
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.metrics import RATES, figures, per_episode
-from stcr_plugin.evaluation.run import evaluate, spread, stage_of
+from stcr_plugin.evaluation.run import evaluate, overlap_words, spread, stage_of
+from stcr_plugin.registry.manifest import read_manifest, read_pairs
+from stcr_plugin.samples.questions import paraphrases
 from stcr_plugin.types import Answer, Pair
 
 DATA = {
@@ -156,13 +159,13 @@ def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, 
     if change == "settings":
         settings = dataclasses.replace(SMALL, part="heldout")
     elif change == "picture":
-        path = folder / json.loads((folder / "toy" / "pairs.jsonl").read_text().splitlines()[-1])["later_image"]
+        path = folder / read_pairs(folder, "toy", "heldout")[-1].later_image
         Image.new("RGB", (56, 56)).save(path)
     elif change == "model":
         config = json.loads((weights / "config.json").read_text())
         (weights / "config.json").write_text(json.dumps({**config, "use_cache": False}))
     elif change == "wording":
-        monkeypatch.setattr(engine, "question", lambda *arguments: "Another wording about {task}?")
+        monkeypatch.setattr(engine, "ask", lambda *arguments: "Another wording?")
     elif change == "code":
         monkeypatch.setattr(artefacts, "code_digest", lambda *rooms: "of another engine")
     else:
@@ -210,17 +213,12 @@ def test_model_without_a_stage_gets_llamafactorys_sizes(model, registry, tmp_pat
 
 def test_missing_and_cut_pictures_are_named_with_their_pair(model, registry, tmp_path):
     folder = shutil.copytree(registry, tmp_path / "registry")
-    pair = next(
-        row
-        for row in map(json.loads, (folder / "toy" / "pairs.jsonl").read_text().splitlines())
-        if row["split"] == "heldout"
-    )
-    path = folder / pair["earlier_image"]
+    path = folder / read_pairs(folder, "toy", "heldout")[0].earlier_image
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(DataError, match=f"{path.name}: picture of pair .* is not readable"):
         run(model, folder, tmp_path / "out")
     path.unlink()
-    with pytest.raises(DataError, match=f"{path.name}: picture of pair .* is not readable .No such file"):
+    with pytest.raises(DataError, match=f"{path.name}: picture of pair .* is not readable .no such file"):
         run(model, folder, tmp_path / "out")
 
 
@@ -243,6 +241,106 @@ def test_unknown_split_and_model_are_refused(model, registry, tmp_path):
         evaluate(model, "toy", "heldot", tmp_path, registry)
     with pytest.raises(DataError, match="no model there"):
         evaluate(tmp_path / "nowhere", "toy", "heldout", tmp_path, registry)
+
+
+def trained(model, registry, folder, name="stage1", dataset="toy_weak", **changes):
+    """A copy of the model as a finished stage that was trained on a dataset; by default of the registry's build."""
+    run = shutil.copytree(model, folder / name)
+    record = {
+        "name": name,
+        "mode": "direct",
+        "parent": str(model),
+        "parent_stage": None,
+        "datasets": [dataset],
+        "data": {"build": "toy", "config_digest": read_manifest(registry, "toy")["config_digest"]},
+        "recipe": {"dataset_dir": str(registry)},
+        "model_digest": artefacts.model_digest(run),
+        "finished": True,
+    }
+    (run / "stage.json").write_text(json.dumps(record | changes))
+    return run
+
+
+def test_training_that_shares_nothing_is_told_with_how_near_it_is(model, registry, tmp_path, caplog):
+    stage = trained(model, registry, tmp_path)
+    found = run(stage, registry, tmp_path / "out", limit=2).row["overlap"]
+    assert "unknown" not in found
+    assert (found["trained"], found["evaluated"]) == ("toy_weak", "toy:heldout")
+    assert (found["episodes"]["shared"], found["episodes"]["trained"], found["pictures"]["shared"]) == (0, 2, 0)
+    assert found["episodes"]["evaluated"] == 2  # those of the pairs that were asked
+    assert set(found["questions"]["named"]) <= set(paraphrases("direct", "en"))
+    other = run(stage, registry, tmp_path / "other", AskSettings(part="heldout"), limit=2).row["overlap"]
+    assert other["questions"]["evaluated"] > 0 == other["questions"]["shared"]
+    assert found["near"]["sampled"] > 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "No evaluated episode or picture is in the training data (toy_weak)." in text
+    assert "WARNING" not in text + caplog.text
+
+
+def test_evaluation_on_the_training_split_is_told_loudly_and_goes_on(model, registry, tmp_path, caplog):
+    stage = trained(model, registry, tmp_path)
+    row = evaluate(stage, "toy", "train", tmp_path / "out", registry, SMALL, limit=2, resamples=100).row
+    shared = row["overlap"]["episodes"]["shared"]
+    assert shared == row["n_episodes"] > 0
+    words = f"WARNING: the model was trained on what it is evaluated on: {shared} of {shared} episodes"
+    assert words in caplog.text
+    assert words in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_training_of_the_stages_before_counts_too(model, registry, tmp_path):
+    """Stage 2 was trained on nothing that is evaluated, stage 1 on the very split."""
+    folder = shutil.copytree(registry, tmp_path / "registry")
+    first = trained(model, folder, tmp_path, dataset="toy_weak")
+    build_of = {"parent": str(first), "parent_stage": "stage1", "parent_digest": artefacts.model_digest(first)}
+    second = trained(model, folder, tmp_path, name="stage2", dataset="elsewhere", data=None, **build_of)
+    row = evaluate(second, "toy", "train", tmp_path / "out", folder, SMALL, limit=2, resamples=100).row
+    assert row["overlap"]["episodes"]["shared"] == row["n_episodes"]
+    assert "stage stage2: its dataset elsewhere cannot be looked at" in row["overlap"]["unknown"]
+    words = overlap_words(row["overlap"])
+    assert words.startswith("WARNING")
+    assert "Not all of the training is known: stage stage2" in words
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("no record", "holds no stage.json"),
+        ("old record", "stage stage1 does not say what it was trained on"),
+        ("data are gone", "its dataset toi_weak cannot be looked at .*no build or dataset 'toi_weak'"),
+        ("built anew", "toy was built anew since"),
+        ("parent is gone", "stage base_stage: .*nowhere holds no stage.json any more"),
+        ("parent trained anew", "trained anew since stage1 started from it"),
+    ],
+)
+def test_training_that_cannot_be_looked_at_is_unknown_and_no_error(model, registry, tmp_path, case, reason):
+    changes = {
+        "no record": None,
+        "old record": {"datasets": None},
+        "data are gone": {"datasets": ["toi_weak"]},
+        "built anew": {"data": {"build": "toy", "config_digest": "0" * 64}},
+        "parent is gone": {"datasets": ["toi"], "parent": str(tmp_path / "nowhere"), "parent_stage": "base_stage"},
+        "parent trained anew": {"datasets": ["toi"], "parent": str(tmp_path / "base"), "parent_digest": "0" * 64},
+    }[case]
+    stage = model if changes is None else trained(model, registry, tmp_path, **changes)
+    if case == "parent trained anew":
+        trained(model, registry, tmp_path, name="base")
+    found = run(stage, registry, tmp_path / "out", limit=1).row["overlap"]
+    assert found.keys() == {"unknown"}
+    assert re.search(reason, found["unknown"])
+    assert "Overlap with the training data is unknown" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_moved_registry_is_found_where_the_evaluation_has_it(model, registry, tmp_path):
+    stage = trained(model, registry, tmp_path, recipe={"dataset_dir": str(tmp_path / "moved_away")})
+    found = run(stage, registry, tmp_path / "out", limit=1).row["overlap"]
+    assert "unknown" not in found
+    assert found["episodes"]["trained"] == 2
+
+
+def test_chain_that_names_itself_as_parent_ends(model, registry, tmp_path):
+    own = tmp_path / "stage1"
+    stage = trained(model, registry, tmp_path, parent=str(own), parent_stage=None)
+    assert run(stage, registry, tmp_path / "out", limit=1).row["overlap"]["trained"] == "toy_weak"
 
 
 def test_model_digest_ignores_what_decides_no_answer(model, tmp_path):
@@ -279,3 +377,19 @@ def test_limit_draws_the_same_for_the_same_seed_and_others_for_another():
     assert spread(every, None, seed=0) == every
     with pytest.raises(ConfigError, match="limit 0"):
         spread(every, 0, seed=0)
+
+
+def test_build_that_teaches_ties_is_asked_for_one_of_three_answers(model, registry, tmp_path):
+    folder = shutil.copytree(registry, tmp_path / "registry")
+    manifest = artefacts.read_json(folder / "toy" / "manifest.json")
+    assert manifest["config"]["pairs"]["ties"] == "drop"
+    manifest["config"]["pairs"]["ties"] = "teach"
+    artefacts.write_json(folder / "toy" / "manifest.json", manifest)
+    tied = run(model, folder, tmp_path / "tied", limit=2).row
+    plain = run(model, registry, tmp_path / "plain", limit=2).row
+    assert (tied["ties"], plain["ties"]) == (True, False)
+    assert tied["questions_digest"] != plain["questions_digest"]
+    assert all(answer.logprob_neither is not None for answer in answers_in(tmp_path / "tied"))
+    assert all(answer.logprob_neither is None for answer in answers_in(tmp_path / "plain"))
+    assert "likeliest of the three" in (tmp_path / "tied" / "report.md").read_text()
+    assert "three" not in (tmp_path / "plain" / "report.md").read_text()

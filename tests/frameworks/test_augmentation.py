@@ -120,6 +120,19 @@ def test_every_form_of_a_picture_is_understood(tmp_path: Path) -> None:
         assert (pixels(feature["images"][0]) == pixels(picture())).all()
 
 
+def test_a_picture_in_a_tar_is_read_below_media_dir(tmp_path: Path) -> None:
+    from stcr_plugin.registry.pictures import TarWriter
+
+    content = io.BytesIO()
+    picture().save(content, "png")
+    tar = TarWriter(tmp_path, "frames/00000.tar")
+    names = [tar.add(f"{k}.png", content.getvalue()) for k in range(2)]
+    tar.close()
+    (feature,) = AugmentingCollator(list, OFF, media_dir=tmp_path)([{"images": names}])
+    assert len(feature["images"]) == 2
+    assert all((pixels(shown) == pixels(picture())).all() for shown in feature["images"])
+
+
 def test_features_without_pictures_pass_untouched_and_the_rest_is_kept() -> None:
     text_only = {"input_ids": [1, 2], "images": None}
     shown = {"input_ids": [3], "images": [picture()], "labels": [4]}

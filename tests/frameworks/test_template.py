@@ -113,6 +113,15 @@ def test_images_are_numbered_in_order_through_all_turns() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "contents",
+    [["Say a colour.", "Blue.", "Another?"], ["<image>What is this?"], ["Hello.", "Hi.", "And\n<image>\nthis?"]],
+    ids=["no picture", "one", "one in a later turn"],
+)
+def test_a_conversation_of_fewer_than_two_pictures_is_left_as_it_is(contents: list[str]) -> None:
+    assert number_images(contents) == contents
+
+
 def test_numbering_twice_changes_nothing() -> None:
     once = number_images(["<image>" * 8 + "order them"])
     assert number_images(once) == once

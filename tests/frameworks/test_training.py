@@ -284,7 +284,7 @@ def test_two_stages_chain_by_their_records(workshop: Workshop) -> None:
     assert two["parent"] == str(first)
     assert two["parent_digest"] == one["model_digest"] == model_digest(first)
     assert two["model_digest"] == model_digest(second) != one["model_digest"]
-    assert one["data"]["build"] == "tiny"
+    assert [data["build"] for data in one["data"]] == ["tiny"]
     assert one["data"] == two["data"]
     assert (one["steps"], one["finished"], two["finished"]) == (4, True, True)
     assert one["settings"]["evaluate"]["pairs"] == 4

@@ -369,7 +369,7 @@ def test_two_builds_at_once_in_one_place(built, tmp_path):
     assert tree(tmp_path / "shared") == tree(built)
 
 
-@pytest.mark.parametrize("free", [0, 7, "pairs", "dataset_info", "manifest"])
+@pytest.mark.parametrize("free", [0, 7, "00001", "toy_weak", "dataset_info", "manifest"])
 def test_full_disk_leaves_nothing_half_written_and_a_rerun_goes_on(built, tmp_path, monkeypatch, free):
     """The disk is full after `free` files, or at the file of that name."""
     written = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ChainError, ConfigError
 from stcr_plugin.frameworks.llamafactory.template import TEMPLATES
@@ -19,6 +21,13 @@ REFUSED = {
     "use_megatron_bridge": "Megatron-Bridge's trainer",
 }
 _V1 = "USE_V1 is set: the plugin works with LLaMA-Factory's stable trainer; unset USE_V1"
+# What takes rows out of the order that a curriculum has: setting -> (is it so, given its value), the mend.
+_MIXING: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "disable_shuffling": (lambda value: not value, "set disable_shuffling: true"),
+    "streaming": (bool, "set streaming: false (streaming shuffles a buffer)"),
+    "val_size": (lambda value: float(value or 0) > 0, "remove val_size (it splits at random)"),
+    "packing": (bool, "set packing: false (it sorts by length)"),
+}
 # Any of these in a folder is the work of some training.
 _TRAINED = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "checkpoint-*")
 
@@ -53,6 +62,46 @@ def refuse_what_cannot_work(args: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"template: {args['template']!r} does not number its pictures; {nearest(args['template'], list(TEMPLATES))}"
         )
+
+
+def refuse_to_stream_in_vain(args: Mapping[str, Any]) -> None:
+    """Raises ConfigError where `streaming` lacks a setting without which LLaMA-Factory dies, or trains on nothing.
+
+    Rows that are streamed are dealt to dataloader workers, so there must be one; batches are of different sizes, so
+    accelerate cannot dispatch parts of one; and their number is unknown, so the steps must be told.
+    """
+    if not args.get("streaming"):
+        return
+    dispatch = _accelerator_config(args).get("dispatch_batches")
+    lacks = [
+        lack
+        for lack, there in (
+            ("dataloader_num_workers: 1 (or more)", int(args.get("dataloader_num_workers") or 0) >= 1),
+            ("accelerator_config: {dispatch_batches: false}", dispatch is False),
+            ("max_steps", int(args.get("max_steps") or 0) > 0),
+        )
+        if not there
+    ]
+    if lacks:
+        raise ConfigError(f"streaming: true lacks {', '.join(lacks)}; add it to the recipe, or set streaming: false")
+
+
+def refuse_to_mix_a_curriculum(args: Mapping[str, Any], dataset: str, rule: Mapping[str, Any]) -> None:
+    """Raises ConfigError where `dataset` was built by `rule` in an order that this run would not keep."""
+    mends = [mend for key, (mixes, mend) in _MIXING.items() if mixes(args.get(key))]
+    if rule.get("curriculum") and mends:
+        raise ConfigError(
+            f"dataset: {dataset} is a curriculum, whose rows stand in an order of difficulty, and this run would mix "
+            f"them; {', '.join(mends)}, or build the dataset without `curriculum`"
+        )
+
+
+def _accelerator_config(args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As transformers takes it: a mapping, its JSON, or the path of a file with its JSON."""
+    value = args.get("accelerator_config") or {}
+    if isinstance(value, str):
+        value = json.loads(value) if value.lstrip().startswith("{") else artefacts.read_json(value)
+    return value if isinstance(value, Mapping) else {}
 
 
 def refuse_to_overwrite(args: Mapping[str, Any]) -> None:

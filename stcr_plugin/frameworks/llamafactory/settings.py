@@ -9,13 +9,13 @@ from stcr_plugin.config import settings
 
 @settings
 class Prepare:
-    """What to make before training where it is missing: a data build and an embedded base.
+    """What to make before training where it is missing: a data build, or several, and an embedded base.
 
-    The data build is made if `dataset` names one of its training sets, the base if `model_name_or_path` is
+    A data build is made if `dataset` names one of its training sets, the base if `model_name_or_path` is
     its output, so a recipe run with another dataset and model leaves both alone.
     """
 
-    data: str | None = None
+    data: str | tuple[str, ...] | None = None
     base: str | None = None
 
 
@@ -23,7 +23,7 @@ class Prepare:
 class Evaluate:
     """When the callback measures the gap and on what.
 
-    `dataset` is a build's name (default: the build of the first training set), `pairs` how many pairs of
+    `dataset` is a build's name (default: that of the first training set that has one), `pairs` how many pairs of
     `split` it takes, spread evenly over the episodes. `every_steps` 0 measures before and after only.
     """
 

@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, load
 from stcr_plugin.errors import ConfigError, StcrError
-from stcr_plugin.frameworks.llamafactory.refusals import refuse_to_overwrite, refuse_what_cannot_work
+from stcr_plugin.frameworks.llamafactory.refusals import (
+    refuse_to_mix_a_curriculum,
+    refuse_to_overwrite,
+    refuse_to_stream_in_vain,
+    refuse_what_cannot_work,
+)
 from stcr_plugin.frameworks.llamafactory.settings import Evaluate, StcrSettings
 from stcr_plugin.frameworks.stage import parent_record, read_record
 
@@ -134,6 +139,7 @@ def run_stage(args: dict[str, Any], callbacks: list[Any] | None, run_exp: RunExp
         )
     settings = from_mapping(StcrSettings, block, "the recipe's `stcr:` block")
     refuse_what_cannot_work(args)
+    refuse_to_stream_in_vain(args)
     refuse_to_overwrite(args)
     registry = Path(args.setdefault("dataset_dir", "data_registry"))
     _prepare(settings, args, registry)
@@ -142,15 +148,21 @@ def run_stage(args: dict[str, Any], callbacks: list[Any] | None, run_exp: RunExp
         if settings.starts_from == "stage"
         else None
     )
-    build = _build_of(_datasets(args)[0], registry)
+    manifests = _manifests(args, registry)
+    build = next(iter(manifests), None)
     go_on(args)
-    opening = _opening(settings, recipe, parent, args, build, registry)
+    opening = _opening(settings, recipe, parent, args, manifests)
     record = Record(Path(args["output_dir"]), opening, resumed=bool(args.get("resume_from_checkpoint")))
     ours = [record, *_callbacks(settings, build, registry, args, record)]
-    _set_cutoff(args)
+    _set_template(args, registry)
     record.start()
-    with _trainer_made_known(ours):
-        run_exp(args, [*(callbacks or []), *ours])
+    try:
+        with _trainer_made_known(ours):
+            run_exp(args, [*(callbacks or []), *ours])
+    except StcrError as error:
+        # One of a dataloader worker arrives behind that worker's traceback.
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()) from error
     record.finish()
 
 
@@ -169,10 +181,11 @@ def _starting_point(args: Mapping[str, Any]) -> str:
 
 def _prepare(settings: StcrSettings, args: Mapping[str, Any], registry: Path) -> None:
     """Build data and base where the recipe names them and they are missing; other ranks wait at the lock."""
-    if settings.prepare.data:
+    configs = settings.prepare.data or ()
+    for config in (configs,) if isinstance(configs, str) else configs:
         from stcr_plugin.registry.build import build, load_data_config
 
-        data = load_data_config(settings.prepare.data)
+        data = load_data_config(config)
         if {f"{data.name}_{key}" for key in data.datasets} & set(_datasets(args)):
             build(data, registry)
     if settings.prepare.base:
@@ -199,14 +212,27 @@ def _build_base(config: str, out: Path, registry: Path) -> None:
             raise StcrError(f"{config}: the base could not be built (exit code {done.returncode}); see the log above")
 
 
-def _build_of(dataset: str, registry: Path) -> str | None:
-    """The build that a training set came from, None for one that the plugin did not build."""
-    from stcr_plugin.registry.manifest import build_name
+def _manifests(args: Mapping[str, Any], registry: Path) -> dict[str, dict[str, Any]]:
+    """Build -> manifest, of the training sets in their order; those that the plugin did not build have none.
 
-    try:
-        return build_name(registry, dataset)
-    except ConfigError:
-        return None
+    Raises ConfigError for a training set of ours that cannot be trained on as the recipe would have it.
+    """
+    from stcr_plugin.registry.manifest import build_name, read_manifest
+
+    manifests: dict[str, dict[str, Any]] = {}
+    for dataset in _datasets(args):
+        try:
+            build = build_name(registry, dataset)
+        except ConfigError:
+            continue  # another's, such as general data that is mixed in
+        manifest = manifests.setdefault(build, read_manifest(registry, build))
+        refuse_to_mix_a_curriculum(args, dataset, manifest["config"]["datasets"].get(dataset[len(build) + 1 :], {}))
+        if manifest["frames"]["format"] == "none":
+            raise ConfigError(
+                f"dataset: {dataset} was built without pictures (frames.format: none), to count and plan; build it "
+                "with frames.format png or jpeg"
+            )
+    return manifests
 
 
 def _opening(
@@ -214,16 +240,13 @@ def _opening(
     recipe: dict[str, Any],
     parent: Mapping[str, Any] | None,
     args: Mapping[str, Any],
-    build: str | None,
-    registry: Path,
+    manifests: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The stage record as it stands before training."""
     from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
-    from stcr_plugin.registry.manifest import read_manifest
 
     start = _starting_point(args)
     digest = artefacts.model_digest(start) if Path(start).is_dir() else None
-    manifest = read_manifest(registry, build) if build else None
     return {
         "name": settings.name,
         "mode": settings.mode,
@@ -237,7 +260,7 @@ def _opening(
         "image_max_pixels": args.get("image_max_pixels", MAX_PIXELS),
         "image_min_pixels": args.get("image_min_pixels", MIN_PIXELS),
         "datasets": _datasets(args),
-        "data": {"build": build, "config_digest": manifest["config_digest"]} if manifest else None,
+        "data": [{"build": build, "config_digest": of["config_digest"]} for build, of in manifests.items()],
         "recipe": recipe,
         "settings": asdict(settings),
         "provenance": artefacts.provenance(),
@@ -250,12 +273,12 @@ def _callbacks(
 ) -> list[Any]:
     from stcr_plugin.frameworks.llamafactory.augmentation import Augmentation
 
-    made: list[Any] = [Augmentation(settings.augment)] if settings.augment else []
+    made: list[Any] = [Augmentation(settings.augment, _media_dir(args, registry))] if settings.augment else []
     if settings.evaluate:
         from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS, AskSettings
         from stcr_plugin.evaluation.run import spread
         from stcr_plugin.frameworks.llamafactory.callback import GapCallback
-        from stcr_plugin.registry.manifest import read_pairs
+        from stcr_plugin.registry.manifest import read_manifest, read_pairs
 
         evaluate = settings.evaluate
         ask = AskSettings(
@@ -267,7 +290,8 @@ def _callbacks(
             image_min_pixels=args.get("image_min_pixels", MIN_PIXELS),
             language=evaluate.language,
         )
-        pairs = spread(read_pairs(registry, _evaluated(evaluate, build, args), evaluate.split), evaluate.pairs)
+        name = _evaluated(evaluate, build, args)
+        pairs = spread(read_pairs(registry, name, evaluate.split), evaluate.pairs)
         made.append(
             GapCallback(
                 pairs,
@@ -277,6 +301,7 @@ def _callbacks(
                 before=evaluate.before,
                 after=evaluate.after,
                 every_steps=evaluate.every_steps,
+                ties=read_manifest(registry, name)["config"]["pairs"]["ties"] == "teach",
             )
         )
     return made
@@ -292,10 +317,18 @@ def _evaluated(evaluate: Evaluate, build: str | None, args: Mapping[str, Any]) -
     return name
 
 
-def _set_cutoff(args: Mapping[str, Any]) -> None:
+def _media_dir(args: Mapping[str, Any], registry: Path) -> str:
+    """What the pictures of data files are relative to, by LLaMA-Factory's own default."""
+    return str(args.get("media_dir") or registry)
+
+
+def _set_template(args: Mapping[str, Any], registry: Path) -> None:
+    """Tell the template what only the run knows. As instance attributes they travel to every worker."""
     from llamafactory.data.template import TEMPLATES as REGISTERED
 
-    REGISTERED[args["template"]].cutoff_len = args.get("cutoff_len", 2048)
+    template = REGISTERED[args["template"]]
+    template.cutoff_len = args.get("cutoff_len", 2048)
+    template.mm_plugin.media_dir = _media_dir(args, registry)
 
 
 @contextmanager

@@ -1,0 +1,467 @@
+"""What two datasets share: episodes, pictures, wording; and how near the pictures of one are to those of the other.
+
+A model that is evaluated on what it was trained on is not evaluated. What is found here is of three kinds:
+
+- shared episodes and identical pictures. These are facts, and no split should have them.
+- shared wording. Mostly wanted: the question is the same in training and in use; it is for the reader to know.
+- near pictures. This is a hint. Recordings of one static scene are all alike, so no fixed distance tells a copy from
+  the next demonstration on the same table. The data themselves are the measure: a picture counts as near where its
+  nearest training picture is nearer than two neighbouring frames of one training episode typically are, and beside
+  that share stands the same share among the training episodes themselves, each held against the others. An evaluated
+  share far above the latter says that the evaluated pictures are closer to the training than a new demonstration
+  would be. A share as high says that the scene hardly changes, and then a copy cannot be seen by looks at all. A low
+  share does not prove that nothing is shared: a copy that was cropped, mirrored or filmed from another camera has
+  another fingerprint, and one of small pictures that was resized may lie further off than neighbouring frames do.
+  For that the two medians stand beside each other: the nearest training picture should not be nearer than the
+  training episodes are to one another.
+
+Not seen either: one recording under two roots or read by two kinds of source whose pictures were encoded otherwise
+(its episodes count as others; its pictures are near), and what a base model was trained on elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import nearest as nearest_word
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.registry import manifest as manifests
+from stcr_plugin.registry import pictures, tables
+from stcr_plugin.types import Pair
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Whole = npt.NDArray[np.int64]
+    Prints = npt.NDArray[np.uint64]
+
+BITS = pictures.HASH_SIDE**2
+SAMPLED = 1000  # pictures of a side that are held against the other; a share is then known to about 3 points
+REACH = 47  # the greatest distance (bits) that the search finds for certain, see `nearest`
+_BANDS, _FLIPS = 16, 2
+_SCANNED = 20_000  # so few pictures are compared one by one
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison, all builds and datasets that it consists of.
+
+    episodes: (source, episode id), none twice. The arrays have a row a picture, ordered by episode and frame, none
+    twice: `owners` its place in `episodes`, `frames` its native frame, `sums` the first 64 bits of its SHA-256,
+    `prints` its fingerprint, [n, 4] of 64 bits. Builds without pictures (frames.format none) have none.
+    questions: wordings with {task} for the task.
+    """
+
+    name: str
+    episodes: tuple[tuple[str, str], ...]
+    tasks: frozenset[str]
+    questions: frozenset[str]
+    owners: Whole
+    frames: Whole
+    sums: Prints
+    prints: Prints
+
+
+@dataclass(frozen=True)
+class Shared:
+    """How many of one thing occur on both sides, how many each side has, and the first ten shared ones by name."""
+
+    shared: int
+    trained: int
+    evaluated: int
+    named: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near the evaluated pictures are to the training's. Distances in bits of 256, shares in percent.
+
+    sampled: how many evaluated pictures were looked at, out of `evaluated`, against all `trained`.
+    neighbours: the median distance between neighbouring frames of one training episode, which are `gap` native
+        frames apart (median); None where no episode has two. A build keeps only the frames that its pairs use.
+    share: of evaluated pictures whose nearest training picture is nearer than `neighbours` (or than reach + 1, where
+        that is less); None without `neighbours`.
+    median: of the distances to the nearest training picture; reach + 1 stands for all that are greater than `reach`.
+    share_within, median_within: the same of training pictures against those of the other training episodes; None
+        where the training has one episode.
+    """
+
+    sampled: int
+    evaluated: int
+    trained: int
+    neighbours: float | None
+    gap: float | None
+    share: float | None
+    median: float
+    share_within: float | None
+    median_within: float | None
+    reach: int = REACH
+
+    def __str__(self) -> str:
+        looked = f"{self.sampled} of {self.evaluated} evaluated pictures against {self.trained} of the training"
+        lines = [f"near pictures: {looked}; distances in bits of {BITS}"]
+        lines.append(f"  nearest training picture: median {self._bits(self.median)}")
+        if self.median_within is not None:
+            lines.append(f"  the same between training episodes: median {self._bits(self.median_within)}")
+        if self.neighbours is None or self.share is None:
+            return "\n".join([*lines, "  no training episode has two pictures, so there is no measure of what is near"])
+        lines.append(f"  neighbouring frames of a training episode ({self.gap:g} apart): median {self.neighbours:g}")
+        within = "" if self.share_within is None else f"; between training episodes {self.share_within:.1f} %"
+        return "\n".join([*lines, f"  nearer than those neighbours: {self.share:.1f} %{within}"])
+
+    def _bits(self, distance: float) -> str:
+        return f"over {self.reach}" if distance > self.reach else f"{distance:g}"
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What the sides `trained` and `evaluated` share; `near` is None where a side has no pictures."""
+
+    trained: str
+    evaluated: str
+    episodes: Shared
+    pictures: Shared
+    questions: Shared
+    tasks: Shared
+    near: Nearness | None
+
+    @property
+    def leaks(self) -> bool:
+        """Whether an episode or a picture is on both sides."""
+        return bool(self.episodes.shared or self.pictures.shared)
+
+    def row(self) -> dict[str, Any]:
+        """JSON-like values."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.trained} (training) against {self.evaluated} (evaluated)"]
+        for label, found in (
+            ("episodes", self.episodes),
+            ("identical pictures", self.pictures),
+            ("wordings of the question", self.questions),
+            ("task texts", self.tasks),
+        ):
+            lines.append(
+                f"shared {label}: {found.shared} of {found.evaluated} evaluated, {found.trained} in training"
+                + (f" ({_listed(found)})" if found.shared and label != "wordings of the question" else "")
+            )
+        return "\n".join([*lines, str(self.near or "near pictures: unknown, a side has no pictures")])
+
+
+# ---- what a side consists of ----
+
+
+def side(name: str, registry: str | Path) -> Side:
+    """All of a build, its split (`build:split`) or a dataset of it, by `name`.
+
+    Questions are those of the datasets in it; a split that nothing is trained on has none. Raises ConfigError for an
+    unknown name, DataError for files that cannot be read.
+    """
+    build, _, split = name.partition(":")
+    manifest = manifests.read_manifest(registry, build)
+    rules = {
+        manifests.dataset_name(manifest["name"], key): rule["split"]
+        for key, rule in manifest["config"]["datasets"].items()
+    }
+    if split and split not in manifest["splits"]:
+        known = nearest_word(split, list(manifest["splits"]))
+        raise ConfigError(f"{name}: {manifest['name']} has no split {split!r}, {known}")
+    if build != manifest["name"]:
+        if split:
+            raise ConfigError(f"{name}: {build} is a dataset and has no splits; name it alone, or {manifest['name']}")
+        return _dataset_side(name, registry, manifest, rules[build])
+    splits = [split] if split else list(manifest["splits"])
+    tasks = _tasks(registry, manifest, splits)
+    datasets = [dataset for dataset, of in rules.items() if of in splits]
+    questions = {
+        wording(row["messages"][0]["content"], task)
+        for dataset in datasets
+        for row, task in _dataset_rows(registry, dataset, tasks)
+    }
+    ids = [episode_id for own in splits for episode_id in manifest["splits"][own]]
+    return _side(name, registry, manifest, splits, ids, None, tasks.values(), questions)
+
+
+def _dataset_side(name: str, registry: str | Path, manifest: Mapping[str, Any], split: str) -> Side:
+    shown, ids, tasks, questions = set[str](), set[str](), set[str](), set[str]()
+    for row, task in _dataset_rows(registry, name, _tasks(registry, manifest, [split])):
+        shown.update(row["images"])
+        ids.add(row["episode_id"])
+        tasks.add(task)
+        questions.add(wording(row["messages"][0]["content"], task))
+    return _side(name, registry, manifest, [split], sorted(ids), shown, tasks, questions)
+
+
+def asked_side(registry: str | Path, name: str, split: str, pairs: Sequence[Pair], questions: Iterable[str]) -> Side:
+    """The side that an evaluation is: `pairs` of one split, with the `questions` (wordings) that are put."""
+    manifest = manifests.read_manifest(registry, name)
+    shown = {image for pair in pairs for image in (pair.earlier_image, pair.later_image)}
+    ids = sorted({pair.episode_id for pair in pairs})
+    title = f"{manifest['name']}:{split}"
+    return _side(title, registry, manifest, [split], ids, shown, (pair.task for pair in pairs), questions)
+
+
+def wording(question: str, task: str) -> str:
+    """A question without its `<image>` markers and with {task} wherever the task's text stands in it."""
+    filled = task.strip().rstrip(".。")
+    text = question.replace("<image>", "")
+    return text.replace(filled, "{task}") if filled else text
+
+
+def merged(sides: Sequence[Side]) -> Side:
+    """Several sides as one, each episode and picture once; named by all of them. Needs at least one."""
+    import numpy as np
+
+    episodes = {episode: None for one in sides for episode in one.episodes}
+    place = {episode: number for number, episode in enumerate(episodes)}
+    owners = [np.array([place[episode] for episode in one.episodes], dtype=np.int64)[one.owners] for one in sides]
+    return Side(
+        ", ".join(one.name for one in sides),
+        tuple(episodes),
+        frozenset[str]().union(*(one.tasks for one in sides)),
+        frozenset[str]().union(*(one.questions for one in sides)),
+        *_ordered(owners, *([getattr(one, part) for one in sides] for part in ("frames", "sums", "prints"))),
+    )
+
+
+def _side(
+    name: str,
+    registry: str | Path,
+    manifest: Mapping[str, Any],
+    splits: Sequence[str],
+    ids: Sequence[str],
+    shown: set[str] | None,
+    tasks: Iterable[str],
+    questions: Iterable[str],
+) -> Side:
+    """The pictures `shown` (all where None) of the splits' index, and what else was found."""
+    import numpy as np
+    from tqdm import tqdm
+
+    place = {episode_id: number for number, episode_id in enumerate(ids)}
+    owners, frames, sums, prints = [], [], [], []
+    files = [shard["frames"] for shard in manifest["shards"] if shard["split"] in splits]
+    for file in tqdm(files, desc=f"overlap: {name}", unit="shard", leave=False):
+        rows = [
+            row
+            for row in tables.read(Path(registry) / manifest["name"] / file)
+            if row["fingerprint"] and row["episode_id"] in place and (shown is None or row["image"] in shown)
+        ]
+        owners.append(np.array([place[row["episode_id"]] for row in rows], dtype=np.int64))
+        frames.append(np.array([row["frame"] for row in rows], dtype=np.int64))
+        sums.append(_words_of([row["sha256"][:16] for row in rows], 1)[:, 0])
+        prints.append(_words_of([row["fingerprint"] for row in rows], BITS // 64))
+    source = _source(manifest)
+    listed = tuple((source, episode_id) for episode_id in ids)
+    return Side(name, listed, frozenset(tasks), frozenset(questions), *_ordered(owners, frames, sums, prints))
+
+
+def _words_of(texts: Sequence[str], words: int) -> Prints:
+    """[n, words] of 64 bits, from hexadecimal texts of one length."""
+    import numpy as np
+
+    return np.frombuffer(bytes.fromhex("".join(texts)), dtype=np.uint64).reshape(-1, words)
+
+
+def _ordered(
+    owners: Sequence[Whole], frames: Sequence[Whole], sums: Sequence[Prints], prints: Sequence[Prints]
+) -> tuple[Whole, Whole, Prints, Prints]:
+    """The parts joined, by episode and frame, without a picture that stands there twice."""
+    import numpy as np
+
+    if not owners:
+        whole, empty = np.zeros(0, dtype=np.int64), np.zeros((0, BITS // 64), dtype=np.uint64)
+        return whole, whole, empty[:, 0], empty
+    owner, frame = np.concatenate(owners), np.concatenate(frames)
+    sum_, print_ = np.concatenate(sums), np.concatenate(prints)
+    order = np.lexsort((sum_, frame, owner))
+    owner, frame, sum_, print_ = owner[order], frame[order], sum_[order], print_[order]
+    new = np.ones(len(owner), dtype=bool)
+    new[1:] = (owner[1:] != owner[:-1]) | (frame[1:] != frame[:-1]) | (sum_[1:] != sum_[:-1])
+    return owner[new], frame[new], sum_[new], print_[new]
+
+
+def _source(manifest: Mapping[str, Any]) -> str:
+    """By what an episode id is told apart from the same id elsewhere: kind and folder, or kind and seed if simulated.
+
+    A relative folder is taken from the working directory, as the build takes it.
+    """
+    source = manifest["config"]["source"]
+    if "root" in source:
+        return f"{source['kind']} {Path(source['root']).resolve()}"
+    return f"{source['kind']} seed {manifest['seed']}"
+
+
+def _tasks(registry: str | Path, manifest: Mapping[str, Any], splits: Sequence[str]) -> dict[str, str]:
+    """Pair id -> task text, of all pairs of the splits."""
+    files = [Path(registry) / file for split in splits for file in manifests.pair_files(manifest, split)]
+    return {row["pair_id"]: row["task"] for file in files for row in tables.read(file)}
+
+
+def _dataset_rows(registry: str | Path, dataset: str, tasks: Mapping[str, str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The rows of a dataset, each with the task of its pair."""
+    for number, row in enumerate(manifests.dataset_rows(registry, dataset), 1):
+        if row["pair_id"] not in tasks:
+            raise DataError(f"{dataset}, row {number}: its pair {row['pair_id']!r} is none of its build; build again")
+        yield row, tasks[row["pair_id"]]
+
+
+# ---- the comparison ----
+
+
+def overlap(trained: str, evaluated: str, registry: str | Path, seed: int = 0) -> Overlap:
+    """Compare two builds, splits or datasets by name, see `side` and `compare`."""
+    return compare(side(trained, registry), side(evaluated, registry), seed)
+
+
+def compare(trained: Side, evaluated: Side, seed: int = 0) -> Overlap:
+    """What `trained` and `evaluated` share. The seed draws which pictures are looked at for near ones."""
+    episodes = sorted(set(trained.episodes) & set(evaluated.episodes))
+    return Overlap(
+        trained.name,
+        evaluated.name,
+        Shared(
+            len(episodes),
+            len(trained.episodes),
+            len(evaluated.episodes),
+            tuple(episode_id for _, episode_id in episodes[:_NAMED]),
+        ),
+        _shared_pictures(trained, evaluated),
+        _shared_texts(trained.questions, evaluated.questions),
+        _shared_texts(trained.tasks, evaluated.tasks),
+        _nearness(trained, evaluated, seed),
+    )
+
+
+def _shared_texts(trained: frozenset[str], evaluated: frozenset[str]) -> Shared:
+    both = sorted(trained & evaluated)
+    return Shared(len(both), len(trained), len(evaluated), tuple(both[:_NAMED]))
+
+
+def _shared_pictures(trained: Side, evaluated: Side) -> Shared:
+    """Of 10 million pictures a side, two are taken for identical by chance with a probability of 5 in a million."""
+    import numpy as np
+
+    sums, first = np.unique(evaluated.sums, return_index=True)
+    rows = np.sort(first[np.isin(sums, trained.sums)])
+    first_rows = rows[:_NAMED].tolist()
+    named = [f"{evaluated.episodes[evaluated.owners[row]][1]} frame {evaluated.frames[row]}" for row in first_rows]
+    return Shared(len(rows), len(np.unique(trained.sums)), len(sums), tuple(named))
+
+
+def _nearness(trained: Side, evaluated: Side, seed: int) -> Nearness | None:
+    import numpy as np
+
+    if not len(trained.prints) or not len(evaluated.prints):
+        return None
+    neighbours, gap = _neighbours(trained)
+    drawn = _drawn(len(evaluated.prints), seed, "evaluated")
+    found = nearest(trained.prints, trained.owners, evaluated.prints[drawn], np.full(len(drawn), -1))
+    within = None
+    if len(np.unique(trained.owners)) > 1:
+        own = _drawn(len(trained.prints), seed, "trained")
+        within = nearest(trained.prints, trained.owners, trained.prints[own], trained.owners[own])
+    return Nearness(
+        sampled=len(drawn),
+        evaluated=len(evaluated.prints),
+        trained=len(trained.prints),
+        neighbours=neighbours,
+        gap=gap,
+        share=_share(found, neighbours),
+        median=float(np.median(found)),
+        share_within=None if within is None else _share(within, neighbours),
+        median_within=None if within is None else float(np.median(within)),
+    )
+
+
+def _share(distances: Whole, neighbours: float | None) -> float | None:
+    """Percent of `distances` below `neighbours`, or below what the search can tell."""
+    return None if neighbours is None else 100 * float((distances < min(neighbours, REACH + 1)).mean())
+
+
+def _drawn(count: int, seed: int, what: str) -> Whole:
+    """Which of `count` pictures are looked at, ascending."""
+    import numpy as np
+
+    rng = np.random.default_rng(int(artefacts.digest([seed, "overlap", what])[:16], 16))
+    return np.sort(rng.choice(count, min(count, SAMPLED), replace=False))
+
+
+def _neighbours(side: Side) -> tuple[float | None, float | None]:
+    """Median distance (bits) between each frame and the next one of its episode, and median frames between them."""
+    import numpy as np
+
+    gaps = np.diff(side.frames)
+    pairs = np.flatnonzero((np.diff(side.owners) == 0) & (gaps > 0))
+    if not len(pairs):
+        return None, None
+    bits = np.bitwise_count(side.prints[pairs] ^ side.prints[pairs + 1]).sum(axis=1)
+    return float(np.median(bits)), float(np.median(gaps[pairs]))
+
+
+def nearest(prints: Prints, owners: Whole, queries: Prints, own: Whole, scanned: int = _SCANNED) -> Whole:
+    """Distance (bits) of every query to its nearest print that its own episode does not own, REACH + 1 if greater.
+
+    prints: [n, 4] of 64 bits, owners: [n]; queries: [m, 4], own: [m], -1 for none. The result, [m], is exact up to
+    REACH. More than `scanned` prints are not all compared: a fingerprint is cut into 16 bands of 16 bits, and two that
+    differ in up to 47 bits differ in at most 2 in one of them (else 3 times 16, 48), so looking up each band with up
+    to 2 bits flipped meets every print within reach. After k bands nothing unmet is nearer than 3 k, so a query whose
+    nearest is found within that is done; and one that would meet more prints than there are is compared with all.
+    (Multi-index hashing: Norouzi, Punjani, Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012.)
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    columns = np.ascontiguousarray(prints.T)
+    best = np.full(len(queries), BITS + 1, dtype=np.int64)
+
+    def meet(number: int, rows: Whole | None) -> None:
+        """Compare a query with the prints in `rows`, all where None."""
+        shown, owner = (columns, owners) if rows is None else (columns[:, rows], owners[rows])
+        bits = np.bitwise_count(shown ^ queries[number][:, None]).sum(axis=0, dtype=np.int64)
+        best[number] = min(best[number], bits[owner != own[number]].min(initial=BITS + 1))
+
+    if len(prints) <= scanned:
+        for number in range(len(queries)):
+            meet(number, None)
+        return np.minimum(best, REACH + 1)
+    bands, asked = _bands(prints), _bands(queries)
+    flips = np.array([word for word in range(2**16) if word.bit_count() <= _FLIPS], dtype=np.uint16)
+    met = np.zeros(len(queries), dtype=np.int64)
+    left = np.arange(len(queries))
+    for band in tqdm(range(_BANDS), desc="overlap: near pictures", unit="band", leave=False):
+        order = np.argsort(bands[:, band], kind="stable")
+        starts = np.searchsorted(bands[order, band], np.arange(2**16 + 1))
+        for number in left.tolist():
+            words = (asked[number, band] ^ flips).astype(np.int64)
+            sizes = starts[words + 1] - starts[words]
+            met[number] += sizes.sum()
+            if met[number] > len(prints):
+                meet(number, None)
+            else:
+                # All places of the sorted band that the words stand at, run after run.
+                runs = np.repeat(starts[words] - np.cumsum(sizes) + sizes, sizes)
+                meet(number, order[runs + np.arange(len(runs))])
+        left = left[(met[left] <= len(prints)) & (best[left] > (_FLIPS + 1) * (band + 1))]
+    return np.minimum(best, REACH + 1)
+
+
+def _bands(prints: Prints) -> npt.NDArray[np.uint16]:
+    """[n, 16] of 16 bits: a byte of the picture's upper half with one of the lower, since neighbours vary together."""
+    import numpy as np
+
+    halves = prints.view(np.uint8).reshape(len(prints), 2, _BANDS)
+    return np.ascontiguousarray(halves.transpose(0, 2, 1)).view(np.uint16)[:, :, 0]
+
+
+def _listed(found: Shared) -> str:
+    more = found.shared - len(found.named)
+    return ", ".join(found.named) + (f" and {more} more" if more else "")

@@ -1,0 +1,74 @@
+"""How long a training waits for its first batch when LLaMA-Factory streams a Parquet dataset."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_stage import DATA, RECIPES, Workshop
+
+EPISODES = 100
+ROUNDS = 3
+
+
+@pytest.mark.bench
+def test_first_batch_seconds(report: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """value: seconds from the start of a stage in a warm process, model loading included, to its first batch.
+
+    baseline: the same without streaming, which tokenises every sample first. Both read a Parquet build of EPISODES
+    episodes with pictures in tar files and start from empty caches, in turns; the fastest of each counts.
+    """
+    import datasets
+
+    from stcr_plugin.config import from_mapping
+    from stcr_plugin.registry.build import build
+    from stcr_plugin.registry.rules import DataConfig
+
+    workshop = Workshop(tmp_path)
+    workshop.make_base()
+    data = {
+        **copy.deepcopy(DATA),
+        "source": {"kind": "tabletop", "seen": EPISODES, "heldout": 0},
+        "frames": {"format": "png", "store": "tar"},
+        "splits": {"train": {"episodes": EPISODES}},
+        "datasets": {"weak": {"split": "train", "kind": "weak", "format": "parquet"}},
+    }
+    build(from_mapping(DataConfig, data, "tiny"), workshop.registry)
+    ways: dict[str, dict[str, Any]] = {
+        "streamed": {},
+        "whole": {"streaming": False, "accelerator_config": None, "dataloader_num_workers": 0},
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for k in range(ROUNDS):
+        for way, changes in ways.items():
+            monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / f"cache-{way}{k}")
+            seconds[way].append(_to_first_batch(workshop, f"{way}{k}", changes))
+    value, baseline = min(seconds["streamed"]), min(seconds["whole"])
+    report("first_batch_seconds", value, "s", baseline)
+    assert value < baseline
+
+
+def _to_first_batch(workshop: Workshop, out: str, changes: dict[str, Any]) -> float:
+    from llamafactory.train import tuner
+    from omegaconf import OmegaConf
+    from transformers import TrainerCallback
+
+    from stcr_plugin.frameworks.llamafactory.training import run_stage
+
+    drawn: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:  # the trainer holds the step's batch
+            drawn.append(time.perf_counter())
+
+    overrides = workshop.overrides("weak", out, workshop.base, "stcr.evaluate=null", "stcr.starts_from=model")
+    merged = OmegaConf.merge(OmegaConf.load(RECIPES / "stage2_stream.yaml"), OmegaConf.from_dotlist(overrides))
+    args: Any = OmegaConf.to_container(merged)
+    args = {key: value for key, value in {**args, **changes, "max_steps": 1}.items() if value is not None}
+    began = time.perf_counter()
+    run_stage(args, [Clock()], getattr(tuner.run_exp, "__wrapped__", tuner.run_exp))
+    return drawn[0] - began
