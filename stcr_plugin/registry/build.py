@@ -400,6 +400,7 @@ def _account(
 ) -> dict[str, Any]:
     """The manifest of what is staged, checksums included."""
     kept = {episode_id for receipt in pictured for episode_id in receipt["episodes"]}
+    folder = frames_folder(config)
     counts: dict[str, Any] = {}
     for split in config.splits:
         own = [number for number, shard in enumerate(shards) if shard.split == split]
@@ -408,7 +409,7 @@ def _account(
             counts[split]["dropped"] = manifests.total([drawn[number]["dropped"] for number in own])
     files = [f"{config.name}/{room}/{shard.file}" for room in ("pairs", "frames") for shard in shards]
     files += [f"{config.name}/{file}" for dataset in datasets.values() for file in dataset.files]
-    files += [f"{frames_folder(config)}/{shard.number:05d}.tar" for shard in shards if in_tar(config)]
+    files += [f"{folder}/{shard.number:05d}.tar" for shard in shards if in_tar(config)]
     return {
         "name": config.name,
         "config": plain(config),
@@ -421,7 +422,7 @@ def _account(
         },
         "claims_checked": sum(dataset.claims_checked for dataset in datasets.values()),
         "frames": {
-            "folder": frames_folder(config),
+            "folder": folder,
             "count": sum(receipt["frames"] for receipt in pictured),
             "format": config.frames.format,
         },

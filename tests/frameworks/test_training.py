@@ -166,8 +166,8 @@ def test_a_dataset_of_others_has_no_pairs_to_measure(workshop: Workshop) -> None
 
 def test_a_cutoff_that_would_cut_an_answer_stops_the_stage_and_names_the_length(workshop: Workshop) -> None:
     with pytest.raises(DataError, match=r"takes \d+ tokens but cutoff_len is 60"):
-        workshop.train("cot", "cut", "cutoff_len=60", recipe="stage1_cot")
-    assert not (read_record(workshop.root / "cut") or {})["finished"]
+        workshop.train("cot", "too-long", "cutoff_len=60", recipe="stage1_cot")
+    assert not (read_record(workshop.root / "too-long") or {})["finished"]
 
 
 # ---- what is prepared ----
