@@ -40,6 +40,7 @@ from stcr_plugin.registry.shards import (
     in_tar,
     part_file,
     samples,
+    set_aside,
     shard_pairs,
     wordings_of,
 )
@@ -68,7 +69,8 @@ def build(config: DataConfig, registry: str | Path, hands: Hands = Hands()) -> P
             _with_entries(config, registry, {})
             source = open_source(config.source, config.seed)
             wordings_of(config, source)
-            place = Place(registry, registry / config.name / f".build-{config_digest(config)[:8]}")
+            staging = registry / config.name / f".build-{config_digest(config)[:8]}"
+            place = Place(registry, staging, frames_folder(config))
             _make(config, source, place, hands)
     return registry / config.name / manifests.MANIFEST
 
@@ -118,10 +120,8 @@ def _listed(config: DataConfig, source: EpisodeSource) -> tuple[dict[str, list[E
         for found in _usable_parts(item):
             if isinstance(found, Episode):
                 usable.append(found)
-            elif config.on_bad_data == "error":
-                raise DataError(f"{found.what} {found.where}: {found.reason}; mend it, or set on_bad_data: exclude")
             else:
-                excluded.append(found)
+                excluded.append(set_aside(found, config))
     twice = [name for name, count in Counter(episode.episode_id for episode in usable).items() if count > 1]
     if twice:
         raise DataError(f"the source gives two episodes the same id {min(twice)!r}; give each its own")
@@ -400,7 +400,7 @@ def _account(
 ) -> dict[str, Any]:
     """The manifest of what is staged, checksums included."""
     kept = {episode_id for receipt in pictured for episode_id in receipt["episodes"]}
-    folder = frames_folder(config)
+    folder = place.pictures
     counts: dict[str, Any] = {}
     for split in config.splits:
         own = [number for number, shard in enumerate(shards) if shard.split == split]
@@ -474,7 +474,7 @@ def _finished(config: DataConfig, registry: Path) -> bool:
 def _prune(config: DataConfig, place: Place, account: Mapping[str, Any]) -> None:
     """Delete what a former or killed build left in our folder."""
     folder = place.registry / config.name
-    frames = place.registry / frames_folder(config)
+    frames = place.registry / place.pictures
     keep = {folder / manifests.MANIFEST}
     keep |= {place.registry / file for file in account["checksums"]["files"]}
     for other in (*folder.glob("frames-*"), *folder.glob(".build-*")):

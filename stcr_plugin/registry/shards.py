@@ -27,7 +27,7 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.pairs import draw_pairs, take_given
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import pictures, tables
-from stcr_plugin.registry.rules import DataConfig, DatasetRule, frames_folder
+from stcr_plugin.registry.rules import DataConfig, DatasetRule
 from stcr_plugin.samples.cot import Wording, check_target, cot_sample, given_sample, load_wordings
 from stcr_plugin.samples.questions import unusable
 from stcr_plugin.samples.weak import weak_sample
@@ -50,10 +50,14 @@ _AHEAD = 4  # pictures that wait to be encoded, so that a slow encoder does not 
 
 
 class Place(NamedTuple):
-    """Where a build works: the registry folder, and its staging folder inside."""
+    """Where a build works: the registry folder, its staging folder inside, and the folder of its pictures (relative).
+
+    Settled once, at the start: a worker that began later may have loaded newer code, whose digest names another folder.
+    """
 
     registry: Path
     staging: Path
+    pictures: str
 
 
 @dataclass(frozen=True)
@@ -94,14 +98,16 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
             if isinstance(source, PairSource):
                 given = source.given_pairs(episode)
                 bad = {pair: reason for pair in given if (reason := _bad_text(pair))}
-                excluded += [_bad_pair(episode, pair, reason, config) for pair, reason in bad.items()]
+                for pair, reason in bad.items():
+                    where = f"episode {episode.episode_id}, frames {pair.earlier}-{pair.later}"
+                    excluded.append(set_aside(Exclusion("pair", where, reason), config))
                 drawn = take_given(
                     episode, states, [pair for pair in given if pair not in bad], config.pairs, shard.split
                 )
             else:
                 drawn = draw_pairs(episode, states, config.pairs, shard.split, config.seed)
         except DataError as error:
-            excluded.append(_bad_episode(episode, error, config))
+            excluded.append(set_aside(Exclusion("episode", episode.episode_id, str(error)), config))
             continue
         for pair in drawn.pairs if described and not isinstance(source, PairSource) else ():
             if states is None or not source.claims(states[pair.earlier]):
@@ -127,7 +133,7 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
     by_episode: dict[str, list[Pair]] = {}
     for pair in shard_pairs(place.staging / "drawn" / shard.file):
         by_episode.setdefault(pair.episode_id, []).append(pair)
-    folder = frames_folder(config)
+    folder = place.pictures
     tar = pictures.TarWriter(place.registry, f"{folder}/{shard.number:05d}.tar") if in_tar(config) else None
     pairs: list[Pair] = []
     index: list[dict[str, Any]] = []
@@ -149,7 +155,7 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
             else:
                 shown = dict(_in_folder(config, source, episode, wanted, place.registry, folder))
         except UnreadableError as error:
-            excluded.append(_bad_episode(episode, error, config))
+            excluded.append(set_aside(Exclusion("episode", episode.episode_id, str(error)), config))
             shutil.rmtree(place.registry / folder / episode.episode_id, ignore_errors=True)
             continue
         except BaseException:
@@ -296,8 +302,8 @@ def _indexed(name: str, data: bytes, episode: Episode, frame: int) -> dict[str, 
     }
 
 
-def _bad_episode(episode: Episode, error: DataError, config: DataConfig) -> Exclusion:
-    item = Exclusion("episode", episode.episode_id, str(error))
+def set_aside(item: Exclusion, config: DataConfig) -> Exclusion:
+    """`item`, to be counted in the manifest. Raises DataError where bad data shall stop the build."""
     if config.on_bad_data == "error":
         raise DataError(f"{item.what} {item.where}: {item.reason}; mend it, or set on_bad_data: exclude")
     return item
@@ -307,13 +313,6 @@ def _bad_text(pair: GivenPair) -> str | None:
     """Why a published pair's texts must not go into a conversation, or None; it may have no description at all."""
     texts = (pair.task, *(text for text in pair.descriptions if text))
     return next((reason for text in texts if (reason := unusable(text))), None)
-
-
-def _bad_pair(episode: Episode, pair: GivenPair, reason: str, config: DataConfig) -> Exclusion:
-    item = Exclusion("pair", f"episode {episode.episode_id}, frames {pair.earlier}-{pair.later}", reason)
-    if config.on_bad_data == "error":
-        raise DataError(f"{item.what} {item.where}: {item.reason}; mend it, or set on_bad_data: exclude")
-    return item
 
 
 def shard_pairs(path: Path) -> Iterator[Pair]:
