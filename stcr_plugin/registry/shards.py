@@ -93,22 +93,22 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
     excluded: list[Exclusion] = []
     tied = unlabelled = 0
     for episode in shard.episodes:
+        bad: dict[GivenPair, str] = {}
         try:
             states = source.states(episode)
             if isinstance(source, PairSource):
                 given = source.given_pairs(episode)
-                bad = {pair: reason for pair in given if (reason := _bad_text(pair))}
-                for pair, reason in bad.items():
-                    where = f"episode {episode.episode_id}, frames {pair.earlier}-{pair.later}"
-                    excluded.append(set_aside(Exclusion("pair", where, reason), config))
-                drawn = take_given(
-                    episode, states, [pair for pair in given if pair not in bad], config.pairs, shard.split
-                )
+                bad = {one: reason for one in given if (reason := _bad_text(one))}
+                sound = [one for one in given if one not in bad]
+                drawn = take_given(episode, states, sound, config.pairs, shard.split)
             else:
                 drawn = draw_pairs(episode, states, config.pairs, shard.split, config.seed)
         except DataError as error:
             excluded.append(set_aside(Exclusion("episode", episode.episode_id, str(error)), config))
             continue
+        for one, reason in bad.items():
+            where = f"episode {episode.episode_id}, frames {one.earlier}-{one.later}"
+            excluded.append(set_aside(Exclusion("pair", where, reason), config))
         for pair in drawn.pairs if described and not isinstance(source, PairSource) else ():
             if states is None or not source.claims(states[pair.earlier]):
                 raise ConfigError(

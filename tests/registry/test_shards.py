@@ -269,6 +269,10 @@ def test_published_pairs_are_taken_as_they_are(monkeypatch, tmp_path):
     }
     assert [item["what"] for item in read_manifest(tmp_path, "fake")["excluded"]] == ["pair", "pair"]
     assert check("fake", tmp_path).ok
+    with pytest.raises(
+        DataError, match=r"^pair episode e, frames 3-5: .*marker; mend it, or set on_bad_data: exclude$"
+    ):
+        build(config(FAKE, pairs={}, datasets={"cot": cot}, on_bad_data="error"), tmp_path)
 
 
 # ---- many hands ----
