@@ -52,6 +52,7 @@ __all__ = ["DataConfig", "build", "load_data_config"]
 
 # Above this many samples, `format: auto` takes Parquet: JSON has to be read whole.
 _JSON_SAMPLES = 100_000
+_STEPS = ("draw", "picture", "tell")
 
 
 def build(config: DataConfig, registry: str | Path, hands: Hands = Hands()) -> Path:  # noqa: B008 - frozen
@@ -170,11 +171,14 @@ def _step(step: str, noun: str, jobs: Sequence[Job], config: DataConfig, place: 
     """The receipts of all jobs of one step, in order; those on disk are of jobs done before."""
     from tqdm import tqdm
 
-    paths = [place.staging / "receipts" / f"{step}-{job.shard.number:05d}.json" for job in jobs]
+    folder = place.staging / "receipts"
+    paths = [folder / f"{job.shard.number:05d}-{step}{_made_for(job)}.json" for job in jobs]
     receipts: dict[Path, Receipt] = {}
     for path in paths:
-        if path.is_file():
-            receipts[path] = artefacts.read_json(path)
+        receipt = artefacts.read_json(path) if path.is_file() else None
+        # An episode that was set aside may have been mended since, such as by downloading its video.
+        if receipt and not any(item["what"] == "episode" for item in receipt.get("excluded", ())):
+            receipts[path] = receipt
     left = [(path, job) for path, job in zip(paths, jobs, strict=True) if path not in receipts]
     episodes = sum(len(job.shard.episodes) for job in jobs)
     with tqdm(total=episodes, desc=f"{config.name}: {noun}", unit="episode") as bar:
@@ -182,19 +186,30 @@ def _step(step: str, noun: str, jobs: Sequence[Job], config: DataConfig, place: 
         for (path, job), receipt in zip(left, run([job for _, job in left]) if left else (), strict=True):
             # In JSON and back, so that a receipt is the same now as when a later run reads it.
             receipts[path] = json.loads(json.dumps(receipt))
+            for later in _STEPS[_STEPS.index(step) + 1 :]:
+                for stale in folder.glob(f"{job.shard.number:05d}-{later}*.json"):
+                    stale.unlink()
             artefacts.write_json(path, receipt)
             bar.update(len(job.shard.episodes))
     return [receipts[path] for path in paths]
 
 
+def _made_for(job: Job) -> str:
+    """Samples are told for what a dataset takes of the shard, which hangs on the other shards too."""
+    return f"-{artefacts.digest([vars(choice) for choice in job.choices])[:8]}" if job.choices else ""
+
+
 def _enough(config: DataConfig, shards: Sequence[Shard], drawn: Sequence[Receipt]) -> None:
     """Raises ConfigError where a dataset asks for more pairs than were drawn, before a picture is decoded."""
+    reasons = manifests.count_excluded(item["reason"] for receipt in drawn for item in receipt["excluded"])
+    aside = "".join(f"; set aside, {number} times: {reason}" for reason, number in reasons.items())
     for key, rule in config.datasets.items():
         have = sum(receipt["pairs"] for shard, receipt in zip(shards, drawn, strict=True) if shard.split == rule.split)
         if have < (rule.pairs or 1):
             raise ConfigError(
                 f"datasets.{key}.pairs: asks for {rule.pairs or 'all'} pairs and split {rule.split!r} has {have}; ask "
                 "for fewer, raise pairs.per_episode, widen the allowed distances or give the split more episodes"
+                + aside
             )
 
 

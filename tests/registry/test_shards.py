@@ -394,3 +394,22 @@ def test_receipts_of_done_shards_are_not_made_again(monkeypatch, tmp_path):
     assert "00000.parquet" not in seen[start:]
     assert "00002.parquet" in seen[start:]
     assert check("toy", tmp_path).ok
+
+
+def test_episode_that_was_mended_is_taken_up_by_the_next_run(monkeypatch, tmp_path):
+    """Also where the build did not stop at it, but was killed later on."""
+    listed = [episode(f"e{number}") for number in range(6)]
+    values = FAKE | {"pairs": {"per_episode": 4}, "shard_episodes": 2}
+    values["datasets"] = {"weak": {"split": "train", "kind": "weak", "pairs": 15, "format": "parquet"}}
+    fake(monkeypatch, FakeSource(listed, unreadable=["e2", "e5"]))
+    real = build_module._publish
+    monkeypatch.setattr(build_module, "_account", lambda *_: pytest.fail("killed here"))
+    with pytest.raises(pytest.fail.Exception, match="killed here"):
+        build(config(values), tmp_path / "mended")
+    monkeypatch.undo()
+    assert build_module._publish is real
+    fake(monkeypatch, FakeSource(listed))
+    build(config(values), tmp_path / "mended")
+    build(config(values), tmp_path / "fresh")
+    assert tree(tmp_path / "mended") == tree(tmp_path / "fresh")
+    assert read_manifest(tmp_path / "mended", "fake")["excluded"] == []
