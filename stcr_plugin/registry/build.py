@@ -172,7 +172,7 @@ def _step(step: str, noun: str, jobs: Sequence[Job], config: DataConfig, place: 
     from tqdm import tqdm
 
     folder = place.staging / "receipts"
-    paths = [folder / f"{job.shard.number:05d}-{step}{_made_for(job)}.json" for job in jobs]
+    paths = [folder / f"{job.shard.number:05d}-{step}-{_made_for(job)}.json" for job in jobs]
     receipts: dict[Path, Receipt] = {}
     for path in paths:
         receipt = artefacts.read_json(path) if path.is_file() else None
@@ -186,8 +186,8 @@ def _step(step: str, noun: str, jobs: Sequence[Job], config: DataConfig, place: 
         for (path, job), receipt in zip(left, run([job for _, job in left]) if left else (), strict=True):
             # In JSON and back, so that a receipt is the same now as when a later run reads it.
             receipts[path] = json.loads(json.dumps(receipt))
-            for later in _STEPS[_STEPS.index(step) + 1 :]:
-                for stale in folder.glob(f"{job.shard.number:05d}-{later}*.json"):
+            for later in _STEPS[_STEPS.index(step) :]:
+                for stale in folder.glob(f"{job.shard.number:05d}-{later}-*.json"):
                     stale.unlink()
             artefacts.write_json(path, receipt)
             bar.update(len(job.shard.episodes))
@@ -195,8 +195,8 @@ def _step(step: str, noun: str, jobs: Sequence[Job], config: DataConfig, place: 
 
 
 def _made_for(job: Job) -> str:
-    """Samples are told for what a dataset takes of the shard, which hangs on the other shards too."""
-    return f"-{artefacts.digest([vars(choice) for choice in job.choices])[:8]}" if job.choices else ""
+    """Of the shard's episodes, since recordings may be added between two runs, and of what a dataset takes of it."""
+    return artefacts.digest([repr(job.shard.episodes), [vars(choice) for choice in job.choices]])[:8]
 
 
 def _enough(config: DataConfig, shards: Sequence[Shard], drawn: Sequence[Receipt]) -> None:

@@ -413,3 +413,18 @@ def test_episode_that_was_mended_is_taken_up_by_the_next_run(monkeypatch, tmp_pa
     build(config(values), tmp_path / "fresh")
     assert tree(tmp_path / "mended") == tree(tmp_path / "fresh")
     assert read_manifest(tmp_path / "mended", "fake")["excluded"] == []
+
+
+def test_recordings_that_came_between_two_runs_are_taken_in(monkeypatch, tmp_path):
+    """A killed build goes on with what the source lists now, and back again."""
+    few, many = [episode(f"e{number}") for number in range(4)], [episode(f"e{number}") for number in range(7)]
+    values = FAKE | {"pairs": {"per_episode": 4}, "shard_episodes": 2}
+    for listed in (few, many, few):
+        fake(monkeypatch, FakeSource(listed))
+        with monkeypatch.context() as patch:
+            patch.setattr(build_module, "_account", lambda *_: pytest.fail("killed here"))
+            with pytest.raises(pytest.fail.Exception, match="killed here"):
+                build(config(values), tmp_path / "killed")
+        build(config(values), tmp_path / f"fresh{len(listed)}")
+    build(config(values), tmp_path / "killed")
+    assert tree(tmp_path / "killed") == tree(tmp_path / "fresh4")
