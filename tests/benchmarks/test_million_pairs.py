@@ -1,7 +1,8 @@
 """A million weak pairs of ten thousand episodes through the real `stcr data build`, on two cores.
 
 No picture is stored (frames.format: none), so what is measured is listing, drawing, samples, Parquet and counting.
-STCR_BENCH_PAIRS sets the number of pairs, in thousands: 10000 for the growth to ten million.
+STCR_BENCH_PAIRS sets the number of pairs, in thousands: 10000 for the growth to ten million, of 100,000 episodes; with
+STCR_BENCH_PER_EPISODE=1000 too, of the same 10,000 episodes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from PIL import Image
 from stcr_plugin import artefacts
 from stcr_plugin.registry import manifest as manifests
 
-PER_EPISODE = 100
+PER_EPISODE = int(os.environ.get("STCR_BENCH_PER_EPISODE", "100"))
+A_SHARD = 6400  # pairs
 FRAMES = 200
 THOUSANDS = int(os.environ.get("STCR_BENCH_PAIRS", "1000"))
 CORES = 2
@@ -79,6 +81,7 @@ def _data(folder: Path, episodes: int) -> Path:
         "frames": {"format": "none"},
         "splits": {"train": {"fraction": 1.0}},
         "pairs": {"per_episode": PER_EPISODE},
+        "shard_episodes": A_SHARD // PER_EPISODE,
         "datasets": {"weak": {"split": "train", "kind": "weak", "format": "parquet"}},
     }
     config = folder / "million.yaml"
