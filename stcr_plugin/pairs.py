@@ -276,16 +276,11 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
             closer[frames] = label
     usable = list(candidates) if rules.label == "order" else list(closer)
     pairs = tuple(
-        Pair(
-            pair_id=f"{episode.episode_id}:{first}-{second}",
-            episode_id=episode.episode_id,
-            split=split,
-            task=candidates[first, second].task,
-            earlier=first,
-            later=second,
-            seconds=(second - first) / episode.fps,
-            closer=closer.get((first, second), "later"),
-            phase=_phase(states, first, second),
+        _pair(
+            episode,
+            states,
+            GivenPair(first, second, candidates[first, second].task, closer.get((first, second), "later")),
+            split,
         )
         for first, second in sorted(_choose(usable, states, rules, episode.episode_id))
     )
@@ -306,22 +301,24 @@ def take_given(
                 f"{episode.n_frames} frames; mend the file that lists it"
             )
     pairs = tuple(
-        Pair(
-            pair_id=f"{episode.episode_id}:{pair.earlier}-{pair.later}",
-            episode_id=episode.episode_id,
-            split=split,
-            task=pair.task,
-            earlier=pair.earlier,
-            later=pair.later,
-            seconds=(pair.later - pair.earlier) / episode.fps,
-            closer=pair.closer,
-            orders=pair.orders,
-            phase=_phase(states, pair.earlier, pair.later),
-        )
-        for pair in given
-        if pair.closer != "neither" or rules.ties == "teach"
+        _pair(episode, states, pair, split) for pair in given if pair.closer != "neither" or rules.ties == "teach"
     )
     return Drawn(pairs, (), tied=len(given) - len(pairs))
+
+
+def _pair(episode: Episode, states: Sequence[State] | None, frames: GivenPair, split: str) -> Pair:
+    return Pair(
+        pair_id=f"{episode.episode_id}:{frames.earlier}-{frames.later}",
+        episode_id=episode.episode_id,
+        split=split,
+        task=frames.task,
+        earlier=frames.earlier,
+        later=frames.later,
+        seconds=(frames.later - frames.earlier) / episode.fps,
+        closer=frames.closer,
+        orders=frames.orders,
+        phase=_phase(states, frames.earlier, frames.later),
+    )
 
 
 def _by_progress(earlier: float | None, later: float | None, rules: PairRules) -> Closer | None:

@@ -61,14 +61,14 @@ def evaluate(
     are the same; otherwise the run starts anew. `overlap` in results.json says what the pairs share with the training
     of the model and of the stages before it. Raises DataError for data or a model that cannot be used.
     """
-    from stcr_plugin.registry.manifest import read_manifest, read_pairs
+    from stcr_plugin.registry.manifest import read_manifest, read_pairs, teaches_ties
 
     model_dir, out = Path(model_dir), Path(out)
     stage = stage_of(model_dir)
     settings = _completed(settings or AskSettings(), stage)
     pairs = spread(read_pairs(registry, dataset, split), limit, seed)
     queries = [Query(pair, order) for pair in pairs for order in ORDERS]
-    ties = read_manifest(registry, dataset)["config"]["pairs"]["ties"] == "teach"
+    ties = teaches_ties(read_manifest(registry, dataset))
     questions = engine.questions_for(queries, settings, seed, ties)
     asked = {
         "model_digest": artefacts.model_digest(model_dir),

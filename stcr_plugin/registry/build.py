@@ -184,8 +184,7 @@ def _step(step: str, noun: str, jobs: Sequence[Job], config: DataConfig, place: 
     with tqdm(total=episodes, desc=f"{config.name}: {noun}", unit="episode") as bar:
         bar.update(episodes - sum(len(job.shard.episodes) for _, job in left))
         for (path, job), receipt in zip(left, run([job for _, job in left]) if left else (), strict=True):
-            # In JSON and back, so that a receipt is the same now as when a later run reads it.
-            receipts[path] = json.loads(json.dumps(receipt))
+            receipts[path] = receipt
             for later in _STEPS[_STEPS.index(step) :]:
                 for stale in folder.glob(f"{job.shard.number:05d}-{later}-*.json"):
                     stale.unlink()

@@ -200,7 +200,7 @@ def _row_faults(
     if target.rpartition("\n")[2] != answer_line(query) or (rule["kind"] == "weak" and "\n" in target):
         yield f"the target does not end with {answer_line(query)!r}, or a weak one says more"
     asked = text.removeprefix("<image>" * len(query.images))
-    if manifest["config"]["pairs"]["ties"] == "teach":
+    if manifests.teaches_ties(manifest):
         asked = asked.removesuffix(questions()[row["language"]].neither)
     heldout = paraphrases("cot" if rule["kind"] == "cot" else "direct", row["language"], "heldout")
     if asked in {fill(template, pair.task) for template in heldout}:

@@ -104,6 +104,16 @@ def dataset_rows(registry: str | Path, dataset: str) -> Iterator[dict[str, Any]]
             yield from tables.read(Path(registry) / file)
 
 
+def pair_of(row: Mapping[str, Any]) -> Pair:
+    """The pair of a row that we wrote ourselves a moment ago, taken at its word; `pair_rows` checks."""
+    return Pair(**{**row, "orders": tuple(row["orders"])})
+
+
+def teaches_ties(manifest: Mapping[str, Any]) -> bool:
+    """Whether the build offers "neither" as an answer."""
+    return bool(manifest["config"]["pairs"]["ties"] == "teach")
+
+
 def pair_rows(path: Path, registry: Path) -> Iterator[tuple[int, Pair]]:
     """Every pair of a file of pairs with its row (from 1). Raises DataError as read_pairs does."""
     import pydantic

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "none": ".none"}
 HASH_SIDE = 16
+IN_TAR = ".tar#"  # what the name of a picture in a tar file holds, and no other name
 # PNG at level 3 takes half the time of the default, 6, for files that are a twentieth larger.
 _OPTIONS: dict[str, dict[str, Any]] = {"png": {"compress_level": 3}, "jpeg": {"quality": 95, "subsampling": 0}}
 _IN_TAR = re.compile(r"(?P<file>.+\.tar)#(?P<start>\d+)\+(?P<size>\d+)")

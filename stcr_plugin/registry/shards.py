@@ -119,7 +119,7 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
         kept.append(episode.episode_id)
         excluded += drawn.excluded
         tied, unlabelled = tied + drawn.tied, unlabelled + drawn.unlabelled
-    tables.write(place.staging / "drawn" / shard.file, [_row_of(pair) for pair in pairs], tables.PAIRS)
+    tables.write(place.staging / "drawn" / shard.file, [vars(pair) for pair in pairs], tables.PAIRS)
     return {
         "episodes": kept,
         "pairs": len(pairs),
@@ -170,7 +170,7 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
         ]
     if tar is not None:
         tar.close()
-    tables.write(place.staging / "pairs" / shard.file, [_row_of(pair) for pair in pairs], tables.PAIRS)
+    tables.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], tables.PAIRS)
     tables.write(place.staging / "frames" / shard.file, index, tables.FRAMES)
     return {
         "episodes": kept,
@@ -318,11 +318,7 @@ def _bad_text(pair: GivenPair) -> str | None:
 def shard_pairs(path: Path) -> Iterator[Pair]:
     """Our own pairs, written a moment ago: they are not checked again."""
     for row in tables.read(path):
-        yield Pair(**{**row, "orders": tuple(row["orders"])})
-
-
-def _row_of(pair: Pair) -> dict[str, Any]:
-    return vars(pair)
+        yield manifests.pair_of(row)
 
 
 def _chosen(pairs: Sequence[Pair], count: int, seed: list[Any]) -> list[Pair]:

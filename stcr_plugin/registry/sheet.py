@@ -223,15 +223,11 @@ def _phases(registry: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
 
 def _pairs(registry: Path, manifest: Mapping[str, Any], wanted: set[str]) -> dict[str, Pair]:
     return {
-        row["pair_id"]: _pair(row)
+        row["pair_id"]: manifests.pair_of(row)
         for file in manifests.pair_files(manifest)
         for row in tables.read(registry / file)
         if row["pair_id"] in wanted
     }
-
-
-def _pair(row: Mapping[str, Any]) -> Pair:
-    return Pair(**{**row, "orders": tuple(row["orders"])})
 
 
 def _is_row(values: Any) -> bool:
@@ -274,7 +270,7 @@ def _faults(
 
 
 def _pair_card(stratum: Stratum, row: Row) -> Card:
-    pair = _pair(row.values)
+    pair = manifests.pair_of(row.values)
     query = Query(pair, "forward" if stratum.order == "forward" else "backward")
     return Card(f"{row.where}, row {row.number}", stratum, query.images, pair, None, None, ())
 

@@ -5,6 +5,7 @@ All of them call the same functions of `shards` with the same arguments, and han
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import threading
@@ -174,8 +175,6 @@ class _RayWorker:
         self.jobs = jobs
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        import json
-
         try:
             done = {"receipt": json.dumps(self.worker(self.jobs[int(row["job"])])), "error": "", "kind": ""}
         except (DataError, ConfigError) as error:
@@ -184,8 +183,6 @@ class _RayWorker:
 
 
 def _opened_row(row: dict[str, Any]) -> Receipt:
-    import json
-
     if row["kind"]:
         raise {"DataError": DataError, "ConfigError": ConfigError}[row["kind"]](row["error"])
     receipt: Receipt = json.loads(row["receipt"])

@@ -307,7 +307,7 @@ def test_ray_cluster_writes_the_same_bytes(alone, tmp_path):
 @pytest.mark.slow
 def test_error_on_ray_is_told_as_here(tmp_path):
     pytest.importorskip("ray", reason="the extra `ray` is not installed: pip install 'stcr-plugin[ray]'")
-    with pytest.raises(ConfigError, match=r"pairs.label: episode .* has no state 'nothing'|datasets.weak.pairs: asks"):
+    with pytest.raises(ConfigError, match=r"^datasets.weak.pairs: asks for 1000000 pairs"):
         build(
             config(MANY, datasets={"weak": {"split": "train", "kind": "weak", "pairs": 10**6}}),
             tmp_path,
@@ -402,12 +402,10 @@ def test_episode_that_was_mended_is_taken_up_by_the_next_run(monkeypatch, tmp_pa
     values = FAKE | {"pairs": {"per_episode": 4}, "shard_episodes": 2}
     values["datasets"] = {"weak": {"split": "train", "kind": "weak", "pairs": 15, "format": "parquet"}}
     fake(monkeypatch, FakeSource(listed, unreadable=["e2", "e5"]))
-    real = build_module._publish
     monkeypatch.setattr(build_module, "_account", lambda *_: pytest.fail("killed here"))
     with pytest.raises(pytest.fail.Exception, match="killed here"):
         build(config(values), tmp_path / "mended")
     monkeypatch.undo()
-    assert build_module._publish is real
     fake(monkeypatch, FakeSource(listed))
     build(config(values), tmp_path / "mended")
     build(config(values), tmp_path / "fresh")

@@ -22,7 +22,6 @@ TEMPLATES = {
     "stcr_qwen3_vl": ("qwen3_vl", ""),
 }
 _IMAGE = re.compile(r"(?:img\d+: )?<image>\n?")
-_IN_TAR = ".tar#"  # in the name of a picture that stands in a tar file (registry/pictures.py)
 
 
 def number_images(contents: list[str]) -> list[str]:
@@ -47,7 +46,7 @@ def opened(image: Any, media_dir: str | Path) -> Any:
 
     Raises DataError naming the picture that is missing, cut or no picture.
     """
-    if not (isinstance(image, str) and _IN_TAR in image):
+    if not (isinstance(image, str) and pictures.IN_TAR in image):
         return image
     try:
         return pictures.decode(pictures.read(media_dir, image), image)
@@ -82,7 +81,7 @@ def register(template_module: Any) -> None:
 
 
 def _is_not_of_a_tar(record: logging.LogRecord) -> bool:
-    return _IN_TAR not in record.getMessage()
+    return pictures.IN_TAR not in record.getMessage()
 
 
 def _numbering(parent: type) -> type:

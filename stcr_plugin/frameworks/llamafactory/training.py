@@ -278,7 +278,7 @@ def _callbacks(
         from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS, AskSettings
         from stcr_plugin.evaluation.run import spread
         from stcr_plugin.frameworks.llamafactory.callback import GapCallback
-        from stcr_plugin.registry.manifest import read_manifest, read_pairs
+        from stcr_plugin.registry.manifest import read_manifest, read_pairs, teaches_ties
 
         evaluate = settings.evaluate
         ask = AskSettings(
@@ -301,7 +301,7 @@ def _callbacks(
                 before=evaluate.before,
                 after=evaluate.after,
                 every_steps=evaluate.every_steps,
-                ties=read_manifest(registry, name)["config"]["pairs"]["ties"] == "teach",
+                ties=teaches_ties(read_manifest(registry, name)),
             )
         )
     return made
