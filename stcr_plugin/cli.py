@@ -94,8 +94,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _eval(arguments: argparse.Namespace) -> None:
     from stcr_plugin.config import from_mapping
+    from stcr_plugin.evaluation.contamination import overlap_words
     from stcr_plugin.evaluation.engine import AskSettings
-    from stcr_plugin.evaluation.run import evaluate, overlap_words
+    from stcr_plugin.evaluation.run import evaluate
     from stcr_plugin.report import console_table
 
     given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field) is not None}

@@ -11,8 +11,9 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation import plots, tables
+from stcr_plugin.evaluation.contamination import overlap_words, stage_of
 from stcr_plugin.evaluation.metrics import RATES, Figures, figures, paired_difference
-from stcr_plugin.evaluation.run import ANSWERS, RESULTS, overlap_words, read_answers, stage_of
+from stcr_plugin.evaluation.run import ANSWERS, RESULTS, read_answers
 from stcr_plugin.types import Answer
 
 REPORT, CHAIN, PLOT = "report.md", "chain.json", "accuracies.png"

@@ -7,7 +7,7 @@ Ranges are half-open, [start, end). Pictures are uint8 arrays of shape [height, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -187,6 +187,54 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A picture as a model is shown it: a path relative to the registry folder, and what is done to it first.
+
+    mirror: left and right change places. blank: all of it one middle grey. noise: uniform random pixels, the same for
+    the same path. A blank or noise picture keeps its size.
+    """
+
+    image: str
+    change: Literal["", "mirror", "blank", "noise"] = ""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A query as it is put to a model, to the last word.
+
+    item: what is asked about, a pair_id or the id of a group of frames; with `order` it is unique in one evaluation.
+    shown: the pictures in their order, none for text alone. labels: what stands straight before each of them ("img1").
+    question: what follows the last picture. names: the answers that count, one a picture in their order, then
+    "neither" where it is offered. answer: the line in which one is given, `{name}` in it. reasons: the model is let
+    reason before it answers. begin: what its own turn is made to begin with, such as a reasoning that is given to it.
+    """
+
+    item: str
+    episode_id: str
+    order: str
+    shown: tuple[Shown, ...]
+    labels: tuple[str, ...]
+    question: str
+    names: tuple[str, ...] = ("img1", "img2")
+    answer: str = "closer to completion: {name}"
+    reasons: bool = False
+    begin: str = ""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model made of one prompt: the text it wrote, or the log-probability of each name that was compared.
+
+    logprobs: name -> natural logarithm; empty where the model was left to write. Tokens are None where not counted.
+    """
+
+    text: str
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a model said to one query. `chosen` is None where the text names no image or both (unparsed).
 
@@ -202,6 +250,8 @@ class Answer:
     logprob_img1: float | None = None
     logprob_img2: float | None = None
     logprob_neither: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
     @property
     def right(self) -> bool:

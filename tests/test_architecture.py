@@ -8,7 +8,8 @@ from PIL import Image
 
 from stcr_plugin.architecture import Architecture, write_checkpoint
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation.engine import numbered_content
+from stcr_plugin.evaluation.prompts import content
+from stcr_plugin.types import Prompt, Shown
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,10 @@ def test_tokenizer_gives_every_text_back(processor, text):
 
 
 def test_prompt_numbers_the_pictures_and_opens_the_answer(processor):
-    message = {"role": "user", "content": numbered_content(2, "Which?")}
+    message = {
+        "role": "user",
+        "content": content(Prompt("p", "e", "forward", (Shown("a"), Shown("b")), ("img1", "img2"), "Which?")),
+    }
     text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     picture = "<|vision_start|><|image_pad|><|vision_end|>"
     assert text == (

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
-from stcr_plugin.errors import ConfigError, DataError, StcrError
-from stcr_plugin.evaluation import engine, metrics, plots, tables
-from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation import local, metrics, plots, tables
+from stcr_plugin.evaluation.answers import answered
+from stcr_plugin.evaluation.asking import put
+from stcr_plugin.evaluation.contamination import contamination, overlap_words, stage_of
+from stcr_plugin.evaluation.engine import AskSettings, Engine
 from stcr_plugin.evaluation.metrics import Figures
-from stcr_plugin.types import ORDERS, Answer, Pair, Query
+from stcr_plugin.evaluation.prompts import prompts_for
+from stcr_plugin.types import ORDERS, Answer, Pair, Prompt, Query
 
-if TYPE_CHECKING:
-    from stcr_plugin.registry.overlap import Side
-
-RESULTS, ANSWERS, ASKED, REPORT = "results.json", "answers.jsonl", "asked.json", "report.md"
+RESULTS, ANSWERS, REPORT = "results.json", "answers.jsonl", "report.md"
 PLOT, SHEET = "accuracies.png", "examples.png"
 _VERDICTS = (
     ((True, True), "right in both orders"),
@@ -42,7 +42,7 @@ class Results:
 
 
 def evaluate(
-    model_dir: Path,
+    model_dir: Path | None,
     dataset: str,
     split: str,
     out: Path,
@@ -52,40 +52,49 @@ def evaluate(
     seed: int = 0,
     resamples: int = 2000,
     name: str | None = None,
+    engine: Engine | None = None,
+    change: Callable[[list[Prompt]], list[Prompt]] | None = None,
 ) -> Results:
     """Put every pair of `split` to the model in both orders, and write the figures into the folder `out`.
 
-    Writes answers.jsonl (as they come), asked.json (what they answer), results.json, report.md and its pictures.
+    Writes said.jsonl and asked.json (see asking.put), answers.jsonl, results.json, report.md and its pictures.
     `limit` takes that many pairs, spread evenly over episodes, the same for the same seed; the seed also draws the
-    wordings and the bootstrap. Answers of an earlier run are used again where the model, the data and the settings
-    are the same; otherwise the run starts anew. `overlap` in results.json says what the pairs share with the training
-    of the model and of the stages before it. Raises DataError for data or a model that cannot be used.
+    wordings and the bootstrap. `engine` is asked instead of the model in the folder `model_dir`, which may then be
+    None. `change` makes other prompts of those that would be put, one of each, item and order kept. What an earlier run
+    was told is used again where the model, the data and the settings are the same; otherwise the run starts anew.
+    `overlap` in results.json says what the pairs share with the training of the model and of the stages before it.
+    Raises DataError for data or a model that cannot be used.
     """
     from stcr_plugin.registry.manifest import read_manifest, read_pairs, teaches_ties
 
-    model_dir, out = Path(model_dir), Path(out)
-    stage = stage_of(model_dir)
-    settings = _completed(settings or AskSettings(), stage)
+    model_dir, out = Path(model_dir) if model_dir else None, Path(out)
+    stage = stage_of(model_dir) if model_dir else {}
+    settings = completed(settings or AskSettings(), stage)
+    if engine is None:
+        if model_dir is None:
+            raise ConfigError("nothing to ask: give the folder of a model, or an engine")
+        engine = local.LocalEngine(model_dir, registry, settings)
     pairs = spread(read_pairs(registry, dataset, split), limit, seed)
     queries = [Query(pair, order) for pair in pairs for order in ORDERS]
     ties = teaches_ties(read_manifest(registry, dataset))
-    questions = engine.questions_for(queries, settings, seed, ties)
-    asked = {
-        "model_digest": artefacts.model_digest(model_dir),
-        "data_digest": _data_digest(pairs, registry),
-        "questions_digest": artefacts.digest(questions),
-        "code_digest": artefacts.code_digest("evaluation/engine.py", "evaluation/answers.py"),
-        # batch_size changes no answer, and lowering it is how one goes on after running out of memory.
-        "settings": {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"},
-        "seed": seed,
-    }
-    shared = _overlap(model_dir, registry, dataset, split, pairs, questions, seed)
+    prompts = prompts_for(queries, settings, seed, ties)
+    prompts = change(prompts) if change else prompts
+    data_digest = _data_digest(pairs, registry)
+    # batch_size changes no answer, and lowering it is how one goes on after running out of memory.
+    decides = {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"}
+    shared = contamination(model_dir, registry, dataset, split, pairs, [one.question for one in prompts], seed)
     with artefacts.locked(out / ".lock"):
-        answers = _ask(model_dir, queries, questions, registry, settings, out, asked, ties)
+        said = put(engine, prompts, out, {"data_digest": data_digest, "settings": decides, "seed": seed})
+        answers = [answered(*one) for one in zip(queries, prompts, said, strict=True)]
+        artefacts.write_text(
+            out / ANSWERS,
+            "".join(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in answers),
+        )
         figures = metrics.figures(answers)
+        identity = engine.identity()
         row = {
-            "name": name or stage.get("name") or model_dir.resolve().name,
-            "model": str(model_dir),
+            "name": name or stage.get("name") or (model_dir.resolve().name if model_dir else str(identity["engine"])),
+            "model": str(model_dir or identity.get("model") or identity["engine"]),
             "dataset": dataset,
             "split": split,
             "mode": settings.mode,
@@ -99,10 +108,12 @@ def evaluate(
             "seed": seed,
             "resamples": resamples,
             "limit": limit,
+            "tokens": _tokens(answers),
             "overlap": shared,
-            "model_digest": asked["model_digest"],
-            "data_digest": asked["data_digest"],
-            "questions_digest": asked["questions_digest"],
+            "engine": dict(identity),
+            "model_digest": identity.get("model_digest"),
+            "data_digest": data_digest,
+            "questions_digest": artefacts.digest([one.question for one in prompts]),
             "provenance": artefacts.provenance(),
         }
         _write_report(out, row, pairs, answers, registry)
@@ -110,38 +121,16 @@ def evaluate(
     return Results(out, figures, row)
 
 
-def stage_of(model_dir: Path) -> dict[str, Any]:
-    """The model's stage.json, {} without one. Raises DataError where its mode is none that can be asked in."""
-    path = Path(model_dir) / "stage.json"
-    stage = artefacts.read_json(path) if path.exists() else {}
-    if not isinstance(stage, dict) or stage.get("mode") not in (None, "cot", "direct"):
-        raise DataError(f'{path}: expected an object whose "mode" is "cot" or "direct"; set it, or name the mode')
-    return stage
-
-
-def overlap_words(row: Mapping[str, Any]) -> str:
-    """One sentence or two about `overlap` of a results.json: Overlap.row(), or `unknown`, or both."""
-    unknown = str(row.get("unknown") or "")
-    if "episodes" not in row:
-        return f"Overlap with the training data is unknown: {unknown}."
-    episodes, pictures, near = row["episodes"], row["pictures"], row["near"]
-    if episodes["shared"] or pictures["shared"]:
-        text = (
-            f"WARNING: the model was trained on what it is evaluated on: {episodes['shared']} of "
-            f"{episodes['evaluated']} episodes and {pictures['shared']} of {pictures['evaluated']} pictures are in "
-            "its training data"
-        )
-    else:
-        text = "No evaluated episode or picture is in the training data"
-    text += f" ({row['trained']})."
-    if near and near["share"] is not None:
-        within = near["share_within"]
-        beside = "" if within is None else f", against {within:.1f} % between training episodes"
-        text += (
-            f" Of {near['sampled']} evaluated pictures {near['share']:.1f} % are nearer to a training picture than "
-            f"neighbouring frames of one episode are to each other{beside}."
-        )
-    return f"{text} Not all of the training is known: {unknown}." if unknown else text
+def _tokens(answers: Sequence[Answer]) -> dict[str, int] | None:
+    """Sums over the answers that were counted; None where none was."""
+    counted = [
+        (one.prompt_tokens, one.completion_tokens)
+        for one in answers
+        if one.prompt_tokens is not None and one.completion_tokens is not None
+    ]
+    if not counted:
+        return None
+    return {"prompt": sum(one for one, _ in counted), "completion": sum(one for _, one in counted)}
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -152,7 +141,7 @@ def read_answers(path: Path) -> list[Answer]:
         raise DataError(f"{path}: not the answers of an evaluation ({error}); delete the file, run again") from error
 
 
-def _completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
+def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
     """`settings` with what they leave open taken from the model's stage: pictures are sized as in its training."""
     where, given = "the settings, completed by the model's stage.json", dataclasses.asdict(settings)
     trained = {key: stage.get(key) for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None}
@@ -177,57 +166,6 @@ def spread(pairs: Sequence[Pair], limit: int | None, seed: int = 0) -> list[Pair
     return [pair for pair in pairs if pair.pair_id in chosen]
 
 
-def _ask(
-    model_dir: Path,
-    queries: Sequence[Query],
-    questions: Sequence[str],
-    registry: Path,
-    settings: AskSettings,
-    out: Path,
-    asked: Mapping[str, Any],
-    ties: bool,
-) -> list[Answer]:
-    """All answers, in the order of `queries`; those that `out` holds already are not asked again."""
-    path = out / ANSWERS
-    known = {(answer.pair_id, answer.order): answer for answer in _earlier_answers(out, asked)}
-    left = [
-        (query, question)
-        for query, question in zip(queries, questions, strict=True)
-        if (query.pair.pair_id, query.order) not in known
-    ]
-    if left:
-        model, processor = engine.load(model_dir)
-        left_queries, left_questions = zip(*left, strict=True)
-        with open(path, "a", encoding="utf-8") as file:
-
-            def keep(answers: list[Answer]) -> None:
-                for answer in answers:
-                    known[answer.pair_id, answer.order] = answer
-                    file.write(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n")
-                file.flush()
-
-            engine.answer(
-                model, processor, left_queries, left_questions, registry, settings, ties=ties, on_answers=keep
-            )
-    return [known[query.pair.pair_id, query.order] for query in queries]
-
-
-def _earlier_answers(out: Path, asked: Mapping[str, Any]) -> list[Answer]:
-    """The whole lines of an earlier run that asked the same; a line that was cut is dropped from the file."""
-    path, header = out / ANSWERS, out / ASKED
-    if path.exists() and header.exists() and artefacts.read_json(header) == asked:
-        data = path.read_bytes()
-        artefacts.write_bytes(path, data[: data.rfind(b"\n") + 1])
-        return read_answers(path)
-    if path.exists():
-        logging.getLogger(__name__).warning(
-            "%s: answers of another model, data or settings; asking anew and replacing them", out
-        )
-    artefacts.write_bytes(path, b"")  # before the header, so that no header ever stands above others' answers
-    artefacts.write_json(header, asked)
-    return []
-
-
 def _data_digest(pairs: Sequence[Pair], registry: Path) -> str:
     """SHA-256 over the pairs and the contents of their pictures, which may be replaced under the same path."""
     from stcr_plugin.registry.pictures import read
@@ -244,95 +182,6 @@ def _data_digest(pairs: Sequence[Pair], registry: Path) -> str:
                 f"({reason}); write the dataset anew"
             ) from error
     return artefacts.digest([[dataclasses.asdict(pair) for pair in pairs], sums])
-
-
-def _overlap(
-    model_dir: Path,
-    registry: Path,
-    dataset: str,
-    split: str,
-    pairs: Sequence[Pair],
-    questions: Sequence[str],
-    seed: int,
-) -> dict[str, Any]:
-    """What the evaluation shares with all that the model's chain was trained on: key `overlap` of results.json.
-
-    Overlap.row(), with `unknown` beside it where a part of the chain cannot be looked at; `unknown` alone where no
-    part can. Trouble with another's data is no reason to fail an evaluation.
-    """
-    from stcr_plugin.registry.overlap import asked_side, compare, merged, wording
-
-    trained, unknown = _trained_on(model_dir, registry)
-    row: dict[str, Any] = {}
-    if trained:
-        tasks = (pair.task for pair in pairs for _ in ORDERS)
-        wordings = [wording(question, task) for question, task in zip(questions, tasks, strict=True)]
-        row = compare(merged(trained), asked_side(registry, dataset, split, pairs, wordings), seed).row()
-    row |= {"unknown": "; ".join(unknown)} if unknown else {}
-    if row.get("episodes", {}).get("shared") or row.get("pictures", {}).get("shared"):
-        logging.getLogger(__name__).warning("%s", overlap_words(row))
-    return row
-
-
-def _trained_on(model_dir: Path, registry: Path) -> tuple[list[Side], list[str]]:
-    """The training sets of a model's stage and of those before it, and why some are not known."""
-    from stcr_plugin.registry.overlap import side
-
-    sides: dict[tuple[Path, str], Side] = {}
-    unknown: list[str] = []
-    run, stage = model_dir, stage_of(model_dir)
-    if not stage:
-        unknown.append(f"{run} holds no stage.json")
-    seen = {run.resolve()}
-    while stage:
-        name = stage.get("name")
-        if not stage.get("datasets"):
-            unknown.append(f"stage {name} does not say what it was trained on")
-        for dataset in stage.get("datasets") or ():
-            try:
-                place = _where(stage, dataset, registry)
-                if (place.resolve(), dataset) not in sides:
-                    sides[place.resolve(), dataset] = side(dataset, place)
-            except StcrError as error:
-                unknown.append(f"stage {name}: {error}")
-        above: dict[str, Any] = {}
-        run = Path(str(stage.get("parent") or ""))
-        if stage.get("parent") and run.resolve() not in seen:
-            seen.add(run.resolve())
-            try:
-                above = stage_of(run)
-            except DataError as error:
-                unknown.append(str(error))
-        if stage.get("parent_stage") and not above:
-            unknown.append(f"stage {stage['parent_stage']}: {run} holds no stage.json any more")
-        elif above.get("model_digest") and above["model_digest"] != stage.get("parent_digest"):
-            unknown.append(f"stage {above.get('name')}: {run} was trained anew since {name} started from it")
-            above = {}
-        stage = above
-    return list(sides.values()), unknown
-
-
-def _where(stage: Mapping[str, Any], dataset: str, registry: Path) -> Path:
-    """The registry folder that holds a stage's dataset still: its own or that of the evaluation.
-
-    Raises DataError where neither holds the data that it was trained on.
-    """
-    from stcr_plugin.registry.manifest import read_manifest
-
-    own = Path(str((stage.get("recipe") or {}).get("dataset_dir") or "data_registry"))
-    data = stage.get("data") or []
-    digests = {entry["build"]: entry["config_digest"] for entry in ([data] if isinstance(data, dict) else data)}
-    reasons = []
-    for place in dict.fromkeys((own, registry)):
-        try:
-            manifest = read_manifest(place, dataset)
-        except StcrError as error:
-            reasons.append(str(error))
-            continue
-        if digests.get(manifest["name"], manifest["config_digest"]) == manifest["config_digest"]:
-            return place
-        reasons.append(f"{place}: {manifest['name']} was built anew since, by another configuration or other code")
-    raise DataError(f"its dataset {dataset} cannot be looked at ({'; '.join(reasons)})")
 
 
 def _by_phase(pairs: Sequence[Pair], answers: Sequence[Answer], resamples: int, seed: int) -> dict[str, Any]:
@@ -409,8 +258,8 @@ def _examples(
 def _example(registry: Path, verdict: str, pair: Pair, forward: Answer, backward: Answer) -> plots.Example:
     colour = {True: "#006644", False: "#A03000"}
     return plots.Example(
-        engine.open_picture(registry, pair.earlier_image, pair.pair_id),
-        engine.open_picture(registry, pair.later_image, pair.pair_id),
+        local.open_picture(registry, pair.earlier_image, pair.pair_id),
+        local.open_picture(registry, pair.later_image, pair.pair_id),
         (
             (f"{verdict.upper()}  ({pair.pair_id}, frames {pair.earlier} and {pair.later})", "#000000"),
             (f"task: {pair.task}", "#000000"),

@@ -10,10 +10,11 @@ from PIL import Image
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import engine
+from stcr_plugin.evaluation import local, prompts
+from stcr_plugin.evaluation.contamination import overlap_words, stage_of
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.metrics import RATES, figures, per_episode
-from stcr_plugin.evaluation.run import evaluate, overlap_words, spread, stage_of
+from stcr_plugin.evaluation.run import evaluate, spread
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.samples.questions import paraphrases
 from stcr_plugin.types import Answer, Pair
@@ -49,13 +50,13 @@ def registry(tmp_path_factory):
 def asked(monkeypatch):
     """Counts the queries that reach the model."""
     seen = []
-    real = engine.answer
+    real = local.say
 
-    def spy(model, processor, queries, *rest, **more):
-        seen.append(len(queries))
-        return real(model, processor, queries, *rest, **more | {"progress": False})
+    def spy(model, processor, prompts, *rest):
+        seen.append(len(prompts))
+        return real(model, processor, prompts, *rest, progress=False)
 
-    monkeypatch.setattr(engine, "answer", spy)
+    monkeypatch.setattr(local, "say", spy)
     return seen
 
 
@@ -115,20 +116,21 @@ def test_same_seed_gives_the_same_bytes(model, registry, tmp_path):
 def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(model, registry, tmp_path, asked, monkeypatch):
     run(model, registry, tmp_path / "whole")
     total = asked.pop()
-    opened = engine.open_picture
-    left = iter(range(10))  # a batch of 4 queries opens 8 pictures
+    opened = local.open_picture
+    left = iter(range(5))  # a batch of 4 queries, both orders of two pairs, opens 4 pictures at most
 
     def killed(*arguments):
         if next(left, None) is None:
             raise KeyboardInterrupt
         return opened(*arguments)
 
-    monkeypatch.setattr(engine, "open_picture", killed)
+    monkeypatch.setattr(local, "open_picture", killed)
     with pytest.raises(KeyboardInterrupt):
         run(model, registry, tmp_path / "killed")
-    assert len(answers_in(tmp_path / "killed")) == 4
+    assert len((tmp_path / "killed" / "said.jsonl").read_text().splitlines()) == 4
+    assert not (tmp_path / "killed" / "answers.jsonl").exists()
     assert not (tmp_path / "killed" / "results.json").exists()
-    monkeypatch.setattr(engine, "open_picture", opened)
+    monkeypatch.setattr(local, "open_picture", opened)
     run(model, registry, tmp_path / "killed")
     assert asked == [total, total - 4]
     assert sums(tmp_path / "killed") == sums(tmp_path / "whole")
@@ -136,7 +138,7 @@ def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(model, registry, tmp_
 
 def test_line_that_was_cut_is_asked_again(model, registry, tmp_path, asked):
     before = run(model, registry, tmp_path)
-    path = tmp_path / "answers.jsonl"
+    path = tmp_path / "said.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     assert run(model, registry, tmp_path).figures == before.figures
@@ -165,7 +167,7 @@ def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, 
         config = json.loads((weights / "config.json").read_text())
         (weights / "config.json").write_text(json.dumps({**config, "use_cache": False}))
     elif change == "wording":
-        monkeypatch.setattr(engine, "ask", lambda *arguments: "Another wording?")
+        monkeypatch.setattr(prompts, "ask", lambda *arguments: "Another wording?")
     elif change == "code":
         monkeypatch.setattr(artefacts, "code_digest", lambda *rooms: "of another engine")
     else:
@@ -178,8 +180,8 @@ def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, 
 
 def test_spoilt_answers_are_told_with_the_way_out(model, registry, tmp_path):
     run(model, registry, tmp_path)
-    (tmp_path / "answers.jsonl").write_text('{"pair_id": 1}\n')
-    with pytest.raises(DataError, match=r"answers\.jsonl.*delete the file"):
+    (tmp_path / "said.jsonl").write_text('{"item": 1}\n')
+    with pytest.raises(DataError, match=r"said\.jsonl.*delete the file"):
         run(model, registry, tmp_path)
 
 
@@ -199,8 +201,8 @@ def test_pictures_are_sized_as_in_training_unless_told_otherwise(model, registry
     stage = shutil.copytree(model, tmp_path / "model")
     (stage / "stage.json").write_text(json.dumps({"image_max_pixels": 1600, "image_min_pixels": 800}))
     sizes = []
-    real = engine.fit
-    monkeypatch.setattr(engine, "fit", lambda image, *pixels: sizes.append(pixels) or real(image, *pixels))
+    real = local.fit
+    monkeypatch.setattr(local, "fit", lambda image, *pixels: sizes.append(pixels) or real(image, *pixels))
     found = run(stage, registry, tmp_path / "out", AskSettings(image_max_pixels=given), limit=1)
     assert set(sizes) == {(given or 1600, 800)}
     assert found.row["settings"]["image_max_pixels"] == (given or 1600)

@@ -18,7 +18,7 @@ from stcr_plugin.artefacts import sha256
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.frameworks.llamafactory import callback
 from stcr_plugin.frameworks.llamafactory.callback import LOGGED, GapCallback, undisturbed
-from stcr_plugin.types import Pair
+from stcr_plugin.types import Pair, Said
 
 
 def record_of(run: Path) -> dict[str, Any]:
@@ -79,18 +79,20 @@ def test_every_rank_asks_equally_often_and_every_query_is_answered_once(
     pairs = [Pair(f"p{i}", f"e{i}", "dev", "stack cups", 0, 5, 0.5) for i in range(n_pairs)]
     asked: list[int] = []
 
-    def echo(model: Any, processor: Any, queries: Any, *_: Any, **__: Any) -> list[tuple[str, str]]:
-        asked.append(len(queries))
-        return [(query.pair.pair_id, query.order) for query in queries]
+    def echo(model: Any, processor: Any, prompts: Any, *_: Any, **__: Any) -> list[tuple[int, Said]]:
+        asked.append(len(prompts))
+        return [(number, Said(f"{prompt.item} {prompt.order}")) for number, prompt in enumerate(prompts)]
 
-    monkeypatch.setattr(callback, "answer", echo)
+    monkeypatch.setattr(callback, "say", echo)
     gap = GapCallback(pairs, Path(), AskSettings(mode="direct"), lambda row: None)
     answered: list[Any] = []
     for rank in range(world):
         monkeypatch.setattr(callback, "_rank_and_world", lambda rank=rank: (rank, world))
         answered += gap._answers(None, None)
     assert len(set(asked)) == 1
-    assert sorted(answered) == sorted((pair.pair_id, order) for pair in pairs for order in ("forward", "backward"))
+    every = sorted((pair.pair_id, order) for pair in pairs for order in ("forward", "backward"))
+    assert sorted((one.pair_id, one.order) for one in answered) == every
+    assert all(one.text == f"{one.pair_id} {one.order}" for one in answered)
 
 
 # ---- in real runs ----

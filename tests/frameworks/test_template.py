@@ -91,7 +91,8 @@ def test_only_the_answer_and_its_end_of_turn_are_supervised(
 def test_training_prompt_equals_the_evaluation_prompt(
     name: str, fixture: str, n_images: int, request: pytest.FixtureRequest
 ) -> None:
-    from stcr_plugin.evaluation.engine import numbered_content
+    from stcr_plugin.evaluation.prompts import content
+    from stcr_plugin.types import Prompt, Shown
 
     processor = request.getfixturevalue(fixture)
     images = [Image.new("RGB", (84, 84)) for _ in range(n_images)]
@@ -100,7 +101,9 @@ def test_training_prompt_equals_the_evaluation_prompt(
     input_ids, labels = encode(name, processor, messages, images)
     prompt_ids = [token for token, label in zip(input_ids, labels, strict=True) if label == IGNORE]
 
-    conversation = [{"role": "user", "content": numbered_content(n_images, question)}]
+    labels = tuple(f"img{number}" for number in range(1, n_images + 1))
+    prompt = Prompt("p", "e", "forward", tuple(map(Shown, labels)), labels, question)
+    conversation = [{"role": "user", "content": content(prompt)}]
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     assert prompt_ids == processor(text=[text], images=images)["input_ids"][0]
 

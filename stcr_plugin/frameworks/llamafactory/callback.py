@@ -19,8 +19,11 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
-from stcr_plugin.evaluation.engine import AskSettings, answer, questions_for
+from stcr_plugin.evaluation.answers import answered
+from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.evaluation.local import say
 from stcr_plugin.evaluation.metrics import Figures, figures
+from stcr_plugin.evaluation.prompts import prompts_for
 from stcr_plugin.report import console_table
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
 
@@ -102,17 +105,19 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         rank, world = _rank_and_world()
         share = self.queries[rank::world]
         padded = share + self.queries[: -(-len(self.queries) // world) - len(share)]
-        return answer(
-            model,
-            processor,
-            padded,
-            questions_for(padded, self.ask, ties=self.ties),
-            self.registry,
-            self.ask,
-            ties=self.ties,
-            synced_gpus=world > 1 and _is_zero3(),
-            progress=rank == 0,
-        )[: len(share)]
+        prompts = prompts_for(padded, self.ask, ties=self.ties)
+        said = dict(
+            say(
+                model,
+                processor,
+                prompts,
+                self.registry,
+                self.ask,
+                synced_gpus=world > 1 and _is_zero3(),
+                progress=rank == 0,
+            )
+        )
+        return [answered(query, prompts[number], said[number]) for number, query in enumerate(share)]
 
     def _gathered(self, answers: list[Answer]) -> list[Answer]:
         _, world = _rank_and_world()

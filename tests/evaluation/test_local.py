@@ -6,9 +6,12 @@ from PIL import Image
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import engine
-from stcr_plugin.evaluation.engine import AskSettings, _endings, answer, fit, load, numbered_content, questions_for
-from stcr_plugin.types import ORDERS, Pair, Query
+from stcr_plugin.evaluation import local
+from stcr_plugin.evaluation.answers import answered
+from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.evaluation.local import endings, fit, load, say
+from stcr_plugin.evaluation.prompts import content, prompts_for
+from stcr_plugin.types import ORDERS, Pair, Prompt, Query, Shown
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +58,22 @@ def queries():
 
 def ask(loaded, registry, settings, chosen=None, ties=False, **more):
     chosen = queries() if chosen is None else chosen
-    texts = questions_for(chosen, settings, ties=ties)
-    return answer(*loaded, chosen, texts, registry, settings, ties=ties, progress=False, **more)
+    prompts = prompts_for(chosen, settings, ties=ties)
+    said = dict(say(*loaded, prompts, registry, settings, progress=False, **more))
+    return [answered(query, prompts[number], said[number]) for number, query in enumerate(chosen)]
+
+
+def questions_for(chosen, settings, seed=0, ties=False):
+    return [prompt.question for prompt in prompts_for(chosen, settings, seed, ties)]
+
+
+def numbered_content(pictures, question):
+    names = tuple(f"img{number}" for number in range(1, pictures + 1))
+    return content(Prompt("p", "e", "forward", names, names, question))
+
+
+def endings(tokenizer, ties=False):
+    return endings(tokenizer, prompts_for(queries()[:1], AskSettings(), ties=ties)[0])
 
 
 def test_pictures_are_numbered_and_the_question_comes_last():
@@ -118,7 +135,7 @@ def test_direct_answer_is_the_likelier_of_the_two_full_texts(loaded, registry):
     model, processor = loaded
     settings = AskSettings()
     query = queries()[0]
-    shared, rests = _endings(processor.tokenizer, "<|im_end|>")
+    shared, rests = endings(processor.tokenizer)
     content = numbered_content(2, questions_for([query], settings)[0])
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -152,7 +169,7 @@ def test_two_answers_are_compared_to_the_last_digit_as_one_token_of_one_forward(
 
     model, processor = loaded
     query = queries()[1]
-    shared, rests = _endings(processor.tokenizer, "<|im_end|>")
+    shared, rests = endings(processor.tokenizer)
     assert [len(tokens) for tokens in rests.values()] == [1, 1]
     prompt, pictures = prompt_and_pictures(processor, registry, query, ties=False)
     inputs = dict(processor(text=[prompt], images=pictures, return_tensors="pt"))
@@ -171,13 +188,13 @@ def test_two_answers_are_compared_to_the_last_digit_as_one_token_of_one_forward(
 def written(request, loaded, monkeypatch):
     """(shared tokens, choice -> its tokens), with "neither" as this tokenizer writes it and as another might."""
     tokenizer = loaded[1].tokenizer
-    shared, rests = _endings(tokenizer, "<|im_end|>", ties=True)
+    shared, rests = endings(tokenizer, ties=True)
     assert len(rests["neither"]) == 1
     if request.param == "pieces":
         pieces = [tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in (" n", "ei", "ther")]
         rests["neither"] = [token for piece in pieces for token in piece]
         assert len(rests["neither"]) >= 3
-        monkeypatch.setattr(engine, "_endings", lambda *arguments: (shared, rests))
+        monkeypatch.setattr(local, "endings", lambda *arguments: (shared, rests))
     return shared, rests
 
 
@@ -189,7 +206,7 @@ def test_three_answers_are_compared_by_their_whole_names(loaded, registry, writt
     shared, rests = written
     shown = queries()[:3]
     found = ask(loaded, registry, AskSettings(), shown, ties=True)
-    for query, answered in zip(shown, found, strict=True):
+    for query, given_answer in zip(shown, found, strict=True):
         prompt, pictures = prompt_and_pictures(processor, registry, query, ties=True)
         scores = {}
         for choice, tokens in rests.items():
@@ -202,10 +219,10 @@ def test_three_answers_are_compared_by_their_whole_names(loaded, registry, writt
                 logprobs = model(**inputs).logits[0].log_softmax(-1)
             before = range(-len(tokens) - 1, -1)
             scores[choice] = sum(logprobs[at, token].item() for at, token in zip(before, tokens, strict=True))
-        given = (answered.logprob_img1, answered.logprob_img2, answered.logprob_neither)
+        given = (given_answer.logprob_img1, given_answer.logprob_img2, given_answer.logprob_neither)
         assert given == pytest.approx(tuple(scores.values()), abs=1e-3)
-        assert answered.chosen == max(scores, key=scores.get)
-        assert answered.text == f"closer to completion: {answered.chosen}"
+        assert given_answer.chosen == max(scores, key=scores.get)
+        assert given_answer.text == f"closer to completion: {given_answer.chosen}"
 
 
 def test_one_forward_is_run_for_each_beginning_that_no_longer_one_covers(loaded, registry, written, monkeypatch):
@@ -228,8 +245,8 @@ def test_word_of_one_token_is_compared_where_it_leaves_the_images():
             text = text[len(word) :]
         return {"input_ids": ids}
 
-    assert _endings(tokenizer, "<|im_end|>", ties=True) == ([1], {"img1": [2, 3], "img2": [2, 4], "neither": [5]})
-    assert _endings(tokenizer, "<|im_end|>") == ([1, 2], {"img1": [3], "img2": [4]})
+    assert endings(tokenizer, ties=True) == ([1], {"img1": [2, 3], "img2": [2, 4], "neither": [5]})
+    assert endings(tokenizer) == ([1, 2], {"img1": [3], "img2": [4]})
 
 
 def test_questions_offer_neither_where_ties_are_taught_as_training_does():
@@ -306,15 +323,71 @@ def test_checkpoints_repetition_penalty_and_sampling_are_not_used(loaded, regist
         model.generation_config.update(**before)
 
 
-def test_answers_stream_out_a_batch_at_a_time(loaded, registry):
+def test_what_is_said_streams_out_a_batch_at_a_time(loaded, registry, monkeypatch):
     batches = []
-    answers = ask(loaded, registry, AskSettings(batch_size=4), on_answers=batches.append)
-    assert [len(batch) for batch in batches] == [4, 2]
-    assert [one for batch in batches for one in batch] == answers
-    assert [(one.pair_id, one.order, one.expected) for one in answers[:2]] == [
-        ("p0", "forward", "img2"),
-        ("p0", "backward", "img1"),
+    real = local._said
+    monkeypatch.setattr(local, "_said", lambda *args: batches.append(len(args[2])) or real(*args))
+    prompts = prompts_for(queries(), AskSettings())
+    stream = say(*loaded, prompts, registry, AskSettings(batch_size=4), progress=False)
+    assert next(stream)[0] == 0
+    assert batches == [4]
+    assert [number for number, _ in stream] == [1, 2, 3, 4, 5]
+    assert batches == [4, 2]
+
+
+def test_prompts_of_several_kinds_at_once_are_each_said_as_alone(loaded, registry):
+    settings = AskSettings(max_new_tokens=6)
+    kinds = [
+        prompts_for(queries(), kind)[number]
+        for number, kind in enumerate(
+            (settings, dataclasses.replace(settings, mode="cot"), dataclasses.replace(settings, style="letters"))
+        )
     ]
+    bare = dataclasses.replace(kinds[0], item="bare", shown=())
+    begun = dataclasses.replace(kinds[0], item="begun", begin="spatial details: img1: open. img2: closed.\n")
+    mixed = [*kinds, bare, begun]
+    found = dict(say(*loaded, mixed, registry, settings, progress=False))
+    for number, prompt in enumerate(mixed):
+        ((_, alone),) = say(*loaded, [prompt], registry, settings, progress=False)
+        assert found[number].text == alone.text
+        assert found[number].logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+        assert set(found[number].logprobs) == (set() if prompt.reasons else set(prompt.names))
+    assert found[0].logprobs != pytest.approx(found[4].logprobs, abs=1e-3)
+
+
+def test_picture_shown_twice_is_encoded_once_and_nothing_changes(loaded, registry, monkeypatch):
+    """Against the processor's own way, in which every prompt brings its pictures."""
+    model, processor = loaded
+    prompts = prompts_for(queries(), AskSettings())
+    encoded = []
+    hook = model.model.visual.register_forward_hook(
+        lambda _module, arguments, keywords, _output: encoded.append(len(keywords["grid_thw"])), with_kwargs=True
+    )
+    shared = dict(say(model, processor, prompts, registry, AskSettings(), progress=False))
+    names = list(processor.model_input_names)
+    monkeypatch.setattr(type(processor), "model_input_names", ["input_ids"])
+    apart = dict(say(model, processor, prompts, registry, AskSettings(), progress=False))
+    hook.remove()
+    assert "image_grid_thw" in names
+    assert encoded == [6, 12]
+    for number in shared:
+        assert shared[number].logprobs == pytest.approx(apart[number].logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", ["mirror", "blank", "noise"])
+def test_picture_is_changed_as_asked_and_keeps_its_size(registry, change):
+    pictures = local.Pictures(registry, AskSettings())
+    plain, changed = (np.asarray(pictures.open(Shown("1_later.png", how), "p1")) for how in ("", change))
+    assert changed.shape == plain.shape
+    expected = {"mirror": plain[:, ::-1], "blank": np.full_like(plain, 128)}.get(change)
+    if expected is None:
+        assert not np.array_equal(changed, plain)
+        again = np.asarray(pictures.open(Shown("1_later.png", change), "p1"))
+        other = np.asarray(pictures.open(Shown("1_earlier.png", change), "p1"))
+        assert np.array_equal(changed, again)
+        assert not np.array_equal(changed, other)
+    else:
+        assert np.array_equal(changed, expected)
 
 
 def test_pictures_swap_with_the_order(loaded, registry):
@@ -396,12 +469,36 @@ def test_adapter_without_its_base_is_told(tmp_path):
         load(tmp_path)
 
 
-def test_tokenizer_that_splits_the_answers_unevenly_is_refused():
+def test_answer_that_another_begins_with_is_refused():
     def tokenizer(text, add_special_tokens):
-        return {"input_ids": [ord(sign) for sign in text.replace("img2", "picture two")]}
+        return {"input_ids": [ord(sign) for sign in text]}
 
-    with pytest.raises(DataError, match="generate: true"):
-        _endings(tokenizer, "<|im_end|>")
+    prompt = dataclasses.replace(prompts_for(queries()[:1], AskSettings())[0], names=("img1", "img12"))
+    with pytest.raises(ConfigError, match="generate: true"):
+        endings(tokenizer, prompt)
+
+
+@pytest.mark.parametrize("style", ["letters", "ordinals", "frames"])
+def test_names_of_other_styles_are_compared_by_all_their_tokens(loaded, registry, style):
+    """Against each name scored token by token in an unpadded forward of its own."""
+    import torch
+
+    model, processor = loaded
+    settings = AskSettings(style=style)
+    prompt = prompts_for(queries()[:1], settings)[0]
+    ((_, said),) = say(model, processor, [prompt], registry, settings, progress=False)
+    shared, rests = endings(processor.tokenizer, prompt)
+    message = {"role": "user", "content": content(prompt)}
+    text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    pictures = [fit(Image.open(registry / one.image), 768 * 768, 32 * 32) for one in prompt.shown]
+    for name, tokens in rests.items():
+        inputs = processor(text=[text + f"closer to completion: {name}"], images=pictures, return_tensors="pt")
+        ids = inputs["input_ids"][0]
+        assert ids[-len(tokens) - len(shared) :].tolist() == [*shared, *tokens]
+        with torch.no_grad():
+            logits = model(**inputs).logits[0].log_softmax(-1)
+        score = sum(logits[at - 1, ids[at]].item() for at in range(len(ids) - len(tokens), len(ids)))
+        assert said.logprobs[name] == pytest.approx(score, abs=1e-3)
 
 
 def test_question_is_the_one_of_training_also_for_a_task_with_a_full_stop():
