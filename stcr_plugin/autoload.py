@@ -12,6 +12,7 @@ import sys
 # LLaMA-Factory's module -> the function of ours that is called with it once it is loaded.
 HOOKS = {
     "llamafactory.data.template": ("stcr_plugin.frameworks.llamafactory.template", "register"),
+    "llamafactory.chat.hf_engine": ("stcr_plugin.frameworks.llamafactory.serving", "pass_token_types"),
     "llamafactory.train.tuner": ("stcr_plugin.frameworks.llamafactory.training", "wrap_run_exp"),
     "llamafactory.v1.config.arg_parser": ("stcr_plugin.frameworks.llamafactory.refusals", "refuse_v1"),
 }

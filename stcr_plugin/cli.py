@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stcr_plugin import __version__
 from stcr_plugin.errors import StcrError
 
+if TYPE_CHECKING:
+    from stcr_plugin.evaluation.comparators import Comparator
+    from stcr_plugin.evaluation.engine import AskSettings, Engine
+    from stcr_plugin.types import Pair
+
 # Options of `stcr eval` that are fields of AskSettings.
 _ASK = ("mode", "generate", "batch_size", "max_new_tokens", "image_max_pixels", "image_min_pixels", "language", "part")
+# Options that are settings of an engine: option -> its name there. All others are set in a file (--engine-config).
+_ENGINE = {
+    "url": "url",
+    "server_model": "model",
+    "key_env": "key_env",
+    "concurrency": "concurrency",
+    "timeout": "timeout",
+    "requests_per_minute": "requests_per_minute",
+    "price_in": "price_in",
+    "price_out": "price_out",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,32 +112,260 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _eval(arguments: argparse.Namespace) -> None:
     from stcr_plugin.config import from_mapping
+    from stcr_plugin.evaluation.comparators import words
     from stcr_plugin.evaluation.contamination import overlap_words
     from stcr_plugin.evaluation.engine import AskSettings
     from stcr_plugin.evaluation.run import evaluate
     from stcr_plugin.report import console_table
 
     given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field) is not None}
+    engine, ask = _engine(arguments, from_mapping(AskSettings, given, "the options"))
+    if arguments.control:
+        return _eval_control(arguments, engine, ask)
+    if arguments.pictures is not None:
+        return _eval_groups(arguments, engine, ask)
+    chosen = _comparator(arguments)
     results = evaluate(
         arguments.model,
         arguments.dataset,
         arguments.split,
-        arguments.out or arguments.model / "eval" / f"{arguments.dataset}-{arguments.split}",
+        arguments.out or _results_of(arguments, engine, chosen.name if chosen else ""),
         arguments.registry,
-        from_mapping(AskSettings, given, "the options"),
+        ask,
         arguments.limit,
         arguments.seed,
         name=arguments.name,
+        engine=engine,
+        comparator=chosen,
     )
     print(console_table([(str(results.row["name"]), results.figures)]))
+    if chosen:
+        print(words(results.row))
     print(overlap_words(results.row["overlap"]))
     print(f"results: {results.out}")
+
+
+def _comparator(arguments: argparse.Namespace) -> Comparator | None:
+    from stcr_plugin.errors import ConfigError
+    from stcr_plugin.evaluation.comparators import comparator
+
+    if any(value is not None for value in (arguments.ask, arguments.per_episode, arguments.rotations)):
+        raise ConfigError("--ask, --per-episode and --rotations are of groups of pictures; give --pictures N with them")
+    if arguments.comparator is None and arguments.weight is not None:
+        raise ConfigError("--weight is that of a comparator; give --comparator NAME with it")
+    return comparator(arguments.comparator, arguments.weight) if arguments.comparator else None
+
+
+def _eval_control(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> None:
+    from stcr_plugin.errors import ConfigError
+
+    if arguments.comparator or arguments.pictures is not None:
+        raise ConfigError("--control goes with neither --comparator nor --pictures; run them one by one")
+    _put_controls(arguments, engine, ask, [arguments.control], ())
+
+
+def _controls(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.config import from_mapping
+    from stcr_plugin.evaluation.engine import AskSettings
+
+    given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field) is not None}
+    engine, ask = _engine(arguments, from_mapping(AskSettings, given, "the options"))
+    only = None if arguments.only is None else [name for name in arguments.only.split(",") if name]
+    _put_controls(arguments, engine, ask, only, arguments.also)
+
+
+def _put_controls(
+    arguments: argparse.Namespace, engine: Engine, ask: AskSettings, only: Sequence[str] | None, also: Sequence[str]
+) -> None:
+    from stcr_plugin.evaluation.controls import CONTROLS_MD, console, controls
+
+    out = arguments.out or _results_of(arguments, engine, room="controls")
+    rows = controls(
+        arguments.model,
+        arguments.dataset,
+        arguments.split,
+        out,
+        arguments.registry,
+        ask,
+        only,
+        arguments.limit,
+        arguments.seed,
+        also=also,
+        engine=engine,
+        name=arguments.name,
+    )
+    print(console(rows))
+    print(f"controls: {out / CONTROLS_MD}")
+
+
+def _eval_groups(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> None:
+    from stcr_plugin.config import from_mapping
+    from stcr_plugin.errors import ConfigError
+    from stcr_plugin.evaluation.groups import GroupSettings, evaluate_groups, summary
+
+    if arguments.comparator or arguments.weight is not None:
+        raise ConfigError("--pictures asks about groups; --comparator and --weight are for pairs alone")
+    fields = ("pictures", "ask", "per_episode", "rotations")
+    given = {field: getattr(arguments, field) for field in fields if getattr(arguments, field) is not None}
+    asked = from_mapping(GroupSettings, given, "the options")
+    results = evaluate_groups(
+        arguments.model,
+        arguments.dataset,
+        arguments.split,
+        arguments.out or _results_of(arguments, engine, f"{asked.pictures}-{asked.ask}"),
+        arguments.registry,
+        ask,
+        asked,
+        arguments.limit,
+        arguments.seed,
+        name=arguments.name,
+        engine=engine,
+    )
+    print(summary(results.row))
+    print(f"results: {results.out}")
+
+
+def _rank(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.config import from_mapping
+    from stcr_plugin.errors import ConfigError
+    from stcr_plugin.evaluation import progress, strips
+    from stcr_plugin.evaluation.engine import AskSettings
+
+    out, build, paths = arguments.out, (arguments.registry, arguments.dataset, arguments.split), arguments.pictures
+    if bool(arguments.dataset) == bool(paths):
+        raise ConfigError("give either --dataset with --episode or --voc, or pictures or a video file with --task")
+    if arguments.dataset and bool(arguments.episode) == arguments.voc:
+        raise ConfigError("with --dataset: give either --episode, to rank its frames, or --voc")
+    if paths and (arguments.voc or arguments.episode or not arguments.task):
+        raise ConfigError("pictures and videos are ranked with --task, and without --episode and --voc")
+    frames = strips.FRAMES if arguments.frames is None else arguments.frames
+    if arguments.voc:
+        found = strips.of_split(*build, frames, arguments.episodes, arguments.seed)
+    elif arguments.dataset:
+        found = [strips.of_episode(*build, arguments.episode, frames, arguments.task)]
+    elif len(paths) == 1:
+        found = [strips.of_video(paths[0], arguments.task, out / "frames", frames)]
+    else:
+        found = [strips.of_pictures(paths, arguments.task)]
+    given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field) is not None}
+    pairs = [pair for strip in found for pair in strip.pairs()]
+    engine, ask = _engine(arguments, from_mapping(AskSettings, given, "the options"), found[0].root, pairs)
+    if arguments.voc:
+        name = str(arguments.model or arguments.oracle or engine.identity().get("model") or arguments.engine)
+        print(progress.value_order(engine, found, out, ask, arguments.seed, name=name).words)
+    else:
+        print(progress.rank_frames(engine, found[0], out, ask, arguments.comparisons, arguments.seed).words)
+    print(f"results: {out}")
+
+
+def _engine(
+    arguments: argparse.Namespace, ask: AskSettings, pictures: Path | None = None, pairs: Sequence[Pair] | None = None
+) -> tuple[Engine, AskSettings]:
+    """What `_engine_options` name, and `ask` as it is to be asked; `pictures` and `pairs` None: those of the split."""
+    from stcr_plugin.config import read_yaml
+    from stcr_plugin.errors import ConfigError
+    from stcr_plugin.evaluation.engines import engine_for
+    from stcr_plugin.evaluation.oracles import Oracle
+    from stcr_plugin.registry.manifest import read_pairs
+
+    if arguments.oracle:
+        if arguments.model:
+            raise ConfigError("--oracle answers without a model; leave --model out")
+        pairs = read_pairs(arguments.registry, arguments.dataset, arguments.split) if pairs is None else pairs
+        return Oracle(arguments.oracle, pairs, arguments.seed, ask.generate), ask
+    options = read_yaml(arguments.engine_config) if arguments.engine_config else {}
+    options |= {
+        field: getattr(arguments, name) for name, field in _ENGINE.items() if getattr(arguments, name) is not None
+    }
+    return engine_for(arguments.engine, arguments.model, pictures or arguments.registry, ask, options)
+
+
+def _results_of(arguments: argparse.Namespace, engine: Engine, how: str = "", room: str = "eval") -> Path:
+    """Where results go unless --out says: beside the model, or for one that a server has below runs/eval."""
+    folder = f"{arguments.dataset}-{arguments.split}{f'-{how}' if how else ''}"
+    if arguments.model is None:
+        served = re.sub(r"[^\w.-]+", "_", str(engine.identity().get("model") or arguments.oracle)).strip("._")
+        return Path("runs", room, served or "model", folder)
+    return Path(arguments.model, room, folder if arguments.engine == "local" else f"{folder}-{arguments.engine}")
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.config import load
+    from stcr_plugin.study import StudyConfig, run_study
+
+    config = load(StudyConfig, arguments.config, arguments.overrides)
+    print(f"study: {run_study(config, arguments.out or Path('runs', 'studies', config.name), arguments.jobs)}")
+
+
+def _guard(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.config import from_mapping
+    from stcr_plugin.errors import ConfigError
+    from stcr_plugin.evaluation import yesno
+    from stcr_plugin.evaluation.engine import AskSettings
+
+    if arguments.compare:
+        print(yesno.compare(arguments.compare, arguments.out))
+        return
+    if arguments.out is None or arguments.oracle:
+        raise ConfigError("give --out, the folder of the results; and no --oracle, which knows of pairs alone")
+    given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field, None) is not None}
+    ask = from_mapping(AskSettings, given, "the options")
+    engine, ask = _engine(arguments, ask, arguments.images if arguments.pope else arguments.out)
+    row = yesno.guard(
+        arguments.model,
+        arguments.out,
+        arguments.episodes,
+        arguments.seed,
+        ask,
+        arguments.pope,
+        arguments.images,
+        name=arguments.name,
+        engine=engine,
+    )
+    print(yesno.words(row))
+    print(f"results: {arguments.out}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from stcr_plugin.report import report
 
     print(f"report: {report(arguments.runs, arguments.out)}")
+
+
+def _benchmark_export(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.benchmark.export import export
+    from stcr_plugin.config import from_mapping
+    from stcr_plugin.evaluation.engine import AskSettings
+
+    fields = ("mode", "language", "part", "max_new_tokens")
+    given = {field: getattr(arguments, field) for field in fields if getattr(arguments, field) is not None}
+    done = export(
+        arguments.registry,
+        arguments.name,
+        arguments.split,
+        arguments.out,
+        arguments.format,
+        from_mapping(AskSettings, given, "the options"),
+        arguments.seed,
+    )
+    print(f"exported: {done.rows} rows to {done.path}\nrun: {done.how}")
+
+
+def _benchmark_read(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.benchmark.logs import read
+    from stcr_plugin.report import console_table
+
+    results = read(
+        arguments.logs,
+        arguments.dataset,
+        arguments.split,
+        arguments.out,
+        arguments.registry,
+        arguments.name,
+        arguments.model,
+    )
+    print(console_table([(str(results.row["name"]), results.figures)]))
+    print(f"results: {results.out}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,28 +418,163 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", help="key=value laid over the recipe")
 
     evaluate = _command(commands, "eval", _eval, "measure the forward/backward gap of a model on a split")
-    evaluate.add_argument("--model", type=Path, required=True, help="folder of a model, such as a stage's output")
-    evaluate.add_argument("--dataset", required=True, help="name of a build, such as stcr")
-    evaluate.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
-    evaluate.add_argument("--out", type=Path, help="folder of the results (default: MODEL/eval/DATASET-SPLIT)")
-    evaluate.add_argument("--name", help="the model's name in tables (default: that of its stage)")
-    evaluate.add_argument("--limit", type=int, help="so many pairs, spread evenly over the episodes (default: all)")
-    evaluate.add_argument("--seed", type=int, default=0, help="draws the wordings and the bootstrap")
-    evaluate.add_argument(
-        "--mode", choices=["cot", "direct"], help="let it reason, or not (default: as it was trained)"
+    _split_options(evaluate, "eval")
+    evaluate.add_argument("--control", metavar="NAME", help="one of `stcr controls` alone, against the plain run")
+    _ask_options(evaluate)
+    _comparator_options(evaluate)
+    _group_options(evaluate)
+    _engine_options(evaluate)
+
+    controls = _command(commands, "controls", _controls, "put a model's figures to the test, a verdict a control")
+    _split_options(controls, "controls")
+    controls.add_argument("--only", metavar="A,B", help="these controls alone (default: all that apply)")
+    controls.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="NAME:SPLIT=LABEL",
+        help="a row for other data, such as stcr_regress:regress=non_monotone; may be given several times",
     )
-    evaluate.add_argument("--generate", action="store_const", const=True, help="generate in direct mode too, and parse")
-    evaluate.add_argument("--batch-size", type=int)
-    evaluate.add_argument("--max-new-tokens", type=int)
-    evaluate.add_argument("--image-max-pixels", type=int, help="as in training (default: the stage's, else 768*768)")
-    evaluate.add_argument("--image-min-pixels", type=int)
-    evaluate.add_argument("--language", choices=["en", "zh"])
-    evaluate.add_argument("--part", choices=["train", "heldout"], help="wordings seen in training, or never")
+    _ask_options(controls)
+    _engine_options(controls)
+
+    rank = _command(commands, "rank", _rank, "order frames by how far along they are, and draw the progress curve")
+    rank.add_argument("pictures", type=Path, nargs="*", metavar="PICTURE", help="picture files, or one video file")
+    rank.add_argument("--model", type=Path, help="folder of a model, such as a stage's output; a server needs none")
+    rank.add_argument("--task", help="what is being done, in a few words; of an episode only where it has several")
+    rank.add_argument("--dataset", help="name of a build, such as stcr, instead of pictures")
+    rank.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
+    rank.add_argument("--episode", help="rank the frames of this episode of the split")
+    rank.add_argument("--voc", action="store_true", help="how well values agree with time, over episodes of the split")
+    rank.add_argument("--episodes", type=int, help="with --voc: so many episodes, drawn by the seed (default: all)")
+    rank.add_argument("--frames", type=int, help="of an episode or a video, evenly spread (default: 16)")
+    rank.add_argument("--comparisons", type=int, help="pairs to ask, each in both orders (default: n log2 n)")
+    rank.add_argument("--out", type=Path, required=True, help="folder of the results")
+    rank.add_argument("--seed", type=int, default=0, help="draws wordings, first comparisons, episodes, the bootstrap")
+    _ask_options(rank)
+    _engine_options(rank)
+
+    study = _command(commands, "study", _study, "train and compare a grid of chains over several seeds")
+    study.add_argument("config", help="study, YAML, such as recipes/studies/ablation.yaml")
+    study.add_argument("overrides", nargs="*", help="key=value laid over the study, such as 'seeds=[5]'")
+    study.add_argument("--out", type=Path, help="folder of all that is made (default: runs/studies/NAME)")
+    study.add_argument("--jobs", type=int, default=1, help="seeds at a time, each with its share of the cores")
+
+    guard = _command(commands, "guard", _guard, "what training cost: yes/no questions about one picture, as in POPE")
+    guard.add_argument("--model", type=Path, help="folder of a model, such as a stage's output; a server needs none")
+    guard.add_argument("--out", type=Path, help="folder of the results")
+    guard.add_argument("--name", help="the model's name in tables (default: that of its stage)")
+    guard.add_argument("--episodes", type=int, default=200, help="simulated scenes to ask about (default: 200)")
+    guard.add_argument("--seed", type=int, default=0, help="draws the scenes, the questions and the bootstrap")
+    guard.add_argument("--pope", type=Path, nargs="+", default=(), metavar="FILE", help="ask POPE's own files instead")
+    guard.add_argument("--images", type=Path, help="folder of the pictures that POPE's files name")
+    guard.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="ask nothing; finished runs side by side")
+    guard.add_argument("--generate", action="store_const", const=True, help="let it write its answer, and parse that")
+    guard.add_argument("--batch-size", type=int)
+    guard.add_argument("--max-new-tokens", type=int)
+    guard.add_argument("--image-max-pixels", type=int, help="as in training (default: the stage's, else 768*768)")
+    guard.add_argument("--image-min-pixels", type=int)
+    guard.add_argument("--language", choices=["en", "zh"])
+    _engine_options(guard)
 
     report = _command(commands, "report", _report, "one table and one picture of a chain's runs")
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders in the order to show them")
     report.add_argument("--out", type=Path, required=True, help="folder of report.md, chain.json and the picture")
+
+    benchmark = commands.add_parser("benchmark", help="a split for lmms-eval and VLMEvalKit, and their logs read back")
+    benchmarks = benchmark.add_subparsers(required=True)
+    shared = _command(benchmarks, "export", _benchmark_export, "write a split as another tool's benchmark")
+    shared.add_argument("name", help="name of a build, such as stcr")
+    shared.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
+    shared.add_argument("--format", choices=["lmms-eval", "vlmevalkit"], required=True, help="whose files to write")
+    shared.add_argument("--out", type=Path, required=True, help="folder, which may hold other benchmarks")
+    shared.add_argument("--mode", choices=["cot", "direct"], help="let it reason, or not (default: direct)")
+    shared.add_argument("--language", choices=["en", "zh"])
+    shared.add_argument("--part", choices=["train", "heldout"], help="wordings seen in training, or never")
+    shared.add_argument("--max-new-tokens", type=int, help="where lmms-eval stops an answer (default: 256)")
+    shared.add_argument("--seed", type=int, default=0, help="draws the wordings")
+    logged = _command(benchmarks, "read", _benchmark_read, "a log of a benchmark -> results as of stcr eval")
+    logged.add_argument("logs", type=Path, metavar="LOGS", help="a log, or a folder that holds one of this split")
+    logged.add_argument("--dataset", required=True, help="name of the build, such as stcr")
+    logged.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
+    logged.add_argument("--out", type=Path, required=True, help="folder of the results")
+    logged.add_argument("--name", help="the model's name in tables (default: that of its log)")
+    logged.add_argument("--model", type=Path, help="the model's folder, to look at what it was trained on")
     return parser
+
+
+def _ask_options(parser: argparse.ArgumentParser) -> None:
+    """The options in `_ASK`."""
+    parser.add_argument("--mode", choices=["cot", "direct"], help="let it reason, or not (default: as it was trained)")
+    parser.add_argument("--generate", action="store_const", const=True, help="generate in direct mode too, and parse")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--max-new-tokens", type=int)
+    parser.add_argument("--image-max-pixels", type=int, help="as in training (default: the stage's, else 768*768)")
+    parser.add_argument("--image-min-pixels", type=int)
+    parser.add_argument("--language", choices=["en", "zh"])
+    parser.add_argument("--part", choices=["train", "heldout"], help="wordings seen in training, or never")
+
+
+def _comparator_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to try before training")
+    group.add_argument(
+        "--comparator",
+        metavar="NAME",
+        help="swap_ensemble, warned, ritual, m3id or calibrated: ask otherwise, weights of the model as they are",
+    )
+    group.add_argument("--weight", type=float, metavar="W", help="of the changed prompt (default: its source's)")
+
+
+def _group_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("groups of pictures instead of pairs")
+    group.add_argument("--pictures", type=int, metavar="N", help="3 to 8 pictures in every rotation; --limit: groups")
+    group.add_argument("--ask", choices=["closest", "order"], help="name the closest, or list all (default: closest)")
+    group.add_argument("--per-episode", type=int, metavar="N", help="groups of an episode at most (default: 4)")
+    group.add_argument("--rotations", type=int, metavar="N", help="arrangements of a group (default: all)")
+
+
+def _split_options(parser: argparse.ArgumentParser, room: str) -> None:
+    """What is asked of whom, and where the results go."""
+    parser.add_argument("--model", type=Path, help="folder of a model, such as a stage's output; a server needs none")
+    parser.add_argument("--dataset", required=True, help="name of a build, such as stcr")
+    parser.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=f"folder of the results (default: MODEL/{room}/DATASET-SPLIT[-ENGINE], without MODEL runs/{room}/SERVED/)",
+    )
+    parser.add_argument("--name", help="the model's name in tables (default: that of its stage)")
+    parser.add_argument("--limit", type=int, help="so many pairs, spread evenly over the episodes (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the wordings and the bootstrap")
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `_engine` reads, besides --model."""
+    group = parser.add_argument_group("the engine that asks the model")
+    group.add_argument(
+        "--oracle",
+        metavar="NAME",
+        help="ask no model, but position-only, coin, right or chronological, whose figures are known beforehand",
+    )
+    group.add_argument(
+        "--engine",
+        choices=["local", "server", "vllm"],
+        default="local",
+        help="transformers here, an OpenAI-compatible server (always left to write), or vLLM here (default: local)",
+    )
+    group.add_argument("--engine-config", metavar="FILE", help="YAML with the engine's settings; options go before it")
+    group.add_argument("--url", help="of the server, up to its /v1")
+    group.add_argument("--server-model", metavar="NAME", help="the model's name at the server")
+    group.add_argument(
+        "--key-env", metavar="VARIABLE", help="environment variable with the key, '' for none (default: OPENAI_API_KEY)"
+    )
+    group.add_argument("--concurrency", type=int, help="requests under way at once (default: 8)")
+    group.add_argument("--timeout", type=float, metavar="SECONDS", help="for one request (default: 120)")
+    group.add_argument(
+        "--requests-per-minute", type=float, metavar="N", help="at most (default: as many as it answers)"
+    )
+    group.add_argument("--price-in", type=float, metavar="P", help="of a million tokens of the prompts, for the cost")
+    group.add_argument("--price-out", type=float, metavar="P", help="of a million tokens of the answers")
 
 
 def _command(

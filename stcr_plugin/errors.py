@@ -21,3 +21,7 @@ class DataError(StcrError):
 
 class ChainError(StcrError):
     """A stage that cannot start, because its parent is missing, unfinished or of another template."""
+
+
+class ServerError(StcrError):
+    """A server that was asked and gave no answer that can be used: unreachable, overloaded, or refusing."""

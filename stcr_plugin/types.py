@@ -20,6 +20,7 @@ Order = Literal["forward", "backward"]
 ORDERS: tuple[Order, Order] = ("forward", "backward")
 Closer = Literal["earlier", "later", "neither"]
 Choice = Literal["img1", "img2", "neither"]
+Change = Literal["", "mirror", "blank", "noise"]
 State = Mapping[str, Any]
 """The true state of one frame as its source records it: name -> number, word or truth value."""
 
@@ -38,7 +39,7 @@ class Episode:
     """One demonstration. `segments` is never empty: without annotation it is the whole episode.
 
     `episode_id` is unique within its source and safe as a file name. `group` names the population the
-    episode was drawn from (tabletop: "seen" or "heldout" looks) and `object` what is handled ("" where the source
+    episode was drawn from (tabletop: such as "seen" looks) and `object` what is handled ("" where the source
     does not say), for split rules to select on.
     """
 
@@ -195,7 +196,7 @@ class Shown:
     """
 
     image: str
-    change: Literal["", "mirror", "blank", "noise"] = ""
+    change: Change = ""
 
 
 @dataclass(frozen=True)

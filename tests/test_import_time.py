@@ -21,6 +21,7 @@ ROOMS = (
     ("samples",),
     ("registry",),
     ("evaluation",),
+    ("benchmark",),
     ("report",),
     ("frameworks.stage",),
     ("pretraining", "architecture"),
@@ -101,7 +102,8 @@ HEAVY = ("torch", "transformers", "llamafactory", "trl", "datasets", "av", "pyar
 @pytest.mark.parametrize(
     "module",
     ["config", "artefacts", "episodes", "pairs", "samples.cot", "registry.build", "registry.check", "evaluation.run",
-     "evaluation.engine", "report", "pretraining", "architecture", "base", "frameworks.stage"],
+     "evaluation.engine", "benchmark.task", "benchmark.export", "benchmark.logs", "report",
+     "pretraining", "architecture", "base", "frameworks.stage"],
 )  # fmt: skip
 def test_heavy_libraries_wait_until_they_are_used(module):
     code = f"import sys, stcr_plugin.{module}; print(*sys.modules)"

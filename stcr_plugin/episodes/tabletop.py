@@ -1,6 +1,7 @@
 """`tabletop`: a procedural pick-and-place simulator that renders every frame and knows its true state.
 
-A gripper approaches an object among distractors, grasps it, lifts it, moves it over a goal pad and places it.
+A gripper approaches an object among distractors, grasps it, lifts it, moves it over a goal pad and places it. Other
+groups of episodes show what such a demonstration never does; they are made to evaluate on.
 Lengths are centimetres on a table 48 wide (x, left to right) and 24 deep (y, towards the back), z is height.
 """
 
@@ -8,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ Vector = npt.NDArray[np.float64]
 
 WIDTH, DEPTH = 48.0, 24.0
 HOVER = 14.0  # height of the hand's travel above what it goes to
+GRASP = 4.0  # opening or closing the gripper counts as so many centimetres of the hand's way
 ROUNDING = 3  # distances are said in multiples of this many centimetres
 PHASES = ("approach", "grasp", "lift", "move", "place")
 
@@ -51,27 +53,38 @@ HELDOUT_COLOURS = {
     "maroon": (120, 25, 55),
 }
 SHAPES = ("cube", "ball", "can", "pyramid")
+HELDOUT_SHAPES = ("cone", "cross", "ring")
 LAYOUT_COLUMNS, LAYOUT_ROWS = 3, 2
 
 
 @settings
 class TabletopConfig:
-    """`seen` episodes have the training colours and layouts, `heldout` ones only others.
+    """How many episodes there are of each group.
 
-    A layout is the table cell of the object with the cell of the goal; every fourth layout is held out.
+    `seen` episodes have the training colours and layouts, `heldout` ones only others. A layout is the table cell of
+    the object with the cell of the goal; every fourth layout is held out. The other groups have the training colours
+    and layouts, and are to evaluate on:
+    regress: the task is undone for a while (carried back, put down again, dropped, taken off the pad) and then done
+        after all, or left undone. shapes: objects of HELDOUT_SHAPES.
+    push: the object is pushed along the table to the pad and never grasped. take_off: the object stands on the pad
+        and is taken off it, the reverse of the other tasks.
     """
 
     kind: Literal["tabletop"] = "tabletop"
     seen: int = 400
     heldout: int = 60
+    regress: int = 0
+    shapes: int = 0
+    push: int = 0
+    take_off: int = 0
     size: int = 84
     fps: float = 10.0
     distractors: tuple[int, int] = (1, 2)
     idle_seconds: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.seen, self.heldout) < 0 or self.size < 28 or self.fps <= 0:
-            raise ValueError("seen and heldout must not be negative, size at least 28 pixels, fps above 0")
+        if min(getattr(self, group) for group in _GROUPS) < 0 or self.size < 28 or self.fps <= 0:
+            raise ValueError(f"{', '.join(_GROUPS)} must not be negative, size at least 28 pixels, fps above 0")
         if not 0 <= self.distractors[0] <= self.distractors[1] <= 6:
             raise ValueError("distractors reads [fewest, most], from 0 to 6")
 
@@ -98,9 +111,47 @@ class _Camera:
 
 
 @dataclass(frozen=True)
+class Visible:
+    """One thing in a picture. `share` of it is seen, 0..1: not covered and not cut off. `pixels` are those seen."""
+
+    colour: str
+    shape: str
+    rgb: tuple[int, int, int]
+    share: float
+    pixels: float
+
+
+@dataclass(frozen=True)
+class _Leg:
+    """A straight or bent way of the hand to a waypoint `to`. The object stays, comes along, or falls on the table.
+
+    left: how many centimetres of work are left at its end, see `_way`.
+    """
+
+    phase: str
+    seconds: float
+    to: Vector
+    opening: float
+    thing: Literal["stays", "comes", "falls"] = "stays"
+    left: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """Everything that moves in an episode of T frames; and what it moves towards."""
+
+    phases: tuple[str, ...]
+    hand: Vector  # [T, 3] cm
+    opening: Vector  # [T] 0 closed .. 1 open
+    carried: Vector  # [T, 3] cm, where the object is
+    progress: Vector  # [T], see TabletopSource.states
+
+
+@dataclass(frozen=True)
 class _Scene:
     thing: _Thing
     goal: _Thing
+    target: tuple[float, float]  # where the object is to stand in the end
     distractors: tuple[_Thing, ...]
     camera: _Camera
     wall: tuple[int, int, int]
@@ -108,10 +159,12 @@ class _Scene:
     arm: tuple[int, int, int]
     shoulder: tuple[float, float]
     texture_seed: int
+    closed: float  # half the distance between the fingers of the closed gripper
     phases: tuple[str, ...]
-    hand: Vector  # [T, 3] cm
-    opening: Vector  # [T] 0 closed .. 1 open
-    carried: Vector  # [T, 3] cm, where the object is
+    hand: Vector  # these five as in _Motion
+    opening: Vector
+    carried: Vector
+    progress: Vector
 
 
 class TabletopSource:
@@ -124,12 +177,11 @@ class TabletopSource:
         self.seed = seed
 
     def episodes(self) -> Iterator[Episode | Exclusion]:
-        for group, count in (("seen", self.config.seen), ("heldout", self.config.heldout)):
-            for index in range(count):
+        for group, rules in _GROUPS.items():
+            for index in range(getattr(self.config, group)):
                 episode_id = f"{group}-{index:05d}"
                 scene = self._scene(group, episode_id)
-                goal, thing = scene.goal, scene.thing
-                task = f"put the {thing.colour} {thing.shape} on the {goal.colour} pad"
+                task = rules.task.format(thing=f"{scene.thing.colour} {scene.thing.shape}", pad=scene.goal.colour)
                 length = len(scene.phases)
                 segment = Segment(task=task, start=0, end=length)
                 yield Episode(self.kind, episode_id, task, self.config.fps, length, (segment,), group)
@@ -143,11 +195,14 @@ class TabletopSource:
     def states(self, episode: Episode) -> Sequence[State]:
         """Keys: phase, motion (0..1), gripper (0 closed..1 open), hand, object, goal ((x, y, z) in cm), rest_height.
 
-        Also hand_at, object_at, goal_at: where each stands in the picture, (right, down) as shares of its side.
+        goal is where the object is to end: on the pad; of a task that takes it off the pad, where the demonstration
+        puts it. Also hand_at, object_at, goal_at: where each stands in the picture, (right, down) as shares of its
+        side. Also progress: the share of the work that is done, 1 where the hand has left the finished task; see
+        `_way`. It is below 0 where more is to do than at the start.
         """
         scene = self._scene(episode.group, episode.episode_id)
         motion = _motion(scene)
-        goal = (scene.goal.x, scene.goal.y, scene.thing.radius)
+        goal = (*scene.target, scene.thing.radius)
         at = {
             "hand_at": _project(scene, scene.hand, 0.5),
             "object_at": _project(scene, scene.carried, 0.5),
@@ -157,6 +212,7 @@ class TabletopSource:
             {
                 "phase": scene.phases[t],
                 "motion": float(motion[t]),
+                "progress": float(scene.progress[t]),
                 "gripper": float(scene.opening[t]),
                 "hand": tuple(float(v) for v in scene.hand[t]),
                 "object": tuple(float(v) for v in scene.carried[t]),
@@ -179,6 +235,10 @@ class TabletopSource:
     def holds(self, claim: Claim, state: State) -> bool:
         check = _HOLDS.get(claim.name)
         return check is not None and check(claim.value, state)
+
+    def things(self, episode: Episode, index: int) -> tuple[Visible, ...]:
+        """What stands in the picture of frame `index`: the object, the pad, then the distractors."""
+        return _things(self._scene(episode.group, episode.episode_id), index, self.config.size)
 
     def _scene(self, group: str, episode_id: str) -> _Scene:
         text = f"{self.seed}/{group}/{episode_id}"
@@ -208,11 +268,12 @@ def _rounded(centimetres: float) -> int:
 
 
 def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Scene:
-    colours = list(SEEN_COLOURS if group == "seen" else HELDOUT_COLOURS)
+    rules = _GROUPS[group]
+    colours = list(HELDOUT_COLOURS if group == "heldout" else SEEN_COLOURS)
     thing_cell, goal_cell = _layout(group, rng)
     thing_colour, goal_colour = rng.choice(colours, 2, replace=False)
     radius = float(rng.uniform(3.2, 4.4))
-    thing = _Thing(str(rng.choice(SHAPES)), *_coloured(thing_colour, rng), radius, *_place(thing_cell, rng))
+    thing = _Thing(str(rng.choice(rules.shapes)), *_coloured(thing_colour, rng), radius, *_place(thing_cell, rng))
     goal = _Thing("pad", *_coloured(goal_colour, rng), float(rng.uniform(5.0, 6.5)), *_place(goal_cell, rng))
     others = [name for name in colours if name != thing.colour]
     distractors: list[_Thing] = []
@@ -233,12 +294,20 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
         roll=float(rng.uniform(-0.05, 0.05)),
         shift=(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.04, 0.04))),
     )
-    phases, hand, opening, carried = _motion_plan(config, thing, goal, rng)
+    target = (thing.x, thing.y) if rules.off_the_pad else (goal.x, goal.y)
+    moved = rules.plan(config, replace(thing, x=goal.x, y=goal.y) if rules.off_the_pad else thing, goal, target, rng)
+    standing = [other for other in distractors if not rules.clear or _clear(other, thing.radius, moved.carried)]
     return _Scene(
-        thing, goal, tuple(distractors), camera, wall, table, arm,
+        thing, goal, target, tuple(standing), camera, wall, table, arm,
         (float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))), int(rng.integers(2**31)),
-        phases, hand, opening, carried,
+        rules.closed or thing.radius + 0.4, **vars(moved),
     )  # fmt: skip
+
+
+def _clear(other: _Thing, radius: float, carried: Vector) -> bool:
+    """Whether an object of `radius` that takes the places `carried` [T, 3] never runs into `other`."""
+    low = carried[carried[:, 2] - radius < 2 * other.radius]
+    return bool((np.hypot(low[:, 0] - other.x, low[:, 1] - other.y) > radius + other.radius + 1).all())
 
 
 def _colour(channels: npt.NDArray[np.int64]) -> tuple[int, int, int]:
@@ -269,46 +338,237 @@ def _place(cell: tuple[int, int], rng: np.random.Generator) -> tuple[float, floa
     )
 
 
-def _motion_plan(
-    config: TabletopConfig, thing: _Thing, goal: _Thing, rng: np.random.Generator
-) -> tuple[tuple[str, ...], Vector, Vector, Vector]:
-    """Phase [T], hand [T, 3], opening [T] and object [T, 3] of one demonstration at the config's fps."""
-    grip = np.array([thing.x, thing.y, thing.radius + 2.0])
-    above = np.array([thing.x, thing.y, thing.radius + rng.uniform(0.6, 1.0) * HOVER])
-    over = np.array([goal.x, goal.y, above[2]])
-    down = np.array([goal.x, goal.y, thing.radius + 2.0])
-    start = np.array([rng.uniform(4, WIDTH - 4), rng.uniform(0, DEPTH), rng.uniform(15, 26)])
-    away = np.array([goal.x + rng.uniform(-14, 14), goal.y, rng.uniform(14, 25)])
-    pace = float(rng.uniform(0.75, 1.35))  # slower above 1
-    # phase, seconds, waypoint of the hand, opening at the end, whether the object comes along
-    plan = [
-        ("approach", 1.0 + math.dist(start, grip) / 40, grip, 1.0, False),
-        ("grasp", 0.5, grip, 0.0, False),
-        ("lift", 0.8, above, 0.0, True),
-        ("move", 0.8 + math.dist(above, over) / 30, over, 0.0, True),
-        ("place", 0.8, down, 0.0, True),
-        ("place", 0.4, down, 1.0, False),
-        ("place", 0.8, away, 1.0, False),
-        ("place", float(rng.uniform(0, config.idle_seconds)) / pace, away, 1.0, False),
+@dataclass(frozen=True)
+class _Course:
+    """What a way of doing the task goes by: heights, the places to go to, and the pace (slower above 1)."""
+
+    rest: float  # height of the object's centre on the table, cm
+    hover: float  # height of the hand's travel
+    target: Vector
+    away: Vector  # where the hand goes when all is done
+    pace: float
+    idle: float  # seconds
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a way begins: hand and object [3] cm, opening, and whether the gripper holds the object."""
+
+    hand: Vector
+    opening: float
+    thing: Vector
+    held: bool = False
+
+
+def _finish(course: _Course, start: _Start) -> list[_Leg]:
+    """The legs that put the object on its target from `start`: from nearer the goal, fewer of them."""
+    thing, target = start.thing, course.target
+    grip = np.array([thing[0], thing[1], thing[2] + 2.0])
+    above = np.array([thing[0], thing[1], course.hover])
+    over = np.array([target[0], target[1], course.hover])
+    down = np.array([target[0], target[1], course.rest + 2.0])
+    reach = [
+        _Leg("approach", 1.0 + math.dist(start.hand, grip) / 40, grip, 1.0),
+        _Leg("grasp", 0.5, grip, 0.0),
     ]
+    lift = [_Leg("lift", 0.8, above, 0.0, "comes")]
+    move = [_Leg("move", 0.8 + math.dist(above, over) / 30, over, 0.0, "comes")]
+    above_target = start.held and math.dist(thing[:2], target[:2]) < 1e-9
+    return [
+        *([] if start.held else reach),
+        *([] if above_target or (start.held and start.hand[2] >= course.hover) else lift),
+        *([] if above_target else move),
+        _Leg("place", 0.8, down, 0.0, "comes"),
+        _Leg("place", 0.4, down, 1.0),
+        _Leg("place", 0.8, course.away, 1.0),
+        _Leg("place", course.idle, course.away, 1.0),
+    ]
+
+
+def _way(legs: Sequence[_Leg], start: _Start) -> list[_Leg]:
+    """`legs` with the work `left` at the end of each; that of the last is none.
+
+    The work is what the hand has yet to do if all goes well: the length of its way, straight from waypoint to
+    waypoint, and GRASP centimetres for each opening and closing. Since reaching, grasping, lifting, carrying, placing
+    and leaving all add to it, a frame of a later phase has less left, and within a phase the distance decides.
+    """
+    left, listed = 0.0, []
+    befores = [(start.hand, start.opening), *((leg.to, leg.opening) for leg in legs)]
+    for leg, (at, width) in zip(legs[::-1], befores[-2::-1], strict=True):
+        listed.append(replace(leg, left=left))
+        left += math.dist(leg.to, at) + GRASP * abs(leg.opening - width)
+    return listed[::-1]
+
+
+def _work(legs: Sequence[_Leg], start: _Start) -> float:
+    """How many centimetres are left at the start of `legs`, which are a `_way`."""
+    return legs[0].left + math.dist(legs[0].to, start.hand) + GRASP * abs(legs[0].opening - start.opening)
+
+
+def _demonstration(
+    config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
+) -> _Motion:
+    course, start = _course(config, thing, target, rng)
+    return _moved(config, course, start, _way(_finish(course, start), start), rng)
+
+
+def _course(
+    config: TabletopConfig, thing: _Thing, target: tuple[float, float], rng: np.random.Generator
+) -> tuple[_Course, _Start]:
+    x, y = target
+    hover = float(thing.radius + rng.uniform(0.6, 1.0) * HOVER)
+    hand = np.array([rng.uniform(4, WIDTH - 4), rng.uniform(0, DEPTH), rng.uniform(15, 26)])
+    away = np.array([x + rng.uniform(-14, 14), y, rng.uniform(14, 25)])
+    pace = float(rng.uniform(0.75, 1.35))
+    idle = float(rng.uniform(0, config.idle_seconds)) / pace
+    course = _Course(thing.radius, hover, np.array([x, y, thing.radius]), away, pace, idle)
+    return course, _Start(hand, 1.0, np.array([thing.x, thing.y, thing.radius]))
+
+
+def _regress(
+    config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
+) -> _Motion:
+    """What was won is lost again; then, in half of the episodes, the task is done after all."""
+    course, start = _course(config, thing, target, rng)
+    intended = _way(_finish(course, start), start)
+    tried = {name: number for number, name in enumerate(leg.phase for leg in intended)}  # phase -> its last leg
+    carry, done, low = intended[: tried["lift"] + 1], intended[: tried["place"] - 1], course.rest + 2.0
+    apart = math.dist(start.thing, course.target)
+    # Where the object is let go it does not stand on the pad, so that a picture shows that the task is not done.
+    beside = 1 - (goal.radius + 1) / apart
+    there, back = float(rng.uniform(0.65, 1.0)), min(float(rng.uniform(0.0, 0.3)), beside)
+    dropped = min(float(rng.uniform(0.25, 0.7)), beside)
+    kind, finishes = int(rng.integers(4)), bool(rng.integers(2))
+
+    def spot(share: float, height: float) -> Vector:
+        """[3], so far on the straight way from the object's first place to its target."""
+        x, y = (start.thing + (course.target - start.thing) * share)[:2]
+        return np.array([x, y, height])
+
+    def carried(share: float) -> _Leg:
+        leg = intended[tried["move"]]
+        way = math.dist(spot(share, 0), spot(1, 0))
+        return replace(
+            leg, seconds=0.8 + share * (leg.seconds - 0.8), to=spot(share, course.hover), left=leg.left + way
+        )
+
+    def lost(leg: _Leg, held: bool, at: Vector) -> _Leg:
+        """`leg`, at whose end the object is `at`, with what is left to do from there."""
+        then = _Start(leg.to, leg.opening, at, held)
+        return replace(leg, left=_work(_way(_finish(course, then), then), then))
+
+    def taken(phase: str, share: float, height: float) -> _Leg:
+        to = spot(share, height)
+        return lost(_Leg(phase, 1.4, to, 0.0, "comes"), True, to - np.array([0.0, 0.0, 2.0]))
+
+    def released(share: float) -> list[_Leg]:
+        here = spot(share, course.rest)
+        return [taken("return", share, low), lost(_Leg("return", 0.4, spot(share, low), 1.0), False, here)]
+
+    fallen = lost(_Leg("drop", 0.4, spot(dropped, course.hover), 1.0, "falls"), False, spot(dropped, course.rest))
+    # Legs up to the loss and of it, and where the object lies then.
+    legs, share = {
+        0: ([*carry, carried(there), taken("return", back, course.hover), *released(back)], back),
+        1: ([*carry, *released(0.0)], 0.0),
+        2: ([*carry, carried(dropped), fallen], dropped),
+        3: (
+            [
+                *done,
+                lost(_Leg("return", 0.5, spot(1, low), 0.0), True, spot(1, course.rest)),
+                taken("return", 1, course.hover),
+                taken("return", back, course.hover),
+                *released(back),
+            ],
+            back,
+        ),
+    }[kind]
+    here, last = spot(share, course.rest), legs[-1]
+    if finishes:
+        then = _Start(last.to, last.opening, here)
+        legs += _way(_finish(course, then), then)
+    else:
+        legs += [lost(_Leg("retreat", 0.9, spot(share, 20) + np.array([6.0, 0.0, 0.0]), 1.0), False, here)]
+        legs += [replace(legs[-1], seconds=course.idle)]
+    return _moved(config, course, start, legs, rng, _work(intended, start))
+
+
+def _push(
+    config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
+) -> _Motion:
+    """The closed gripper goes down beside the object, pushes it to the target and leaves it there."""
+    course, start = _course(config, thing, target, rng)
+    start = replace(start, opening=0.0)
+    way = course.target - start.thing
+    apart = way / np.linalg.norm(way) * (thing.radius + 3.0)  # from the hand to the object
+    low = np.array([0.0, 0.0, 1.0])
+    behind, end = start.thing - apart + low, course.target - apart + low
+    hover = behind + np.array([0.0, 0.0, 0.6 * HOVER])
+    away = end - apart + np.array([0.0, 0.0, course.away[2] - end[2]])
+    legs = [
+        _Leg("approach", 0.8 + math.dist(start.hand, hover) / 40, hover, 0.0),
+        _Leg("approach", 0.7, behind, 0.0),
+        _Leg("push", 1.2 + math.dist(behind, end) / 16, end, 0.0, "comes"),
+        _Leg("retreat", 0.9, away, 0.0),
+        _Leg("retreat", course.idle, away, 0.0),
+    ]
+    return _moved(config, course, start, _way(legs, start), rng, offset=apart - low)
+
+
+def _moved(
+    config: TabletopConfig,
+    course: _Course,
+    start: _Start,
+    legs: Sequence[_Leg],
+    rng: np.random.Generator,
+    work: float | None = None,
+    offset: Vector | None = None,
+) -> _Motion:
+    """`legs` frame by frame at the config's fps. `work` is left at the start, and `offset` is from hand to object."""
+    work = _work(legs, start) if work is None else work
+    offset = np.array([0.0, 0.0, -2.0]) if offset is None else offset
     phases: list[str] = []
-    hand, opening, carried = [], [], []
-    at, width, held_at = start, 1.0, np.array([thing.x, thing.y, thing.radius])
+    hand, opening, carried, left = [], [], [], []
+    at, width, held_at, still = start.hand, start.opening, start.thing, work
     bend = rng.uniform(-5, 5, 3) * np.array([1.0, 0.5, 0.6])
-    for phase, seconds, waypoint, end_width, comes_along in plan:
-        steps = max(2, round(seconds * pace * config.fps))
+    for leg in legs:
+        steps = max(2, round(leg.seconds * course.pace * config.fps))
         for step in range(1, steps + 1):
             share = _ease(step / steps)
-            curve = bend * math.sin(math.pi * share) if phase in ("approach", "move") else 0.0
-            spot = at + (waypoint - at) * share + curve
-            spot[2] = max(spot[2], thing.radius + 1.0)
-            phases.append(phase)
+            curve = bend * math.sin(math.pi * share) if leg.phase in ("approach", "move") else 0.0
+            spot = at + (leg.to - at) * share + curve
+            spot[2] = max(spot[2], course.rest + 1.0)
+            phases.append(leg.phase)
             hand.append(spot)
-            opening.append(width + (end_width - width) * share)
-            carried.append(spot - np.array([0.0, 0.0, 2.0]) if comes_along else held_at)
-        at, width = waypoint, end_width
+            opening.append(width + (leg.opening - width) * share)
+            fallen = np.array([0.0, 0.0, (course.rest - held_at[2]) * share**2])
+            carried.append({"stays": held_at, "comes": spot + offset, "falls": held_at + fallen}[leg.thing])
+            left.append(still + (leg.left - still) * share)
+        at, width, still = leg.to, leg.opening, leg.left
         held_at = carried[-1]
-    return tuple(phases), np.array(hand), np.array(opening), np.array(carried)
+    progress = 1 - np.array(left) / work
+    return _Motion(tuple(phases), np.array(hand), np.array(opening), np.array(carried), progress)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A population of episodes. `clear`: distractors that the object would run into are left out."""
+
+    task: str = "put the {thing} on the {pad} pad"
+    plan: Callable[[TabletopConfig, _Thing, _Thing, tuple[float, float], np.random.Generator], _Motion] = _demonstration
+    shapes: tuple[str, ...] = SHAPES
+    off_the_pad: bool = False
+    clear: bool = False
+    closed: float | None = None  # half the distance between closed fingers that hold nothing
+
+
+_GROUPS: Mapping[str, _Group] = {
+    "seen": _Group(),
+    "heldout": _Group(),
+    "regress": _Group(plan=_regress, clear=True),
+    "shapes": _Group(shapes=HELDOUT_SHAPES),
+    "push": _Group("push the {thing} to the {pad} pad", _push, clear=True, closed=0.6),
+    "take_off": _Group("take the {thing} off the {pad} pad", off_the_pad=True, clear=True),
+}
 
 
 def _ease(share: float) -> float:
@@ -336,9 +596,23 @@ def _project(scene: _Scene, points: Vector, size: float) -> list[tuple[float, fl
     return [(a * side, b * side) for a, b in zip(u.tolist(), v.tolist(), strict=True)]
 
 
+def _turned(corner: tuple[float, float], quarters: int) -> tuple[float, float]:
+    """A point (x, z), so many quarters of a turn further to the left."""
+    x, z = corner
+    for _ in range(quarters):
+        x, z = -z, x
+    return x, z
+
+
 _TURN = np.linspace(0, 2 * np.pi, 14, endpoint=False)
 _CIRCLE = np.stack([np.cos(_TURN), np.zeros(14), np.sin(_TURN)], axis=1)
 _DISC = np.stack([np.cos(_TURN), np.sin(_TURN), np.zeros(14)], axis=1)
+_LOOP = np.concatenate([_CIRCLE, _CIRCLE[:1]])  # closed, so that the table shows through a ring's hole
+_TRIANGLE = [[-0.95, 0, -0.9], [0.95, 0, -0.9], [0, 0, 1.3]]
+_STRIPE = [[-0.45, 0, -1.0], [-0.15, 0, -1.0], [0, 0, 1.3]]
+_ARM, _TIP = 0.35, 1.0
+_QUARTER = [(_ARM, _ARM), (_ARM, _TIP), (-_ARM, _TIP), (-_ARM, _ARM)]
+_PLUS = [[x, 0, z] for turn in range(4) for x, z in [_turned(corner, turn) for corner in _QUARTER]]
 # Faces of each shape as unit offsets (x, y, z) from its centre, with the brightness of the face.
 _FACES: dict[str, list[tuple[Vector, float]]] = {
     "cube": [
@@ -354,6 +628,9 @@ _FACES: dict[str, list[tuple[Vector, float]]] = {
         (np.array([[-1, -1, -1], [1, -1, -1], [0, 0, 1.2]], dtype=float), 1.0),
         (np.array([[1, -1, -1], [1, 1, -1], [0, 0, 1.2]], dtype=float), 0.75),
     ],
+    "cone": [(_DISC * 0.95 + np.array([0, 0, -0.9]), 0.8), (np.array(_TRIANGLE), 1.0), (np.array(_STRIPE), 1.25)],
+    "cross": [(np.array(_PLUS), 1.0)],
+    "ring": [(np.concatenate([_LOOP, _LOOP[::-1] * 0.5]), 1.0)],
     "pad": [(_DISC, 1.0), (_DISC * 0.6, 1.2)],
 }
 
@@ -386,6 +663,11 @@ def _backdrop(scene: _Scene, size: int) -> Any:
 
 
 def _render(scene: _Scene, backdrop: Any, t: int, size: int) -> Picture:
+    return np.asarray(_painted(scene, backdrop, t, size).reduce(2), dtype=np.uint8)
+
+
+def _painted(scene: _Scene, backdrop: Any, t: int, size: int) -> Any:
+    """The picture at twice its size."""
     from PIL import ImageDraw
 
     picture = backdrop.copy()
@@ -397,11 +679,51 @@ def _render(scene: _Scene, backdrop: Any, t: int, size: int) -> Picture:
         draw.polygon(_project(scene, shadow, size), fill=_shaded(scene.table, 0.72))
         _draw_thing(draw, scene, thing, centre, size)
     _draw_arm(draw, scene, hand, float(scene.opening[t]), size)
-    return np.asarray(picture.reduce(2), dtype=np.uint8)
+    return picture
+
+
+def _things(scene: _Scene, t: int, size: int) -> tuple[Visible, ...]:
+    """What is seen of each thing: the pixels that change where it is painted in another colour."""
+    backdrop = _backdrop(scene, size)
+    picture = np.asarray(_painted(scene, backdrop, t, size))
+    spots = [scene.carried[t], np.array([scene.goal.x, scene.goal.y, 0.0])]
+    spots += [np.array([other.x, other.y, other.radius]) for other in scene.distractors]
+    found = []
+    for number, (thing, spot) in enumerate(zip((scene.thing, scene.goal, *scene.distractors), spots, strict=True)):
+        red, green, blue = thing.rgb
+        other = replace(thing, rgb=(255 - red, 255 - green, 255 - blue))
+        standing = tuple(other if number == place else one for place, one in enumerate(scene.distractors, 2))
+        changed = (
+            replace(scene, thing=other)
+            if number == 0
+            else replace(scene, goal=other)
+            if number == 1
+            else replace(scene, distractors=standing)
+        )
+        behind = _backdrop(changed, size) if number == 1 else backdrop
+        repainted = np.asarray(_painted(changed, behind, t, size))
+        pixels = int((picture != repainted).any(axis=-1).sum())
+        area = _area(scene, thing, spot, size)  # a rounded edge may make it a pixel smaller than what is seen
+        found.append(Visible(thing.colour, thing.shape, thing.rgb, min(1.0, pixels / area), pixels / 4))
+    return tuple(found)
+
+
+def _area(scene: _Scene, thing: _Thing, centre: Vector, size: int) -> int:
+    """How many pixels of the doubled picture the thing covers on its own, those beyond the picture's edge included."""
+    from PIL import Image, ImageDraw
+
+    side = 2 * size
+    canvas = Image.new("1", (side, side))
+    draw = ImageDraw.Draw(canvas)
+    ((x, y),) = _project(scene, centre[None], size)
+    for offsets, _ in _FACES[thing.shape]:
+        corners = _project(scene, centre + offsets * thing.radius, size)
+        draw.polygon([(u - x + size, v - y + size) for u, v in corners], fill=1)
+    return int(np.asarray(canvas).sum())
 
 
 def _draw_arm(draw: Any, scene: _Scene, hand: Vector, opening: float, size: int) -> None:
-    reach = scene.thing.radius + 0.4 + 3.0 * opening  # half the distance between the fingers
+    reach = scene.closed + 3.0 * opening  # half the distance between the fingers
     x, y, z = hand.tolist()
     shoulder = (*scene.shoulder[:1], y, scene.shoulder[1])
     wrist, anchor = _project(scene, np.array([[x, y, z + 6.0], shoulder]), size)

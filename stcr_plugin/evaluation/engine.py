@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from stcr_plugin.config import settings
 from stcr_plugin.types import Prompt, Said
@@ -24,7 +24,7 @@ class AskSettings:
     image_max_pixels, image_min_pixels: pictures outside are resized, as in LLaMA-Factory's settings of these names.
         None: those the model was trained with by its stage.json, else LLaMA-Factory's defaults.
     language, part: which questions; part "heldout" takes the wordings that training never saw.
-    style: how pictures are named in the question and in the answer, a key of prompts/styles.yaml.
+    style: how pictures are named in the question and in the answer, a key of wordings/styles.yaml.
     warn: the question says that the pictures may stand in either order.
     """
 
@@ -69,4 +69,13 @@ class Engine(Protocol):
 
         Raises DataError for a picture that cannot be read, and ConfigError for a prompt that it cannot put.
         """
+        ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """An engine whose answers cost money."""
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """What so many tokens cost, in the currency of its settings; None where they name no prices."""
         ...

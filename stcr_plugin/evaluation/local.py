@@ -91,12 +91,15 @@ class LocalEngine:
     def __init__(self, model_dir: Path, registry: Path, settings: AskSettings) -> None:
         self.model_dir, self.registry, self.settings = Path(model_dir), Path(registry), settings
         self._loaded: tuple[Any, Any] | None = None
+        self._digest = ""
 
     def identity(self) -> Mapping[str, Any]:
+        # Of many evaluations by one engine, as of the controls, the first reads the weights for it.
+        self._digest = self._digest or artefacts.model_digest(self.model_dir)
         return {
             "engine": "local",
-            "model_digest": artefacts.model_digest(self.model_dir),
-            "code_digest": artefacts.code_digest("evaluation/local.py", "evaluation/answers.py"),
+            "model_digest": self._digest,
+            "code_digest": artefacts.code_digest("evaluation/local.py"),
         }
 
     def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:
@@ -122,7 +125,7 @@ def say(
     from tqdm import tqdm
 
     model.eval()
-    turn_end = turn_end(processor.tokenizer)
+    turn_end = end_of_turn(processor.tokenizer)
     pictures = Pictures(registry, settings)
     with tqdm(total=len(prompts), desc="asking", unit="query", disable=not progress) as bar:
         for batch in _batches(prompts, settings):
@@ -163,7 +166,7 @@ def _said(
     with torch.no_grad(), _inputs(model, processor, prompts, pictures) as inputs:
         if writes(prompts[0], settings):
             return _generated(model, processor.tokenizer, inputs, settings, turn_end, synced_gpus)
-        return _compared(model, inputs, *endings(processor.tokenizer, prompts[0]), prompts[0].answer)
+        return _compared(model, inputs, *answer_tokens(processor.tokenizer, prompts[0]), prompts[0].answer)
 
 
 class Pictures:
@@ -367,12 +370,12 @@ def _generated(
     ]
 
 
-def turn_end(tokenizer: Any) -> str:
+def end_of_turn(tokenizer: Any) -> str:
     """Qwen's end of turn, which not every checkpoint names as its end of sequence; else the latter."""
     return "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else str(tokenizer.eos_token)
 
 
-def endings(tokenizer: Any, prompt: Prompt) -> tuple[list[int], dict[str, list[int]]]:
+def answer_tokens(tokenizer: Any, prompt: Prompt) -> tuple[list[int], dict[str, list[int]]]:
     """(tokens that all answers start with, name -> its tokens after them). No answer may be the start of another."""
     written: dict[str, list[int]] = {
         name: tokenizer(prompt.answer.format(name=name), add_special_tokens=False)["input_ids"] for name in prompt.names

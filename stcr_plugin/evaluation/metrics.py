@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.types import ORDERS, Answer
@@ -102,30 +102,54 @@ def figures(answers: Sequence[Answer]) -> Figures:
     )
 
 
-def intervals(
-    answers: Sequence[Answer], resamples: int = 2000, seed: int = 0, level: float = 95
-) -> dict[str, tuple[float, float]] | None:
+Intervals = dict[str, tuple[float, float]]
+Key = TypeVar("Key", bound=Hashable)
+
+
+def intervals(answers: Sequence[Answer], resamples: int = 2000, seed: int = 0, level: float = 95) -> Intervals | None:
     """(low, high) of each rate at `level` percent: the percentile bootstrap over episodes as clusters.
 
     The rates are the seven of RATES, and those of ties or of pairs whose earlier frame is closer where there are any;
-    draws in which a rate has no pair are left out of its interval, and it has none where no draw is left.
+    draws in which a rate has no pair are left out of its interval.
 
     Pairs of one episode share its frames, so whole episodes are drawn with replacement, and a figure is the ratio of
     the drawn episodes' sums (Davison & Hinkley 1997, Bootstrap Methods and their Application, sections 3.8 and 5.3.1;
-    Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13). None for a single episode, whose spread
-    says nothing of other episodes. With a handful of episodes the intervals are too narrow, and a figure that is the
-    same in all of them (0 or 100 %) gets an interval of no width.
+    Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13). A rate whose pairs all stand in one episode
+    has none, since that says nothing of other episodes; None where no rate has one. With a handful of episodes the
+    intervals are too narrow, and a figure that is the same in all of them (0 or 100 %) gets one of no width.
+    """
+    return group_intervals({"all": answers}, (), resamples, seed, level)["all"]
+
+
+def group_intervals(
+    groups: Mapping[Key, Sequence[Answer]],
+    episodes: Iterable[str],
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 95,
+) -> dict[Key, Intervals | None]:
+    """`intervals` of each of `groups`, parts of one evaluation whose episodes are `episodes` (more may be in groups).
+
+    One partition for all: every group and every rate is computed from the same drawn episodes, those that `intervals`
+    draws for the whole evaluation with the same seed. In a draw, an episode that a group lacks adds nothing to it.
     """
     import numpy as np
 
-    sums = _array(_episode_sums(answers))
-    bounds = _bounds(sums, _rates, resamples, seed, level)
-    if bounds is None:
-        return None
-    there = dict(zip(_SUMS, sums.sum(axis=0).tolist(), strict=True))
-    found = dict(zip((*RATES, *_RARE), bounds, strict=True))
-    absent = {name for name, count in _RARE.items() if not there[count]}
-    return {name: pair for name, pair in found.items() if name not in absent and not np.isnan(pair).any()}
+    sums = [_episode_sums(answers) for answers in groups.values()]
+    rows = sorted({*episodes, *(episode for one in sums for episode in one)})
+    nothing = [0] * len(_SUMS)
+    tables = np.array([[one.get(episode, nothing) for episode in rows] for one in sums], dtype=np.float64)
+    found: dict[Key, Intervals | None] = {}
+    for name, table, bounds in zip(groups, tables, cluster_bounds(tables, _rates, resamples, seed, level), strict=True):
+        there = dict(zip(_SUMS, table.sum(axis=0), strict=True))
+        absent = {rate for rate, count in _RARE.items() if not there[count]}
+        kept = {
+            rate: pair
+            for rate, pair in zip((*RATES, *_RARE), bounds, strict=True)
+            if pair is not None and rate not in absent
+        }
+        found[name] = kept or None
+    return found
 
 
 @dataclass(frozen=True)
@@ -146,35 +170,53 @@ def paired_difference(
     The bootstrap of `intervals`, on each pair's difference: what makes a pair or an episode hard for both cancels
     out, so this tells apart what two separate intervals cannot. Raises DataError where the pairs are not the same.
     """
-    mine, theirs = _untied(by_pair(answers)), _untied(by_pair(others))
+    rights = paired_rights(answers, others)
+    # Episodes of ties alone add nothing, and stay, so that the same episodes are drawn as for the intervals.
+    sums = {episode: [0, 0] for episode in sorted({answer.episode_id for answer in answers})}
+    for episode, right, other_right in rights.values():
+        sums[episode][0] += right - other_right
+        sums[episode][1] += 1
+    lead = sum(one for one, _ in sums.values())
+    return Difference(100 * lead / len(rights), pooled_interval(sums, resamples, seed, level))
+
+
+def paired_rights(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[str, tuple[str, bool, bool]]:
+    """pair_id -> its episode_id, and whether it was answered right in BOTH orders in `answers` and in `others`.
+
+    Ties are left out. Raises DataError where the pairs are not the same.
+    """
+    mine, theirs = untied(by_pair(answers)), untied(by_pair(others))
     if mine.keys() != theirs.keys():
         raise DataError("the two sets of answers are to different pairs; ask both models the same split and limit")
-    sums: dict[str, list[int]] = {}
-    for pair_id in mine:
-        right, other_right = (all(answer.right for answer in both[pair_id]) for both in (mine, theirs))
-        have = sums.setdefault(mine[pair_id][0].episode_id, [0, 0])
-        have[0] += right - other_right
-        have[1] += 1
-    table = _array({episode: sums[episode] for episode in sorted(sums)})
-    bounds = _bounds(table, lambda totals: 100 * totals[..., :1] / totals[..., 1:], resamples, seed, level)
-    lead, pairs = table.sum(axis=0)
-    return Difference(100 * float(lead / pairs), bounds[0] if bounds else None)
+    return {
+        pair_id: (both[0].episode_id, all(one.right for one in both), all(one.right for one in theirs[pair_id]))
+        for pair_id, both in mine.items()
+    }
 
 
-def _bounds(
+def pooled_interval(
+    sums: Mapping[Any, Sequence[float]], resamples: int = 2000, seed: int = 0, level: float = 95
+) -> tuple[float, float] | None:
+    """(low, high) of 100 x (sum of firsts) / (sum of seconds) when the keys of `sums`, the clusters, are drawn anew.
+
+    The bootstrap of `intervals`. None where fewer than two clusters have a second that is not 0.
+    """
+    return cluster_bounds(_array({key: sums[key] for key in sorted(sums)})[None], _ratio, resamples, seed, level)[0][0]
+
+
+def cluster_bounds(
     sums: Floats, rates: Callable[[Floats], Floats], resamples: int, seed: int, level: float
-) -> list[tuple[float, float]] | None:
-    """(low, high) of each of `rates`([..., columns]) when the rows of `sums` [episodes, columns] are drawn anew.
+) -> list[list[tuple[float, float] | None]]:
+    """(low, high) of each of `rates`([..., columns]) for each of `sums` [groups, episodes, columns], drawn together.
 
-    A rate that is NaN in some draws gets its bounds from the others, and NaN where there are no others.
+    Which episodes are drawn depends on their number, `resamples` and `seed` alone. A rate that is NaN in some draws
+    gets its bounds from the others, and None where it is not NaN in fewer than two episodes, or in no draw.
     """
     import numpy as np
 
     if resamples < 1 or not 0 < level < 100:
         raise ConfigError(f"resamples {resamples}, level {level}: need resamples >= 1 and 0 < level < 100")
-    episodes = len(sums)
-    if episodes < 2:
-        return None
+    episodes = sums.shape[1]
     random = np.random.default_rng(seed)
     share = np.full(episodes, 1 / episodes)
     # In blocks: all weights at once would be resamples x episodes numbers.
@@ -183,9 +225,26 @@ def _bounds(
         for start in range(0, resamples, 100)
     ]
     tail = (100 - level) / 2
-    columns = [column[~np.isnan(column)] for column in np.concatenate(blocks).T]
-    bounds = [np.percentile(column, [tail, 100 - tail]).tolist() if len(column) else [np.nan] * 2 for column in columns]
-    return [(low, high) for low, high in bounds]
+
+    def bounds(drawn: Floats, in_each_episode: Floats) -> tuple[float, float] | None:
+        kept = drawn[~np.isnan(drawn)]
+        if not len(kept) or np.count_nonzero(~np.isnan(in_each_episode)) < 2:
+            return None
+        low, high = np.percentile(kept, [tail, 100 - tail]).tolist()
+        return low, high
+
+    return [
+        [bounds(*columns) for columns in zip(drawn.T, alone.T, strict=True)]
+        for drawn, alone in zip(np.concatenate(blocks, axis=1), rates(sums), strict=True)
+    ]
+
+
+def _ratio(totals: Floats) -> Floats:
+    """[..., (part, whole)] -> [..., 1], in percent; NaN for a whole of 0."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        return 100 * totals[..., :1] / totals[..., 1:]
 
 
 def per_episode(answers: Sequence[Answer]) -> list[dict[str, Any]]:
@@ -219,7 +278,7 @@ def only_ties(answers: Sequence[Answer]) -> bool:
     return all(answer.expected == "neither" for answer in answers)
 
 
-def _untied(pairs: Mapping[str, tuple[Answer, Answer]]) -> dict[str, tuple[Answer, Answer]]:
+def untied(pairs: Mapping[str, tuple[Answer, Answer]]) -> dict[str, tuple[Answer, Answer]]:
     """Those of which one frame is closer. Raises DataError where there are none."""
     kept = {pair_id: both for pair_id, both in pairs.items() if not only_ties(both)}
     if not kept:
@@ -230,12 +289,12 @@ def _untied(pairs: Mapping[str, tuple[Answer, Answer]]) -> dict[str, tuple[Answe
 def _episode_sums(answers: Sequence[Answer]) -> dict[str, list[int]]:
     """episode_id -> sums over its pairs, as _SUMS names them. Sorted, so that a seed means one draw."""
     pairs = by_pair(answers)
-    untied = _untied(pairs)
+    closer_known = untied(pairs)
     sums: dict[str, list[int]] = {}
     for pair_id, (forward, backward) in pairs.items():
         both = (forward, backward)
         right = forward.right and backward.right
-        tie = pair_id not in untied
+        tie = pair_id not in closer_known
         earlier = forward.expected == "img1"  # the picture shown first, which forward is the earlier frame
         found = {
             "unparsed": sum(answer.chosen is None for answer in both),
@@ -260,7 +319,7 @@ def _episode_sums(answers: Sequence[Answer]) -> dict[str, list[int]]:
     return {episode: sums[episode] for episode in sorted(sums)}
 
 
-def _array(sums: Mapping[str, Sequence[int]]) -> Floats:
+def _array(sums: Mapping[Any, Sequence[float]]) -> Floats:
     import numpy as np
 
     return np.array(list(sums.values()), dtype=np.float64)

@@ -72,6 +72,27 @@ def accuracies(path: Path, panels: Mapping[str, Sequence[tuple[str, Mapping[str,
     _save(figure, path)
 
 
+def seeds(path: Path, panels: Mapping[str, Sequence[tuple[str, Sequence[float]]]], unit: str) -> None:
+    """One panel for each title: a row each (label, values), a point a seed and a line at their mean."""
+    from matplotlib.figure import Figure
+
+    heights = [0.7 + 0.32 * len(rows) for rows in panels.values()]
+    figure = Figure(figsize=(8, sum(heights) + 0.6), layout="constrained")
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, rows) in zip(all_axes, panels.items(), strict=True):
+        for y, (_, values) in enumerate(rows):
+            axes.plot(values, [y] * len(values), "o", color="#0072B2", markersize=6, alpha=0.6, clip_on=False)
+            axes.vlines(sum(values) / len(values), y - 0.3, y + 0.3, color="#000000", linewidth=2)
+        axes.set_yticks(range(len(rows)), [_printable(label) for label, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(0, 100)
+        axes.grid(axis="x", color="#DDDDDD")
+        axes.set_axisbelow(True)
+        axes.set_title(_printable(title), fontsize=11)
+    all_axes[-1].set_xlabel(unit)
+    _save(figure, path)
+
+
 def contact_sheet(path: Path, examples: Sequence[Example]) -> None:
     """One row an example: the earlier frame, the later frame, and what is said of them."""
     from matplotlib.figure import Figure
@@ -93,6 +114,75 @@ def contact_sheet(path: Path, examples: Sequence[Example]) -> None:
             )
             y -= 0.095 * len(lines) + 0.03
     _save(figure, path)
+
+
+def progress(path: Path, row: Mapping[str, Any]) -> None:
+    """The progress of each frame in `row`, as ranking.json has it, with its 95 % band; dashed what it should be.
+
+    Dashed is the true progress where it is known, else the frames' order in time where that is known.
+    """
+    from matplotlib.figure import Figure
+
+    frames = row["frames"]
+    timed = frames[0]["seconds"] is not None
+    places = [frame["seconds" if timed else "place"] for frame in frames]
+    values = [frame["progress"] for frame in frames]
+    half = [1.96 * frame["progress_error"] for frame in frames]
+    dashed = [
+        (place, frame["truth"]) for place, frame in zip(places, frames, strict=True) if frame["truth"] is not None
+    ]
+    label = "true progress, as a rank"
+    if not dashed and timed:
+        label, dashed = "time order", [(place, i / (len(places) - 1)) for i, place in enumerate(places)]
+    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+    axis = figure.subplots()
+    low, high = ([value + sign * error for value, error in zip(values, half, strict=True)] for sign in (-1, 1))
+    if timed:
+        axis.fill_between(places, low, high, color="#0072B2", alpha=0.18, linewidth=0, label="95 % band")
+        axis.plot(places, values, "-", color="#0072B2", linewidth=1.6)
+    else:  # nothing lies between pictures whose order in time is not known
+        axis.errorbar(places, values, half, fmt="none", ecolor="#0072B2", alpha=0.5, label="95 % interval")
+        axis.set_xticks(places)
+    axis.plot(places, values, "o", color="#0072B2", markersize=5, label="progress: judged closer than another frame")
+    if dashed:
+        axis.plot(*zip(*dashed, strict=True), "--", color="#000000", linewidth=1.2, label=label)
+    axis.axhline(0.5, color="#777777", linestyle=":", linewidth=1, label="nothing told apart")
+    axis.set_title("\n".join(textwrap.wrap(_printable(f"{row['episode_id']}: {row['task']}"), 80)), fontsize=11)
+    axis.set_xlabel("seconds" if timed else "picture, in the order given")
+    axis.set_ylabel("progress")
+    _plain(axis, (-0.04, 1.04))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def correlations(path: Path, row: Mapping[str, Any]) -> None:
+    """VOC, VROC, VOC-F1 and VOC of both orders with intervals, and a dot a strip; `row` is as voc.json has it."""
+    from matplotlib.figure import Figure
+
+    series = (("voc", "VOC", 1), ("vroc", "VROC", -1), ("voc_f1", "VOC-F1", 0), ("voc_both", "VOC of both orders", 0))
+    figure = Figure(figsize=(6.6, 4.6), layout="constrained")
+    axis = figure.subplots()
+    for x, (name, _, guess) in enumerate(series):
+        of_strips = [one[name] or 0.0 for one in row["per_strip"] if name in one]
+        spread = [x - 0.22 + 0.16 * (i % 9 - 4) / 4 for i in range(len(of_strips))]  # side by side, drawn by no chance
+        axis.plot(spread, of_strips, ".", color="#999999", markersize=4, label="a strip" if x == 0 else None)
+        if bounds := row["intervals"].get(name):
+            axis.vlines(x, *bounds, color="#0072B2", linewidth=2, label="" if x else "95 % interval")
+        axis.plot([x], [row[name]], "D", color="#0072B2", markersize=7, label="mean" if x == 0 else None)
+        axis.plot([x + 0.22], [guess], "x", color="#D55E00", label='"the second is further"' if x == 0 else None)
+    axis.axhline(0, color="#777777", linestyle=":", linewidth=1, label="coin")
+    axis.set_xticks(range(len(series)), ["\n".join(textwrap.wrap(label, 13)) for _, label, _ in series])
+    axis.set_title(_printable(row["name"]), fontsize=11)
+    axis.set_ylabel("rank correlation with time")
+    _plain(axis, (-1.06, 1.06))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def _plain(axis: Any, limits: tuple[float, float]) -> None:
+    axis.set_ylim(*limits)
+    axis.grid(axis="y", color="#E5E5E5", linewidth=0.8, zorder=0)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _gap(axis: Any, x: int, row: Mapping[str, Any]) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import local, metrics, plots, tables
+from stcr_plugin.evaluation import breakdown, comparators, local, metrics, plots, significance, tables
 from stcr_plugin.evaluation.answers import answered
 from stcr_plugin.evaluation.asking import put
+from stcr_plugin.evaluation.comparators import Comparator
 from stcr_plugin.evaluation.contamination import contamination, overlap_words, stage_of
-from stcr_plugin.evaluation.engine import AskSettings, Engine
+from stcr_plugin.evaluation.engine import AskSettings, Engine, Priced
 from stcr_plugin.evaluation.metrics import Figures
 from stcr_plugin.evaluation.prompts import prompts_for
 from stcr_plugin.types import ORDERS, Answer, Pair, Prompt, Query
@@ -54,15 +55,18 @@ def evaluate(
     name: str | None = None,
     engine: Engine | None = None,
     change: Callable[[list[Prompt]], list[Prompt]] | None = None,
+    comparator: Comparator | None = None,
 ) -> Results:
     """Put every pair of `split` to the model in both orders, and write the figures into the folder `out`.
 
     Writes said.jsonl and asked.json (see asking.put), answers.jsonl, results.json, report.md and its pictures.
     `limit` takes that many pairs, spread evenly over episodes, the same for the same seed; the seed also draws the
     wordings and the bootstrap. `engine` is asked instead of the model in the folder `model_dir`, which may then be
-    None. `change` makes other prompts of those that would be put, one of each, item and order kept. What an earlier run
-    was told is used again where the model, the data and the settings are the same; otherwise the run starts anew.
-    `overlap` in results.json says what the pairs share with the training of the model and of the stages before it.
+    None. `change` makes other prompts of those that would be put, item and order kept; pairs that it leaves out are not
+    asked. `comparator` asks otherwise and combines what is said, into folders of its own inside `out` (see
+    comparators). What an earlier run was told is used again where the model, the data and the settings are the same;
+    otherwise the run starts anew. `overlap` in results.json says what the pairs share with the training of the model
+    and of the stages before it.
     Raises DataError for data or a model that cannot be used.
     """
     from stcr_plugin.registry.manifest import read_manifest, read_pairs, teaches_ties
@@ -70,6 +74,7 @@ def evaluate(
     model_dir, out = Path(model_dir) if model_dir else None, Path(out)
     stage = stage_of(model_dir) if model_dir else {}
     settings = completed(settings or AskSettings(), stage)
+    settings = comparators.settings_of(comparator, settings) if comparator else settings
     if engine is None:
         if model_dir is None:
             raise ConfigError("nothing to ask: give the folder of a model, or an engine")
@@ -78,13 +83,21 @@ def evaluate(
     queries = [Query(pair, order) for pair in pairs for order in ORDERS]
     ties = teaches_ties(read_manifest(registry, dataset))
     prompts = prompts_for(queries, settings, seed, ties)
-    prompts = change(prompts) if change else prompts
-    data_digest = _data_digest(pairs, registry)
+    if change:
+        prompts = change(prompts)
+        kept = {prompt.item for prompt in prompts}
+        pairs = [pair for pair in pairs if pair.pair_id in kept]
+        queries = [query for query in queries if query.pair.pair_id in kept]
+    data_digest = digest_of_data(pairs, registry)
     # batch_size changes no answer, and lowering it is how one goes on after running out of memory.
     decides = {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"}
     shared = contamination(model_dir, registry, dataset, split, pairs, [one.question for one in prompts], seed)
     with artefacts.locked(out / ".lock"):
-        said = put(engine, prompts, out, {"data_digest": data_digest, "settings": decides, "seed": seed})
+        asked = {"data_digest": data_digest, "settings": decides, "seed": seed}
+        if comparator:
+            said, plain = comparators.ask(comparator, engine, prompts, out, asked)
+        else:
+            said, plain = put(engine, prompts, out, asked), None
         answers = [answered(*one) for one in zip(queries, prompts, said, strict=True)]
         artefacts.write_text(
             out / ANSWERS,
@@ -93,7 +106,9 @@ def evaluate(
         figures = metrics.figures(answers)
         identity = engine.identity()
         row = {
-            "name": name or stage.get("name") or (model_dir.resolve().name if model_dir else str(identity["engine"])),
+            "name": name
+            or stage.get("name")
+            or (model_dir.resolve().name if model_dir else str(identity.get("model") or identity["engine"])),
             "model": str(model_dir or identity.get("model") or identity["engine"]),
             "dataset": dataset,
             "split": split,
@@ -102,13 +117,23 @@ def evaluate(
             "unit": "percent",
             **dataclasses.asdict(figures),
             "intervals": metrics.intervals(answers, resamples, seed),
-            "by_phase": _by_phase(pairs, answers, resamples, seed),
+            **breakdown.breakdowns(pairs, answers, resamples, seed),
+            "p_gap": dataclasses.asdict(significance.gap_p(answers, seed=seed)),
             "per_episode": metrics.per_episode(answers),
             "settings": dataclasses.asdict(settings),
             "seed": seed,
             "resamples": resamples,
             "limit": limit,
+            "comparator": comparator
+            and comparators.account(
+                comparator,
+                answers,
+                [answered(*one) for one in zip(queries, prompts, plain, strict=True)] if plain else None,
+                resamples,
+                seed,
+            ),
             "tokens": _tokens(answers),
+            "cost": _cost(engine, answers),
             "overlap": shared,
             "engine": dict(identity),
             "model_digest": identity.get("model_digest"),
@@ -131,6 +156,17 @@ def _tokens(answers: Sequence[Answer]) -> dict[str, int] | None:
     if not counted:
         return None
     return {"prompt": sum(one for one, _ in counted), "completion": sum(one for _, one in counted)}
+
+
+def _cost(engine: Engine, answers: Sequence[Answer]) -> float | None:
+    """What the answers cost; None without prices, or where the tokens of some were not counted.
+
+    Requests that brought no answer are not in it, though a server may have charged for them.
+    """
+    tokens = _tokens(answers)
+    if tokens is None or not isinstance(engine, Priced) or any(one.prompt_tokens is None for one in answers):
+        return None
+    return engine.cost(tokens["prompt"], tokens["completion"])
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -166,7 +202,7 @@ def spread(pairs: Sequence[Pair], limit: int | None, seed: int = 0) -> list[Pair
     return [pair for pair in pairs if pair.pair_id in chosen]
 
 
-def _data_digest(pairs: Sequence[Pair], registry: Path) -> str:
+def digest_of_data(pairs: Sequence[Pair], registry: Path) -> str:
     """SHA-256 over the pairs and the contents of their pictures, which may be replaced under the same path."""
     from stcr_plugin.registry.pictures import read
 
@@ -182,19 +218,6 @@ def _data_digest(pairs: Sequence[Pair], registry: Path) -> str:
                 f"({reason}); write the dataset anew"
             ) from error
     return artefacts.digest([[dataclasses.asdict(pair) for pair in pairs], sums])
-
-
-def _by_phase(pairs: Sequence[Pair], answers: Sequence[Answer], resamples: int, seed: int) -> dict[str, Any]:
-    """Figures of the pairs within one phase and of those crossing from one to another; {} where no phase is known."""
-    kinds = {pair.pair_id: "crossing" if ">" in pair.phase else "within" for pair in pairs if pair.phase}
-    groups = {
-        kind: [answer for answer in answers if kinds.get(answer.pair_id) == kind] for kind in ("within", "crossing")
-    }
-    return {
-        kind: {**dataclasses.asdict(metrics.figures(group)), "intervals": metrics.intervals(group, resamples, seed)}
-        for kind, group in groups.items()
-        if not metrics.only_ties(group)
-    }
 
 
 def _write_report(
@@ -229,17 +252,30 @@ def _write_report(
     parts = [
         f"# Evaluation of {tables.cell(title)}",
         f"Mode `{row['mode']}`, model `{tables.cell(row['model'])}`, {row['n_queries']} queries. {how} {interval}",
+        *([tables.cell(comparators.words(row))] if row["comparator"] else []),
         tables.cell(overlap_words(row["overlap"])),
         tables.figures_table([{"pairs of": label, **figures} for label, figures in groups], ["pairs of"]),
+        _gap_words(row),
         f"![Forward, backward and pair accuracy]({PLOT})",
         "## What the figures mean",
         tables.meanings_table([figures for _, figures in groups]),
+        *breakdown.sections(row),
         "## Right and wrong examples",
         "Forward shows the earlier frame as img1, backward shows it as img2.",
         f"![Examples]({SHEET})",
         tables.markdown(["verdict", "task", "frames", "said forward", "said backward"], words),
     ]
     artefacts.write_text(out / REPORT, "\n\n".join(parts) + "\n")
+
+
+def _gap_words(row: Mapping[str, Any]) -> str:
+    found = row["p_gap"]
+    how = "all" if found["method"] == "exact" else "drawn"
+    return (
+        f"Were both orders alike, a gap of {tables.figure(row, 'gap_points').lstrip('+-')} points or more would come "
+        f"about with p = {found['p']:.2g} ({found['permutations']} {how} sign flips of whole episodes). "
+        "A large p is no proof that there is no gap."
+    )
 
 
 def _examples(

@@ -84,27 +84,38 @@ def with_interval(row: Mapping[str, Any], name: str) -> str:
 
 
 def figures_table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
-    """Markdown: the columns `keys` of each row, then its figures, pair accuracy with interval, and its size."""
+    """Markdown of `figures_cells`."""
+    heads, lines = figures_cells(rows, keys)
+    return markdown(heads, [[cell(text) for text in line] for line in lines])
+
+
+def figures_cells(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines: the columns `keys` of each row, its figures, pair accuracy with interval, and its size."""
     names = shown(rows)
     counts = [name for name in COUNTS if name in ("n_pairs", "n_episodes") or any(row.get(name) for row in rows)]
     heads = [*keys, *(COLUMNS[name].heading for name in names), *(COUNTS[name] for name in counts)]
     lines = [
-        [cell(row[key]) for key in keys]
+        [str(row[key]) for key in keys]
         + [with_interval(row, name) if name == "pair_accuracy" else figure(row, name) for name in names]
         + [str(row.get(name, 0)) for name in counts]
         for row in rows
     ]
-    return markdown(heads, lines)
+    return heads, lines
 
 
 def meanings_table(rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Markdown: what each figure shown of `rows` means, and what chance gives."""
+    """Markdown of `meanings_cells`."""
+    return markdown(*meanings_cells(rows))
+
+
+def meanings_cells(rows: Sequence[Mapping[str, Any]] = ()) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines: what each figure shown of `rows` means, and what chance gives."""
     columns = [COLUMNS[name] for name in shown(rows)]
     lines = [[column.heading, column.meaning, column.coin, column.order_guess] for column in columns]
     always = '"always img2" gives'
     if any(row.get("n_closer_earlier") for row in rows):
         always += " where the later frame is closer"
-    return markdown(["figure", "what it counts", "a coin gives", always], lines)
+    return ["figure", "what it counts", "a coin gives", always], lines
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -6,9 +6,6 @@ escaped, and the page's own content policy forbids scripts and requests besides.
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
 import random
 import re
@@ -22,12 +19,10 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import manifest as manifests
-from stcr_plugin.registry import pictures, tables
+from stcr_plugin.registry import pages, tables
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
 
-# A larger picture is shrunk for the sheet (its true size is told): 48 rows of camera frames would be 50 MB.
-_LONGEST_SIDE = 512
 _EXCLUSIONS_LISTED = 50
 # Which frame is closer, by the order shown and the answer.
 _CLOSER = {
@@ -278,11 +273,6 @@ def _pair_card(stratum: Stratum, row: Row) -> Card:
 # ---- from cards to the page ----
 
 
-def _text(value: object) -> str:
-    """`value` as HTML text. Half a surrogate pair, which no file can hold, is spelt out."""
-    return html.escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
-
-
 def _page(
     registry: Path,
     manifest: Mapping[str, Any],
@@ -294,29 +284,16 @@ def _page(
 ) -> str:
     unbuilt = manifest["config"]["frames"]["format"] == "none"
     shown = "\n".join(_card_html(number, card, registry, unbuilt) for number, card in enumerate(cards, 1))
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{_text(scope)}: contact sheet</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{_text(scope)}</h1>
+    body = f"""<header>
+<h1>{pages.text(scope)}</h1>
 <p class="lead">{len(cards)} of {sum(counts.values()):,} rows, drawn with seed {seed}.</p>
 {_account_html(manifest)}
 {_draw_html(counts, taken)}
 </header>
-<main>
+<main class="cards">
 {shown or '<p class="lead">There are no rows to show.</p>'}
-</main>
-</body>
-</html>
-"""
+</main>"""
+    return pages.page(f"{scope}: contact sheet", _STYLE, body)
 
 
 def _account_html(manifest: Mapping[str, Any]) -> str:
@@ -335,14 +312,14 @@ def _account_html(manifest: Mapping[str, Any]) -> str:
     ]
     if "claims_checked" in manifest:
         facts.append(("claims checked", f"{manifest['claims_checked']:,}"))
-    listed = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in facts)
+    listed = "".join(f"<dt>{pages.text(key)}</dt><dd>{pages.text(value)}</dd>" for key, value in facts)
     whole = json.dumps(config, indent=2, ensure_ascii=False)
     parts = [
         f"<dl>{listed}</dl>",
         _table("Splits", "split", counts["splits"], ("distances",)),
         _table("Datasets", "dataset", counts["datasets"]),
         _set_aside_html(manifest),
-        f"<details><summary>The whole configuration</summary><pre>{_text(whole)}</pre></details>",
+        f"<details><summary>The whole configuration</summary><pre>{pages.text(whole)}</pre></details>",
     ]
     return "\n".join(part for part in parts if part)
 
@@ -371,24 +348,18 @@ def _table(title: str, first: str, rows: Mapping[str, Mapping[str, Any]], withou
     if not columns:
         return ""
     body = [[name, *(_plain(of.get(column, "")) for column in columns)] for name, of in rows.items()]
-    return f"<h2>{title}</h2>{_cells([first, *(column.replace('_', ' ') for column in columns)], body)}"
-
-
-def _cells(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    first = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    rest = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in body)
-    return f"<div class='wide'><table><tr>{first}</tr>{rest}</table></div>"
+    return f"<h2>{title}</h2>{pages.table([first, *(column.replace('_', ' ') for column in columns)], body)}"
 
 
 def _set_aside_html(manifest: Mapping[str, Any]) -> str:
     reasons = manifest["counts"]["excluded"]
     if not reasons:
         return "<h2>Set aside</h2><p>Nothing.</p>"
-    times = _cells(["times", "why"], [[_plain(number), reason] for reason, number in reasons.items()])
+    times = pages.table(["times", "why"], [[_plain(number), reason] for reason, number in reasons.items()])
     items = manifest["excluded"]
     more = f"<li>and {len(items) - _EXCLUSIONS_LISTED:,} more</li>" if len(items) > _EXCLUSIONS_LISTED else ""
     each = "".join(
-        f"<li>{_text(item['what'])} {_text(item['where'])}: {_text(item['reason'])}</li>"
+        f"<li>{pages.text(item['what'])} {pages.text(item['where'])}: {pages.text(item['reason'])}</li>"
         for item in items[:_EXCLUSIONS_LISTED]
     )
     return f"<h2>Set aside</h2>{times}<details><summary>Which</summary><ul>{each}{more}</ul></details>"
@@ -402,8 +373,8 @@ def _draw_html(counts: Mapping[Stratum, int], taken: Mapping[Stratum, int]) -> s
         for value in values[column]
         if not any(take and stratum[column] == value for stratum, take in taken.items())
     ]
-    missing = f" Too few rows to show: {_text(', '.join(hidden))}." if hidden else ""
-    table = _cells(
+    missing = f" Too few rows to show: {pages.text(', '.join(hidden))}." if hidden else ""
+    table = pages.table(
         ["dataset or split", "order", "closer", "phase", "rows", "shown"],
         [[*(value or "–" for value in of), _plain(counts[of]), _plain(taken.get(of, 0))] for of in sorted(counts)],
     )
@@ -431,20 +402,20 @@ def _card_html(number: int, card: Card, registry: Path, unbuilt: bool) -> str:
     )
     known = f"episode {pair.episode_id} · pair {pair.pair_id} · " if pair is not None else ""
     parts = [
-        "<p class='tags'>" + "".join(f"<span class='{kind}'>{_text(text)}</span>" for text, kind in tags) + "</p>",
-        "".join(f"<p class='fault'>{_text(fault)}</p>" for fault in card.faults),
+        "<p class='tags'>" + "".join(f"<span class='{kind}'>{pages.text(text)}</span>" for text, kind in tags) + "</p>",
+        "".join(f"<p class='fault'>{pages.text(fault)}</p>" for fault in card.faults),
         f"<div class='pictures'>{figures}</div>" if figures else "",
-        f"<h3 dir='auto'>{_text(pair.task)}</h3>" if pair is not None else "",
+        f"<h3 dir='auto'>{pages.text(pair.task)}</h3>" if pair is not None else "",
         _words("Question", card.question),
         _target_html(card.target),
-        f"<footer>{_text(known + card.where)}</footer>",
+        f"<footer>{pages.text(known + card.where)}</footer>",
     ]
     inner = "\n".join(part for part in parts if part)
     return f"<article id='card-{number}'>\n{inner}\n</article>"
 
 
 def _words(title: str, text: str | None) -> str:
-    return f"<h4>{title}</h4><p class='words' dir='auto'>{_text(text)}</p>" if text is not None else ""
+    return f"<h4>{title}</h4><p class='words' dir='auto'>{pages.text(text)}</p>" if text is not None else ""
 
 
 def _target_html(target: str | None) -> str:
@@ -452,8 +423,8 @@ def _target_html(target: str | None) -> str:
     if target is None:
         return ""
     details, newline, judgment = target.rpartition("\n")
-    blocks = [f"<span>{_text(block)}</span>" for block in re.split(r"(?=\bimg[12]:)", details + newline) if block]
-    return f"<h4>Target</h4><p class='words target' dir='auto'>{''.join(blocks)}<b>{_text(judgment)}</b></p>"
+    blocks = [f"<span>{pages.text(block)}</span>" for block in re.split(r"(?=\bimg[12]:)", details + newline) if block]
+    return f"<h4>Target</h4><p class='words target' dir='auto'>{''.join(blocks)}<b>{pages.text(judgment)}</b></p>"
 
 
 def _figure_html(registry: Path, name: str, image_id: str, frame: int | None, unbuilt: bool) -> str:
@@ -461,77 +432,16 @@ def _figure_html(registry: Path, name: str, image_id: str, frame: int | None, un
     try:
         if unbuilt:
             raise DataError("no picture was built (frames.format: none)")
-        address, size, small = _embedded(registry, name)
+        address, size, small = pages.embedded(registry, name)
     except DataError as error:
-        return f"<figure><div class='missing'>{_text(error)}</div><figcaption>{caption}</figcaption></figure>"
-    drawn = f"<img class='{'small' if small else 'large'}' src='{address}' alt='{image_id}' title='{_text(name)}'>"
-    return f"<figure>{drawn}<figcaption>{caption} <span>{_text(size)}</span></figcaption></figure>"
-
-
-def _embedded(registry: Path, name: str) -> tuple[str, str, bool]:
-    """A picture as a data address, its true size in words, and whether it is so small that its pixels may show.
-
-    As it is stored, unless it is large. Raises DataError for one that cannot be read or decoded.
-    """
-    from PIL import Image
-
-    data = pictures.read(registry, name)
-    picture = pictures.decode(data, name)
-    size = f"{picture.width}×{picture.height}"
-    kind = Image.MIME.get(picture.format or "", "")
-    if max(picture.size) > _LONGEST_SIDE or kind not in ("image/png", "image/jpeg"):
-        shrunk = picture.convert("RGB")
-        shrunk.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-        file = io.BytesIO()
-        shrunk.save(file, "jpeg", quality=88)
-        data, kind, size = file.getvalue(), "image/jpeg", f"{size}, shrunk for this sheet"
-    address = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return address, size, max(picture.size) < _LONGEST_SIDE // 4
+        return f"<figure><div class='missing'>{pages.text(error)}</div><figcaption>{caption}</figcaption></figure>"
+    drawn = f"<img class='{'small' if small else 'large'}' src='{address}' alt='{image_id}' title='{pages.text(name)}'>"
+    return f"<figure>{drawn}<figcaption>{caption} <span>{pages.text(size)}</span></figcaption></figure>"
 
 
 _STYLE = """
-:root { --page: #f6f5f2; --card: #fff; --ink: #1f2328; --soft: #656b73; --line: #dfdcd5; --mark: #0b6e63;
-  --tint: #eef4f2; --bad: #a32318; --badtint: #fbeae7 }
-@media (prefers-color-scheme: dark) { :root { --page: #15181b; --card: #1e2226; --ink: #e6e4df; --soft: #9aa1a9;
-  --line: #343a40; --mark: #6fcbbb; --tint: #22302e; --bad: #ff9d90; --badtint: #3a2220 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 2rem clamp(1rem, 3vw, 3rem); max-width: 110rem; background: var(--page);
-  color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", "Noto Sans", "Noto Sans CJK SC", sans-serif;
-  overflow-wrap: anywhere }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 }
-h2 { font-size: 1rem; margin: 1.6rem 0 .4rem }
-h3 { font-size: 1.05rem; line-height: 1.35; margin: .9rem 0 0 }
-h4 { font-size: .72rem; letter-spacing: .06em; text-transform: uppercase; color: var(--soft); margin: .9rem 0 .2rem }
-header > p { max-width: 75ch }
-.lead { color: var(--soft); margin: .3rem 0 1.2rem }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: 0 }
-dt { color: var(--soft) } dd { margin: 0 }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
-th, td { text-align: left; vertical-align: top; padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line);
-  overflow-wrap: normal }
-th { font-weight: 600 } tr:first-child th { color: var(--soft); font-weight: 500 }
-details { margin: .8rem 0 } summary { cursor: pointer; color: var(--mark) }
-pre { white-space: pre-wrap; font-size: .82rem; background: var(--card); padding: 1rem; border-radius: .5rem }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 1.25rem;
-  margin-top: 2rem; align-items: start }
-article { background: var(--card); border: 1px solid var(--line); border-radius: .75rem; padding: 1rem 1.1rem;
-  break-inside: avoid }
-.tags { display: flex; flex-wrap: wrap; gap: .35rem; margin: 0 0 .8rem; font-size: .8rem }
-.tags span { padding: .1rem .55rem; border-radius: 1rem; border: 1px solid var(--line) }
+main { margin-top: 2rem }
 .tags .part { border-color: transparent; padding-left: 0; font-weight: 600 }
-.tags .label { background: var(--tint); color: var(--mark); border-color: transparent; font-weight: 600 }
-.fault, .missing { background: var(--badtint); color: var(--bad); border-radius: .4rem; padding: .5rem .7rem;
-  font-size: .88rem; margin: 0 0 .6rem }
-.pictures { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem }
-figure { margin: 0; min-width: 0 }
-img { display: block; width: 100%; height: auto; border-radius: .4rem; background: var(--page) }
-img.small { image-rendering: pixelated }
-.missing { display: grid; place-items: center; min-height: 8rem; margin: 0; text-align: center }
-figcaption { font-size: .8rem; color: var(--soft); margin-top: .25rem } figcaption b { color: var(--ink) }
-.words { margin: 0; white-space: pre-wrap; font-size: .93rem }
 .target > span { display: block } .target > b { display: block; color: var(--mark) }
-article footer { margin-top: .9rem; padding-top: .6rem; border-top: 1px solid var(--line); font-size: .78rem;
-  color: var(--soft) }
-@media print { body { background: none; font-size: 11px } details { display: none } }
+@media print { details { display: none } }
 """

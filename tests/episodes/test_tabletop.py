@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 import os
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from stcr_plugin.config import from_mapping
-from stcr_plugin.episodes import open_source
+from stcr_plugin.episodes import open_source, tabletop
 from stcr_plugin.episodes.tabletop import (
     DEPTH,
+    GRASP,
     HELDOUT_COLOURS,
+    HELDOUT_SHAPES,
     LAYOUT_COLUMNS,
     LAYOUT_ROWS,
     PHASES,
@@ -27,6 +30,8 @@ from stcr_plugin.types import Claim
 
 SMALL = TabletopConfig(seen=30, heldout=15, size=56)
 COLOURS = {"seen": set(SEEN_COLOURS), "heldout": set(HELDOUT_COLOURS)}
+VARIANTS = ("regress", "shapes", "push", "take_off")
+EVERY = TabletopConfig(seen=12, heldout=8, regress=60, shapes=20, push=20, take_off=20, size=56)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,20 @@ def source():
 def recorded(source):
     """(episode, its states) of the whole source."""
     return [(episode, source.states(episode)) for episode in source.episodes()]
+
+
+@pytest.fixture(scope="module")
+def every():
+    return TabletopSource(EVERY, seed=0)
+
+
+@pytest.fixture(scope="module")
+def groups(every):
+    """Group -> (episode, its states) of it."""
+    found = {}
+    for episode in every.episodes():
+        found.setdefault(episode.group, []).append((episode, every.states(episode)))
+    return found
 
 
 def runs(states, key="phase"):
@@ -223,6 +242,166 @@ def test_demonstration_ends_idle_and_works_before():
     assert max(tails) > 2 * SMALL.fps
 
 
+def test_variants_are_made_only_where_asked_for_and_change_no_other_episode(source, every, groups):
+    assert {episode.group for episode in source.episodes()} == {"seen", "heldout"}
+    assert {group: len(episodes) for group, episodes in groups.items()} == {
+        group: getattr(EVERY, group) for group in ("seen", "heldout", *VARIANTS)
+    }
+    (first, states), *_ = groups["seen"]
+    assert (first, states) == (next(source.episodes()), source.states(first))
+    assert (next(iter(source.frames(first, [9]))) == next(iter(every.frames(first, [9])))).all()
+
+
+@pytest.mark.parametrize("group", ["seen", "heldout", "shapes", "push", "take_off"])
+def test_progress_grows_from_nothing_to_one_wherever_a_demonstration_moves(groups, group):
+    for _, states in groups[group]:
+        progress = [state["progress"] for state in states]
+        assert 0 < progress[0] < 0.1
+        assert progress[-1] == 1
+        for before, after in itertools.pairwise(states):
+            assert (after["progress"] > before["progress"]) == (before["motion"] > 1e-9)
+            assert after["progress"] >= before["progress"]
+
+
+def test_progress_follows_from_what_a_frame_shows(groups):
+    """Reckoned anew from single frames: hand, object, goal and gripper; up to where the hand leaves the object."""
+    for group in ("seen", "heldout", "shapes", "take_off", "regress"):
+        for _, states in groups[group]:
+            hover = max(state["hand"][2] for state in states if state["phase"] == "lift")
+            kept = [(way_left(state, hover), state["progress"]) for state in states if not is_done(state)]
+            ways, progress = np.array(kept).T
+            slope, start = np.polyfit(progress, ways, 1)
+            assert slope < -50, "an episode's work, in cm"
+            # The hand bends away from the straight way by up to 6.3 cm.
+            assert np.abs(start + slope * progress - ways).max() < 7, group
+
+
+def is_done(state):
+    return state["gripper"] > 0 and math.dist(state["object"], state["goal"]) < 1e-6
+
+
+def way_left(state, hover):
+    """How far, in cm, the hand still has to go until the object stands on its goal; GRASP a closing or opening."""
+    (x, y, z), (gx, gy, _) = state["object"], state["goal"]
+    grip = math.dist(state["hand"], (x, y, z + 2)) + GRASP * state["gripper"]
+    apart = math.dist((x, y), (gx, gy))
+    lowered = z - state["rest_height"] if apart < 1e-6 else hover - state["rest_height"] - 2
+    return grip + (max(hover - z - 2, 0) if apart > 1e-6 else 0) + apart + lowered + GRASP
+
+
+def test_regressions_undo_what_was_done_and_some_are_mended(groups):
+    mended, kinds = 0, set()
+    for _, states in groups["regress"]:
+        progress = np.array([state["progress"] for state in states])
+        best_before = np.maximum.accumulate(progress)
+        assert (best_before - progress).max() > 0.03
+        done = math.dist(states[-1]["object"][:2], states[-1]["goal"][:2]) < 1e-6
+        assert done == (progress[-1] == 1), "done says that the object stands on the pad"
+        assert done or math.dist(states[-1]["object"][:2], states[-1]["goal"][:2]) > 5
+        assert states[-1]["object"][2] == pytest.approx(states[-1]["rest_height"])
+        assert states[-1]["gripper"] == 1
+        mended += done
+        order = runs(states)
+        kinds.add("drop" if "drop" in order else order[order.index("return") - 1])
+    assert kinds == {"drop", "lift", "move", "place"}  # in each of which it can be lost
+    assert 0.3 < mended / len(groups["regress"]) < 0.7
+
+
+def test_an_object_in_the_air_is_held_or_falls(groups):
+    fallen = 0
+    for _, states in groups["regress"] + groups["take_off"]:
+        for before, after in itertools.pairwise(states):
+            if before["object"] != after["object"]:
+                assert after["gripper"] < 0.5 or after["phase"] == "drop"
+                fallen += after["phase"] == "drop"
+            if after["phase"] != "drop" and after["gripper"] > 0.5:
+                assert after["object"][2] == pytest.approx(after["rest_height"])
+    assert fallen > 10
+
+
+def test_other_shapes_stand_in_for_the_object_alone(every, groups):
+    shapes = {episode.task.split()[3] for episode, _ in groups["shapes"]}
+    assert shapes == set(HELDOUT_SHAPES)
+    assert not shapes & set(SHAPES)
+    for episode, _ in groups["shapes"]:
+        thing, pad, *others = every.things(episode, 0)
+        assert (thing.shape, pad.shape) == (episode.task.split()[3], "pad")
+        assert all(other.shape in SHAPES for other in others)
+
+
+def test_pushed_object_stays_on_the_table_and_is_never_grasped(groups):
+    for episode, states in groups["push"]:
+        assert episode.task.split()[0] == "push"
+        assert runs(states) == ["approach", "push", "retreat"]
+        assert {state["gripper"] for state in states} == {0}
+        assert all(state["object"][2] == pytest.approx(state["rest_height"]) for state in states)
+        for state in states:
+            if state["phase"] == "push":
+                apart = math.dist(state["hand"][:2], state["object"][:2])
+                assert apart == pytest.approx(state["rest_height"] + 3)  # the hand is behind it, not above
+        assert math.dist(states[-1]["object"][:2], states[-1]["goal"][:2]) < 1e-6
+
+
+def test_taking_off_starts_on_the_pad_and_ends_beside_it(every, groups):
+    for episode, states in groups["take_off"]:
+        assert episode.task.startswith("take the ")
+        assert " off the " in episode.task
+        scene = every._scene(episode.group, episode.episode_id)
+        pad = (scene.goal.x, scene.goal.y)
+        assert math.dist(states[0]["object"][:2], pad) < 1e-6
+        assert math.dist(states[-1]["object"][:2], pad) > scene.goal.radius
+        assert runs(states) == list(PHASES)
+
+
+def test_moved_objects_run_into_nothing(every, groups):
+    for group in ("regress", "push", "take_off"):
+        for episode, states in groups[group]:
+            scene = every._scene(episode.group, episode.episode_id)
+            for other, state in itertools.product(scene.distractors, states):
+                low = state["object"][2] - state["rest_height"] < 2 * other.radius
+                apart = math.dist(state["object"][:2], (other.x, other.y))
+                assert not low or apart > other.radius + scene.thing.radius
+
+
+def test_every_claim_of_every_variant_holds(every, groups):
+    for group in VARIANTS:
+        for _, states in groups[group]:
+            assert all(every.holds(claim, state) for state in states for claim in every.claims(state))
+
+
+def test_motion_of_variants_says_where_pictures_change(every, groups):
+    for group in VARIANTS:
+        episode, states = groups[group][0]
+        pictures = list(every.frames(episode, range(episode.n_frames)))
+        for t, (before, after) in enumerate(itertools.pairwise(pictures)):
+            assert (before != after).any() == (states[t]["motion"] > 0), (group, t)
+
+
+def test_things_are_seen_where_nothing_covers_them(every, groups):
+    """Against the picture: a thing that is painted over shows fewer pixels; the hand covers what it holds a little."""
+    before, after = [], []
+    for episode, _ in groups["seen"]:
+        for index, shares in ((0, before), (episode.n_frames - 1, after)):
+            thing, pad, *others = every.things(episode, index)
+            assert episode.task == f"put the {thing.colour} {thing.shape} on the {pad.colour} pad"
+            assert all(0 <= one.share <= 1 and one.pixels >= 0 for one in (thing, pad, *others))
+            shares.append(pad.share)
+    assert np.median(before) > 0.95
+    assert max(after) < 0.9  # the object stands on it
+
+
+def test_a_thing_out_of_the_picture_or_behind_another_is_not_seen():
+    source = TabletopSource(TabletopConfig(seen=1, heldout=0), seed=0)
+    scene = source._scene("seen", "seen-00000")
+    thing, goal = scene.thing, scene.goal
+    outside = dataclasses.replace(scene, distractors=(dataclasses.replace(thing, x=200.0),))
+    assert tabletop._things(outside, 0, 84)[2].share == 0
+    behind = dataclasses.replace(thing, x=thing.x, y=thing.y + 1, radius=thing.radius / 2)
+    assert tabletop._things(dataclasses.replace(scene, distractors=(behind,)), 0, 84)[2].share < 0.5
+    alone = dataclasses.replace(thing, x=goal.x, y=goal.y - 12, radius=3.0)
+    assert tabletop._things(dataclasses.replace(scene, distractors=(alone,)), 0, 84)[2].share > 0.5
+
+
 @pytest.mark.parametrize("size", [28, 85, 112])
 def test_pictures_have_the_size_asked_for(size):
     source = TabletopSource(TabletopConfig(seen=1, heldout=0, size=size))
@@ -260,7 +439,8 @@ def test_kind_chooses_the_source():
     [
         ({"sizes": 84}, "unknown key 'sizes', did you mean 'size'"),
         ({"size": 20}, "size at least 28"),
-        ({"seen": -1}, "seen and heldout must not be negative"),
+        ({"seen": -1}, "must not be negative"),
+        ({"take_off": -1}, "take_off must not be negative"),
         ({"fps": 0}, "fps above 0"),
         ({"size": "big"}, "size: "),
         ({"distractors": [3, 1]}, r"distractors reads \[fewest, most\]"),

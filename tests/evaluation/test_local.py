@@ -9,7 +9,7 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import local
 from stcr_plugin.evaluation.answers import answered
 from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.local import endings, fit, load, say
+from stcr_plugin.evaluation.local import answer_tokens, fit, load, say
 from stcr_plugin.evaluation.prompts import content, prompts_for
 from stcr_plugin.types import ORDERS, Pair, Prompt, Query, Shown
 
@@ -73,7 +73,7 @@ def numbered_content(pictures, question):
 
 
 def endings(tokenizer, ties=False):
-    return endings(tokenizer, prompts_for(queries()[:1], AskSettings(), ties=ties)[0])
+    return answer_tokens(tokenizer, prompts_for(queries()[:1], AskSettings(), ties=ties)[0])
 
 
 def test_pictures_are_numbered_and_the_question_comes_last():
@@ -194,7 +194,7 @@ def written(request, loaded, monkeypatch):
         pieces = [tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in (" n", "ei", "ther")]
         rests["neither"] = [token for piece in pieces for token in piece]
         assert len(rests["neither"]) >= 3
-        monkeypatch.setattr(local, "endings", lambda *arguments: (shared, rests))
+        monkeypatch.setattr(local, "answer_tokens", lambda *arguments: (shared, rests))
     return shared, rests
 
 
@@ -475,7 +475,7 @@ def test_answer_that_another_begins_with_is_refused():
 
     prompt = dataclasses.replace(prompts_for(queries()[:1], AskSettings())[0], names=("img1", "img12"))
     with pytest.raises(ConfigError, match="generate: true"):
-        endings(tokenizer, prompt)
+        answer_tokens(tokenizer, prompt)
 
 
 @pytest.mark.parametrize("style", ["letters", "ordinals", "frames"])
@@ -487,7 +487,7 @@ def test_names_of_other_styles_are_compared_by_all_their_tokens(loaded, registry
     settings = AskSettings(style=style)
     prompt = prompts_for(queries()[:1], settings)[0]
     ((_, said),) = say(model, processor, [prompt], registry, settings, progress=False)
-    shared, rests = endings(processor.tokenizer, prompt)
+    shared, rests = answer_tokens(processor.tokenizer, prompt)
     message = {"role": "user", "content": content(prompt)}
     text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     pictures = [fit(Image.open(registry / one.image), 768 * 768, 32 * 32) for one in prompt.shown]

@@ -1,10 +1,11 @@
 import dataclasses
 import random
 
+import numpy as np
 import pytest
 
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.metrics import RATES, figures, intervals, paired_difference, per_episode
+from stcr_plugin.evaluation.metrics import RATES, figures, group_intervals, intervals, paired_difference, per_episode
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
 
 OTHER = {"img1": "img2", "img2": "img1"}
@@ -267,16 +268,53 @@ def test_earlier_closer_pairs_tell_a_judge_of_progress_from_a_judge_of_order():
 
 
 def test_interval_of_a_rare_figure_leaves_out_draws_without_it():
-    """Ties stand in 1 of 4 episodes, which about a third of the draws miss."""
+    """Ties, half of them right in each, stand in 2 of 4 episodes, which 1 of 16 draws misses."""
     coin = random.Random(6)
     answers = asked(
-        [pair(i, i // 4, "neither" if i < 2 else "later") for i in range(16)],
-        lambda query: "neither" if query.pair.pair_id == "p0" else coin.choice(["img1", "img2"]),
+        [pair(i, i // 4, "neither" if i in (0, 1, 4, 5) else "later") for i in range(16)],
+        lambda query: "neither" if query.pair.pair_id in ("p0", "p4") else coin.choice(["img1", "img2"]),
     )
     assert figures(answers).tie_accuracy == 50
     assert intervals(answers)["tie_accuracy"] == (50, 50)
-    missed = [seed for seed in range(20) if "tie_accuracy" not in intervals(answers, resamples=1, seed=seed)]
-    assert 0 < len(missed) < 20, "a single draw holds the episode with ties or not"
+    missed = [seed for seed in range(60) if "tie_accuracy" not in intervals(answers, resamples=1, seed=seed)]
+    assert 0 < len(missed) < 60, "a single draw holds an episode with ties or not"
+
+
+def test_figure_of_a_single_episode_has_no_interval():
+    answers = asked([pair(i, i // 4, "neither" if i < 2 else "later") for i in range(16)], lambda query: "img2")
+    assert figures(answers).n_ties == 2
+    assert set(intervals(answers)) == {*RATES, "neither_rate"}
+
+
+def test_groups_are_resampled_by_the_draws_of_the_whole():
+    """Against a bootstrap that draws episodes one by one and counts answers, of pairs in some episodes alone."""
+    coin = random.Random(7)
+    answers = asked(pairs(90, 6), lambda query: query.answer if coin.random() < 0.7 else OTHER[query.answer])
+    episodes = sorted({one.episode_id for one in answers})
+    part = [one for one in answers if int(one.episode_id[1:]) % 3]
+    found = group_intervals({"all": answers, "part": part}, episodes, resamples=150, seed=2)
+    assert found["all"] == intervals(answers, resamples=150, seed=2)
+    drawn = np.random.default_rng(2).multinomial(len(episodes), [1 / len(episodes)] * len(episodes), size=150)
+    for name, group in (("all", answers), ("part", part)):
+        accuracies = []
+        for counts in drawn:
+            again = [
+                one
+                for episode, n in zip(episodes, counts, strict=True)
+                for one in group * int(n)
+                if one.episode_id == episode and one.order == "forward"
+            ]
+            accuracies.append(100 * sum(one.right for one in again) / len(again))
+        assert found[name]["forward_accuracy"] == pytest.approx(np.percentile(accuracies, [2.5, 97.5]), abs=1e-9)
+
+
+def test_difference_is_resampled_by_the_draws_of_the_whole():
+    """An episode of ties alone counts as an episode: without it, other episodes would be drawn."""
+    plain = asked(pairs(40), knower(0.7, 1))
+    tied = asked([pair("t", 99, "neither")], lambda query: "neither")
+    wrong = [dataclasses.replace(one, chosen=OTHER[one.expected]) for one in plain]
+    found = paired_difference(plain + tied, wrong + tied, resamples=300, seed=1)
+    assert found.interval == intervals(plain + tied, resamples=300, seed=1)["pair_accuracy"]
 
 
 def test_no_interval_of_ties_where_there_are_none():

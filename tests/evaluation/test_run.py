@@ -11,10 +11,12 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import local, prompts
+from stcr_plugin.evaluation.breakdown import breakdowns
 from stcr_plugin.evaluation.contamination import overlap_words, stage_of
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.metrics import RATES, figures, per_episode
 from stcr_plugin.evaluation.run import evaluate, spread
+from stcr_plugin.evaluation.significance import gap_p
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.samples.questions import paraphrases
 from stcr_plugin.types import Answer, Pair
@@ -92,6 +94,10 @@ def test_results_are_the_figures_of_the_answers_on_disk(model, registry, tmp_pat
     assert set(row["intervals"]) == set(RATES)
     assert all(low <= row[name] <= high for name, (low, high) in row["intervals"].items())
     assert row["by_phase"]["within"]["n_pairs"] + row["by_phase"]["crossing"]["n_pairs"] == row["n_pairs"]
+    pairs = read_pairs(registry, "toy", "heldout")
+    for key, value in breakdowns(pairs, answers, resamples=100).items():
+        assert row[key] == json.loads(json.dumps(value))
+    assert row["p_gap"] == dataclasses.asdict(gap_p(answers))
 
 
 def test_report_shows_the_figures_and_pictures_that_open(model, registry, tmp_path):
@@ -99,6 +105,8 @@ def test_report_shows_the_figures_and_pictures_that_open(model, registry, tmp_pa
     text = (tmp_path / "report.md").read_text()
     assert f"{row['forward_accuracy']:.1f}" in text
     assert f"{row['gap_points']:+.1f}" in text
+    assert f"p = {row['p_gap']['p']:.2g}" in text
+    assert all(title in text for title in ("## By distance", "## By phase"))
     for name in ("accuracies.png", "examples.png"):
         assert f"({name})" in text
         with Image.open(tmp_path / name) as picture:

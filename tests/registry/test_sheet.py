@@ -148,7 +148,7 @@ def test_large_picture_is_shrunk_and_its_true_size_told(tmp_path):
     page = sheet(tmp_path, rows=1)
     with Image.open(io.BytesIO(page.pictures[0])) as picture:
         assert picture.size == (512, 256)
-    assert "700×350, shrunk for this sheet" in page.cards[0]
+    assert "700×350, shrunk for this page" in page.cards[0]
 
 
 def test_split_without_dataset_shows_its_pairs_in_both_orders(sound):

@@ -66,6 +66,8 @@ class StcrSettings:
     """One stage. `mode` is how the model is asked: `cot` lets it reason first, `direct` does not.
 
     `starts_from: stage` demands that the model is the output of a finished stage with the same template.
+    `mask: answer` trains on the answer and its end of turn. `mask: authors` makes the mistake of the STCR authors'
+    released code, for studies of what it costs: see mask.authors_labels.
     """
 
     name: str
@@ -74,3 +76,4 @@ class StcrSettings:
     prepare: Prepare = Prepare()
     evaluate: Evaluate | None = Evaluate()
     augment: Augment | None = None
+    mask: Literal["answer", "authors"] = "answer"

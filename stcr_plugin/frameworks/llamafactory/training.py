@@ -274,6 +274,10 @@ def _callbacks(
     from stcr_plugin.frameworks.llamafactory.augmentation import Augmentation
 
     made: list[Any] = [Augmentation(settings.augment, _media_dir(args, registry))] if settings.augment else []
+    if settings.mask == "authors":
+        from stcr_plugin.frameworks.llamafactory.mask import AuthorsMask
+
+        made.append(AuthorsMask())
     if settings.evaluate:
         from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS, AskSettings
         from stcr_plugin.evaluation.run import spread

@@ -1,0 +1,312 @@
+"""What anyone should try before training: asking a model otherwise and combining what it says, its weights untouched.
+
+A comparator is a row of COMPARATORS: variants of each prompt, each put to the engine in a folder of its own, and a rule
+that makes one `Said` of them. How much a variant counts follows the sources named; none was chosen on a split of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stcr_plugin.config import nearest
+from stcr_plugin.errors import ConfigError
+from stcr_plugin.evaluation import metrics
+from stcr_plugin.evaluation.answers import parse
+from stcr_plugin.evaluation.asking import put
+from stcr_plugin.evaluation.engine import AskSettings, Engine
+from stcr_plugin.types import Answer, Change, Prompt, Said
+
+PLAIN = "plain"
+
+Variants = Mapping[str, Sequence[Said]]
+"""Variant -> what was said to each prompt in it."""
+
+
+@dataclass(frozen=True)
+class Comparator:
+    """One way to ask a model.
+
+    variants: name (also of its folder) -> what is done to the pictures of a prompt.
+    combine: (comparator, prompts, what was said to each variant) -> what counts as said to each prompt.
+    weight: how much the second variant counts, None where there is nothing to weigh; `weight_of` says whose it is.
+    plausible: names that the plain prompt makes less likely than this share of its likeliest cannot be chosen.
+    settings: fields of AskSettings that it sets.
+    """
+
+    name: str
+    does: str
+    source: str
+    combine: Callable[[Comparator, Sequence[Prompt], Variants], list[Said]]
+    variants: Mapping[str, Change] = field(default_factory=lambda: {PLAIN: ""})
+    weight: float | None = None
+    weight_of: str = ""
+    plausible: float = 0.0
+    compares: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def comparator(name: str, weight: float | None = None) -> Comparator:
+    """The comparator of that name, with `weight` in place of its own. Raises ConfigError for an unknown name."""
+    if name not in COMPARATORS:
+        raise ConfigError(f"no comparator {name!r}, {nearest(name, list(COMPARATORS))}")
+    found = COMPARATORS[name]
+    if weight is None:
+        return found
+    if found.weight is None:
+        weighted = [one.name for one in COMPARATORS.values() if one.weight is not None]
+        raise ConfigError(f"comparator {name!r} has no weight to set; {', '.join(weighted)} have one")
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ConfigError(f"comparator {name!r}: its weight must be a number of at least 0, got {weight}")
+    return dataclasses.replace(found, weight=weight, weight_of="given by the user")
+
+
+def settings_of(comparator: Comparator, settings: AskSettings) -> AskSettings:
+    return dataclasses.replace(settings, **comparator.settings)
+
+
+def ask(
+    comparator: Comparator, engine: Engine, prompts: Sequence[Prompt], out: Path, asked: Mapping[str, Any]
+) -> tuple[list[Said], list[Said] | None]:
+    """What counts as said to each of `prompts`, and what the plain prompts alone gave, None where they were not put.
+
+    Each variant is put by `asking.put` into a folder of its name in `out`, so that a killed run goes on. Raises
+    ConfigError at the first answer without log-probabilities where the comparator needs them.
+    """
+    checked = _Comparing(engine, comparator.name) if comparator.compares else engine
+    said = {
+        variant: put(checked, [_changed(prompt, change) for prompt in prompts], out / variant, asked)
+        for variant, change in comparator.variants.items()
+    }
+    return comparator.combine(comparator, prompts, said), said.get(PLAIN)
+
+
+def account(
+    comparator: Comparator, answers: Sequence[Answer], plain: Sequence[Answer] | None, resamples: int, seed: int
+) -> dict[str, Any]:
+    """What results.json says of the comparator: how it asked, and how its accuracy compares with the plain prompt's.
+
+    mean_accuracy: half the sum of forward and backward accuracy, percent; 50 for any judge that goes by place alone.
+    difference: pair accuracy minus that of the plain prompt on the same pairs, points, with its interval.
+    """
+    return {
+        "name": comparator.name,
+        "does": comparator.does,
+        "source": comparator.source,
+        "variants": dict(comparator.variants),
+        "weight": comparator.weight,
+        "weight_of": comparator.weight_of,
+        "plausible": comparator.plausible,
+        "mean_accuracy": _mean_accuracy(answers),
+        "plain": None
+        if plain is None
+        else {
+            "pair_accuracy": metrics.figures(plain).pair_accuracy,
+            "mean_accuracy": _mean_accuracy(plain),
+            "difference": dataclasses.asdict(metrics.paired_difference(answers, plain, resamples, seed)),
+        },
+    }
+
+
+def words(row: Mapping[str, Any]) -> str:
+    """One paragraph for a report, of a row of results.json whose `comparator` is the account of one."""
+    of = row["comparator"]
+    weight = f" Its weight, {of['weight']:.3g}, is {of['weight_of']}." if of["weight"] is not None else ""
+    plain = of["plain"]
+    against = ""
+    if plain:
+        bounds = plain["difference"]["interval"]
+        interval = f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""
+        against = (
+            f", against {plain['pair_accuracy']:.1f} and {plain['mean_accuracy']:.1f} of the plain prompt: "
+            f"{plain['difference']['points']:+.1f} points of pair accuracy{interval}"
+        )
+    gap = (
+        " Its gap is 0 by construction, since one choice answers both orders: judge it by accuracy."
+        if of["name"] == "swap_ensemble"
+        else ""
+    )
+    return (
+        f"Comparator `{of['name']}` ({of['source']}): {of['does']}.{weight} Nothing of it was tuned on any split of "
+        f"this data. Prompts a query: {len(of['variants'])}. Pair accuracy {row['pair_accuracy']:.1f} %, mean of the "
+        f"single orders {of['mean_accuracy']:.1f} %{against}.{gap}"
+    )
+
+
+class _Comparing:
+    """`engine`, whose every answer must carry log-probabilities."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine, self.name = engine, name
+
+    def identity(self) -> Mapping[str, Any]:
+        return self.engine.identity()
+
+    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:
+        for number, said in self.engine.say(prompts):
+            if not said.logprobs:
+                able = [one.name for one in COMPARATORS.values() if not one.compares]
+                raise ConfigError(
+                    f"comparator {self.name!r} needs log-probabilities and the engine gives none: ask in mode direct "
+                    f"without generate, or use one that works without: {', '.join(able)}"
+                )
+            yield number, said
+
+
+def _changed(prompt: Prompt, change: Change) -> Prompt:
+    if not change:
+        return prompt
+    return dataclasses.replace(prompt, shown=tuple(dataclasses.replace(one, change=change) for one in prompt.shown))
+
+
+def _as_said(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Said]:
+    return list(next(iter(said.values())))
+
+
+def _weighted(
+    weights: Callable[[float], Mapping[str, float]],
+) -> Callable[[Comparator, Sequence[Prompt], Variants], list[Said]]:
+    """A rule that adds up each name's log-probabilities over the variants, times what `weights`(weight) gives them."""
+
+    def combine(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Said]:
+        factors = weights(comparator.weight or 0.0)
+        found = []
+        for number, prompt in enumerate(prompts):
+            of = {variant: said[variant][number] for variant in factors}
+            plain = of[PLAIN].logprobs
+            least = max(plain.values()) + (math.log(comparator.plausible) if comparator.plausible else -math.inf)
+            scores = {
+                name: sum(factor * of[variant].logprobs[name] for variant, factor in factors.items())
+                for name in prompt.names
+                if plain[name] >= least
+            }
+            found.append(_chosen(prompt, scores, list(of.values())))
+        return found
+
+    return combine
+
+
+def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Said]:
+    """One choice a pair: the mean over both orders of each frame's log-probability, or where they were written, a vote.
+
+    The mean log-probability of the frames differs by the mean log-odds of "the frame that is earlier in the file is
+    closer". A vote of two that disagree is no answer.
+    """
+    orders: dict[str, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        orders.setdefault(prompt.item, []).append(number)
+    found: dict[int, Said] = {}
+    for numbers in orders.values():
+        both = [said[PLAIN][number] for number in numbers]  # the tokens of each stay its own
+        # Names by the frame that they stand for: what a swapped pair calls first is its later frame.
+        by_frame = [dict(zip(_frames(prompts[number]), prompts[number].names, strict=True)) for number in numbers]
+        if all(one.logprobs for one in both):
+            mean = {
+                frame: sum(one.logprobs[names[frame]] for one, names in zip(both, by_frame, strict=True)) / len(both)
+                for frame in sorted(by_frame[0])
+            }
+            for number, names in zip(numbers, by_frame, strict=True):
+                scores = {names[frame]: mean[frame] for frame in _frames(prompts[number])}
+                found[number] = _chosen(prompts[number], scores, [said[PLAIN][number]])
+        else:
+            named = [parse(one.text, prompts[number].names) for one, number in zip(both, numbers, strict=True)]
+            votes = {
+                next((frame for frame, name in names.items() if name == one), None)
+                for one, names in zip(named, by_frame, strict=True)
+            }
+            frame = votes.pop() if len(votes) == 1 else None
+            for number, names in zip(numbers, by_frame, strict=True):
+                text = "" if frame is None else prompts[number].answer.format(name=names[frame])
+                found[number] = Said(text, {}, *_tokens([said[PLAIN][number]]))
+    return [found[number] for number in range(len(prompts))]
+
+
+def _frames(prompt: Prompt) -> tuple[int, ...]:
+    """The frame that each name stands for: 0 the earlier, 1 the later, 2 neither."""
+    first = (1, 0) if prompt.order == "backward" else (0, 1)
+    return (*first, 2)[: len(prompt.names)]
+
+
+def _chosen(prompt: Prompt, scores: Mapping[str, float], said: Sequence[Said]) -> Said:
+    """The name with the highest score, none where two share it; scores become log-probabilities that add up to one."""
+    top = max(scores.values())
+    whole = top + math.log(sum(math.exp(score - top) for score in scores.values()))
+    best = [name for name, score in scores.items() if score == top]
+    text = prompt.answer.format(name=best[0]) if len(best) == 1 else ""
+    return Said(text, {name: score - whole for name, score in scores.items()}, *_tokens(said))
+
+
+def _tokens(said: Sequence[Said]) -> tuple[int | None, int | None]:
+    """Sums over what was said, None where one was not counted."""
+    prompt, written = ([getattr(one, f"{kind}_tokens") for one in said] for kind in ("prompt", "completion"))
+    return (None if None in prompt else sum(prompt), None if None in written else sum(written))
+
+
+def _mean_accuracy(answers: Sequence[Answer]) -> float:
+    found = metrics.figures(answers)
+    return (found.forward_accuracy + found.backward_accuracy) / 2
+
+
+# Of M3ID: gamma_t = exp(-lambda t), and the correction counts (1 - gamma_t) / gamma_t. The figure of an answer
+# `closer to completion: img1` is its sixth token, t = 5 from 0.
+_FORGETTING, _DECIDING = 0.02, 5
+
+COMPARATORS: Mapping[str, Comparator] = {
+    one.name: one
+    for one in (
+        Comparator(
+            "swap_ensemble",
+            "both orders are asked and their scores averaged, or where answers are written, counted as votes; a "
+            "disagreement is unparsed",
+            "the plain baseline",
+            _both_orders,
+            compares=False,
+        ),
+        Comparator(
+            "warned",
+            "the question warns that the pictures may stand in either order",
+            "the plain baseline",
+            _as_said,
+            {"warned": ""},
+            compares=False,
+            settings={"warn": True},
+        ),
+        Comparator(
+            "ritual",
+            "log-probabilities of the answers, plus weight times those where both pictures are mirrored (the paper "
+            "draws a change at random, for each picture; a text that says left or right is wrong for a mirrored one)",
+            "after RITUAL, Woo et al. 2024, arXiv 2405.17821",
+            _weighted(lambda weight: {PLAIN: 1, "mirrored": weight}),
+            {PLAIN: "", "mirrored": "mirror"},
+            weight=3.0,
+            weight_of="the default of the authors' code (alpha 3, plausibility cut 0.1)",
+            plausible=0.1,
+        ),
+        Comparator(
+            "m3id",
+            "log-probabilities of the answers, plus weight times how far they rise above those with both pictures "
+            "blank, order and question kept (the paper leaves the picture out)",
+            "after M3ID, Favero et al. 2024, arXiv 2403.14003",
+            _weighted(lambda weight: {PLAIN: 1 + weight, "blank": -weight}),
+            {PLAIN: "", "blank": "blank"},
+            weight=math.expm1(_FORGETTING * _DECIDING),
+            weight_of="(1 - g) / g with g = exp(-0.02 t) at the deciding token, t = 5; 0.02 and the plausibility cut "
+            "0.1 are those that the public code of RITUAL's authors runs M3ID with",
+            plausible=0.1,
+        ),
+        Comparator(
+            "calibrated",
+            "probabilities of the answers divided by those with both pictures blank, which say what order and "
+            "question alone suggest",
+            "contextual calibration, Zhao et al. 2021, arXiv 2102.09690",
+            _weighted(lambda weight: {PLAIN: 1, "blank": -weight}),
+            {PLAIN: "", "blank": "blank"},
+            weight=1.0,
+            weight_of="the paper's: the prior is divided out whole, and no answer is ruled out",
+        ),
+    )
+}

@@ -1,0 +1,127 @@
+"""What two pictures show, in words: as a model described them itself, or as is true by their source's states."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stcr_plugin.config import from_mapping, nearest
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.types import Episode, EpisodeSource, Pair, PairSource, Query
+
+if TYPE_CHECKING:
+    from stcr_plugin.registry.rules import FrameRules
+
+Halves = tuple[str, str]
+"""What the first and the second picture of a prompt show."""
+
+_JUDGMENT = re.compile(r"closer[\s_-]+to[\s_-]+completion", re.IGNORECASE)
+
+
+def described(halves: Halves, names: Sequence[str]) -> str:
+    """The halves as CoT samples write them: `img1: ... img2: ...` with the names that the pictures have."""
+    return f"{names[0]}: {halves[0]}. {names[1]}: {halves[1]}."
+
+
+def own(text: str, names: Sequence[str]) -> Halves | None:
+    """What `text`, a reasoned answer, says of each picture, without its judgment; None where it says nothing of one."""
+    before = _JUDGMENT.split(text, maxsplit=1)[0]
+    heads = [re.search(rf"(?<!\w){re.escape(name)}[\"'`*_]*\s*[:：]", before, re.IGNORECASE) for name in names[:2]]
+    first, second = heads
+    if first is None or second is None or second.start() < first.end():
+        return None
+    halves = (before[first.end() : second.start()], before[second.end() :])
+    one, two = (" ".join(half.split()).strip(" \"'`*_{},").rstrip(".。") for half in halves)
+    return (one, two) if one and two else None
+
+
+def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) -> dict[tuple[str, str], Halves]:
+    """(pair_id, order) -> what its pictures show, from the states that the source of the build `dataset` records.
+
+    Worded as the CoT samples of such a source are; of published pairs, as their publishers describe them, where they
+    do. Raises ConfigError or DataError with the reason where nothing true can be said: the source records no states,
+    has no wording in `language`, is not there any more, or gives other pictures than those of the build.
+    """
+    from stcr_plugin.episodes import open_source
+    from stcr_plugin.registry.manifest import read_manifest
+    from stcr_plugin.registry.rules import DataConfig
+
+    manifest = read_manifest(registry, dataset)
+    config = from_mapping(DataConfig, manifest["config"], f"the configuration in the manifest of {manifest['name']}")
+    source = open_source(config.source, config.seed)
+    pairs = {query.pair.pair_id: query.pair for query in queries}
+    wanted = {pair.episode_id for pair in pairs.values()}
+    episodes = {
+        one.episode_id: one for one in source.episodes() if isinstance(one, Episode) and one.episode_id in wanted
+    }
+    if lost := sorted(wanted - episodes.keys()):
+        raise DataError(f"the source has no episode {lost[0]} any more; build {manifest['name']} again")
+    first = next(iter(pairs.values()))
+    _check_pictures(source, episodes[first.episode_id], first, config.frames, registry)
+    if isinstance(source, PairSource):
+        texts = _published(source, episodes, pairs)
+    else:
+        texts = _worded(source, config.source.kind, language, episodes, pairs)
+    found = {}
+    for query in queries:
+        if query.pair.pair_id in texts:
+            earlier, later = texts[query.pair.pair_id]
+            found[query.pair.pair_id, str(query.order)] = (
+                (earlier, later) if query.order == "forward" else (later, earlier)
+            )
+    return found
+
+
+def _check_pictures(source: EpisodeSource, episode: Episode, pair: Pair, rules: FrameRules, registry: Path) -> None:
+    """Raises DataError where the source shows something else now, so that its states are not those of the build."""
+    from stcr_plugin.registry.pictures import encode, fingerprint, read
+
+    frames = [pair.earlier, pair.later] if pair.later < episode.n_frames else []
+    now = [fingerprint(encode(picture, rules)) for picture in source.frames(episode, frames)]
+    if now != [fingerprint(read(registry, image)) for image in (pair.earlier_image, pair.later_image)]:
+        raise DataError(
+            f"the source gives other pictures of pair {pair.pair_id} than those that were built, so its states are "
+            "not theirs; build again"
+        )
+
+
+def _worded(
+    source: EpisodeSource, kind: str, language: str, episodes: Mapping[str, Episode], pairs: Mapping[str, Pair]
+) -> dict[str, Halves]:
+    """pair_id -> the earlier and the later frame in words."""
+    from stcr_plugin.samples.cot import load_wordings
+
+    wordings = load_wordings(kind)
+    if language not in wordings:
+        raise ConfigError(f"no claims are worded in {language!r}, {nearest(language, list(wordings))}")
+    states = {episode_id: source.states(episode) for episode_id, episode in episodes.items()}
+    found = {}
+    for pair in pairs.values():
+        of_episode = states[pair.episode_id]
+        if of_episode is None:
+            raise DataError(f"the source records no states of episode {pair.episode_id}")
+        earlier, later = (
+            wordings[language].say(source.claims(of_episode[frame])) for frame in (pair.earlier, pair.later)
+        )
+        found[pair.pair_id] = (earlier, later)
+    return found
+
+
+def _published(source: PairSource, episodes: Mapping[str, Episode], pairs: Mapping[str, Pair]) -> dict[str, Halves]:
+    """pair_id -> the published descriptions of the earlier and of the later picture, where both are there."""
+    given = {
+        (episode.episode_id, one.earlier, one.later): one.descriptions
+        for episode in episodes.values()
+        for one in source.given_pairs(episode)
+    }
+    found = {}
+    for pair in pairs.values():
+        texts = given.get((pair.episode_id, pair.earlier, pair.later), ("", ""))
+        earlier, later = (text.strip().rstrip(".。") for text in texts)
+        if earlier and later:
+            found[pair.pair_id] = (earlier, later)
+    if not found:
+        raise DataError("its pairs were published without descriptions")
+    return found

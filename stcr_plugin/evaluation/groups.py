@@ -1,0 +1,570 @@
+"""Three and more pictures of one task: which is closest to completion, or how do all of them stand in order?
+
+A model that was trained on pairs alone may have learned a rule for two places ("the second"). Here each group of frames
+is asked in several arrangements, so that each of its frames stands once in each place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import from_mapping, nearest, read_yaml, settings
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation import local, metrics, tables
+from stcr_plugin.evaluation.answers import parse, parse_order
+from stcr_plugin.evaluation.asking import put
+from stcr_plugin.evaluation.contamination import stage_of
+from stcr_plugin.evaluation.engine import AskSettings, Engine
+from stcr_plugin.evaluation.prompts import WORDINGS, names_of
+from stcr_plugin.evaluation.run import completed
+from stcr_plugin.evaluation.verdicts import Row, Verdict
+from stcr_plugin.pairs import PairRules
+from stcr_plugin.samples.questions import fill
+from stcr_plugin.types import Episode, Pair, Prompt, Said, Shown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+GROUPS, ANSWERS, REPORT = "groups.json", "answers.jsonl", "groups.md"
+FEWEST, MOST = 3, 8
+_TRIES = 40  # random draws of a group's frames before a segment is taken to hold no further group
+
+
+@settings
+class GroupSettings:
+    """What is asked of groups of pictures.
+
+    pictures: how many a group has. ask: which is closest to completion, or to list them all, the closest first.
+    per_episode: groups of one episode at most. rotations: arrangements that each group is asked in, all (`pictures`) by
+    default; with fewer, places and frames are no longer balanced within a group.
+    """
+
+    pictures: int = 3
+    ask: Literal["closest", "order"] = "closest"
+    per_episode: int = 4
+    rotations: int | None = None
+
+    def __post_init__(self) -> None:
+        if not FEWEST <= self.pictures <= MOST:
+            raise ValueError(f"pictures must be {FEWEST} to {MOST}, got {self.pictures}")
+        if self.per_episode < 1:
+            raise ValueError("per_episode is at least 1")
+        if self.rotations is not None and not 1 <= self.rotations <= self.pictures:
+            raise ValueError(f"rotations must be 1 to {self.pictures}, one a picture, got {self.rotations}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Frames of one segment, the farthest from completion first; `images` are theirs, relative to the registry."""
+
+    group_id: str
+    episode_id: str
+    task: str
+    frames: tuple[int, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GroupAnswer:
+    """What a model said to one arrangement of a group.
+
+    shown: which of the group's frames stands in each place, n - 1 being the closest to completion. chosen: the place
+    from 0 that was named as closest, None where none or several were. ranking: all places, the closest first; None
+    where they were not asked for, or not listed once each.
+    """
+
+    group_id: str
+    episode_id: str
+    shown: tuple[int, ...]
+    chosen: int | None
+    ranking: tuple[int, ...] | None
+    text: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    @property
+    def right(self) -> bool:
+        return self.chosen is not None and self.shown[self.chosen] == len(self.shown) - 1
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """The figures of answers about groups. Rates are percent; what a coin gets is beside them in `chance`.
+
+    accuracy: answers whose named (or first listed) picture is the closest. all_rotations: groups answered so in every
+    arrangement. places: how often each place was named. place_chi2, place_p: Pearson's chi-square of `places` against
+    equal numbers; the answers to one group are no independent draws, so p describes and does not test. None where no
+    place was named. exact: orders right from first to last. kendall_tau: the mean tau-b between the order listed and
+    the true one, -1..1, where an unparsed answer counts as 0. Both None where orders were not asked for.
+    """
+
+    accuracy: float
+    all_rotations: float
+    places: tuple[int, ...]
+    place_chi2: float | None
+    place_p: float | None
+    unparsed_rate: float
+    exact: float | None
+    kendall_tau: float | None
+    n_groups: int
+    n_episodes: int
+    n_queries: int
+
+
+@dataclass(frozen=True)
+class GroupResults:
+    """One evaluation with groups: its figures, and `row`, all of groups.json, which lies in `out`."""
+
+    out: Path
+    figures: GroupFigures
+    row: Mapping[str, Any]
+
+
+def evaluate_groups(
+    model_dir: Path | None,
+    dataset: str,
+    split: str,
+    out: Path,
+    registry: Path = Path("data_registry"),
+    settings: AskSettings | None = None,
+    groups: GroupSettings | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+    name: str | None = None,
+    engine: Engine | None = None,
+) -> GroupResults:
+    """Ask a model about groups of the frames that `split` has pictures of, and write the figures into the folder `out`.
+
+    Writes said.jsonl and asked.json (see asking.put), answers.jsonl, groups.json and groups.md. `limit` takes that many
+    groups, spread over the episodes. The seed draws groups, arrangements and the bootstrap. A killed run goes on. An
+    order is always written and parsed, never compared. `settings.part` changes nothing, for none of these questions was
+    trained on. Raises DataError for data that hold no such group, or a model that cannot be used.
+    """
+    from stcr_plugin.registry.manifest import read_manifest, read_pairs
+
+    model_dir, out = Path(model_dir) if model_dir else None, Path(out)
+    stage = stage_of(model_dir) if model_dir else {}
+    settings, asked = completed(settings or AskSettings(), stage), groups or GroupSettings()
+    if engine is None:
+        if model_dir is None:
+            raise ConfigError("nothing to ask: give the folder of a model, or an engine")
+        engine = local.LocalEngine(model_dir, registry, settings)
+    manifest, pairs = read_manifest(registry, dataset), read_pairs(registry, dataset, split)
+    rules = from_mapping(PairRules, manifest["config"]["pairs"], f"the manifest of {manifest['name']}, pairs")
+    drawn = spread(draw_groups(pairs, rules, asked, seed, _truth(registry, manifest, rules, pairs)), limit, seed)
+    if not drawn:
+        raise DataError(
+            f"{dataset}, {split}: no {asked.pictures} frames of one segment that lie far enough apart have pictures; "
+            "ask about fewer pictures, or build with more pairs an episode"
+        )
+    arrangements = [(group, shown) for group in drawn for shown in arranged(group, asked, seed)]
+    prompts = [prompt(group, shown, asked, settings) for group, shown in arrangements]
+    decides = {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"}
+    data_digest = _data_digest(drawn, registry)
+    with artefacts.locked(out / ".lock"):
+        said = put(engine, prompts, out, {"data_digest": data_digest, "settings": decides, "seed": seed})
+        answers = [
+            answered(group, shown, one, heard, asked)
+            for (group, shown), one, heard in zip(arrangements, prompts, said, strict=True)
+        ]
+        artefacts.write_text(
+            out / ANSWERS,
+            "".join(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in answers),
+        )
+        found, identity = figures(answers, asked), engine.identity()
+        row = {
+            "name": name or stage.get("name") or (model_dir.resolve().name if model_dir else str(identity["engine"])),
+            "model": str(model_dir or identity.get("model") or identity["engine"]),
+            "dataset": dataset,
+            "split": split,
+            "mode": settings.mode,
+            **dataclasses.asdict(asked),
+            **dataclasses.asdict(found),
+            "intervals": intervals(answers, asked, resamples, seed),
+            "chance": chance(asked),
+            "settings": dataclasses.asdict(settings),
+            "seed": seed,
+            "resamples": resamples,
+            "limit": limit,
+            "engine": dict(identity),
+            "model_digest": identity.get("model_digest"),
+            "data_digest": data_digest,
+            "questions_digest": artefacts.digest([one.question for one in prompts]),
+            "provenance": artefacts.provenance(),
+        }
+        artefacts.write_text(out / REPORT, _report(row))
+        artefacts.write_json(out / GROUPS, row)
+    return GroupResults(out, found, row)
+
+
+def draw_groups(
+    pairs: Sequence[Pair],
+    rules: PairRules,
+    asked: GroupSettings,
+    seed: int,
+    truth: Mapping[str, Sequence[float | None]] | None = None,
+) -> list[Group]:
+    """Up to `per_episode` groups of each episode, drawn by `seed` and the episode's id alone, none twice.
+
+    Any two frames of a group are at least as far apart as `rules` ask of a pair (`min_seconds`, `min_frames`); there is
+    no longest distance. truth: episode_id -> progress of each frame; a frame of unknown progress stands in no group,
+    nor do two that `rules` call a tie. Without it the later of two frames is the closer one.
+    """
+    import numpy as np
+
+    episodes: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        episodes[pair.episode_id].append(pair)
+    groups = []
+    for episode_id, own in episodes.items():
+        random = np.random.default_rng(int(artefacts.digest([seed, episode_id, asked.pictures])[:16], 16))
+        closeness = None if truth is None else truth[episode_id]
+        apart = rules.distances(own[0].distance / own[0].seconds)[0]
+        segments = [part for part in _segments(own) if len(part[1]) >= asked.pictures]
+        found: dict[tuple[int, ...], Group] = {}
+        for number in range(_TRIES * asked.per_episode if segments else 0):
+            task, images = segments[number % len(segments)]
+            frames = _drawn(list(images), asked.pictures, apart, closeness, rules.tie_within, random)
+            if frames and len(found) < asked.per_episode:
+                group_id = f"{episode_id}:{'-'.join(str(frame) for frame in frames)}"
+                group = Group(group_id, episode_id, task, frames, tuple(images[frame] for frame in frames))
+                found.setdefault(frames, group)
+        groups += list(found.values())
+    return groups
+
+
+def spread(groups: Sequence[Group], limit: int | None, seed: int) -> list[Group]:
+    """`limit` of `groups` in their order, as evenly over episodes as their numbers allow; all without a limit."""
+    if limit is None:
+        return list(groups)
+    if limit < 1:
+        raise ConfigError(f"limit {limit}: must be at least 1")
+    taken: dict[str, int] = defaultdict(int)
+    ranked = []
+    for group in groups:
+        ranked.append((taken[group.episode_id], artefacts.digest([seed, group.episode_id]), group.group_id))
+        taken[group.episode_id] += 1
+    chosen = {group_id for *_, group_id in sorted(ranked)[:limit]}
+    return [group for group in groups if group.group_id in chosen]
+
+
+def arranged(group: Group, asked: GroupSettings, seed: int) -> list[tuple[int, ...]]:
+    """The arrangements that a group is asked in: rotations of one that is drawn, so that none need be in time order.
+
+    Each entry is the frame (of `group.frames`) in each place. All rotations put each frame once in each place.
+    """
+    import numpy as np
+
+    random = np.random.default_rng(int(artefacts.digest([seed, group.group_id, "arrangement"])[:16], 16))
+    first = [int(frame) for frame in random.permutation(asked.pictures)]
+    return [(*first[turn:], *first[:turn]) for turn in range(asked.rotations or asked.pictures)]
+
+
+def prompt(group: Group, shown: Sequence[int], asked: GroupSettings, settings: AskSettings) -> Prompt:
+    """The prompt of one arrangement. Raises ConfigError for a language or a style that there is none of."""
+    wordings = read_yaml(WORDINGS / "groups.yaml")
+    if settings.language not in wordings:
+        raise ConfigError(f"no group question in {settings.language!r}, {nearest(settings.language, list(wordings))}")
+    words = wordings[settings.language]
+    names = names_of(settings.style, settings.language, asked.pictures)
+    mode = settings.mode or "direct"
+    template = words[asked.ask][mode].replace("{names}", ", ".join(names))
+    return Prompt(
+        item=group.group_id,
+        episode_id=group.episode_id,
+        order="-".join(str(frame) for frame in shown),
+        shown=tuple(Shown(group.images[frame]) for frame in shown),
+        labels=names,
+        question=fill(template, group.task) + (words["warning"] if settings.warn else ""),
+        names=names,
+        reasons=mode == "cot" or asked.ask == "order",
+    )
+
+
+def answered(group: Group, shown: Sequence[int], prompt: Prompt, said: Said, asked: GroupSettings) -> GroupAnswer:
+    """What `said` names: the likeliest place where names were compared, else what the text says."""
+    listed = parse_order(said.text, prompt.names) if asked.ask == "order" else None
+    if asked.ask == "order":
+        named = listed[0] if listed else None
+    elif said.logprobs:  # without a text two names were equally likely
+        named = max(said.logprobs, key=said.logprobs.__getitem__) if said.text else None
+    else:
+        named = parse(said.text, prompt.names)
+    return GroupAnswer(
+        group.group_id,
+        group.episode_id,
+        tuple(shown),
+        None if named is None else prompt.names.index(named),
+        None if listed is None else tuple(prompt.names.index(name) for name in listed),
+        said.text,
+        said.prompt_tokens,
+        said.completion_tokens,
+    )
+
+
+def figures(answers: Sequence[GroupAnswer], asked: GroupSettings) -> GroupFigures:
+    """The figures of `answers`, which were asked for as `asked` says. Raises DataError for none."""
+    from scipy.stats import chisquare
+
+    if not answers:
+        raise DataError("no answers: nothing to compute figures from")
+    sums = _sums(answers)
+    total = {name: sum(one[name] for one in sums.values()) for name in next(iter(sums.values()))}
+    rates = {name: total[part] / total[whole] for name, (part, whole) in _RATIOS.items()}
+    places = tuple(sum(answer.chosen == place for answer in answers) for place in range(asked.pictures))
+    test = chisquare(places) if any(places) else None
+    orders = asked.ask == "order"
+    return GroupFigures(
+        accuracy=100 * rates["accuracy"],
+        all_rotations=100 * rates["all_rotations"],
+        places=places,
+        place_chi2=float(test.statistic) if test else None,
+        place_p=float(test.pvalue) if test else None,
+        unparsed_rate=100 * sum(answer.chosen is None for answer in answers) / len(answers),
+        exact=100 * rates["exact"] if orders else None,
+        kendall_tau=rates["kendall_tau"] if orders else None,
+        n_groups=int(total["groups"]),
+        n_episodes=len(sums),
+        n_queries=len(answers),
+    )
+
+
+def intervals(
+    answers: Sequence[GroupAnswer], asked: GroupSettings, resamples: int = 2000, seed: int = 0
+) -> dict[str, tuple[float, float]] | None:
+    """95 % intervals by the bootstrap over episodes of metrics.pooled_interval; None for a single episode."""
+    sums = _sums(answers)
+    found = {}
+    for name in ("accuracy", "all_rotations", *(("exact", "kendall_tau") if asked.ask == "order" else ())):
+        part, whole = _RATIOS[name]
+        counts = {episode: (one[part], one[whole]) for episode, one in sums.items()}
+        if bounds := metrics.pooled_interval(counts, resamples, seed):
+            scale = 100 if name == "kendall_tau" else 1
+            found[name] = (bounds[0] / scale, bounds[1] / scale)
+    return found or None
+
+
+def kendall_tau(ranking: Sequence[int], shown: Sequence[int]) -> float:
+    """tau-b (Kendall 1945) between a listed order and the true one: -1 reversed, 0 unrelated, 1 the same.
+
+    ranking: places, the closest first. shown: the frame in each place. Neither has ties, so that tau-b is tau-a: pairs
+    in the right order minus pairs in the wrong one, over all pairs.
+    """
+    listed = [shown[place] for place in ranking]
+    signs = [1 if first > second else -1 for at, first in enumerate(listed) for second in listed[at + 1 :]]
+    return sum(signs) / len(signs)
+
+
+def chance(asked: GroupSettings) -> dict[str, float]:
+    """What a coin that draws anew for each query gets; with all rotations, a judge by place has the same accuracy."""
+    turns = asked.rotations or asked.pictures
+    found = {"accuracy": 100 / asked.pictures, "all_rotations": 100 / asked.pictures**turns}
+    return found | ({"exact": 100 / math.factorial(asked.pictures), "kendall_tau": 0.0} if asked.ask == "order" else {})
+
+
+def summary(row: Mapping[str, Any]) -> str:
+    """groups.json in one line."""
+    order = f", orders right {_shown(row, 'exact')}, tau {_shown(row, 'kendall_tau')}" if row["ask"] == "order" else ""
+    return (
+        f"{row['name']}: closest of {row['pictures']} right {_shown(row, 'accuracy')}, chance "
+        f"{row['chance']['accuracy']:.1f} %; groups right in every arrangement {_shown(row, 'all_rotations')}{order}; "
+        f"named by place {list(row['places'])}; unparsed {row['unparsed_rate']:.1f} %"
+    )
+
+
+def control(row: Mapping[str, Any]) -> Row:
+    """groups.json as a row of the controls: whether the rule learned for two pictures is more than a rule of places."""
+    count, level, bounds = row["pictures"], row["chance"]["accuracy"], (row["intervals"] or {}).get("accuracy")
+    low, high = bounds or (-math.inf, math.inf)
+    # A judge by place has exactly the level of chance, which rounding must not lift above itself.
+    verdict: Verdict = "holds" if low > level + 1e-9 else "fails" if high <= level + 1e-9 else "not shown"
+    return Row(
+        name=_NAMES[count],
+        asks=f"{count} pictures of one task in every rotation: {_ASKS[row['ask']]}",
+        looks="names the picture that is closest to completion in whatever place it stands",
+        mends=f"training samples of {count} pictures, in all arrangements",
+        rule=f"holds where the interval of accuracy lies above chance, {level:.1f} %, and fails where none of it does",
+        verdict=verdict,
+        why=f"accuracy {_shown(row, 'accuracy')}, groups right in every arrangement {_shown(row, 'all_rotations')}",
+    )
+
+
+_NAMES = {
+    3: "three pictures",
+    4: "four pictures",
+    5: "five pictures",
+    6: "six pictures",
+    7: "seven pictures",
+    8: "eight pictures",
+}
+_ASKS = {"closest": "which is closest to completion", "order": "all in order, the closest first"}
+_RATIOS = {
+    "accuracy": ("right", "queries"),
+    "all_rotations": ("all_right", "groups"),
+    "exact": ("exact", "queries"),
+    "kendall_tau": ("tau", "queries"),
+}
+"""Figure -> the sums that it is the ratio of."""
+
+
+def _sums(answers: Sequence[GroupAnswer]) -> dict[str, dict[str, float]]:
+    """episode_id -> sums over its groups, sorted so that a seed means one draw."""
+    groups: dict[tuple[str, str], list[GroupAnswer]] = defaultdict(list)
+    for answer in answers:
+        groups[answer.episode_id, answer.group_id].append(answer)
+    sums: dict[str, dict[str, float]] = {}
+    for (episode, _), own in sorted(groups.items()):
+        have = sums.setdefault(episode, dict.fromkeys(("queries", "groups", "right", "all_right", "exact", "tau"), 0.0))
+        taus = [kendall_tau(one.ranking, one.shown) for one in own if one.ranking is not None]
+        have["queries"] += len(own)
+        have["groups"] += 1
+        have["right"] += sum(one.right for one in own)
+        have["all_right"] += all(one.right for one in own)
+        have["exact"] += sum(tau == 1 for tau in taus)
+        have["tau"] += sum(taus)
+    return sums
+
+
+def _segments(pairs: Sequence[Pair]) -> list[tuple[str, dict[int, str]]]:
+    """The segments of one episode's pairs: task text, and frame -> picture.
+
+    Rows name no segment; pairs of one task text whose spans overlap lie in the same one.
+    """
+    found: list[tuple[str, dict[int, str]]] = []
+    for task in dict.fromkeys(pair.task for pair in pairs):
+        end = -1
+        for pair in sorted((pair for pair in pairs if pair.task == task), key=lambda pair: pair.earlier):
+            if pair.earlier > end:
+                found.append((task, {}))
+            end = max(end, pair.later)
+            found[-1][1].update({pair.earlier: pair.earlier_image, pair.later: pair.later_image})
+    return found
+
+
+def _drawn(
+    frames: Sequence[int],
+    count: int,
+    apart: int,
+    closeness: Sequence[float | None] | None,
+    tie: float,
+    random: np.random.Generator,
+) -> tuple[int, ...] | None:
+    """`count` of `frames`, the farthest from completion first; None where this draw does not find so many."""
+    chosen: list[int] = []
+    values: dict[int, float] = {}
+    for frame in (frames[at] for at in random.permutation(len(frames))):
+        value = float(frame) if closeness is None else closeness[frame]
+        if value is None or any(abs(frame - other) < apart for other in chosen):
+            continue
+        if closeness is not None and any(value == other or abs(value - other) < tie for other in values.values()):
+            continue
+        chosen.append(frame)
+        values[frame] = value
+        if len(chosen) == count:
+            return tuple(sorted(chosen, key=values.__getitem__))
+    return None
+
+
+def _truth(
+    registry: Path, manifest: Mapping[str, Any], rules: PairRules, pairs: Sequence[Pair]
+) -> dict[str, list[float | None]] | None:
+    """episode_id -> the true progress of its frames, from the build's source; None where time says which is closer.
+
+    Rows know of two frames at a time which is closer, which orders no three. Raises DataError where the source does not
+    say it, or has changed since.
+    """
+    from stcr_plugin.episodes import open_source
+    from stcr_plugin.registry.rules import DataConfig, frames_folder
+
+    if rules.label == "order" and all(pair.closer == "later" for pair in pairs):
+        return None
+    where = f"{Path(registry) / manifest['name']}"
+    config = from_mapping(DataConfig, manifest["config"], f"the manifest of {manifest['name']}")
+    if frames_folder(config) != manifest["frames"]["folder"]:
+        raise DataError(f"{where}: the code that makes its episodes has changed since it was built; build it anew")
+    source, wanted = open_source(config.source, config.seed), {pair.episode_id for pair in pairs}
+    found: dict[str, list[float | None]] = {}
+    for episode in source.episodes():
+        if isinstance(episode, Episode) and episode.episode_id in wanted:
+            states = source.states(episode)
+            if states is None or any("progress" not in state for state in states):
+                raise DataError(
+                    f"{where}: episode {episode.episode_id} has no state 'progress', and by time its pairs say that "
+                    "the later frame is not always closer; groups of it have no known answer"
+                )
+            found[episode.episode_id] = [state["progress"] for state in states]
+    if missing := sorted(wanted - found.keys()):
+        raise DataError(f"{where}: its source has no episode {missing[0]} any more; build it anew")
+    return found
+
+
+def _data_digest(groups: Sequence[Group], registry: Path) -> str:
+    """SHA-256 over the groups and the contents of their pictures, which may be replaced under the same path."""
+    from stcr_plugin.registry.pictures import read
+
+    shown = {image: group for group in groups for image in group.images}
+    sums = {}
+    for image in sorted(shown):
+        try:
+            sums[image] = artefacts.sha256_of(read(registry, image))
+        except DataError as error:
+            reason = str(error).removeprefix(f"{image}: ")
+            raise DataError(
+                f"{Path(registry) / image}: picture of group {shown[image].group_id} is not readable ({reason}); "
+                "write the dataset anew"
+            ) from error
+    return artefacts.digest([[dataclasses.asdict(group) for group in groups], sums])
+
+
+def _shown(row: Mapping[str, Any], name: str) -> str:
+    """A figure with its interval; tau with two decimals, shares in percent with one."""
+    form, unit = ("{:.2f}", "") if name == "kendall_tau" else ("{:.1f}", " %")
+    bounds = (row["intervals"] or {}).get(name)
+    interval = f" ({form.format(bounds[0])} to {form.format(bounds[1])})" if bounds else " (no interval)"
+    return f"{form.format(row[name])}{unit}{interval}"
+
+
+def _report(row: Mapping[str, Any]) -> str:
+    meanings = {
+        "accuracy": "closest picture named right",
+        "all_rotations": "groups right in every arrangement",
+        "exact": "orders right from first to last",
+        "kendall_tau": "Kendall's tau-b with the true order; unparsed counts as 0",
+    }
+    lines = [
+        [meaning, _shown(row, name), ("{:.2f}" if name == "kendall_tau" else "{:.1f} %").format(row["chance"][name])]
+        for name, meaning in meanings.items()
+        if row[name] is not None
+    ]
+    bias = (
+        f"chi-square {row['place_chi2']:.1f} against equal numbers, p {row['place_p']:.2g}; the answers to one group "
+        "are no independent draws, so p describes and does not test."
+        if row["place_chi2"] is not None
+        else "nothing was named."
+    )
+    verdict = control(row)
+    title = tables.cell(f"{row['name']}: {row['dataset']}, {row['split']}")
+    return (
+        "\n\n".join(
+            [
+                f"# Groups of {row['pictures']} pictures: {title}",
+                f"{_ASKS[row['ask']].capitalize()}? {row['n_groups']} groups of {row['n_episodes']} episodes, each in "
+                f"{row['n_queries'] // row['n_groups']} arrangements: {row['n_queries']} queries. Intervals: 95 %, "
+                f"bootstrap over episodes, {row['resamples']} resamples.",
+                tables.markdown(["figure", "value", "a coin gives"], lines),
+                f"Named by place: {', '.join(str(count) for count in row['places'])}; {bias} "
+                f"Unparsed: {row['unparsed_rate']:.1f} %.",
+                f"As a control, {verdict.name}: **{verdict.verdict}**. {verdict.why}. Rule: {verdict.rule}.",
+            ]
+        )
+        + "\n"
+    )

@@ -1,0 +1,204 @@
+"""Pairwise judgments -> scores: the Bradley-Terry model, and which pairs to ask so that few questions are enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stcr_plugin.errors import ConfigError
+from stcr_plugin.types import Answer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+RIDGE = 0.03
+"""Of the scores: as if each were drawn from a normal distribution of variance 1 / RIDGE, before anything is asked."""
+
+_STEPS = 1000  # of Newton's method at most; a score moves by 1 a step far off, and 20 steps are usual
+
+_VOTES: Mapping[str, float] = {"img1": 0.0, "neither": 0.5, "img2": 1.0}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two frames, by their places 0, 1, ... in the list that is ranked, and what the answers about them come to.
+
+    outcome: the probability 0..1 that `second` is closer to completion, 1/2 where the answers cancel out.
+    weight: the share 0..1 of the queries that were answered; an unparsed one says nothing.
+    """
+
+    first: int
+    second: int
+    outcome: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Bradley-Terry scores of n frames, in list order.
+
+    values: [n] in log-odds: `a` is judged closer than `b` with probability 1 / (1 + exp(b - a)); their mean is 0.
+    covariance: [n, n], the inverse of the curvature at the maximum. It takes every comparison for one independent draw,
+    which answers from log-probabilities are not: their errors are then rather too large.
+    progress: [n], the probability 0..1 of being judged closer than another frame of the list, each as likely. Where all
+    is sure, the i-th of n has i / (n - 1), from i = 0; where nothing can be told apart all have 1/2.
+    progress_errors: [n], to first order from the covariance.
+    """
+
+    values: Floats
+    covariance: Floats
+    progress: Floats
+    progress_errors: Floats
+
+    @property
+    def errors(self) -> Floats:
+        import numpy as np
+
+        return np.sqrt(np.diag(self.covariance))
+
+
+def outcome(answers: Sequence[Answer]) -> tuple[float, float]:
+    """(outcome, weight) of a Comparison, from a pair's answers in one order or in both; the earlier frame is `first`.
+
+    Where names were compared, the log-odds of the later frame, averaged over the orders: whatever a model adds for a
+    place, such as "the second picture is further", cancels out. Otherwise each answer is a vote, and two that choose
+    one place each cancel out likewise. "Neither" counts half for either frame.
+    """
+    odds = [_log_odds(answer) for answer in answers if answer.logprob_img1 is not None]
+    if len(odds) == len(answers):
+        return _sigmoid(sum(odds) / len(odds)), 1.0
+    votes = [_toward_later(answer, _VOTES[answer.chosen]) for answer in answers if answer.chosen]
+    return (sum(votes) / len(votes) if votes else 0.5), len(votes) / len(answers)
+
+
+def _toward_later(answer: Answer, share: float) -> float:
+    """Of a share of img2: that of the later frame."""
+    return share if answer.order == "forward" else 1 - share
+
+
+def _log_odds(answer: Answer) -> float:
+    """Of the later frame against the earlier one; the probability of "neither" goes to both in halves."""
+    import numpy as np
+
+    half = -math.inf if answer.logprob_neither is None else answer.logprob_neither - math.log(2)
+    odds = float(np.logaddexp(answer.logprob_img2, half) - np.logaddexp(answer.logprob_img1, half))  # type: ignore[arg-type]
+    return odds if answer.order == "forward" else -odds
+
+
+def _sigmoid(odds: float) -> float:
+    return (1 + math.tanh(odds / 2)) / 2
+
+
+def bradley_terry(n: int, comparisons: Sequence[Comparison], ridge: float = RIDGE) -> Scores:
+    """The scores of n frames that make `comparisons` likeliest, drawn towards 0 a little by `ridge`.
+
+    The model is Bradley & Terry 1952, Rank Analysis of Incomplete Block Designs I, Biometrika 39, 324-345: a frame of
+    score a is closer than one of score b with probability 1 / (1 + exp(b - a)). Maximised is the sum of
+    weight * (outcome log p + (1 - outcome) log (1 - p)) minus ridge / 2 times the sum of squared scores. It is strictly
+    concave, so that Newton's method finds the one maximum (Hunter 2004, MM Algorithms for Generalized Bradley-Terry
+    Models, Annals of Statistics 32, 384-406, section 4, compares it with others); a step is kept below 1. The ridge
+    gives a maximum also where a frame wins all its comparisons, or where some frames were never compared.
+    """
+    import numpy as np
+
+    sides = np.zeros((len(comparisons), n))
+    for row, one in enumerate(comparisons):
+        sides[row, one.first], sides[row, one.second] = -1, 1
+    outcomes = np.array([one.outcome for one in comparisons])
+    weights = np.array([one.weight for one in comparisons])
+    values = np.zeros(n)
+    for _ in range(_STEPS):
+        chance = 1 / (1 + np.exp(-sides @ values))
+        slope = sides.T @ (weights * (outcomes - chance)) - ridge * values
+        curvature = (sides.T * (weights * chance * (1 - chance))) @ sides + ridge * np.eye(n)
+        step = np.linalg.solve(curvature, slope)
+        largest = np.abs(step).max()
+        if largest < 1e-10:
+            break
+        values += step / max(1, largest)
+    covariance = np.array(np.linalg.inv(curvature), dtype=np.float64)
+    beats = 1 / (1 + np.exp(values[None, :] - values[:, None]))
+    np.fill_diagonal(beats, 0)
+    slopes = -beats * (1 - beats)  # of beats[i, j] by the value of j
+    np.fill_diagonal(slopes, -slopes.sum(axis=1))
+    variance = ((slopes @ covariance) * slopes).sum(axis=1) / (n - 1) ** 2
+    return Scores(values, covariance, beats.sum(axis=1) / (n - 1), np.sqrt(variance))
+
+
+def enough(n: int) -> int:
+    """How many comparisons of n frames are made where nobody says: n log2 n, and never more than there are pairs."""
+    return min(n * (n - 1) // 2, math.ceil(n * math.log2(n))) if n > 1 else 0
+
+
+def rank(
+    n: int,
+    budget: int | None,
+    seed: int,
+    compare: Callable[[int, list[tuple[int, int]]], Sequence[Comparison]],
+) -> tuple[Scores, list[Comparison]]:
+    """Scores of n frames from `budget` comparisons (`enough` without one), no pair twice, and the comparisons made.
+
+    `compare` makes those of one round, given its number and its pairs (places, the lower first). Round 0 is a random
+    ring through all frames, so that every frame is compared twice and each is linked with each. Every later round
+    takes the pairs whose result is least certain: the largest p (1 - p) times variance of the difference in score, each
+    frame once a round. That is the gain in information of one more comparison to first order, as in D-optimal designs
+    (Chaloner & Verdinelli 1995, Bayesian Experimental Design: A Review, Statistical Science 10, 273-304). Which pairs
+    these are depends on answers alone, never on the order in which the frames are given. Raises ConfigError for fewer
+    than two frames, and for a budget below the n - 1 that link them (for which a chain takes the ring's place).
+    """
+    budget = enough(n) if budget is None else min(budget, n * (n - 1) // 2)
+    if n < 2 or budget < n - 1:
+        raise ConfigError(
+            f"{n} frames, {budget} comparisons: at least two frames, and one comparison less than frames, are needed "
+            "to link them all; without a number n log2 n are made"
+        )
+    made: list[Comparison] = []
+    pairs = _ring(n, seed)[:budget]
+    for number in range(budget):  # every round makes one comparison at least
+        made += compare(number, pairs)
+        scores = bradley_terry(n, made)
+        asked = {(one.first, one.second) for one in made}
+        pairs = _unsure(scores, asked)[: budget - len(made)]
+        if not pairs:
+            break
+    return scores, made
+
+
+def _ring(n: int, seed: int) -> list[tuple[int, int]]:
+    import numpy as np
+
+    order = np.random.default_rng(seed).permutation(n).tolist()
+    ends = zip(order, [*order[1:], order[0]], strict=True)
+    return list(dict.fromkeys((min(pair), max(pair)) for pair in ends))  # of two frames the ring is one pair
+
+
+def _unsure(scores: Scores, asked: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs that are not in `asked`, each frame in one at most, the least certain first."""
+    import numpy as np
+
+    values, covariance = scores.values, scores.covariance
+    chance = 1 / (1 + np.exp(values[None, :] - values[:, None]))
+    spread = np.diag(covariance)[:, None] + np.diag(covariance)[None, :] - 2 * covariance
+    gain: Any = (chance * (1 - chance) * spread).round(9)  # rounded, so that no machine's last digit decides
+    n = len(values)
+    left = [(i, j) for i in range(n) for j in range(i + 1, n) if (i, j) not in asked]
+    taken: set[int] = set()
+    chosen = []
+    for i, j in sorted(left, key=lambda pair: -gain[pair]):
+        if not {i, j} & taken:
+            chosen.append((i, j))
+            taken |= {i, j}
+    return chosen
+
+
+def hops(n: int) -> list[tuple[int, int]]:
+    """Pairs of frames 1, 2, 4, 8, ... places apart: about n log2 n, fixed beforehand and linking all n.
+
+    Who always says "later" and is sure gets time order from them; who is as good as not (51 %), 0.99 of it.
+    """
+    return [(i, i + step) for step in (2**power for power in range(n.bit_length())) for i in range(n - step)]

@@ -1,0 +1,57 @@
+"""The loss mask of the STCR authors' released code, to measure what its mistake costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+from stcr_plugin.frameworks.llamafactory.augmentation import Collator
+
+_IGNORE = -100
+
+
+class AuthorsMask(TrainerCallback):  # type: ignore[misc]
+    """Puts the authors' labels in front of the collator of the training loader."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        # accelerate wraps the loader that draws the batches.
+        loader = getattr(train_dataloader, "base_dataloader", train_dataloader)
+        loader.collate_fn = AuthorsMaskCollator(loader.collate_fn)
+
+
+class AuthorsMaskCollator:
+    """A collator that replaces each sample's labels by `authors_labels`, then calls `collate`."""
+
+    def __init__(self, collate: Collator) -> None:
+        self.collate = collate
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> Any:
+        image = self.collate.processor.image_token_id  # type: ignore[attr-defined]
+        return self.collate(
+            [
+                {**feature, "labels": authors_labels(feature["input_ids"], feature["labels"], image)}
+                for feature in features
+            ]
+        )
+
+    def __getattr__(self, name: str) -> Any:  # others look for .template and .processor on the collator
+        if name == "collate":
+            raise AttributeError(name)
+        return getattr(self.collate, name)
+
+
+def authors_labels(input_ids: Sequence[int], labels: Sequence[int], image_token: int) -> list[int]:
+    """Labels [tokens] as their code sets them: the prompt's length is taken before image tokens are expanded.
+
+    Where the prompt was n tokens with one token a picture, all from the n-th on is supervised: the end of the prompt,
+    image tokens among it, and the answer. `labels` are the right ones, whose first supervised token ends the prompt.
+    """
+    prompt = next(position for position, label in enumerate(labels) if label != _IGNORE)
+    runs = sum(
+        input_ids[position] == image_token and (position == 0 or input_ids[position - 1] != image_token)
+        for position in range(prompt)
+    )
+    unexpanded = prompt - sum(token == image_token for token in input_ids[:prompt]) + runs
+    return [_IGNORE] * unexpanded + list(input_ids[unexpanded:])

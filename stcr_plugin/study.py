@@ -1,0 +1,302 @@
+"""A study: a grid of chains over several seeds, from data to one table. What was done is not done again.
+
+Every stage is a process of its own, as a user would start it, and its log lies beside its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import nearest, settings
+from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.frameworks.stage import read_record
+
+if TYPE_CHECKING:
+    from stcr_plugin.registry.rules import DataConfig
+
+BASE = "base"
+
+
+@settings
+class StudyStage:
+    """One stage of a study: `recipe` with `overrides` laid over it, on `datasets` (keys of the data config).
+
+    starts_from: another stage, or "base". row: whether it is a row of the table, or only leads to one.
+    """
+
+    recipe: str
+    datasets: tuple[str, ...]
+    starts_from: str = BASE
+    overrides: tuple[str, ...] = ()
+    row: bool = True
+
+
+@settings
+class StudyConfig:
+    """What is trained and compared.
+
+    asks: the question of the study, in a sentence. data, base: configurations, with overrides. seeds: each has data,
+    base and stages of its own. reference: the row that the others are compared with, pair by pair.
+    equal: "steps" demands that all rows take as many steps from the base on as the reference does; "tokens" sets
+    `max_steps` of each row's last stage so that all are trained on as many supervised tokens. "nothing" asks nothing.
+    pairs: so many of each of `splits`, which are splits of the data, or BUILD:SPLIT of a config under `also`.
+    batch_size: of the evaluation.
+    """
+
+    name: str
+    asks: str
+    data: str
+    base: str
+    stages: dict[str, StudyStage]
+    reference: str
+    seeds: tuple[int, ...]
+    splits: tuple[str, ...] = ("seen", "heldout")
+    data_overrides: tuple[str, ...] = ()
+    base_overrides: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    equal: Literal["nothing", "steps", "tokens"] = "nothing"
+    pairs: int | None = 420
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"`seeds` must be different numbers, at least one, got {list(self.seeds)}")
+        if BASE in self.stages:
+            raise ValueError("no stage may be called base; the base is a row of its own")
+        for name, stage in self.stages.items():
+            if stage.starts_from not in (BASE, *self.stages):
+                known = nearest(stage.starts_from, [BASE, *self.stages])
+                raise ValueError(f"stages.{name}: starts_from {stage.starts_from!r} is no stage, {known}")
+            self.chain(name)
+        if self.reference not in self.stages:
+            raise ValueError(
+                f"`reference` {self.reference!r} is no stage, {nearest(self.reference, list(self.stages))}"
+            )
+
+    def chain(self, name: str) -> list[str]:
+        """The stages from the base on that end in the stage `name`. Raises ValueError for a circle."""
+        found: list[str] = []
+        while name != BASE:
+            if name in found:
+                raise ValueError(f"stages.{name}: starts from itself, by way of {' and '.join(found)}")
+            found.insert(0, name)
+            name = self.stages[name].starts_from
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage as it is run for one seed: `recipe` as `stcr train` will see it, from `overrides`.
+
+    steps: of this stage. tokens: supervised tokens that it is trained on, about (see `supervised_tokens`).
+    """
+
+    name: str
+    path: str
+    overrides: tuple[str, ...]
+    recipe: dict[str, Any]
+    steps: int
+    tokens: float
+
+
+def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
+    """Train and evaluate every stage for every seed, and write the table; returns the path of study.md.
+
+    `jobs` seeds at a time, each with its share of the cores. A stage that has finished as it is asked for is left
+    alone, and a killed one goes on, so the same command goes on with a killed study. Raises ConfigError for rows that
+    are not equal as asked or a folder of another study, StcrError with the last words of a command that failed.
+    """
+    from tqdm import tqdm
+
+    from stcr_plugin.study_report import write_study
+
+    if jobs < 1:
+        raise ConfigError(f"jobs {jobs}: must be at least 1")
+    for seed in config.seeds:
+        _data(config, seed)  # a wrong name shall be told before hours of training
+    if config.equal == "steps":
+        check_steps(config)
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, config)
+    rows = [BASE, *(name for name, stage in config.stages.items() if stage.row)]
+    total = len(config.seeds) * (2 + len(config.stages) + len(rows))
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    with tqdm(total=total, desc=f"study {config.name}", unit="step") as bar, ThreadPoolExecutor(jobs) as pool:
+        running = [
+            pool.submit(_run_seed, config, seed, out / f"seed{seed}", rows, environment, bar) for seed in config.seeds
+        ]
+        try:
+            plans = {seed: one.result() for seed, one in zip(config.seeds, running, strict=True)}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return write_study(config, rows, out, plans)
+
+
+def _claim(out: Path, config: StudyConfig) -> None:
+    """Keep the configuration in the folder, and refuse another study's. More seeds or rows may join."""
+    path = out / "study.config.json"
+    fixed = ("name", "data", "base", "data_overrides", "base_overrides")
+    values = asdict(config)
+    if path.exists():
+        other = artefacts.read_json(path)
+        for key in fixed:
+            if artefacts.digest(other.get(key)) != artefacts.digest(values[key]):
+                raise ConfigError(
+                    f"{out}: holds a study with another `{key}`; give another --out, or delete the folder"
+                )
+    artefacts.write_json(path, values)
+
+
+def _run_seed(
+    config: StudyConfig, seed: int, out: Path, rows: Sequence[str], environment: Mapping[str, str], bar: Any
+) -> list[Plan]:
+    registry = out / "data_registry"
+    data = _data(config, seed)
+    logs = out / "logs"
+
+    def stcr(log: str, *arguments: str) -> None:
+        _run([sys.executable, "-m", "stcr_plugin.cli", *arguments], logs / f"{log}.log", environment)
+        bar.update()
+
+    stcr("data", "data", "build", config.data, *config.data_overrides, f"seed={seed}", "--registry", str(registry))
+    for number, other in enumerate(config.also):
+        stcr(f"data{number + 2}", "data", "build", other, f"seed={seed}", "--registry", str(registry))
+    stcr(
+        BASE, "base", "build", config.base, *config.base_overrides, f"out={out / BASE}", f"seed={seed}",
+        f"dataset={data.name}_forward", "--registry", str(registry),
+    )  # fmt: skip
+    planned = plans(config, seed, out, data.name)
+    for plan in planned:
+        record = read_record(out / plan.name) or {}
+        if record.get("finished") and record["recipe"] != plan.recipe:
+            raise ConfigError(
+                f"{out / plan.name}: was trained by another recipe than the study's now; delete that folder and those "
+                "of the stages that start from it, or give another --out"
+            )
+        if record.get("finished"):
+            bar.update()
+        else:
+            stcr(plan.name, "train", plan.path, *plan.overrides)
+    for name in rows:
+        for split in config.splits:
+            build, _, part = split.rpartition(":")
+            stcr(
+                f"{name}-{part}", "eval", "--model", str(out / name), "--dataset", build or data.name, "--split", part,
+                "--batch-size", str(config.batch_size), "--registry", str(registry), "--name", name,
+                *([] if config.pairs is None else ["--limit", str(config.pairs)]),
+            )  # fmt: skip
+    return planned
+
+
+def plans(config: StudyConfig, seed: int, out: Path, build: str) -> list[Plan]:
+    """The stages in the order to run them, each after the one it starts from; their data and base exist."""
+    order = list(dict.fromkeys(name for end in config.stages for name in config.chain(end)))
+    made = {name: _plan(config, name, seed, out, build) for name in order}
+    if config.equal == "tokens":
+        wanted = sum(made[name].tokens for name in config.chain(config.reference))
+        for name in order:
+            if config.stages[name].row and name != config.reference:
+                before = sum(made[other].tokens for other in config.chain(name)[:-1])
+                steps = max(1, round((wanted - before) / (made[name].tokens / made[name].steps)))
+                made[name] = _plan(config, name, seed, out, build, (f"max_steps={steps}",))
+    return list(made.values())
+
+
+def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more: tuple[str, ...] = ()) -> Plan:
+    stage, registry = config.stages[name], out / "data_registry"
+    datasets = [f"{build}_{key}" for key in stage.datasets]
+    overrides = (
+        f"model_name_or_path={out / stage.starts_from}",
+        f"dataset={','.join(datasets)}",
+        f"dataset_dir={registry}",
+        f"output_dir={out / name}",
+        f"seed={seed}",
+        f"stcr.name={name}",
+        "stcr.prepare.data=null",
+        "stcr.prepare.base=null",
+        *stage.overrides,
+        *more,
+    )
+    recipe = _recipe(stage.recipe, overrides)
+    samples = recipe["max_steps"] * recipe["per_device_train_batch_size"] * recipe.get("gradient_accumulation_steps", 1)
+    tokens = samples * supervised_tokens(registry, datasets, out / BASE)
+    return Plan(name, stage.recipe, overrides, recipe, recipe["max_steps"], tokens)
+
+
+def supervised_tokens(registry: Path, datasets: Sequence[str], model: Path, rows: int = 1000) -> float:
+    """Supervised tokens of a sample, on average over up to `rows` rows of each dataset: its answer and end of turn."""
+    from itertools import islice
+
+    from transformers import AutoTokenizer
+
+    from stcr_plugin.registry.manifest import dataset_rows
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    targets = [
+        row["messages"][-1]["content"] for name in datasets for row in islice(dataset_rows(registry, name), rows)
+    ]
+    return 1 + sum(map(len, tokenizer(targets, add_special_tokens=False)["input_ids"])) / len(targets)
+
+
+def _recipe(path: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe with its overrides, merged as `stcr train` merges them. Raises ConfigError without max_steps."""
+    from omegaconf import OmegaConf
+
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such recipe; a study names its recipes as seen from where it is started")
+    recipe = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))))
+    assert isinstance(recipe, dict)
+    if not isinstance(recipe.get("max_steps"), int) or recipe["max_steps"] < 1:
+        raise ConfigError(f"{path}: a study counts steps, so set max_steps (num_train_epochs alone does not say them)")
+    return {str(key): value for key, value in recipe.items()}
+
+
+def check_steps(config: StudyConfig) -> None:
+    """Raises ConfigError where rows that shall take equal steps do not."""
+    steps = {
+        row: sum(
+            _recipe(config.stages[name].recipe, config.stages[name].overrides)["max_steps"]
+            for name in config.chain(row)
+        )
+        for row, stage in config.stages.items()
+        if stage.row
+    }
+    unlike = {row: count for row, count in steps.items() if count != steps.get(config.reference)}
+    if unlike:
+        raise ConfigError(
+            f"study {config.name}: equal: steps, but {config.reference} takes {steps[config.reference]} and "
+            f"{', '.join(f'{row} {count}' for row, count in unlike.items())}; set max_steps in their overrides"
+        )
+
+
+def _data(config: StudyConfig, seed: int) -> DataConfig:
+    from stcr_plugin.registry.rules import load_data_config
+
+    data = load_data_config(config.data, [*config.data_overrides, f"seed={seed}"])
+    for name, stage in config.stages.items():
+        for key in stage.datasets:
+            if key not in data.datasets:
+                raise ConfigError(
+                    f"stages.{name}: {config.data} has no dataset {key!r}, {nearest(key, list(data.datasets))}"
+                )
+    return data
+
+
+def _run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=dict(environment))
+    if done.returncode:
+        last = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().split("\n")[-8:]
+        raise StcrError(
+            f"{' '.join(command[2:])}: ended with exit code {done.returncode}; the end of {log}:\n" + "\n".join(last)
+        )

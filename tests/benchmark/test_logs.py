@@ -1,0 +1,162 @@
+import dataclasses
+import json
+import sys
+
+import benchmark_logs
+import pytest
+from benchmark_logs import GENERATED, predictions, samples, write_jsonl, write_tsv
+
+from stcr_plugin.benchmark.logs import FAILED, open_log, read
+from stcr_plugin.benchmark.rows import benchmark
+from stcr_plugin.cli import main
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation.run import evaluate, read_answers
+from stcr_plugin.types import Said
+
+# What tells one evaluation from another and says nothing of the answers.
+OWN = {"name", "model", "engine"}
+
+
+class Scripted:
+    """A model that says given texts, as `stcr eval` asks one."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def identity(self):
+        return {"engine": "scripted"}
+
+    def say(self, prompts):
+        for index, prompt in enumerate(prompts):
+            yield index, Said(self.texts[prompt.item, prompt.order])
+
+
+@pytest.fixture(scope="module")
+def evaluated(registry, texts, tmp_path_factory):
+    """The evaluation of a model that says `texts`, without other tools."""
+    out = tmp_path_factory.mktemp("evaluated")
+    return evaluate(None, "toy", "heldout", out, registry, GENERATED, engine=Scripted(texts))
+
+
+def test_lmms_eval_log_gives_the_results_of_an_evaluation_with_the_same_texts(
+    registry, made, texts, evaluated, tmp_path
+):
+    log = tmp_path / "MyModel" / f"20260101_000000_samples_{made.name}.jsonl"
+    log.parent.mkdir()
+    write_jsonl(log, samples(made, texts))
+    same_results(read(tmp_path, "toy", "heldout", tmp_path / "out", registry), evaluated, log.name, "MyModel")
+
+
+def test_vlmevalkit_log_gives_them_too(registry, made, texts, evaluated, tmp_path, capsys):
+    log = tmp_path / f"MyModel_{made.name}.tsv"
+    write_tsv(log, predictions(made, texts))
+    options = ["--dataset", "toy", "--out", str(tmp_path / "out"), "--registry", str(registry), "--name", "mine"]
+    assert main(["benchmark", "read", str(log), *options]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("mine"))
+    assert f"{evaluated.figures.pair_accuracy:.1f}" in line
+    same_results(dataclasses.replace(evaluated, out=tmp_path / "out"), evaluated, log.name, "mine")
+
+
+def same_results(found, evaluated, log, name):
+    assert found.figures == evaluated.figures
+    assert found.figures.unparsed_rate > 0
+    results, want = (json.loads((out / "results.json").read_text()) for out in (found.out, evaluated.out))
+    assert {key for key in want if results[key] != want[key]} == OWN
+    assert (results["name"], results["engine"]["log"]) == (name, log)
+    assert read_answers(found.out / "answers.jsonl") == read_answers(evaluated.out / "answers.jsonl")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "tsv", "csv", "json", "xlsx"])
+def test_texts_come_back_as_they_were_said(registry, made, texts, tmp_path, ending):
+    if ending == "xlsx":
+        pytest.importorskip("openpyxl", reason="needs pip install 'stcr-plugin[vlmevalkit]'")
+    path = tmp_path / f"MyModel_{made.name}.{ending}"
+    rows = samples(made, texts) if ending == "jsonl" else predictions(made, texts)
+    getattr(benchmark_logs, f"write_{ending}")(path, rows)
+    again, log = open_log(path, "toy", "heldout", registry)
+    assert again == made
+    assert dict(log.said) == texts
+    assert (log.tool, log.model) == {"jsonl": ("lmms-eval", tmp_path.name)}.get(ending, ("VLMEvalKit", "MyModel"))
+
+
+def test_wording_and_seed_come_from_the_log(registry, texts, tmp_path):
+    settings = dataclasses.replace(GENERATED, mode="cot", language="zh", part="heldout")
+    made = benchmark(registry, "toy", "heldout", settings, seed=5)
+    write_jsonl(tmp_path / "log.jsonl", samples(made, texts))
+    assert open_log(tmp_path / "log.jsonl", "toy", "heldout", registry)[0] == made
+
+
+def broken(case, rows):
+    if case == "missing":
+        return rows[:3] + rows[4:]
+    if case == "double":
+        return [*rows, rows[2]]
+    if case == "foreign":
+        return [{**rows[0], "pair_id": "elsewhere:1-2"}, *rows[1:]]
+    if case == "failed":
+        return [*rows[:6], {**rows[6], "prediction": f"{FAILED} via API."}, *rows[7:]]
+    if case == "mixed":
+        return [*rows[:5], {**rows[5], "benchmark": "{}"}, *rows[6:]]
+    if case == "no column":
+        return [{key: value for key, value in row.items() if key != "pair_id"} for row in rows]
+    return [{**row, "benchmark": "not JSON"} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("missing", r"no answer to 1 of 24 queries, the first pair heldout-\d+:\d+-\d+, backward \(no row\)"),
+        ("double", r"row 25: pair heldout-\d+:\d+-\d+, forward, stands in row 3 too"),
+        ("foreign", r"row 1: pair elsewhere:1-2, forward, is not in the benchmark"),
+        ("failed", r"no answer to 1 of 24 queries, .* \(row 7: Failed to obtain answer\)"),
+        ("mixed", r"row 6: of another benchmark than row 1"),
+        ("no column", r"row 1: not a row of a benchmark that `stcr benchmark` exported \(KeyError: 'pair_id'\)"),
+        ("no label", r"its rows do not say what was asked"),
+    ],
+)
+def test_rows_that_are_not_the_benchmarks_are_named(registry, made, texts, tmp_path, case, reason):
+    log = tmp_path / f"m_{made.name}.tsv"
+    write_tsv(log, broken(case, list(predictions(made, texts))))
+    with pytest.raises(DataError, match=reason) as caught:
+        open_log(log, "toy", "heldout", registry)
+    assert str(log) in str(caught.value)
+
+
+def test_answers_asked_for_several_times_are_refused(registry, made, texts, tmp_path):
+    rows = list(samples(made, texts))
+    rows[1]["filtered_resps"] = ["img1", "img2"]
+    log = tmp_path / "log.jsonl"
+    write_jsonl(log, rows)
+    with pytest.raises(DataError, match=r"log.jsonl, row 2: .*--repeats 1"):
+        open_log(log, "toy", "heldout", registry)
+
+
+def test_several_logs_or_none_in_a_folder_are_told(registry, made, texts, tmp_path):
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(ConfigError, match="found: none"):
+        open_log(tmp_path / "logs", "toy", "heldout", registry)
+    for model in ("a", "b"):
+        write_tsv(tmp_path / "logs" / f"{model}_{made.name}.tsv", predictions(made, texts))
+    write_tsv(tmp_path / "logs" / f"{made.name}.tsv", predictions(made, texts))  # the benchmark itself, no log
+    with pytest.raises(ConfigError, match=rf"found: [^,]*a_{made.name}.tsv, [^,]*b_{made.name}.tsv;"):
+        open_log(tmp_path / "logs", "toy", "heldout", registry)
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        open_log(tmp_path / "nowhere", "toy", "heldout", registry)
+    (tmp_path / "log.pkl").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"log.pkl: no log that can be read by its ending"):
+        open_log(tmp_path / "log.pkl", "toy", "heldout", registry)
+
+
+def test_log_of_another_split_is_refused(registry, made, texts, tmp_path):
+    log = tmp_path / "log.jsonl"
+    write_jsonl(log, samples(made, texts))
+    with pytest.raises(DataError, match="answers to toy, split heldout; name these"):
+        open_log(log, "toy", "train", registry)
+
+
+def test_xlsx_without_openpyxl_names_the_command(registry, made, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    log = tmp_path / f"m_{made.name}.xlsx"
+    log.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"pip install 'stcr-plugin\[vlmevalkit\]'.*PRED_FORMAT=tsv"):
+        open_log(log, "toy", "heldout", registry)

@@ -1,0 +1,108 @@
+"""How fast an evaluation goes, against asking one query at a time; and that it answers the same, in flat memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_stage import REPOSITORY, Workshop
+
+from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.evaluation.local import load, open_picture, say
+from stcr_plugin.evaluation.prompts import content, prompts_for
+from stcr_plugin.registry.manifest import read_pairs
+from stcr_plugin.types import ORDERS, Prompt, Query
+
+# A trained model answers in full; the tiny one that is made where none is given writes until it is stopped.
+MODEL = os.environ.get("STCR_BENCH_MODEL")
+PAIRS, NEW_TOKENS = 100, 64
+MANY, FEW = 10_000, 1_000
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    made = Workshop(tmp_path_factory.mktemp("speed"))
+    made.write_yaml(
+        made.data,
+        {
+            "name": "tiny",
+            "source": {"kind": "tabletop", "seen": 520, "heldout": 0},
+            "splits": {"dev": {"episodes": 520, "group": "seen"}},
+            "pairs": {"per_episode": 20, "min_seconds": 0.4, "max_seconds": 5.0},
+        },
+    )
+    from stcr_plugin.registry.build import build, load_data_config
+
+    build(load_data_config(made.data), made.registry)
+    made.make_base()
+    return made
+
+
+def one_by_one(model: Any, processor: Any, prompts: list[Prompt], registry: Path, new_tokens: int) -> list[str]:
+    """What a reader of a model's card would write: one `generate` a query, its pictures processed each time."""
+    texts = []
+    for prompt in prompts:
+        message = {"role": "user", "content": content(prompt)}
+        text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        pictures = [open_picture(registry, shown.image, prompt.item) for shown in prompt.shown]
+        inputs = processor(text=[text], images=pictures, return_tensors="pt")
+        written = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+        texts.append(processor.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    return texts
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize(("mode", "least"), [("direct", 10.0), ("cot", 4.0)])
+def test_evaluation_against_one_by_one(
+    report: Callable[..., None], workshop: Workshop, mode: str, least: float
+) -> None:
+    """value: pairs a second of our engine; baseline: of a `generate` loop over the same prompts and model, in which
+    the answer of direct mode is generated too. The share of pairs whose answers differ is printed.
+    """
+    registry = workshop.registry
+    model, processor = load(Path(MODEL) if MODEL else workshop.base)
+    pairs = read_pairs(registry, "tiny", "dev")[:PAIRS]
+    settings = AskSettings(mode="cot" if mode == "cot" else "direct", batch_size=64, max_new_tokens=NEW_TOKENS)
+    prompts = prompts_for([Query(pair, order) for pair in pairs for order in ORDERS], settings)
+    dict(say(model, processor, prompts[:64], registry, settings, progress=False))
+    one_by_one(model, processor, prompts[:2], registry, 4)
+    started = time.perf_counter()
+    said = dict(say(model, processor, prompts, registry, settings, progress=False))
+    batched = time.perf_counter() - started
+    started = time.perf_counter()
+    alone = one_by_one(model, processor, prompts, registry, NEW_TOKENS)
+    single = time.perf_counter() - started
+    differ = [number for number, text in enumerate(alone) if text.strip() != said[number].text.strip()]
+    name = "eval_weak_vs_one_by_one" if mode == "direct" else "eval_cot_vs_one_by_one"
+    report(name, PAIRS / batched, "pairs/s", PAIRS / single)
+    print(f"answers that differ: {len(differ)} of {len(prompts)}")
+    for number in differ[:3]:
+        print(f"  {said[number].text!r} {dict(said[number].logprobs)} against {alone[number]!r}")
+    assert single / batched > least / 2
+
+
+@pytest.mark.bench
+def test_evaluation_memory_is_flat(report: Callable[..., None], workshop: Workshop, tmp_path: Path) -> None:
+    """value: most resident memory (MiB) of `stcr eval` on ten thousand pairs; baseline: on one thousand."""
+
+    def most(limit: int) -> float:
+        out = tmp_path / str(limit)
+        code = (
+            "import sys, resource; from stcr_plugin.cli import main; main(sys.argv[1:]); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        arguments = ["--model", MODEL or workshop.base, "--dataset", "tiny", "--split", "dev", "--mode", "direct"]
+        command = [sys.executable, "-c", code, "eval", *map(str, arguments), "--registry", str(workshop.registry)]
+        command += ["--limit", str(limit), "--out", str(out), "--batch-size", "32"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+        assert json.loads((out / "results.json").read_text(encoding="utf-8"))["n_pairs"] == limit
+        return int(done.stdout.strip().splitlines()[-1]) / 1024
+
+    report("eval_memory_mib", most(MANY), "MiB", most(FEW))

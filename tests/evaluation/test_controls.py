@@ -1,0 +1,609 @@
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+
+from stcr_plugin import artefacts
+from stcr_plugin.cli import main
+from stcr_plugin.config import from_mapping
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation import descriptions, local, plots, verdicts
+from stcr_plugin.evaluation.controls import (
+    CONTROLS,
+    PLAIN,
+    console,
+    controls,
+    read_header,
+    read_rows,
+    write,
+)
+from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.evaluation.oracles import Oracle
+from stcr_plugin.evaluation.verdicts import RULES, Measure, Row, judged, measured
+from stcr_plugin.registry import tables
+from stcr_plugin.registry.manifest import dataset_rows, read_manifest, read_pairs
+from stcr_plugin.registry.manifest import pair_files as files_of
+from stcr_plugin.samples.questions import fill, paraphrases
+from stcr_plugin.types import ORDERS, Answer, Pair, Query, Said
+
+DATA = {
+    "name": "toy",
+    "source": {"kind": "tabletop", "seen": 2, "heldout": 4, "size": 56},
+    "frames": {"width": 56, "height": 56},
+    "splits": {"train": {"episodes": 2, "group": "seen"}, "heldout": {"episodes": 4, "group": "heldout"}},
+    "pairs": {"per_episode": 4, "min_seconds": 1.0, "within_phase": 0.0},
+    "datasets": {"cot": {"split": "train", "kind": "cot"}},
+}
+DIRECT, COT = AskSettings(mode="direct"), AskSettings(mode="cot")
+PHASES = ("approach", "grasp", "lift", "move", "place")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    from stcr_plugin.registry.build import DataConfig, build
+
+    folder = tmp_path_factory.mktemp("registry")
+    build(from_mapping(DataConfig, DATA, "test"), folder)
+    return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without the plots of each evaluation, which the tests of run.evaluate look at."""
+    monkeypatch.setattr(plots, "accuracies", lambda *arguments: None)
+    monkeypatch.setattr(plots, "contact_sheet", lambda *arguments: None)
+
+
+# ---- judges whose ways are known ----
+
+
+class Judge:
+    """An engine that gives the second place the probability `second(prompt)`, and describes pictures by their frame."""
+
+    def __init__(self, second):
+        self.second, self.asked = second, 0
+
+    def identity(self):
+        return {"engine": "judge"}
+
+    def say(self, prompts):
+        for number, prompt in enumerate(prompts):
+            self.asked += 1
+            likely = self.second(prompt)
+            first, second, *_ = prompt.names
+            line = "" if likely == 0.5 else prompt.answer.format(name=second if likely > 0.5 else first)
+            if prompt.reasons:
+                frames = [frame_of(shown) for shown in prompt.shown] or [None, None]
+                said = [f"{name}: step {frame}." for name, frame in zip(prompt.names, frames, strict=False)]
+                yield number, Said(f"spatial details: {' '.join(said)}\n{line}")
+            else:
+                yield number, Said(line, {first: math.log(1 - likely), second: math.log(likely)})
+
+
+def frame_of(shown):
+    return int(re.search(r"(\d+)\.png", shown.image)[1]) if shown.change in ("", "mirror") else None
+
+
+def compared(first, second):
+    if first is None or second is None or first == second:
+        return 0.5
+    return 0.9 if second > first else 0.1
+
+
+def place(prompt):
+    return 0.9
+
+
+def by_sight(prompt):
+    return compared(*(frame_of(shown) for shown in prompt.shown)) if prompt.shown else 0.5
+
+
+def from_memory(prompt):
+    """Knows the pictures' names, so that it needs not look at them."""
+    return compared(*(int(re.search(r"(\d+)\.png", shown.image)[1]) for shown in prompt.shown))
+
+
+def progress_in(text):
+    """What a description says of how far the task is: its frame, or its phase."""
+    if step := re.search(r"step (\d+)", text):
+        return (int(step[1]),)
+    return (next(number for number, phase in enumerate(PHASES) if phase in text),)
+
+
+def by_words(prompt):
+    """Reads a description where it is given one, and looks where it is not."""
+    for text in (prompt.begin, prompt.question):
+        # Not the "img1: ... img2: ..." with which a question says how to answer.
+        for halves in re.findall(rf"{prompt.names[0]}: (\w.*?)\. {prompt.names[1]}: (\w.*?)\.", text):
+            return compared(*(progress_in(half) for half in halves))
+    return by_sight(prompt)
+
+
+def eyes_only(prompt):
+    """Looks where it can and never reads a description."""
+    return by_sight(prompt) if any(frame_of(one) is not None for one in prompt.shown) else 0.9
+
+
+def sided(prompt):
+    return place(prompt) if any(one.change == "mirror" for one in prompt.shown) else by_sight(prompt)
+
+
+def parrot(registry):
+    """Looks where the question is one of training, to the letter, and goes by place in all others."""
+    pairs = read_pairs(registry, "toy", "heldout")
+    known = {fill(text, pair.task) for pair in pairs for kind in ("cot", "direct") for text in paraphrases(kind, "en")}
+    return lambda prompt: by_sight(prompt) if prompt.question in known else 0.9
+
+
+def heedful(registry):
+    """Looks for the task that it is told of, and cannot say where the scene has nothing of it."""
+    tasks = {pair.pair_id: pair.task for pair in read_pairs(registry, "toy", "heldout")}
+    return lambda prompt: by_sight(prompt) if tasks[prompt.item] in prompt.question else 0.5
+
+
+KNOWN = {
+    "place": lambda registry: place,
+    "sight": lambda registry: by_sight,
+    "words": lambda registry: by_words,
+    "eyes": lambda registry: eyes_only,
+    "memory": lambda registry: from_memory,
+    "sided": lambda registry: sided,
+    "parrot": parrot,
+    "heedful": heedful,
+}
+# control -> mode, a judge that it holds for, a judge that it fails for.
+EXPECTED = {
+    **dict.fromkeys(("wording", "language", "letters", "ordinals", "frames"), (DIRECT, "sight", "parrot")),
+    "decomposition": (COT, "sight", "parrot"),
+    "mirrored": (DIRECT, "sight", "sided"),
+    "same_picture": (DIRECT, "sight", "place"),
+    **dict.fromkeys(("blank_first", "blank_second", "noise"), (DIRECT, "sight", "memory")),
+    "text_only": (DIRECT, "sight", "place"),
+    "other_task": (DIRECT, "heedful", "sight"),
+    "blind": (COT, "words", "eyes"),
+    "blind_begin": (COT, "words", "eyes"),
+    "swapped_description": (COT, "words", "eyes"),
+    "oracle": (COT, "words", "place"),
+    "oracle_begin": (COT, "words", "place"),
+}
+
+
+def run(registry, out, second, settings=DIRECT, only=None, engine=None, **more):
+    chosen = engine or Judge(second)
+    rows = controls(None, "toy", "heldout", out, registry, settings, only, resamples=200, engine=chosen, **more)
+    return {row.name: row for row in rows}
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["holds", "fails"])
+def test_every_control_holds_for_one_judge_and_fails_for_another(registry, tmp_path, undrawn, holds):
+    assert EXPECTED.keys() == CONTROLS.keys()
+    found = {}
+    wanted = {}
+    for name, (settings, good, bad) in EXPECTED.items():
+        wanted.setdefault((good if holds else bad, settings), []).append(name)
+    for (judge, settings), names in wanted.items():
+        out = tmp_path / f"{judge}-{settings.mode}"
+        found |= run(registry, out, KNOWN[judge](registry), settings, names)
+    del found[PLAIN]
+    assert {name: row.verdict for name, row in found.items()} == dict.fromkeys(CONTROLS, "holds" if holds else "fails")
+
+
+def test_plain_run_is_a_row_that_can_fail(registry, tmp_path, undrawn):
+    assert run(registry, tmp_path / "a", by_sight, only=[])[PLAIN].verdict == "holds"
+    assert run(registry, tmp_path / "b", place, only=[])[PLAIN].verdict == "fails"
+
+
+# ---- what is put ----
+
+
+class Recorder(Judge):
+    def say(self, prompts):
+        self.prompts = list(prompts)
+        yield from super().say(prompts)
+
+
+def put(registry, out, name, settings=DIRECT):
+    """The prompts of a control, in their order."""
+    engine = Recorder(by_sight)
+    run(registry, out, None, settings, [name], engine)
+    return engine.prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mirrored", ("mirror", "mirror")),
+        ("blank_first", ("blank", "")),
+        ("blank_second", ("", "blank")),
+        ("noise", ("", "noise")),
+    ],
+)
+def test_pictures_are_changed_in_the_place_that_is_said(registry, tmp_path, undrawn, name, changes):
+    prompts = put(registry, tmp_path, name)
+    assert {tuple(one.change for one in prompt.shown) for prompt in prompts} == {changes}
+    assert len(prompts) == 2 * len(read_pairs(registry, "toy", "heldout"))
+
+
+def test_same_picture_stands_twice_and_text_alone_is_the_same_in_both_orders(registry, tmp_path, undrawn):
+    assert all(prompt.shown[0] == prompt.shown[1] for prompt in put(registry, tmp_path / "same", "same_picture"))
+    prompts = put(registry, tmp_path / "text", "text_only")
+    forward, backward = prompts[::2], prompts[1::2]
+    assert all(not prompt.shown and not prompt.labels for prompt in prompts)
+    assert [dataclasses.replace(prompt, order="forward") for prompt in backward] == forward
+
+
+def test_other_task_is_of_another_episode_and_the_same_in_both_orders(registry, tmp_path, undrawn):
+    tasks = {pair.pair_id: pair.task for pair in read_pairs(registry, "toy", "heldout")}
+    prompts = put(registry, tmp_path, "other_task")
+    for prompt in prompts:
+        assert tasks[prompt.item] not in prompt.question
+        assert any(task in prompt.question for task in tasks.values())
+    assert [prompt.question for prompt in prompts[::2]] == [prompt.question for prompt in prompts[1::2]]
+
+
+def test_blind_model_is_shown_its_own_words_and_no_picture(registry, tmp_path, undrawn):
+    for prompt in put(registry, tmp_path / "question", "blind", COT):
+        assert (prompt.shown, prompt.labels, prompt.begin, prompt.reasons) == ((), (), "", False)
+        assert re.search(r"img1: step \d+\. img2: step \d+\.", prompt.question)
+        assert "{" not in prompt.question
+    for prompt in put(registry, tmp_path / "begin", "blind_begin", COT):
+        assert {one.change for one in prompt.shown} == {"blank"}
+        steps = [frame_of(dataclasses.replace(one, change="")) for one in prompt.shown]
+        assert prompt.begin == f"spatial details: img1: step {steps[0]}. img2: step {steps[1]}.\n"
+    for prompt in put(registry, tmp_path / "swapped", "swapped_description", COT):
+        steps = [frame_of(one) for one in prompt.shown]
+        assert prompt.begin == f"spatial details: img1: step {steps[1]}. img2: step {steps[0]}.\n"
+
+
+def test_decomposition_keeps_what_the_question_ends_with(registry, tmp_path, undrawn):
+    warned = dataclasses.replace(COT, warn=True, style="letters")
+    prompts = put(registry, tmp_path, "decomposition", warned)
+    assert all(prompt.question.endswith("Judge by what they show alone.") for prompt in prompts)
+    assert all("spatial details" not in prompt.question and "img1" not in prompt.question for prompt in prompts)
+    assert all(re.search(r"closer to completion: A or B", prompt.question) for prompt in prompts)
+    assert (
+        len({re.sub(r"[^.]* on the [^.]*", "", prompt.question) for prompt in prompts}) > 1
+    )  # both wordings are drawn
+
+
+def test_tasks_with_left_or_right_are_not_mirrored(registry, tmp_path, undrawn, monkeypatch):
+    folder = changed(registry, tmp_path / "registry", lambda n, row: row | {"task": "Turn left"} if n < 4 else row)
+    row = run(folder, tmp_path / "out", by_sight, only=["mirrored"])["mirrored"]
+    assert (row.verdict, row.left_out) == ("holds", 4)
+    assert row.figures["n_pairs"] == len(read_pairs(folder, "toy", "heldout")) - 4
+    assert "4 pairs left out" in (tmp_path / "out" / "controls.md").read_text()
+    every = changed(registry, tmp_path / "every", lambda n, row: row | {"task": "把杯子放到左边"})
+    found = run(every, tmp_path / "none", by_sight, only=["mirrored", "other_task"])
+    assert {name: found[name].verdict for name in ("mirrored", "other_task")} == dict.fromkeys(
+        ("mirrored", "other_task"), "not applicable"
+    )
+    assert "left or right" in found["mirrored"].why
+    assert "same task text" in found["other_task"].why
+
+
+def changed(registry, folder, change):
+    """A copy of the registry with the rows of the split's pairs changed: (number, row) -> row."""
+    import shutil
+
+    shutil.copytree(registry, folder)
+    for file in files_of(read_manifest(folder, "toy"), "heldout"):
+        rows = [change(number, row) for number, row in enumerate(tables.read(folder / file))]
+        tables.write(folder / file, rows, tables.PAIRS)
+    return folder
+
+
+# ---- descriptions ----
+
+
+def test_true_descriptions_are_those_of_the_cot_samples(registry):
+    pairs = read_pairs(registry, "toy", "train")
+    found = descriptions.true(registry, "toy", [Query(pair, order) for pair in pairs for order in ORDERS], "en")
+    rows = list(dataset_rows(registry, "toy_cot"))
+    assert len(rows) == len(found) > 0
+    for row in rows:
+        details = row["messages"][1]["content"].rpartition("\n")[0]
+        halves = found[row["pair_id"], row["order"]]
+        assert details == f"spatial details: {descriptions.described(halves, ('img1', 'img2'))}"
+        assert descriptions.own(row["messages"][1]["content"], ("img1", "img2")) == halves
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "halves"),
+    [
+        ("spatial details: img1: a b. img2: c.\ncloser to completion: img2", ("img1", "img2"), ("a b", "c")),
+        ("**IMG1**: up\n**img2**：down。\n\nCloser_to_completion: img1", ("img1", "img2"), ("up", "down")),
+        ("A: open. B: closed. closer to completion: B", ("A", "B"), ("open", "closed")),
+        ("帧1：张开。帧2：闭合。closer to completion: 帧2", ("帧1", "帧2"), ("张开", "闭合")),
+        ("closer to completion: img2. img1: a. img2: b.", ("img1", "img2"), None),  # nothing before the judgment
+        ("img1: a. closer to completion: img1", ("img1", "img2"), None),
+        ("img1: . img2: b.", ("img1", "img2"), None),
+        ("img2: b. img1: a.", ("img1", "img2"), None),
+        ("", ("img1", "img2"), None),
+    ],
+)
+def test_own_description_is_what_stands_before_the_judgment(text, names, halves):
+    assert descriptions.own(text, names) == halves
+
+
+def test_pairs_that_the_model_did_not_describe_are_left_out_and_counted(registry, tmp_path, undrawn):
+    silent = read_pairs(registry, "toy", "heldout")[0].pair_id
+
+    class Silent(Judge):
+        def say(self, prompts):
+            for number, said in super().say(prompts):
+                prompt = prompts[number]
+                mute = prompt.reasons and (prompt.item, prompt.order) == (silent, "backward")
+                yield number, Said(said.text.partition("\n")[2]) if mute else said
+
+    row = run(registry, tmp_path, None, COT, ["blind"], Silent(by_words))["blind"]
+    assert (row.verdict, row.left_out) == ("holds", 1)
+
+
+# ---- what cannot be asked ----
+
+
+def test_reasons_of_a_model_that_gives_none_are_not_applicable(registry, tmp_path, undrawn):
+    names = ["decomposition", "blind", "blind_begin", "swapped_description"]
+    rows = run(registry, tmp_path, by_sight, DIRECT, names)
+    assert {rows[name].verdict for name in names} == {"not applicable"}
+    assert "mode direct" in rows["blind"].why
+    wordless = run(registry, tmp_path / "cot", by_sight, COT, ["blind"], Oracle("position-only", []))
+    assert "not described" not in wordless["blind"].why  # it does describe, if not well
+    assert wordless["blind"].verdict == "fails"
+
+
+def test_what_the_plain_run_asks_already_is_no_control(registry, tmp_path, undrawn):
+    settings = dataclasses.replace(DIRECT, part="heldout", language="zh", style="letters")
+    rows = run(registry, tmp_path, by_sight, settings, ["wording", "language", "letters"])
+    assert all("already" in row.why for name, row in rows.items() if name != PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"), [("states", "no states"), ("other pictures", "other pictures"), ("gone", "no episode")]
+)
+def test_truth_that_the_source_does_not_give_is_not_applicable(registry, tmp_path, undrawn, monkeypatch, case, reason):
+    from stcr_plugin.episodes.tabletop import TabletopSource
+
+    out, folder = tmp_path / "out", registry
+    if case == "states":
+        monkeypatch.setattr(TabletopSource, "states", lambda self, episode: None)
+    else:
+        folder = changed(registry, tmp_path / "registry", lambda number, row: row)
+        manifest = artefacts.read_json(folder / "toy" / "manifest.json")
+        manifest["config"] |= {"seed": 9} if case == "other pictures" else {}
+        manifest["config"]["source"] |= {"heldout": 0} if case == "gone" else {}
+        artefacts.write_json(folder / "toy" / "manifest.json", manifest)
+    row = run(folder, out, by_words, only=["oracle"])["oracle"]
+    assert row.verdict == "not applicable"
+    assert reason in row.why
+    assert row.figures is None
+
+
+def test_engine_that_cannot_begin_a_turn_is_not_applicable_and_others_go_on(registry, tmp_path, undrawn):
+    class Server(Judge):
+        def say(self, prompts):
+            if any(prompt.begin for prompt in prompts):
+                raise ConfigError("a server cannot begin the model's turn")
+            yield from super().say(prompts)
+
+    rows = run(registry, tmp_path, None, COT, ["blind", "blind_begin"], Server(by_words))
+    assert rows["blind"].verdict == "holds"
+    assert rows["blind_begin"].verdict == "not applicable"
+    assert "cannot begin" in rows["blind_begin"].why
+
+    class Broken(Judge):
+        def say(self, prompts):
+            raise ConfigError("no key")
+            yield
+
+    with pytest.raises(ConfigError, match="no key"):
+        run(registry, tmp_path / "broken", None, COT, ["blind"], Broken(by_words))
+
+
+def test_unknown_control_and_malformed_other_data_are_refused(registry, tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'mirrored'"):
+        run(registry, tmp_path, by_sight, only=["miror"])
+    with pytest.raises(ConfigError, match="NAME:SPLIT=label"):
+        run(registry, tmp_path, by_sight, only=[], also=["toy"])
+    with pytest.raises(ConfigError, match="another label"):
+        run(registry, tmp_path, by_sight, only=[], also=["toy:train=noise"])
+    with pytest.raises(ConfigError, match="nothing to ask"):
+        controls(None, "toy", "heldout", tmp_path, registry)
+    assert not any(tmp_path.iterdir())
+
+
+# ---- other data, files, going on ----
+
+
+def test_judge_of_what_came_later_fails_where_the_earlier_frame_is_closer(registry, tmp_path, undrawn):
+    folder = changed(registry, tmp_path / "registry", lambda n, row: row | {"closer": ("earlier", "later")[n % 2]})
+    pairs = read_pairs(folder, "toy", "heldout")
+    for name, verdict in (("right", "holds"), ("chronological", "fails")):
+        engine = Oracle(name, pairs)
+        row = run(folder, tmp_path / name, None, only=[], engine=engine, also=["toy:heldout=non_monotone"])
+        assert row["non_monotone"].verdict == verdict
+        assert row["non_monotone"].measures["earlier_closer_accuracy"].value == (100 if name == "right" else 0)
+        assert (tmp_path / name / "non_monotone" / "results.json").exists()
+
+
+def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(registry, tmp_path, undrawn):
+    names = ["letters", "noise", "text_only"]
+    whole = Judge(by_sight)
+    run(registry, tmp_path / "whole", None, only=names, engine=whole)
+
+    class Killed(Judge):
+        def say(self, prompts):
+            for number, said in super().say(prompts):
+                if self.asked > 50:
+                    raise KeyboardInterrupt
+                yield number, said
+
+    killed = Killed(by_sight)
+    with pytest.raises(KeyboardInterrupt):
+        run(registry, tmp_path / "killed", None, only=names, engine=killed)
+    assert not (tmp_path / "killed" / "controls.json").exists()
+    again = Judge(by_sight)
+    run(registry, tmp_path / "killed", None, only=names, engine=again)
+    assert again.asked == whole.asked - 50
+    for name in ("controls.json", "controls.md"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_rows_of_other_runs_stay_while_all_else_is_the_same(registry, tmp_path, undrawn):
+    run(registry, tmp_path, by_sight, only=["letters"])
+    run(registry, tmp_path, by_sight, only=["noise"])
+    mine = Row("closest_of_three", "three pictures", "finds it", "more of them", "above chance", "holds", "80 %")
+    write(tmp_path, read_header(tmp_path), [mine])
+    rows = read_rows(tmp_path / "controls.json")
+    assert [row.name for row in rows] == [PLAIN, "letters", "noise", "closest_of_three"]
+    assert rows[-1] == mine
+    assert "closest_of_three" in (tmp_path / "controls.md").read_text()
+    run(registry, tmp_path, by_sight, only=["frames"], limit=8)
+    assert [row.name for row in read_rows(tmp_path / "controls.json")] == [PLAIN, "frames"]
+    (tmp_path / "controls.json").write_text("[]")
+    with pytest.raises(DataError, match="delete it"):
+        read_rows(tmp_path / "controls.json")
+
+
+def test_command_writes_a_row_a_control_and_eval_runs_one(registry, tmp_path, undrawn, capsys):
+    asked = ["--oracle", "right", "--dataset", "toy", "--registry", str(registry), "--out", str(tmp_path)]
+    assert main(["controls", *asked, "--only", "letters,blank_first", "--also", "toy:train=seen"]) == 1
+    assert "does not know the truth" in capsys.readouterr().err  # of the pairs of another split
+    assert main(["controls", *asked, "--only", "letters,blank_first"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"letters +holds", said)
+    assert re.search(r"blank_first +fails", said)  # right without looking
+    assert main(["eval", *asked, "--control", "text_only"]) == 0
+    assert re.search(r"text_only +holds", capsys.readouterr().out)
+    assert [row.name for row in read_rows(tmp_path / "controls.json")] == [PLAIN, "letters", "blank_first", "text_only"]
+
+
+# ---- the rules ----
+
+
+def measures(**given):
+    return {name: Measure(None) if value is None else Measure(sum(value) / 2, value) for name, value in given.items()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "given", "verdict"),
+    [
+        ("knows", {"pair_accuracy": (51, 60)}, "holds"),
+        ("knows", {"pair_accuracy": (49, 60)}, "not shown"),
+        ("knows", {"pair_accuracy": (40, 50)}, "fails"),
+        ("knows", {"pair_accuracy": (90, 99), "earlier_closer_accuracy": (40, 60)}, "not shown"),
+        ("knows", {"pair_accuracy": (90, 99), "earlier_closer_accuracy": (0, 3)}, "fails"),
+        ("keeps", {"pair_accuracy": (80, 90), "difference": (-9, 0)}, "holds"),
+        ("keeps", {"pair_accuracy": (80, 90), "difference": (-12, 0)}, "not shown"),
+        ("keeps", {"pair_accuracy": (80, 90), "difference": (-20, -11)}, "fails"),
+        ("keeps", {"pair_accuracy": (50, 90), "difference": (-5, 5)}, "fails"),
+        ("falls", {"difference": (-90, -11)}, "holds"),
+        ("falls", {"difference": (-12, -5)}, "not shown"),
+        ("falls", {"difference": (-9, 5)}, "fails"),
+        ("unswayed", {"second": (40, 60)}, "holds"),
+        ("unswayed", {"second": (30, 60)}, "not shown"),
+        ("unswayed", {"second": (70, 90)}, "fails"),
+        ("unswayed", {"second": (0, 10)}, "fails"),
+        ("unswayed", {"second": None}, "not shown"),
+        ("unswayed", {"second": (0, 10), "second_probability": (45, 50)}, "holds"),
+        ("agrees", {"same_frame": (76, 90)}, "holds"),
+        ("agrees", {"same_frame": (60, 80)}, "not shown"),
+        ("agrees", {"same_frame": (20, 70)}, "fails"),
+        ("agrees", {"same_frame": None}, "fails"),
+        ("follows", {"other_frame": (60, 90)}, "holds"),
+        ("follows", {"other_frame": (0, 40)}, "fails"),
+        ("reasons", {"pair_accuracy": (80, 90)}, "holds"),
+        ("reasons", {"pair_accuracy": (60, 70)}, "fails"),
+        ("heeds", {"difference": (-30, -1), "same_answer": (60, 80)}, "holds"),
+        ("heeds", {"difference": (-1, 1), "same_answer": (96, 100)}, "fails"),
+        ("heeds", {"difference": (-1, 1), "same_answer": (80, 90)}, "not shown"),
+    ],
+)
+def test_verdict_follows_from_the_intervals(rule, given, verdict):
+    assert RULES[rule].verdict(measures(**given)) == verdict
+
+
+def test_nothing_is_shown_by_a_single_episode():
+    alone = {name: Measure(80.0) for name in verdicts.MEANINGS}
+    assert {name: rule.verdict(alone) for name, rule in RULES.items()} == dict.fromkeys(RULES, "not shown")
+    assert judged(RULES["keeps"], alone)[1] == "pair accuracy % 80.0 (no interval); difference +80.0 (no interval)"
+
+
+def answers(chosen, logprobs=(None, None, None)):
+    """pair_id -> (forward, backward) choices, every pair an episode of its own, the later frame closer."""
+    return [
+        Answer(pair, f"e{pair}", order, Query(Pair(pair, "", "", "", 0, 1, 1.0), order).answer, said, "", *logprobs)
+        for pair, both in chosen.items()
+        for order, said in zip(ORDERS, both, strict=True)
+    ]
+
+
+def test_measures_are_counted_on_the_same_pairs():
+    """Worked by hand: the plain run names one frame twice in a, b and c; the changed run was not asked d."""
+    plain = answers(
+        {"a": ("img2", "img1"), "b": ("img2", "img1"), "c": ("img1", "img2"), "e": ("img2", "img2"), "d": (None, None)}
+    )
+    now = answers({"a": ("img2", "img1"), "b": ("img1", "img2"), "c": ("img2", "img2"), "e": ("img2", None)})
+    figures = {"pair_accuracy": 25.0, "position_bias": 62.5, "unparsed_rate": 12.5, "intervals": None}
+    found = measured(figures, now, plain, 100, 0)
+    assert {name: found[name].value for name in found} == pytest.approx(
+        {
+            "pair_accuracy": 25.0,
+            "position_bias": 62.5,
+            "unparsed_rate": 12.5,
+            "difference": -25.0,  # a stays right, b does not
+            "second": 100 * 5 / 7,  # of the seven that named a picture
+            "same_answer": 100 * 4 / 8,
+            "same_frame": 100 / 3,  # a
+            "other_frame": 100 / 3,  # b; c is of no frame
+        }
+    )
+    with pytest.raises(DataError, match="same pairs"):
+        measured(figures, plain, now, 100, 0)
+
+
+def test_probability_of_the_second_place_halves_what_neither_has():
+    logs = tuple(math.log(share) for share in (0.2, 0.5, 0.3))
+    said = answers({"a": ("neither", "neither"), "b": ("neither", "neither")}, logs)
+    found = measured({"intervals": None}, said, said, 100, 0)
+    assert found["second_probability"].value == pytest.approx(65)
+    assert found["second"].value == 50
+    two = answers({"a": ("img2", "img2"), "b": ("img2", "img2")}, (-800.0, -801.0, None))
+    share = 100 / (1 + math.e)
+    assert measured({"intervals": None}, two, two, 100, 0)["second_probability"].value == pytest.approx(share)
+
+
+def test_console_names_each_row_with_its_verdict():
+    row = Row("noise", "", "", "", "", "fails", "difference +0.0")
+    assert console([row]) == "noise  fails           difference +0.0"
+
+
+# ---- a real model ----
+
+
+def test_real_model_goes_through_controls_loaded_once(registry, tmp_path, undrawn, monkeypatch):
+    from stcr_plugin.architecture import write_checkpoint
+
+    loads = []
+    real = local.load
+    monkeypatch.setattr(local, "load", lambda folder: loads.append(folder) or real(folder))
+    model = write_checkpoint(tmp_path / "model")
+    names = ["letters", "noise", "text_only", "oracle_begin"]
+    rows = controls(model, "toy", "heldout", tmp_path / "out", registry, DIRECT, names, limit=4, resamples=100)
+    assert len(loads) == 1
+    assert [row.name for row in rows] == [PLAIN, *names]
+    assert {row.verdict for row in rows} <= {"holds", "fails", "not shown"}
+
+    def scores(name):
+        lines = (tmp_path / "out" / name / "answers.jsonl").read_text().splitlines()
+        return [json.loads(line)["logprob_img1"] for line in lines]
+
+    text = scores("text_only")
+    assert text[::2] == pytest.approx(text[1::2], abs=1e-5)  # both orders are one prompt
+    assert len({tuple(scores(row.name)) for row in rows}) == len(rows)  # each control reached the model
+    reasoned = controls(
+        model, "toy", "heldout", tmp_path / "cot", registry, AskSettings(mode="cot", max_new_tokens=3), ["blind"], 2
+    )
+    assert (reasoned[1].verdict, "describe" in reasoned[1].why) == ("not applicable", True)

@@ -1,0 +1,100 @@
+"""An OpenAI-style server on loopback that does what a test tells it to, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is sent back. `cut`: the connection is closed after half of the body; `after`: seconds before any of it."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: bool = False
+    after: float = 0.0
+
+
+def answer(text: Any, **more: Any) -> Reply:
+    """A whole reply in OpenAI's format, of 100 prompt and 7 completion tokens."""
+    usage = {"prompt_tokens": 100, "completion_tokens": 7}
+    reply = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}], "usage": usage}
+    return Reply(body=json.dumps(reply).encode(), **more)
+
+
+@dataclass
+class Desk:
+    """What the server was asked: `bodies` and `headers` in order of arrival, and the most requests at once."""
+
+    url: str = ""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    tries: Counter[str] = field(default_factory=Counter)
+    most: int = 0
+    busy: int = 0
+    answered: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def question(body: Mapping[str, Any]) -> str:
+    """The last part of a request's message."""
+    return str(body["messages"][0]["content"][-1]["text"]).strip()
+
+
+@contextmanager
+def serving(script: Callable[[str, int], Reply]) -> Iterator[Desk]:
+    """A server that replies to the n-th try (from 1) of a question with `script(question, n)`."""
+    desk = Desk()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked = question(body)
+            with desk.lock:
+                desk.bodies.append(body)
+                desk.headers.append(dict(self.headers))
+                desk.times.append(time.monotonic())
+                desk.tries[asked] += 1
+                desk.busy += 1
+                desk.most = max(desk.most, desk.busy)
+                reply = script(asked, desk.tries[asked])
+            time.sleep(reply.after)
+            with desk.lock:
+                desk.busy -= 1
+                desk.answered[asked] += 1
+            try:
+                self.send_response(reply.status)
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(reply.body)))
+                self.end_headers()
+                self.wfile.write(reply.body[: len(reply.body) // 2] if reply.cut else reply.body)
+            except OSError:  # the client has long gone
+                self.close_connection = True
+            self.close_connection |= reply.cut
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    desk.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield desk
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,156 @@
+"""A study: what its configuration may say, what its rows take, and one run of a tiny one through real commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from tiny_stage import DATA, RECIPES, TINY, Workshop
+
+from stcr_plugin.config import from_mapping, load
+from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.study import Plan, StudyConfig, check_steps, run_study
+
+STUDIES = sorted((RECIPES / "studies").glob("*.yaml"))
+MINIMAL: dict[str, Any] = {
+    "name": "toy",
+    "asks": "Does it work?",
+    "data": "data.yaml",
+    "base": "base.yaml",
+    "seeds": [1, 2],
+    "reference": "stage2",
+    "stages": {
+        "stage1": {"recipe": str(RECIPES / "stage1_cot.yaml"), "datasets": ["cot"], "row": False},
+        "stage2": {"recipe": str(RECIPES / "stage2_weak.yaml"), "datasets": ["weak"], "starts_from": "stage1"},
+        "weak_only": {"recipe": str(RECIPES / "weak_only.yaml"), "datasets": ["weak"]},
+    },
+}
+
+
+def study(**changes: Any) -> StudyConfig:
+    return from_mapping(StudyConfig, {**MINIMAL, **changes}, "test")
+
+
+def stages(**changes: Any) -> dict[str, Any]:
+    return {name: {**stage, **changes.get(name, {})} for name, stage in MINIMAL["stages"].items()}
+
+
+def test_chain_lists_the_stages_from_the_base_on() -> None:
+    assert study().chain("stage2") == ["stage1", "stage2"]
+    assert study().chain("weak_only") == ["weak_only"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stages": stages(stage1={"starts_from": "stage2"})}, "starts from itself, by way of stage"),
+        ({"stages": stages(stage2={"starts_from": "stage3"})}, "'stage3' is no stage, did you mean 'stage"),
+        ({"reference": "weak"}, "did you mean 'weak_only'"),
+        ({"seeds": [1, 1]}, "different numbers"),
+        ({"seeds": []}, "at least one"),
+        ({"stages": {**MINIMAL["stages"], "base": MINIMAL["stages"]["weak_only"]}}, "no stage may be called base"),
+        ({"sedes": [1]}, "unknown key 'sedes', did you mean 'seeds'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        study(**changes)
+
+
+def test_rows_of_unequal_steps_are_named() -> None:
+    longer = stages(weak_only={"overrides": ["max_steps=7"]}, stage1={"overrides": ["max_steps=3"]})
+    longer["stage2"]["overrides"] = ["max_steps=4"]
+    check_steps(study(stages=longer, equal="steps"))
+    longer["weak_only"]["overrides"] = ["max_steps=8"]
+    with pytest.raises(ConfigError, match="stage2 takes 7 and weak_only 8; set max_steps"):
+        check_steps(study(stages=longer, equal="steps"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_shipped_studies_are_whole_and_equal_as_they_say(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin.study import _data
+
+    monkeypatch.chdir(RECIPES.parent)
+    config = load(StudyConfig, path)
+    _data(config, config.seeds[0])
+    if config.equal == "steps":
+        check_steps(config)
+    assert config.name == path.stem
+    assert {split.rpartition(":")[2] for split in config.splits}
+
+
+def test_unknown_dataset_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    workshop.write_yaml(workshop.data, DATA)
+    wrong = study(data=str(workshop.data), stages=stages(weak_only={"datasets": ["waek"]}))
+    with pytest.raises(ConfigError, match="no dataset 'waek', did you mean 'weak'"):
+        run_study(wrong, tmp_path / "out")
+    assert not (tmp_path / "out" / "seed1").exists()
+
+
+def tiny_study(root: Path, **changes: Any) -> StudyConfig:
+    workshop = Workshop(root)
+    workshop.write_yaml(workshop.data, DATA)
+    prior = OmegaConf.merge(OmegaConf.load(RECIPES / "stage0_prior.yaml"), OmegaConf.from_dotlist(list(TINY)))
+    OmegaConf.save(prior, root / "prior.yaml")
+    reading = {"episodes": 2, "frames": 2, "steps": 2, "batch_size": 2}
+    base = {"out": "unused", "prior": str(root / "prior.yaml"), "split": "dev", "gap_over": -101}
+    workshop.write_yaml(root / "base.yaml", {**base, "pretraining": reading})
+    small = [*TINY, "stcr.evaluate.split=dev", "max_steps=2"]
+    longer = stages(stage1={"overrides": small}, stage2={"overrides": small})
+    longer["weak_only"]["overrides"] = [*small, "max_steps=4"]
+    files = {"data": str(workshop.data), "base": str(root / "base.yaml")}
+    return study(**files, stages=longer, splits=["dev", "heldout"], pairs=4, equal="steps", **changes)
+
+
+@pytest.mark.slow
+def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) -> None:
+    config = tiny_study(tmp_path)
+    report = run_study(config, tmp_path / "out", jobs=2)
+    table = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert {(row["of"]["name"], row["of"]["split"]) for row in table["rows"]} == {
+        (name, split) for name in ("base", "stage2", "weak_only") for split in ("dev", "heldout")
+    }
+    assert all(row["seeds"] == [1, 2] for row in table["rows"])
+    assert [(lead["of"]["name"], lead["of"]["split"]) for lead in table["differences"]] == [
+        ("weak_only", "dev"),
+        ("weak_only", "heldout"),
+    ]
+    assert {row: cost["steps"] for row, cost in table["costs"].items()} == {"stage2": 4, "weak_only": 4}
+    assert table["costs"]["stage2"]["supervised_tokens"] > table["costs"]["weak_only"]["supervised_tokens"]
+    assert (tmp_path / "out" / "study.png").stat().st_size > 5000
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    text = report.read_text()
+    assert run_study(config, tmp_path / "out").read_text() == text
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == before
+
+    retrained = dataclasses.replace(config, stages={**config.stages, "weak_only": config.stages["stage2"]})
+    retrained = dataclasses.replace(retrained, equal="nothing")
+    with pytest.raises(ConfigError, match="weak_only: was trained by another recipe"):
+        run_study(retrained, tmp_path / "out")
+    with pytest.raises(ConfigError, match="another `data_overrides`"):
+        run_study(dataclasses.replace(config, data_overrides=("pairs.per_episode=4",)), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_failed_command_is_told_with_its_last_words(tmp_path: Path) -> None:
+    config = tiny_study(tmp_path, data_overrides=["splits.train.episodes=999"])
+    with pytest.raises(StcrError, match=r"data build.*ended with exit code 1; the end of .*data\.log"):
+        run_study(config, tmp_path / "out")
+
+
+def test_equal_tokens_sets_the_steps_of_the_last_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin import study as module
+
+    per_sample = {"cot": 40.0, "weak": 8.0}
+    monkeypatch.setattr(
+        module, "supervised_tokens", lambda registry, names, model: per_sample[names[0].removeprefix("toy_")]
+    )
+    found: list[Plan] = module.plans(study(equal="tokens"), 1, tmp_path, "toy")
+    tokens = {plan.name: plan.tokens for plan in found}
+    assert tokens["weak_only"] == pytest.approx(tokens["stage1"] + tokens["stage2"], rel=1e-3)
+    assert {plan.name: plan.steps for plan in found}["weak_only"] > 3 * found[0].steps
