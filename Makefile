@@ -46,7 +46,7 @@ demo: $(RUN)/.report.done
 	@cat $(RUN)/report.md
 
 demo-ablation: $(RUN)/.report.done $(RUN)/.weak_only.evaluated
-	stcr report $(STAGES:%=$(RUN)/%) $(RUN)/weak_only --out $(RUN)
+	stcr report $(STAGES:%=$(RUN)/%) $(RUN)/weak_only --out $(RUN) --registry $(REGISTRY)
 	@cat $(RUN)/report.md
 
 $(RUN)/.data.done: | $(READY)
@@ -81,7 +81,7 @@ $(RUN)/.%.evaluated: $(RUN)/.%.done
 	$(DONE)
 
 $(RUN)/.report.done: $(STAGES:%=$(RUN)/.%.evaluated)
-	stcr report $(STAGES:%=$(RUN)/%) --out $(RUN)
+	stcr report $(STAGES:%=$(RUN)/%) --out $(RUN) --registry $(REGISTRY)
 	$(DONE)
 
 demo-seeds: | $(READY)

@@ -6,20 +6,33 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stcr_plugin import __version__
 from stcr_plugin.errors import StcrError
+
+Settings = TypeVar("Settings")
 
 if TYPE_CHECKING:
     from stcr_plugin.evaluation.comparators import Comparator
     from stcr_plugin.evaluation.engine import AskSettings, Engine
     from stcr_plugin.types import Pair
 
-# Options of `stcr eval` that are fields of AskSettings.
-_ASK = ("mode", "generate", "batch_size", "max_new_tokens", "image_max_pixels", "image_min_pixels", "language", "part")
+# Options that are fields of AskSettings: field -> how argparse is told of it. A command may have some of them alone.
+_ASK: dict[str, dict[str, Any]] = {
+    "mode": {"choices": ["cot", "direct"], "help": "let it reason, or not (default: as it was trained)"},
+    "generate": {"action": "store_const", "const": True, "help": "generate in direct mode too, and parse"},
+    "batch_size": {"type": int},
+    "max_new_tokens": {"type": int},
+    "image_max_pixels": {"type": int, "help": "as in training (default: the stage's, else 768*768)"},
+    "image_min_pixels": {"type": int},
+    "language": {"choices": ["en", "zh"]},
+    "part": {"choices": ["train", "heldout"], "help": "wordings seen in training, or never"},
+    "style": {"metavar": "NAME", "help": "what pictures are called: img, letters, ordinals or frames (default: img)"},
+    "warn": {"action": "store_const", "const": True, "help": "say that the pictures may stand in either order"},
+}
 # Options that are settings of an engine: option -> its name there. All others are set in a file (--engine-config).
 _ENGINE = {
     "url": "url",
@@ -111,15 +124,12 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.config import from_mapping
     from stcr_plugin.evaluation.comparators import words
     from stcr_plugin.evaluation.contamination import overlap_words
-    from stcr_plugin.evaluation.engine import AskSettings
     from stcr_plugin.evaluation.run import evaluate
     from stcr_plugin.report import console_table
 
-    given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field) is not None}
-    engine, ask = _engine(arguments, from_mapping(AskSettings, given, "the options"))
+    engine, ask = _engine(arguments, _asked(arguments))
     if arguments.control:
         return _eval_control(arguments, engine, ask)
     if arguments.pictures is not None:
@@ -165,17 +175,18 @@ def _eval_control(arguments: argparse.Namespace, engine: Engine, ask: AskSetting
 
 
 def _controls(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.config import from_mapping
-    from stcr_plugin.evaluation.engine import AskSettings
-
-    given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field) is not None}
-    engine, ask = _engine(arguments, from_mapping(AskSettings, given, "the options"))
+    engine, ask = _engine(arguments, _asked(arguments))
     only = None if arguments.only is None else [name for name in arguments.only.split(",") if name]
-    _put_controls(arguments, engine, ask, only, arguments.also)
+    _put_controls(arguments, engine, ask, only, arguments.also, arguments.pictures)
 
 
 def _put_controls(
-    arguments: argparse.Namespace, engine: Engine, ask: AskSettings, only: Sequence[str] | None, also: Sequence[str]
+    arguments: argparse.Namespace,
+    engine: Engine,
+    ask: AskSettings,
+    only: Sequence[str] | None,
+    also: Sequence[str],
+    pictures: int | None = None,
 ) -> None:
     from stcr_plugin.evaluation.controls import CONTROLS_MD, console, controls
 
@@ -193,21 +204,19 @@ def _put_controls(
         also=also,
         engine=engine,
         name=arguments.name,
+        pictures=pictures,
     )
     print(console(rows))
     print(f"controls: {out / CONTROLS_MD}")
 
 
 def _eval_groups(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> None:
-    from stcr_plugin.config import from_mapping
     from stcr_plugin.errors import ConfigError
     from stcr_plugin.evaluation.groups import GroupSettings, evaluate_groups, summary
 
     if arguments.comparator or arguments.weight is not None:
         raise ConfigError("--pictures asks about groups; --comparator and --weight are for pairs alone")
-    fields = ("pictures", "ask", "per_episode", "rotations")
-    given = {field: getattr(arguments, field) for field in fields if getattr(arguments, field) is not None}
-    asked = from_mapping(GroupSettings, given, "the options")
+    asked = _settings(GroupSettings, arguments, ("pictures", "ask", "per_episode", "rotations"))
     results = evaluate_groups(
         arguments.model,
         arguments.dataset,
@@ -226,10 +235,8 @@ def _eval_groups(arguments: argparse.Namespace, engine: Engine, ask: AskSettings
 
 
 def _rank(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.config import from_mapping
     from stcr_plugin.errors import ConfigError
     from stcr_plugin.evaluation import progress, strips
-    from stcr_plugin.evaluation.engine import AskSettings
 
     out, build, paths = arguments.out, (arguments.registry, arguments.dataset, arguments.split), arguments.pictures
     if bool(arguments.dataset) == bool(paths):
@@ -247,15 +254,28 @@ def _rank(arguments: argparse.Namespace) -> None:
         found = [strips.of_video(paths[0], arguments.task, out / "frames", frames)]
     else:
         found = [strips.of_pictures(paths, arguments.task)]
-    given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field) is not None}
     pairs = [pair for strip in found for pair in strip.pairs()]
-    engine, ask = _engine(arguments, from_mapping(AskSettings, given, "the options"), found[0].root, pairs)
+    engine, ask = _engine(arguments, _asked(arguments), found[0].root, pairs)
     if arguments.voc:
         name = str(arguments.model or arguments.oracle or engine.identity().get("model") or arguments.engine)
         print(progress.value_order(engine, found, out, ask, arguments.seed, name=name).words)
     else:
         print(progress.rank_frames(engine, found[0], out, ask, arguments.comparisons, arguments.seed).words)
     print(f"results: {out}")
+
+
+def _settings(kind: type[Settings], arguments: argparse.Namespace, fields: Iterable[str]) -> Settings:
+    """The settings that the options of these names give; those that a command does not have, or leaves out, stay."""
+    from stcr_plugin.config import from_mapping
+
+    given = {field: value for field in fields if (value := getattr(arguments, field, None)) is not None}
+    return from_mapping(kind, given, "the options")
+
+
+def _asked(arguments: argparse.Namespace) -> AskSettings:
+    from stcr_plugin.evaluation.engine import AskSettings
+
+    return _settings(AskSettings, arguments, _ASK)
 
 
 def _engine(
@@ -291,26 +311,23 @@ def _results_of(arguments: argparse.Namespace, engine: Engine, how: str = "", ro
 
 def _study(arguments: argparse.Namespace) -> None:
     from stcr_plugin.config import load
-    from stcr_plugin.study import StudyConfig, run_study
+    from stcr_plugin.study.rules import StudyConfig
+    from stcr_plugin.study.run import run_study
 
     config = load(StudyConfig, arguments.config, arguments.overrides)
     print(f"study: {run_study(config, arguments.out or Path('runs', 'studies', config.name), arguments.jobs)}")
 
 
 def _guard(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.config import from_mapping
     from stcr_plugin.errors import ConfigError
     from stcr_plugin.evaluation import yesno
-    from stcr_plugin.evaluation.engine import AskSettings
 
     if arguments.compare:
         print(yesno.compare(arguments.compare, arguments.out))
         return
     if arguments.out is None or arguments.oracle:
         raise ConfigError("give --out, the folder of the results; and no --oracle, which knows of pairs alone")
-    given = {field: getattr(arguments, field) for field in _ASK if getattr(arguments, field, None) is not None}
-    ask = from_mapping(AskSettings, given, "the options")
-    engine, ask = _engine(arguments, ask, arguments.images if arguments.pope else arguments.out)
+    engine, ask = _engine(arguments, _asked(arguments), arguments.images if arguments.pope else arguments.out)
     row = yesno.guard(
         arguments.model,
         arguments.out,
@@ -327,25 +344,22 @@ def _guard(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.report import report
+    from stcr_plugin.report import PAGE, report
 
-    print(f"report: {report(arguments.runs, arguments.out)}")
+    written = report(arguments.runs, arguments.out, arguments.registry, arguments.seed)
+    print(f"report: {written} and {PAGE}")
 
 
 def _benchmark_export(arguments: argparse.Namespace) -> None:
     from stcr_plugin.benchmark.export import export
-    from stcr_plugin.config import from_mapping
-    from stcr_plugin.evaluation.engine import AskSettings
 
-    fields = ("mode", "language", "part", "max_new_tokens")
-    given = {field: getattr(arguments, field) for field in fields if getattr(arguments, field) is not None}
     done = export(
         arguments.registry,
         arguments.name,
         arguments.split,
         arguments.out,
         arguments.format,
-        from_mapping(AskSettings, given, "the options"),
+        _asked(arguments),
         arguments.seed,
     )
     print(f"exported: {done.rows} rows to {done.path}\nrun: {done.how}")
@@ -435,6 +449,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME:SPLIT=LABEL",
         help="a row for other data, such as stcr_regress:regress=non_monotone; may be given several times",
     )
+    controls.add_argument(
+        "--pictures",
+        type=int,
+        metavar="N",
+        help="a row of groups of 3 to 8 pictures (default: 3, none with --only)",
+    )
     _ask_options(controls)
     _engine_options(controls)
 
@@ -469,17 +489,15 @@ def _parser() -> argparse.ArgumentParser:
     guard.add_argument("--pope", type=Path, nargs="+", default=(), metavar="FILE", help="ask POPE's own files instead")
     guard.add_argument("--images", type=Path, help="folder of the pictures that POPE's files name")
     guard.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="ask nothing; finished runs side by side")
-    guard.add_argument("--generate", action="store_const", const=True, help="let it write its answer, and parse that")
-    guard.add_argument("--batch-size", type=int)
-    guard.add_argument("--max-new-tokens", type=int)
-    guard.add_argument("--image-max-pixels", type=int, help="as in training (default: the stage's, else 768*768)")
-    guard.add_argument("--image-min-pixels", type=int)
-    guard.add_argument("--language", choices=["en", "zh"])
+    # The others are about how two pictures are asked about.
+    sizes = ("batch_size", "max_new_tokens", "image_max_pixels", "image_min_pixels", "language")
+    _ask_options(guard, sizes, generate="let it write its answer, and parse that")
     _engine_options(guard)
 
-    report = _command(commands, "report", _report, "one table and one picture of a chain's runs")
+    report = _command(commands, "report", _report, "all that is known of a chain's runs, as one HTML file and Markdown")
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders in the order to show them")
-    report.add_argument("--out", type=Path, required=True, help="folder of report.md, chain.json and the picture")
+    report.add_argument("--out", type=Path, required=True, help="folder of report.html, report.md and the figures")
+    report.add_argument("--seed", type=int, default=0, help="draws the pairs that are shown")
 
     benchmark = commands.add_parser("benchmark", help="a split for lmms-eval and VLMEvalKit, and their logs read back")
     benchmarks = benchmark.add_subparsers(required=True)
@@ -488,10 +506,12 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
     shared.add_argument("--format", choices=["lmms-eval", "vlmevalkit"], required=True, help="whose files to write")
     shared.add_argument("--out", type=Path, required=True, help="folder, which may hold other benchmarks")
-    shared.add_argument("--mode", choices=["cot", "direct"], help="let it reason, or not (default: direct)")
-    shared.add_argument("--language", choices=["en", "zh"])
-    shared.add_argument("--part", choices=["train", "heldout"], help="wordings seen in training, or never")
-    shared.add_argument("--max-new-tokens", type=int, help="where lmms-eval stops an answer (default: 256)")
+    _ask_options(
+        shared,
+        ("language", "part", "style", "warn"),
+        mode="let it reason, or not (default: direct)",
+        max_new_tokens="where lmms-eval stops an answer (default: 256)",
+    )
     shared.add_argument("--seed", type=int, default=0, help="draws the wordings")
     logged = _command(benchmarks, "read", _benchmark_read, "a log of a benchmark -> results as of stcr eval")
     logged.add_argument("logs", type=Path, metavar="LOGS", help="a log, or a folder that holds one of this split")
@@ -503,16 +523,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ask_options(parser: argparse.ArgumentParser) -> None:
-    """The options in `_ASK`."""
-    parser.add_argument("--mode", choices=["cot", "direct"], help="let it reason, or not (default: as it was trained)")
-    parser.add_argument("--generate", action="store_const", const=True, help="generate in direct mode too, and parse")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--max-new-tokens", type=int)
-    parser.add_argument("--image-max-pixels", type=int, help="as in training (default: the stage's, else 768*768)")
-    parser.add_argument("--image-min-pixels", type=int)
-    parser.add_argument("--language", choices=["en", "zh"])
-    parser.add_argument("--part", choices=["train", "heldout"], help="wordings seen in training, or never")
+def _ask_options(parser: argparse.ArgumentParser, fields: Iterable[str] = tuple(_ASK), **help: str) -> None:
+    """The options of `fields`, and those that `help` words anew."""
+    for field, how in _ASK.items():
+        if field in help or field in fields:
+            told = how | ({"help": help[field]} if field in help else {})
+            parser.add_argument(f"--{field.replace('_', '-')}", **told)
 
 
 def _comparator_options(parser: argparse.ArgumentParser) -> None:

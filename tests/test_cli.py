@@ -218,7 +218,7 @@ def test_model_is_measured_and_reported(capsys, work, tmp_path):
     assert (row["n_pairs"], row["limit"], row["settings"]["batch_size"]) == (3, 3, 2)
 
     code, out, _ = run(capsys, "report", tmp_path / "run", "--out", tmp_path / "report")
-    assert (code, out) == (0, f"report: {tmp_path / 'report' / 'report.md'}\n")
+    assert (code, out) == (0, f"report: {tmp_path / 'report' / 'report.md'} and report.html\n")
     assert "Only `mine` was evaluated" in (tmp_path / "report" / "report.md").read_text()
 
 

@@ -22,11 +22,12 @@ ROOMS = (
     ("registry",),
     ("evaluation",),
     ("benchmark",),
-    ("report",),
+    ("report", "benchmark"),
     ("frameworks.stage",),
     ("pretraining", "architecture"),
     ("base",),
     ("frameworks",),
+    ("study",),
     ("cli",),
 )
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

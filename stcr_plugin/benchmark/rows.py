@@ -14,6 +14,7 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest, read_yaml
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation.asking import picture_sums
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.prompts import prompts_for
 from stcr_plugin.types import ORDERS, Pair, Prompt, Query
@@ -140,11 +141,7 @@ def _row(number: int, query: Query, prompt: Prompt, introduction: str) -> Row:
 
 def _digest(registry: Path, rows: Sequence[Row]) -> str:
     """SHA-256 over all that a model is shown and all that its answer is held against."""
-    from stcr_plugin.registry.pictures import read
-
-    contents = {
-        image: artefacts.sha256_of(read(registry, image)) for row in rows for image in dict.fromkeys(row.images)
-    }
+    contents = picture_sums(registry, {image: f"pair {row.pair.pair_id}" for row in rows for image in row.images})
     return artefacts.digest(
         [[row.columns(), row.introduction, row.question, *(contents[image] for image in row.images)] for row in rows]
     )

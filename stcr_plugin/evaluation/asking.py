@@ -43,6 +43,25 @@ def put(engine: Engine, prompts: Sequence[Prompt], out: Path, asked: Mapping[str
     return [known[key] for key in keys]
 
 
+def picture_sums(root: Path, shown: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of each picture's contents, which may be replaced under the same path. Part of `asked` of `put`.
+
+    shown: path relative to `root` -> whose picture it is, for the DataError of one that cannot be read.
+    """
+    from stcr_plugin.registry.pictures import read
+
+    sums = {}
+    for image in sorted(shown):
+        try:
+            sums[image] = artefacts.sha256_of(read(root, image))
+        except DataError as error:
+            reason = str(error).removeprefix(f"{image}: ")
+            raise DataError(
+                f"{Path(root) / image}: picture of {shown[image]} is not readable ({reason}); write it anew"
+            ) from error
+    return sums
+
+
 def _earlier(out: Path, asked: dict[str, Any]) -> dict[tuple[str, str], Said]:
     """The whole lines of an earlier run that asked the same; a line that was cut is dropped from the file."""
     path, header = out / SAID, out / ASKED

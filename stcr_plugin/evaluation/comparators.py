@@ -18,7 +18,7 @@ from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation import metrics
 from stcr_plugin.evaluation.answers import parse
 from stcr_plugin.evaluation.asking import put
-from stcr_plugin.evaluation.engine import AskSettings, Engine
+from stcr_plugin.evaluation.engine import Engine
 from stcr_plugin.types import Answer, Change, Prompt, Said
 
 PLAIN = "plain"
@@ -63,10 +63,6 @@ def comparator(name: str, weight: float | None = None) -> Comparator:
     if not (math.isfinite(weight) and weight >= 0):
         raise ConfigError(f"comparator {name!r}: its weight must be a number of at least 0, got {weight}")
     return dataclasses.replace(found, weight=weight, weight_of="given by the user")
-
-
-def settings_of(comparator: Comparator, settings: AskSettings) -> AskSettings:
-    return dataclasses.replace(settings, **comparator.settings)
 
 
 def ask(

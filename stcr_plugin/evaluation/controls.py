@@ -16,14 +16,14 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest, read_yaml
-from stcr_plugin.errors import ConfigError, DataError, StcrError
-from stcr_plugin.evaluation import descriptions, tables, verdicts
-from stcr_plugin.evaluation.contamination import stage_of
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation import descriptions, groups, tables, verdicts
 from stcr_plugin.evaluation.engine import AskSettings, Engine
-from stcr_plugin.evaluation.local import LocalEngine
+from stcr_plugin.evaluation.groups import GroupSettings, evaluate_groups
 from stcr_plugin.evaluation.prompts import WORDINGS, prompts_for, renamed
-from stcr_plugin.evaluation.run import ANSWERS, Results, completed, evaluate, read_answers, spread
-from stcr_plugin.evaluation.verdicts import RULES, Row, judged, measured
+from stcr_plugin.evaluation.run import ANSWERS, Results, evaluate, read_answers, spread
+from stcr_plugin.evaluation.subject import subject
+from stcr_plugin.evaluation.verdicts import RULES, NotApplicableError, Row, judged, measured
 from stcr_plugin.samples.questions import ask
 from stcr_plugin.types import ORDERS, Answer, Change, Prompt, Query, Shown
 
@@ -31,10 +31,6 @@ CONTROLS_JSON, CONTROLS_MD = "controls.json", "controls.md"
 PLAIN = "plain"
 _SIDES = re.compile(r"\b(?:left|right)\b|左|右", re.IGNORECASE)
 _BOTH_ORDERS = "training pairs in both orders, as many of each (`orders: both`)"
-
-
-class NotApplicableError(StcrError):
-    """Why a control cannot be put to this model or this data."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +91,16 @@ def controls(
     also: Sequence[str] = (),
     engine: Engine | None = None,
     name: str | None = None,
+    pictures: int | None = None,
 ) -> list[Row]:
     """Put the controls (or `only` some) to a model, and write controls.json and controls.md into the folder `out`.
 
     Each has a folder in `out` with all that run.evaluate writes, `plain` is the plain run, and a killed run goes on.
     `also` names other data, "NAME:SPLIT=label", whose rows are judged as the plain run is. Rows of an earlier run of
-    the same model, data and settings stay in the files. All else is as in run.evaluate. Returns the rows of this run.
-    Raises ConfigError for an unknown control or a malformed `also`, and what evaluate raises.
+    the same model, data and settings stay in the files. All else is as in run.evaluate. `pictures`: a row that asks
+    about groups of so many (see groups), 3 by default, with `only` none; `limit` takes as many groups as pairs.
+    Returns the rows of this run. Raises ConfigError for an unknown control, a malformed `also` or a number of pictures
+    that cannot be asked about, and what evaluate raises.
     """
     from tqdm import tqdm
 
@@ -109,12 +108,11 @@ def controls(
 
     chosen = _chosen(only)
     others = [_other(text) for text in also]
+    count = 3 if pictures is None and only is None else pictures
+    grouped = None if count is None else from_mapping(GroupSettings, {"pictures": count}, "the options")
     out, registry = Path(out), Path(registry)
-    asked = completed(settings or AskSettings(), stage_of(Path(model_dir)) if model_dir else {})
-    if engine is None:
-        if model_dir is None:
-            raise ConfigError("nothing to ask: give the folder of a model, or an engine")
-        engine = LocalEngine(Path(model_dir), registry, asked)  # one for all, so that it is loaded once
+    who = subject(model_dir, registry, settings, engine)
+    asked, engine = who.settings, who.engine  # one engine for all, so that a model is loaded once
 
     def run(folder: str, data: tuple[str, str], ask: AskSettings, prompts: list[Prompt] | None = None) -> Results:
         change = None if prompts is None else lambda _: prompts
@@ -143,6 +141,15 @@ def controls(
             rows.append(_not_applicable(control, reason))  # not every engine lets its model's turn be begun
         else:
             rows.append(_row(control, found, answers, len(pairs), resamples, seed))
+    if grouped:
+        folder = f"{grouped.pictures}_pictures"
+        try:
+            of_groups = evaluate_groups(
+                model_dir, dataset, split, out / folder, registry, asked, grouped, limit, seed, resamples, name, engine
+            )
+            rows.append(groups.control(of_groups.row, folder))
+        except (NotApplicableError, ConfigError) as reason:  # the plain run went well, so it is about the groups
+            rows.append(groups.not_asked(grouped, reason))
     for label, data in others:
         rows.append(_known(label, f"other data: {data[0]}, {data[1]}", run(label, data, asked), label))
     write(out, _header(plain.row), rows)
@@ -198,7 +205,7 @@ def _place(name: str, order: Sequence[str]) -> int:
 def _header(row: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the rows; a batch size does not."""
     keys = ("name", "model", "dataset", "split", "mode", "seed", "resamples", "limit", "n_pairs", "n_episodes")
-    settings = {key: value for key, value in row["settings"].items() if key != "batch_size"}
+    settings = from_mapping(AskSettings, row["settings"], "the settings of the plain run").decides
     of = {**{key: row[key] for key in keys}, "settings": settings, "engine": row["engine"]}
     return {**of, "data_digest": row["data_digest"], "questions_digest": row["questions_digest"]}
 
@@ -320,7 +327,7 @@ def markdown(header: Mapping[str, Any], rows: Sequence[Row]) -> str:
         tables.markdown(["figure", "what it counts"], [list(verdicts.MEANINGS[name]) for name in named]),
         *(["## What would mend it", "\n".join(mended)] if mended else []),
         "## The rules",
-        "They stand in the code (evaluation/verdicts.py) and depend on no result.",
+        "They stand in the code (evaluation/verdicts.py; of groups in evaluation/groups.py) and depend on no result.",
         "\n".join(f"- {', '.join(names)}: {tables.cell(rule)}." for rule, names in by_rule.items()),
     ]
     return "\n\n".join(parts) + "\n"

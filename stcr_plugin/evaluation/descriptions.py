@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stcr_plugin.config import from_mapping, nearest
+from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation.truth import config_of, source_of
 from stcr_plugin.types import Episode, EpisodeSource, Pair, PairSource, Query
 
 if TYPE_CHECKING:
@@ -44,20 +45,11 @@ def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) 
     do. Raises ConfigError or DataError with the reason where nothing true can be said: the source records no states,
     has no wording in `language`, is not there any more, or gives other pictures than those of the build.
     """
-    from stcr_plugin.episodes import open_source
     from stcr_plugin.registry.manifest import read_manifest
-    from stcr_plugin.registry.rules import DataConfig
 
-    manifest = read_manifest(registry, dataset)
-    config = from_mapping(DataConfig, manifest["config"], f"the configuration in the manifest of {manifest['name']}")
-    source = open_source(config.source, config.seed)
+    config = config_of(read_manifest(registry, dataset))
     pairs = {query.pair.pair_id: query.pair for query in queries}
-    wanted = {pair.episode_id for pair in pairs.values()}
-    episodes = {
-        one.episode_id: one for one in source.episodes() if isinstance(one, Episode) and one.episode_id in wanted
-    }
-    if lost := sorted(wanted - episodes.keys()):
-        raise DataError(f"the source has no episode {lost[0]} any more; build {manifest['name']} again")
+    source, episodes = source_of(config, {pair.episode_id for pair in pairs.values()})
     first = next(iter(pairs.values()))
     _check_pictures(source, episodes[first.episode_id], first, config.frames, registry)
     if isinstance(source, PairSource):

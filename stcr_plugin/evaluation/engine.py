@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -52,6 +53,11 @@ class AskSettings:
         """Most and fewest pixels of a picture, with LLaMA-Factory's defaults where none are set."""
         most, least = self.image_max_pixels, self.image_min_pixels
         return (MAX_PIXELS if most is None else most, MIN_PIXELS if least is None else least)
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """All that may change an answer: lowering batch_size is how one goes on after running out of memory."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "batch_size"}
 
 
 class Engine(Protocol):

@@ -13,8 +13,8 @@ from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation.contamination import stage_of
 from stcr_plugin.evaluation.engine import AskSettings, Engine
 from stcr_plugin.evaluation.local import LocalEngine
-from stcr_plugin.evaluation.run import completed
 from stcr_plugin.evaluation.server import ServerEngine, ServerSettings
+from stcr_plugin.evaluation.subject import completed
 from stcr_plugin.evaluation.vllm_offline import VllmEngine, VllmSettings
 
 

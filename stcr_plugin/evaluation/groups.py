@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import from_mapping, nearest, read_yaml, settings
-from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import local, metrics, tables
+from stcr_plugin.config import nearest, read_yaml, settings
+from stcr_plugin.errors import ConfigError, DataError, StcrError
+from stcr_plugin.evaluation import metrics, tables
 from stcr_plugin.evaluation.answers import parse, parse_order
-from stcr_plugin.evaluation.asking import put
-from stcr_plugin.evaluation.contamination import stage_of
+from stcr_plugin.evaluation.asking import picture_sums, put
 from stcr_plugin.evaluation.engine import AskSettings, Engine
 from stcr_plugin.evaluation.prompts import WORDINGS, names_of
-from stcr_plugin.evaluation.run import completed
-from stcr_plugin.evaluation.verdicts import Row, Verdict
+from stcr_plugin.evaluation.run import evenly
+from stcr_plugin.evaluation.subject import subject
+from stcr_plugin.evaluation.truth import config_of, true_progress
+from stcr_plugin.evaluation.verdicts import Measure, NotApplicableError, Row, above, said
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.samples.questions import fill
-from stcr_plugin.types import Episode, Pair, Prompt, Said, Shown
+from stcr_plugin.types import Pair, Prompt, Said, Shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,31 +148,19 @@ def evaluate_groups(
     Writes said.jsonl and asked.json (see asking.put), answers.jsonl, groups.json and groups.md. `limit` takes that many
     groups, spread over the episodes. The seed draws groups, arrangements and the bootstrap. A killed run goes on. An
     order is always written and parsed, never compared. `settings.part` changes nothing, for none of these questions was
-    trained on. Raises DataError for data that hold no such group, or a model that cannot be used.
+    trained on. Raises NotApplicableError for data that hold no such group or do not say what is right, and DataError
+    for a model that cannot be used.
     """
-    from stcr_plugin.registry.manifest import read_manifest, read_pairs
-
-    model_dir, out = Path(model_dir) if model_dir else None, Path(out)
-    stage = stage_of(model_dir) if model_dir else {}
-    settings, asked = completed(settings or AskSettings(), stage), groups or GroupSettings()
-    if engine is None:
-        if model_dir is None:
-            raise ConfigError("nothing to ask: give the folder of a model, or an engine")
-        engine = local.LocalEngine(model_dir, registry, settings)
-    manifest, pairs = read_manifest(registry, dataset), read_pairs(registry, dataset, split)
-    rules = from_mapping(PairRules, manifest["config"]["pairs"], f"the manifest of {manifest['name']}, pairs")
-    drawn = spread(draw_groups(pairs, rules, asked, seed, _truth(registry, manifest, rules, pairs)), limit, seed)
-    if not drawn:
-        raise DataError(
-            f"{dataset}, {split}: no {asked.pictures} frames of one segment that lie far enough apart have pictures; "
-            "ask about fewer pictures, or build with more pairs an episode"
-        )
+    out, asked = Path(out), groups or GroupSettings()
+    who = subject(model_dir, registry, settings, engine)
+    settings, engine = who.settings, who.engine
+    drawn = spread(_of_split(registry, dataset, split, asked, seed), limit, seed)
     arrangements = [(group, shown) for group in drawn for shown in arranged(group, asked, seed)]
     prompts = [prompt(group, shown, asked, settings) for group, shown in arrangements]
-    decides = {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"}
-    data_digest = _data_digest(drawn, registry)
+    shown_of = {image: f"group {group.group_id}" for group in drawn for image in group.images}
+    data_digest = artefacts.digest([[dataclasses.asdict(group) for group in drawn], picture_sums(registry, shown_of)])
     with artefacts.locked(out / ".lock"):
-        said = put(engine, prompts, out, {"data_digest": data_digest, "settings": decides, "seed": seed})
+        said = put(engine, prompts, out, {"data_digest": data_digest, "settings": settings.decides, "seed": seed})
         answers = [
             answered(group, shown, one, heard, asked)
             for (group, shown), one, heard in zip(arrangements, prompts, said, strict=True)
@@ -182,8 +171,7 @@ def evaluate_groups(
         )
         found, identity = figures(answers, asked), engine.identity()
         row = {
-            "name": name or stage.get("name") or (model_dir.resolve().name if model_dir else str(identity["engine"])),
-            "model": str(model_dir or identity.get("model") or identity["engine"]),
+            **who.names(name),
             "dataset": dataset,
             "split": split,
             "mode": settings.mode,
@@ -244,16 +232,7 @@ def draw_groups(
 
 def spread(groups: Sequence[Group], limit: int | None, seed: int) -> list[Group]:
     """`limit` of `groups` in their order, as evenly over episodes as their numbers allow; all without a limit."""
-    if limit is None:
-        return list(groups)
-    if limit < 1:
-        raise ConfigError(f"limit {limit}: must be at least 1")
-    taken: dict[str, int] = defaultdict(int)
-    ranked = []
-    for group in groups:
-        ranked.append((taken[group.episode_id], artefacts.digest([seed, group.episode_id]), group.group_id))
-        taken[group.episode_id] += 1
-    chosen = {group_id for *_, group_id in sorted(ranked)[:limit]}
+    chosen = {group.group_id for group in evenly(groups, limit, seed)}
     return [group for group in groups if group.group_id in chosen]
 
 
@@ -381,31 +360,42 @@ def summary(row: Mapping[str, Any]) -> str:
     )
 
 
-def control(row: Mapping[str, Any]) -> Row:
+def control(row: Mapping[str, Any], folder: str = "") -> Row:
     """groups.json as a row of the controls: whether the rule learned for two pictures is more than a rule of places."""
-    count, level, bounds = row["pictures"], row["chance"]["accuracy"], (row["intervals"] or {}).get("accuracy")
-    low, high = bounds or (-math.inf, math.inf)
+    asked = GroupSettings(pictures=row["pictures"], ask=row["ask"])
+    bounds = row["intervals"] or {}
+    names = {"closest": "accuracy", "every_arrangement": "all_rotations", "unparsed_rate": "unparsed_rate"}
+    measures = {name: Measure(row[key], bounds.get(key)) for name, key in names.items()}
     # A judge by place has exactly the level of chance, which rounding must not lift above itself.
-    verdict: Verdict = "holds" if low > level + 1e-9 else "fails" if high <= level + 1e-9 else "not shown"
     return Row(
-        name=_NAMES[count],
-        asks=f"{count} pictures of one task in every rotation: {_ASKS[row['ask']]}",
-        looks="names the picture that is closest to completion in whatever place it stands",
-        mends=f"training samples of {count} pictures, in all arrangements",
-        rule=f"holds where the interval of accuracy lies above chance, {level:.1f} %, and fails where none of it does",
-        verdict=verdict,
-        why=f"accuracy {_shown(row, 'accuracy')}, groups right in every arrangement {_shown(row, 'all_rotations')}",
+        **_texts(asked),
+        verdict=above(measures["closest"], row["chance"]["accuracy"] + 1e-9),
+        why="; ".join(said(name, measures[name]) for name in ("closest", "every_arrangement")),
+        measures=measures,
+        figures={key: row[key] for key in (*_FIGURES, "intervals", "chance")},
+        folder=folder,
     )
 
 
-_NAMES = {
-    3: "three pictures",
-    4: "four pictures",
-    5: "five pictures",
-    6: "six pictures",
-    7: "seven pictures",
-    8: "eight pictures",
-}
+def not_asked(asked: GroupSettings, reason: Exception) -> Row:
+    """The row of the controls where no group could be asked about."""
+    return Row(**_texts(asked), verdict="not applicable", why=str(reason))
+
+
+def _texts(asked: GroupSettings) -> dict[str, Any]:
+    count, level = asked.pictures, chance(asked)["accuracy"]
+    return {
+        "name": f"{_NUMBERS[count]} pictures",
+        "asks": f"{count} pictures of one task in every rotation: {_ASKS[asked.ask]}",
+        "looks": "names the picture that is closest to completion in whatever place it stands",
+        "mends": f"training samples of {count} pictures, in all arrangements",
+        "rule": f"holds where the interval of accuracy lies above chance, {level:.1f} %, and fails where none of it "
+        "does",
+    }
+
+
+_NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
+_FIGURES = tuple(field.name for field in dataclasses.fields(GroupFigures))
 _ASKS = {"closest": "which is closest to completion", "order": "all in order, the closest first"}
 _RATIOS = {
     "accuracy": ("right", "queries"),
@@ -474,55 +464,41 @@ def _drawn(
     return None
 
 
-def _truth(
-    registry: Path, manifest: Mapping[str, Any], rules: PairRules, pairs: Sequence[Pair]
-) -> dict[str, list[float | None]] | None:
-    """episode_id -> the true progress of its frames, from the build's source; None where time says which is closer.
+def _of_split(registry: Path, dataset: str, split: str, asked: GroupSettings, seed: int) -> list[Group]:
+    """The groups drawn from a split. Raises NotApplicableError for none, or where nothing says what is right."""
+    from stcr_plugin.registry.manifest import read_manifest, read_pairs
 
-    Rows know of two frames at a time which is closer, which orders no three. Raises DataError where the source does not
-    say it, or has changed since.
-    """
-    from stcr_plugin.episodes import open_source
-    from stcr_plugin.registry.rules import DataConfig, frames_folder
-
-    if rules.label == "order" and all(pair.closer == "later" for pair in pairs):
-        return None
-    where = f"{Path(registry) / manifest['name']}"
-    config = from_mapping(DataConfig, manifest["config"], f"the manifest of {manifest['name']}")
-    if frames_folder(config) != manifest["frames"]["folder"]:
-        raise DataError(f"{where}: the code that makes its episodes has changed since it was built; build it anew")
-    source, wanted = open_source(config.source, config.seed), {pair.episode_id for pair in pairs}
-    found: dict[str, list[float | None]] = {}
-    for episode in source.episodes():
-        if isinstance(episode, Episode) and episode.episode_id in wanted:
-            states = source.states(episode)
-            if states is None or any("progress" not in state for state in states):
-                raise DataError(
-                    f"{where}: episode {episode.episode_id} has no state 'progress', and by time its pairs say that "
-                    "the later frame is not always closer; groups of it have no known answer"
-                )
-            found[episode.episode_id] = [state["progress"] for state in states]
-    if missing := sorted(wanted - found.keys()):
-        raise DataError(f"{where}: its source has no episode {missing[0]} any more; build it anew")
+    rules, pairs = config_of(read_manifest(registry, dataset)).pairs, read_pairs(registry, dataset, split)
+    found = draw_groups(pairs, rules, asked, seed, _truth(registry, dataset, rules, pairs))
+    if not found:
+        raise NotApplicableError(
+            f"{dataset}, {split}: no {asked.pictures} frames of one segment that lie far enough apart have pictures; "
+            "ask about fewer pictures, or build with more pairs an episode"
+        )
     return found
 
 
-def _data_digest(groups: Sequence[Group], registry: Path) -> str:
-    """SHA-256 over the groups and the contents of their pictures, which may be replaced under the same path."""
-    from stcr_plugin.registry.pictures import read
+def _truth(
+    registry: Path, dataset: str, rules: PairRules, pairs: Sequence[Pair]
+) -> dict[str, list[float | None]] | None:
+    """episode_id -> the true progress of its frames, from the build's source; None where time says which is closer.
 
-    shown = {image: group for group in groups for image in group.images}
-    sums = {}
-    for image in sorted(shown):
-        try:
-            sums[image] = artefacts.sha256_of(read(registry, image))
-        except DataError as error:
-            reason = str(error).removeprefix(f"{image}: ")
-            raise DataError(
-                f"{Path(registry) / image}: picture of group {shown[image].group_id} is not readable ({reason}); "
-                "write the dataset anew"
-            ) from error
-    return artefacts.digest([[dataclasses.asdict(group) for group in groups], sums])
+    Rows know of two frames at a time which is closer, which orders no three. Raises NotApplicableError where the source
+    does not say it, or has changed since.
+    """
+    if rules.label == "order" and all(pair.closer == "later" for pair in pairs):
+        return None
+    try:
+        found = true_progress(registry, dataset, {pair.episode_id for pair in pairs})
+    except StcrError as error:
+        raise NotApplicableError(str(error)) from error
+    known = {episode_id: progress for episode_id, progress in found.items() if progress is not None}
+    if unknown := sorted(found.keys() - known.keys()):
+        raise NotApplicableError(
+            f"{dataset}: episode {unknown[0]} has no state 'progress', and by time its pairs say that the later frame "
+            "is not always closer; groups of it have no known answer"
+        )
+    return known
 
 
 def _shown(row: Mapping[str, Any], name: str) -> str:

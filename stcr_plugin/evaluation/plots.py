@@ -43,7 +43,8 @@ def accuracies(path: Path, panels: Mapping[str, Sequence[tuple[str, Mapping[str,
     from matplotlib.figure import Figure
 
     widths = [max(3.6, 1.1 + 1.1 * len(rows)) for rows in panels.values()]
-    figure = Figure(figsize=(sum(widths) + 0.8, 4.6), layout="constrained")
+    # No narrower than the legend.
+    figure = Figure(figsize=(max(5.2, sum(widths) + 0.8), 4.6), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=widths)[0]
     for axis, (title, rows) in zip(axes, panels.items(), strict=True):
         for level, _, style in _CHANCE:

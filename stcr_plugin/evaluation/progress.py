@@ -198,9 +198,7 @@ def correlation(values: Iterable[float], others: Iterable[float]) -> float | Non
 
 
 def _asked(settings: AskSettings, seed: int, data_digest: str) -> dict[str, Any]:
-    # batch_size changes no answer, and lowering it is how one goes on after running out of memory.
-    decides = {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"}
-    return {"data_digest": data_digest, "settings": decides, "seed": seed}
+    return {"data_digest": data_digest, "settings": settings.decides, "seed": seed}
 
 
 def _ask(

@@ -8,19 +8,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import breakdown, comparators, local, metrics, plots, significance, tables
 from stcr_plugin.evaluation.answers import answered
-from stcr_plugin.evaluation.asking import put
+from stcr_plugin.evaluation.asking import picture_sums, put
 from stcr_plugin.evaluation.comparators import Comparator
-from stcr_plugin.evaluation.contamination import contamination, overlap_words, stage_of
+from stcr_plugin.evaluation.contamination import contamination, overlap_words
 from stcr_plugin.evaluation.engine import AskSettings, Engine, Priced
 from stcr_plugin.evaluation.metrics import Figures
 from stcr_plugin.evaluation.prompts import prompts_for
+from stcr_plugin.evaluation.subject import subject
 from stcr_plugin.types import ORDERS, Answer, Pair, Prompt, Query
 
 RESULTS, ANSWERS, REPORT = "results.json", "answers.jsonl", "report.md"
@@ -71,14 +71,9 @@ def evaluate(
     """
     from stcr_plugin.registry.manifest import read_manifest, read_pairs, teaches_ties
 
-    model_dir, out = Path(model_dir) if model_dir else None, Path(out)
-    stage = stage_of(model_dir) if model_dir else {}
-    settings = completed(settings or AskSettings(), stage)
-    settings = comparators.settings_of(comparator, settings) if comparator else settings
-    if engine is None:
-        if model_dir is None:
-            raise ConfigError("nothing to ask: give the folder of a model, or an engine")
-        engine = local.LocalEngine(model_dir, registry, settings)
+    out = Path(out)
+    who = subject(model_dir, registry, settings, engine, **(comparator.settings if comparator else {}))
+    settings, engine = who.settings, who.engine
     pairs = spread(read_pairs(registry, dataset, split), limit, seed)
     queries = [Query(pair, order) for pair in pairs for order in ORDERS]
     ties = teaches_ties(read_manifest(registry, dataset))
@@ -89,11 +84,9 @@ def evaluate(
         pairs = [pair for pair in pairs if pair.pair_id in kept]
         queries = [query for query in queries if query.pair.pair_id in kept]
     data_digest = digest_of_data(pairs, registry)
-    # batch_size changes no answer, and lowering it is how one goes on after running out of memory.
-    decides = {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"}
-    shared = contamination(model_dir, registry, dataset, split, pairs, [one.question for one in prompts], seed)
+    shared = contamination(who.model_dir, registry, dataset, split, pairs, [one.question for one in prompts], seed)
     with artefacts.locked(out / ".lock"):
-        asked = {"data_digest": data_digest, "settings": decides, "seed": seed}
+        asked = {"data_digest": data_digest, "settings": settings.decides, "seed": seed}
         if comparator:
             said, plain = comparators.ask(comparator, engine, prompts, out, asked)
         else:
@@ -106,10 +99,7 @@ def evaluate(
         figures = metrics.figures(answers)
         identity = engine.identity()
         row = {
-            "name": name
-            or stage.get("name")
-            or (model_dir.resolve().name if model_dir else str(identity.get("model") or identity["engine"])),
-            "model": str(model_dir or identity.get("model") or identity["engine"]),
+            **who.names(name),
             "dataset": dataset,
             "split": split,
             "mode": settings.mode,
@@ -177,47 +167,41 @@ def read_answers(path: Path) -> list[Answer]:
         raise DataError(f"{path}: not the answers of an evaluation ({error}); delete the file, run again") from error
 
 
-def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
-    """`settings` with what they leave open taken from the model's stage: pictures are sized as in its training."""
-    where, given = "the settings, completed by the model's stage.json", dataclasses.asdict(settings)
-    trained = {key: stage.get(key) for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None}
-    taken = from_mapping(AskSettings, given | trained, where)
-    most, least = taken.pixels
-    rest = {"mode": taken.mode or "direct", "image_max_pixels": most, "image_min_pixels": least}
-    return from_mapping(AskSettings, given | rest, where)
-
-
 def spread(pairs: Sequence[Pair], limit: int | None, seed: int = 0) -> list[Pair]:
     """`limit` of `pairs` in their order, as evenly over episodes as their numbers allow; all without a limit."""
+    drawn = sorted(pairs, key=lambda pair: artefacts.digest([seed, pair.pair_id]))
+    chosen = {pair.pair_id for pair in evenly(drawn, limit, seed)}
+    return [pair for pair in pairs if pair.pair_id in chosen]
+
+
+class OfEpisode(Protocol):
+    """Whatever is of one episode."""
+
+    @property
+    def episode_id(self) -> str: ...
+
+
+T = TypeVar("T", bound=OfEpisode)
+
+
+def evenly(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
+    """`limit` of `items`: the first of each episode before any second, and so on; all without a limit."""
     if limit is None:
-        return list(pairs)
+        return list(items)
     if limit < 1:
         raise ConfigError(f"limit {limit}: must be at least 1")
     taken: dict[str, int] = defaultdict(int)
     ranked = []
-    for pair in sorted(pairs, key=lambda pair: artefacts.digest([seed, pair.pair_id])):
-        ranked.append((taken[pair.episode_id], artefacts.digest([seed, pair.episode_id]), pair.pair_id))
-        taken[pair.episode_id] += 1
-    chosen = {pair_id for _, _, pair_id in sorted(ranked)[:limit]}
-    return [pair for pair in pairs if pair.pair_id in chosen]
+    for number, item in enumerate(items):
+        ranked.append((taken[item.episode_id], artefacts.digest([seed, item.episode_id]), number))
+        taken[item.episode_id] += 1
+    return [items[number] for _, _, number in sorted(ranked)[:limit]]
 
 
 def digest_of_data(pairs: Sequence[Pair], registry: Path) -> str:
     """SHA-256 over the pairs and the contents of their pictures, which may be replaced under the same path."""
-    from stcr_plugin.registry.pictures import read
-
-    shown = {name: pair for pair in pairs for name in (pair.earlier_image, pair.later_image)}
-    sums = {}
-    for name in sorted(shown):
-        try:
-            sums[name] = artefacts.sha256_of(read(registry, name))
-        except DataError as error:
-            reason = str(error).removeprefix(f"{name}: ")
-            raise DataError(
-                f"{Path(registry) / name}: picture of pair {shown[name].pair_id} is not readable "
-                f"({reason}); write the dataset anew"
-            ) from error
-    return artefacts.digest([[dataclasses.asdict(pair) for pair in pairs], sums])
+    shown = {image: f"pair {pair.pair_id}" for pair in pairs for image in (pair.earlier_image, pair.later_image)}
+    return artefacts.digest([[dataclasses.asdict(pair) for pair in pairs], picture_sums(registry, shown)])
 
 
 def _write_report(

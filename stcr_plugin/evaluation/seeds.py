@@ -82,7 +82,7 @@ def over_seeds(results: Sequence[Mapping[str, Any]], same: Sequence[str] = SAME,
     for values, group in groups.items():
         by_seed = _by_seed(group)
         names = [*RATES, *(name for name in _RARE if all(row.get(name) is not None for row in group))]
-        figures = {name: _spread([float(_value(row, name)) for row in by_seed.values()], level) for name in names}
+        figures = {name: spread([float(_value(row, name)) for row in by_seed.values()], level) for name in names}
         found.append(OverSeeds(dict(zip(same, values, strict=True)), tuple(by_seed), figures))
     return found
 
@@ -127,7 +127,7 @@ def difference(
         minus=second,
         figure=figure,
         seeds=tuple(mine),
-        points=_spread(leads, level),
+        points=spread(leads, level),
         p_t=_paired_t(leads),
         p_flips=sign_flips(leads, seed=seed),
         episodes_interval=pooled_interval(sums, resamples, seed, level),
@@ -170,7 +170,8 @@ def _episodes(row: Mapping[str, Any], figure: str) -> dict[str, tuple[float, int
     }
 
 
-def _spread(values: Sequence[float], level: float) -> Spread:
+def spread(values: Sequence[float], level: float = 95) -> Spread:
+    """Mean, deviation and t-interval of `values`, one a seed."""
     from scipy import stats
 
     if not 0 < level < 100:

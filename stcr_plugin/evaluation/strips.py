@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import from_mapping, nearest
+from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError, StcrError
+from stcr_plugin.evaluation.asking import picture_sums
+from stcr_plugin.evaluation.truth import true_progress
 from stcr_plugin.samples.questions import unusable
-from stcr_plugin.types import Episode, Pair
+from stcr_plugin.types import Pair
 
 FRAMES = 16  # of an episode or a video, where nobody says
 
@@ -63,16 +65,7 @@ class Strip:
 
     def digest(self) -> str:
         """SHA-256 of its texts and of the contents of its pictures. Raises DataError for one that cannot be read."""
-        from stcr_plugin.registry.pictures import read
-
-        sums = {}
-        for image in self.images:
-            try:
-                sums[image] = artefacts.sha256_of(read(self.root, image))
-            except DataError as error:
-                raise DataError(
-                    f"{self.root}, {self.episode_id}: {error}; give the picture anew, or build again"
-                ) from None
+        sums = picture_sums(self.root, dict.fromkeys(self.images, f"episode {self.episode_id}"))
         return artefacts.digest([self.episode_id, self.task, self.frames, self.seconds, self.ties, sums])
 
 
@@ -199,29 +192,13 @@ def _strip(
 
 def _truth(registry: Path, dataset: str, episode_id: str) -> dict[int, float | None]:
     """Frame -> true progress as the build's source records it; {} where it records none or is not here any more."""
-    from stcr_plugin.episodes import open_source
-    from stcr_plugin.registry.manifest import read_manifest
-    from stcr_plugin.registry.rules import DataConfig, frames_folder
-
-    manifest = read_manifest(registry, dataset)
     try:
-        config = from_mapping(DataConfig, manifest["config"], f"the manifest of {manifest['name']}")
-        if frames_folder(config) != manifest["frames"]["folder"]:  # other code may make other episodes of the same name
-            raise DataError("the code that makes its pictures has changed since it was built; build it anew")
-        source = open_source(config.source, config.seed)
-        named = (one for one in source.episodes() if isinstance(one, Episode) and one.episode_id == episode_id)
-        return dict(_progress(source.states(next(named)) or ()))
-    except (StcrError, StopIteration) as error:
+        return dict(enumerate(true_progress(registry, dataset, [episode_id])[episode_id] or ()))
+    except StcrError as error:
         logging.getLogger(__name__).warning(
-            "%s, episode %s: its true progress is not known here: %s", dataset, episode_id, error or "no such episode"
+            "%s, episode %s: its true progress is not known here: %s", dataset, episode_id, error
         )
         return {}
-
-
-def _progress(states: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, float | None]]:
-    for frame, state in enumerate(states):
-        if "progress" in state:
-            yield frame, None if state["progress"] is None else float(state["progress"])
 
 
 def _usable(task: str) -> str:

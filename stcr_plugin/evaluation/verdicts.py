@@ -12,6 +12,11 @@ from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation import metrics
 from stcr_plugin.types import Answer
 
+
+class NotApplicableError(DataError):
+    """Why a control cannot be put to this model or this data."""
+
+
 Verdict = Literal["holds", "fails", "not shown", "not applicable"]
 
 MARGIN = 10.0  # points of pair accuracy that a harmless change may cost, and a harmful one must
@@ -47,6 +52,8 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "unparsed_rate": ("unparsed %", "answers that name no picture or both"),
     "second": ("second place %", "of the answers that could be read, those that name it; neither counts as half"),
     "second_probability": ("P(second) %", "mean probability of naming the second place"),
+    "closest": ("closest named right %", "of groups of three and more pictures, answers that name the closest"),
+    "every_arrangement": ("right in every arrangement %", "groups whose closest picture is named in every rotation"),
     "same_answer": ("same answer %", "answers that are as in the plain run"),
     "same_frame": (
         "same frame %",
@@ -57,7 +64,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
         "of the pairs of which the plain run chooses one frame in both orders, those of which it is the other twice",
     ),
 }
-"""Measure -> how a report names it, and what it counts: all of those pairs that the control could be put to."""
+"""Measure -> how a report names it, and what it counts: of all the pairs, or groups, that it could be put to."""
 
 
 @dataclass(frozen=True)
@@ -185,14 +192,15 @@ def _frames(answers: Sequence[Answer]) -> dict[str, tuple[str, str | None]]:
     return found
 
 
-def _above(measure: Measure, bound: float) -> Verdict:
+def above(measure: Measure, bound: float) -> Verdict:
+    """Whether a figure is shown to be above `bound`; one of nothing is not."""
     if measure.value is None:
         return "fails"
     return "holds" if measure.low > bound else "fails" if measure.high <= bound else "not shown"
 
 
 def _knows(measures: Measures) -> Verdict:
-    found = {_above(measures[name], CHANCE) for name in RULES["knows"].judged if name in measures}
+    found = {above(measures[name], CHANCE) for name in RULES["knows"].judged if name in measures}
     worst: tuple[Verdict, ...] = ("fails", "not shown", "holds")
     return next(verdict for verdict in worst if verdict in found)
 
@@ -257,19 +265,19 @@ RULES: Mapping[str, Rule] = {
         f"more than {CLEAR:.0f} % (a coin: 25, a judge by place: 0): holds or fails where the interval shows it, and "
         "fails where there is no such pair",
         ("same_frame", "same_answer"),
-        lambda measures: _above(measures["same_frame"], CLEAR),
+        lambda measures: above(measures["same_frame"], CLEAR),
     ),
     "follows": Rule(
         f"of the pairs of which the plain run chooses one frame in both orders, the other must be chosen now in more "
         f"than {CHANCE:.0f} %: holds or fails where the interval shows it, and fails where there is no such pair",
         ("other_frame", "same_frame"),
-        lambda measures: _above(measures["other_frame"], CHANCE),
+        lambda measures: above(measures["other_frame"], CHANCE),
     ),
     "reasons": Rule(
         f"pair accuracy must be above {CLEAR:.0f} % once it is told what the pictures show: holds or fails where the "
         "interval shows it; where it holds and the difference is above 0, seeing is what limits the plain run",
         ("pair_accuracy", "difference"),
-        lambda measures: _above(measures["pair_accuracy"], CLEAR),
+        lambda measures: above(measures["pair_accuracy"], CLEAR),
     ),
     "heeds": Rule(
         f"holds where pair accuracy is shown to fall at all, fails where {SAME:.0f} % of the answers or more are shown "

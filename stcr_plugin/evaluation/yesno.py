@@ -21,11 +21,10 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest, read_yaml
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import metrics, tables
-from stcr_plugin.evaluation.asking import put
-from stcr_plugin.evaluation.contamination import stage_of
+from stcr_plugin.evaluation.asking import picture_sums, put
 from stcr_plugin.evaluation.engine import AskSettings, Engine
 from stcr_plugin.evaluation.prompts import WORDINGS
-from stcr_plugin.evaluation.run import completed
+from stcr_plugin.evaluation.subject import subject
 from stcr_plugin.types import Episode, Prompt, Said, Shown
 
 if TYPE_CHECKING:
@@ -240,35 +239,25 @@ def guard(
     Writes said.jsonl and asked.json (see asking.put), answers.jsonl, guard.json and guard.md, and of own scenes the
     pictures and questions.jsonl, in POPE's format. A killed run goes on. Raises DataError for what cannot be used.
     """
-    from stcr_plugin.evaluation.local import LocalEngine
-
-    out = Path(out)
-    stage = stage_of(model_dir) if model_dir else {}
-    settings = dataclasses.replace(completed(settings or AskSettings(), stage), mode="direct")
-    if model_dir is None and engine is None:
-        raise ConfigError("nothing to ask: give the folder of a model, or an engine")
     if pope and images is None:
         raise ConfigError("POPE's files name pictures: give their folder (--images)")
+    out = Path(out)
     folder = Path(images) if pope and images else out
-    engine = engine or LocalEngine(Path(model_dir or ""), folder, settings)
+    who = subject(model_dir, folder, settings, engine, mode="direct")
+    settings, engine = who.settings, who.engine
     with artefacts.locked(out / ".lock"):
         questions = read_pope(pope, folder) if pope else scene_questions(out, episodes, seed, settings.language)
         if not pope:
             artefacts.write_jsonl(out / QUESTIONS, _pope_rows(questions))
         names = _names(settings.language)
         prompts = [_prompt(question, names) for question in questions]
-        pictures = {one.picture: artefacts.sha256(folder / one.picture) for one in questions}
-        # batch_size changes no answer, and lowering it is how one goes on after running out of memory.
-        decides = {key: value for key, value in dataclasses.asdict(settings).items() if key != "batch_size"}
+        pictures = picture_sums(folder, {one.picture: f"the question {one.text!r}" for one in questions})
         digest = artefacts.digest([[dataclasses.asdict(question) for question in questions], pictures])
-        said = put(engine, prompts, out, {"questions_digest": digest, "settings": decides})
+        said = put(engine, prompts, out, {"questions_digest": digest, "settings": settings.decides})
         replies = [_reply(*one, names) for one in zip(questions, said, strict=True)]
         artefacts.write_jsonl(out / ANSWERS, (dataclasses.asdict(reply) for reply in replies))
-        identity = dict(engine.identity())
-        served = identity.get("model") or identity["engine"]
         row = {
-            "name": name or str(stage.get("name") or (model_dir.resolve().name if model_dir else served)),
-            "model": str(model_dir or served),
+            **who.names(name),
             "questions": [str(file) for file in pope] if pope else f"{episodes} scenes, seed {seed}",
             "questions_digest": digest,
             "n_pictures": len(pictures),
@@ -277,7 +266,7 @@ def guard(
             "settings": dataclasses.asdict(settings),
             "seed": seed,
             "resamples": resamples,
-            "engine": identity,
+            "engine": dict(engine.identity()),
             "provenance": artefacts.provenance(),
         }
         artefacts.write_text(out / REPORT, f"# General ability: {tables.cell(row['name'])}\n\n{_table([row], replies)}")

@@ -54,7 +54,9 @@ def cells(head: Iterable[str], body: Iterable[Sequence[str]], about: str = "Tabl
     """
     first = "".join(f"<th scope='col'>{cell}</th>" for cell in head)
     rest = "".join(f"<tr>{''.join(row)}</tr>" for row in body)
-    return f"<div class='wide' tabindex='0' role='group' aria-label='{about}'><table><tr>{first}</tr>{rest}</table></div>"
+    return (
+        f"<div class='wide' tabindex='0' role='group' aria-label='{about}'><table><tr>{first}</tr>{rest}</table></div>"
+    )
 
 
 def address(data: bytes, kind: str) -> str:

@@ -2,27 +2,14 @@ from itertools import cycle
 
 import pytest
 from benchmark_logs import WORDS
+from toy_build import build_toy
 
 from stcr_plugin.benchmark.rows import benchmark
-from stcr_plugin.config import from_mapping
-
-DATA = {
-    "name": "toy",
-    "source": {"kind": "tabletop", "seen": 2, "heldout": 3, "size": 56},
-    "frames": {"width": 56, "height": 56},
-    "splits": {"train": {"episodes": 2, "group": "seen"}, "heldout": {"episodes": 3, "group": "heldout"}},
-    "pairs": {"per_episode": 4, "min_seconds": 0.5, "within_phase": 0.5},
-    "datasets": {"weak": {"split": "train", "kind": "weak"}},
-}
 
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory):
-    from stcr_plugin.registry.build import DataConfig, build
-
-    folder = tmp_path_factory.mktemp("registry")
-    build(from_mapping(DataConfig, DATA, "test"), folder)
-    return folder
+    return build_toy(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,18 @@ def function(loader, node):
 Loader.add_constructor("!function", function)
 
 
+def test_command_takes_a_style_and_a_warning(registry, tmp_path):
+    command = ["benchmark", "export", "toy", "--registry", str(registry), "--format", "vlmevalkit"]
+    assert main([*command, "--style", "letters", "--warn", "--out", str(tmp_path)]) == 0
+    (table,) = tmp_path.glob("*.tsv")
+    csv.field_size_limit(1 << 24)
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert {row["names"] for row in rows} == {'["A", "B"]'}
+    assert {row["answer"] for row in rows} == {"A", "B"}
+    assert all("in no particular order" in row["question"] for row in rows)
+
+
 def test_lmms_eval_task_names_functions_that_are_there(registry, tmp_path):
     done = export(registry, "toy", "heldout", tmp_path, "lmms-eval", AskSettings(max_new_tokens=77))
     task = yaml.load((done.path / f"{done.name}.yaml").read_text(), Loader)  # noqa: S506 - a SafeLoader

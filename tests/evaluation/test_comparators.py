@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -6,32 +5,15 @@ from pathlib import Path
 import pytest
 
 from stcr_plugin.cli import main
-from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation.answers import answered
-from stcr_plugin.evaluation.comparators import COMPARATORS, PLAIN, comparator, settings_of
+from stcr_plugin.evaluation.comparators import COMPARATORS, PLAIN, comparator
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.prompts import prompts_for
 from stcr_plugin.evaluation.run import evaluate
 from stcr_plugin.types import ORDERS, Pair, Query, Said
 
-DATA = {
-    "name": "toy",
-    "source": {"kind": "tabletop", "seen": 1, "heldout": 3, "size": 56},
-    "frames": {"width": 56, "height": 56},
-    "splits": {"train": {"episodes": 1, "group": "seen"}, "heldout": {"episodes": 3, "group": "heldout"}},
-    "pairs": {"per_episode": 4, "min_seconds": 0.5},
-    "datasets": {"weak": {"split": "train", "kind": "weak"}},
-}
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    from stcr_plugin.registry.build import DataConfig, build
-
-    folder = tmp_path_factory.mktemp("registry")
-    build(from_mapping(DataConfig, DATA, "test"), folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 class Judge:
@@ -201,6 +183,17 @@ def test_ritual_asks_about_mirrored_pictures_too(registry, tmp_path):
     assert row["tokens"]["prompt"] == 20 * row["n_queries"]
 
 
+def test_cost_is_that_of_every_variant(registry, tmp_path):
+    class Dear(Judge):
+        def cost(self, prompt_tokens, completion_tokens):
+            return prompt_tokens / 1e6
+
+    judge = Dear(looks=1, bias=2)
+    row = run(registry, tmp_path, "m3id", judge).row
+    assert len(judge.asked) == 2 * row["n_queries"]
+    assert row["cost"] == pytest.approx(10 * len(judge.asked) / 1e6)
+
+
 def test_warned_question_ends_with_the_warning(registry, tmp_path):
     judge = Judge(looks=3, bias=1, writes=True)
     row = run(registry, tmp_path, "warned", judge).row
@@ -235,16 +228,7 @@ def test_killed_run_asks_only_what_is_missing(registry, tmp_path):
     assert len(second.asked) == len(whole.asked) - 30
 
 
-def test_settings_are_those_given_but_for_the_warning():
-    given = AskSettings(language="zh")
-    assert settings_of(comparator("warned"), given) == dataclasses.replace(given, warn=True)
-    assert settings_of(comparator("ritual"), given) == given
-
-
-def test_local_engine_runs_a_comparator(registry, tmp_path):
-    from stcr_plugin.architecture import write_checkpoint
-
-    model = write_checkpoint(tmp_path / "base")
+def test_local_engine_runs_a_comparator(model, registry, tmp_path):
     given = comparator("m3id")
     row = evaluate(
         model,

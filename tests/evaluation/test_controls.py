@@ -4,12 +4,12 @@ import math
 import re
 
 import pytest
+from toy_build import build_toy
 
 from stcr_plugin import artefacts
 from stcr_plugin.cli import main
-from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import descriptions, local, plots, verdicts
+from stcr_plugin.evaluation import descriptions, local, verdicts
 from stcr_plugin.evaluation.controls import (
     CONTROLS,
     PLAIN,
@@ -28,32 +28,15 @@ from stcr_plugin.registry.manifest import pair_files as files_of
 from stcr_plugin.samples.questions import fill, paraphrases
 from stcr_plugin.types import ORDERS, Answer, Pair, Query, Said
 
-DATA = {
-    "name": "toy",
-    "source": {"kind": "tabletop", "seen": 2, "heldout": 4, "size": 56},
-    "frames": {"width": 56, "height": 56},
-    "splits": {"train": {"episodes": 2, "group": "seen"}, "heldout": {"episodes": 4, "group": "heldout"}},
-    "pairs": {"per_episode": 4, "min_seconds": 1.0, "within_phase": 0.0},
-    "datasets": {"cot": {"split": "train", "kind": "cot"}},
-}
 DIRECT, COT = AskSettings(mode="direct"), AskSettings(mode="cot")
 PHASES = ("approach", "grasp", "lift", "move", "place")
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    from stcr_plugin.registry.build import DataConfig, build
-
-    folder = tmp_path_factory.mktemp("registry")
-    build(from_mapping(DataConfig, DATA, "test"), folder)
-    return folder
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Without the plots of each evaluation, which the tests of run.evaluate look at."""
-    monkeypatch.setattr(plots, "accuracies", lambda *arguments: None)
-    monkeypatch.setattr(plots, "contact_sheet", lambda *arguments: None)
+    pairs = {"per_episode": 4, "min_seconds": 1.0, "within_phase": 0.0}
+    datasets = {"cot": {"split": "train", "kind": "cot"}}
+    return build_toy(tmp_path_factory.mktemp("registry"), heldout=4, pairs=pairs, datasets=datasets)
 
 
 # ---- judges whose ways are known ----
@@ -451,6 +434,41 @@ def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(registry, tmp_path, u
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_path, undrawn):
+    pairs = read_pairs(registry, "toy", "heldout")
+    place = Oracle("position-only", pairs)
+    rows = run(registry, tmp_path, None, engine=place, limit=8)  # every control, and groups of three
+    assert rows.keys() == {PLAIN, *CONTROLS, "three pictures"}
+    row = rows["three pictures"]
+    assert row.verdict == "fails"
+    assert row.why == (
+        "closest named right % 33.3 (alike in all episodes); right in every arrangement % 0.0 (alike in all episodes)"
+    )
+    assert row.measures["closest"].value == pytest.approx(100 / 3)
+    assert row.measures["closest"].interval == pytest.approx((100 / 3, 100 / 3))
+    assert row.figures["places"] == (0, row.figures["n_queries"], 0)
+    assert row.figures["intervals"]["all_rotations"] == (0, 0)
+    assert artefacts.read_json(tmp_path / row.folder / "groups.json")["accuracy"] == row.measures["closest"].value
+    assert "closest named right % |" in (tmp_path / "controls.md").read_text()
+    more = run(registry, tmp_path, None, only=["letters"], engine=place, limit=8, pictures=4)
+    assert [*more] == [PLAIN, "letters", "four pictures"]
+    assert {"three pictures", "four pictures"} <= {row.name for row in read_rows(tmp_path / "controls.json")}
+    none = run(registry, tmp_path, None, only=["letters"], engine=place, limit=8)
+    assert [*none] == [PLAIN, "letters"]
+
+
+def test_groups_that_cannot_be_asked_about_are_not_applicable(registry, tmp_path, undrawn):
+    row = run(registry, tmp_path, by_sight, only=[], pictures=8)["eight pictures"]
+    assert (row.verdict, row.figures) == ("not applicable", None)
+    assert "no 8 frames of one segment" in row.why
+    knows = Oracle("right", read_pairs(registry, "toy", "heldout"))
+    row = run(registry, tmp_path / "right", None, only=[], engine=knows, pictures=3)["three pictures"]
+    assert (row.verdict, "does not know the truth" in row.why) == ("not applicable", True)
+    with pytest.raises(ConfigError, match="pictures must be 3 to 8"):
+        run(registry, tmp_path / "nine", by_sight, only=[], pictures=9)
+    assert not (tmp_path / "nine").exists()
+
+
 def test_rows_of_other_runs_stay_while_all_else_is_the_same(registry, tmp_path, undrawn):
     run(registry, tmp_path, by_sight, only=["letters"])
     run(registry, tmp_path, by_sight, only=["noise"])
@@ -583,13 +601,10 @@ def test_console_names_each_row_with_its_verdict():
 # ---- a real model ----
 
 
-def test_real_model_goes_through_controls_loaded_once(registry, tmp_path, undrawn, monkeypatch):
-    from stcr_plugin.architecture import write_checkpoint
-
+def test_real_model_goes_through_controls_loaded_once(model, registry, tmp_path, undrawn, monkeypatch):
     loads = []
     real = local.load
     monkeypatch.setattr(local, "load", lambda folder: loads.append(folder) or real(folder))
-    model = write_checkpoint(tmp_path / "model")
     names = ["letters", "noise", "text_only", "oracle_begin"]
     rows = controls(model, "toy", "heldout", tmp_path / "out", registry, DIRECT, names, limit=4, resamples=100)
     assert len(loads) == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,35 +15,11 @@ from misbehaving_server import Reply, answer, serving
 from tiny_stage import quiet_environment
 
 from stcr_plugin.cli import main
-from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.engines import KINDS, engine_for
 
-DATA = {
-    "name": "toy",
-    "source": {"kind": "tabletop", "seen": 2, "heldout": 2, "size": 56},
-    "frames": {"width": 56, "height": 56},
-    "splits": {"train": {"episodes": 2, "group": "seen"}, "heldout": {"episodes": 2, "group": "heldout"}},
-    "pairs": {"per_episode": 3, "min_seconds": 0.5},
-    "datasets": {"weak": {"split": "train", "kind": "weak"}},
-}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    from stcr_plugin.architecture import write_checkpoint
-
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    from stcr_plugin.registry.build import DataConfig, build
-
-    folder = tmp_path_factory.mktemp("registry")
-    build(from_mapping(DataConfig, DATA, "test"), folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def stcr_eval(registry, *arguments):
@@ -107,7 +84,7 @@ def test_eval_of_a_server_goes_on_and_counts_tokens_and_cost(registry, tmp_path,
 
     with serving(script) as desk:
         options = ["--engine", "server", "--url", desk.url, "--server-model", "org/some model"]
-        options += ["--engine-config", "engine.yaml", "--price-out", "15", "--concurrency", "1"]
+        options += ["--engine-config", "engine.yaml", "--price-out", "15", "--concurrency", "1", "--limit", 6]
         assert stcr_eval(registry, *options) == 1
         assert "4 answers of this run are kept; run the same command again to go on" in capsys.readouterr().err
         up = True
@@ -122,7 +99,8 @@ def test_eval_of_a_server_goes_on_and_counts_tokens_and_cost(registry, tmp_path,
     assert row["overlap"]["unknown"].startswith("the model is not a folder here")
 
 
-def test_results_of_a_served_folder_stand_beside_those_of_the_folder(model, registry):
+def test_results_of_a_served_folder_stand_beside_those_of_the_folder(model, registry, tmp_path):
+    model = shutil.copytree(model, tmp_path / "model")
     with serving(lambda *_: answer("img1 or img2")) as desk:
         options = ["--engine", "server", "--url", desk.url, "--server-model", "m", "--model", model, "--limit", 2]
         assert stcr_eval(registry, *options) == 0
@@ -164,7 +142,7 @@ def api(model, tmp_path):
 @pytest.mark.slow
 def test_llamafactorys_api_says_what_the_local_engine_says(model, registry, api, tmp_path):
     """Word for word: the same pictures, numbered once, the same template, greedy on both sides."""
-    shared = ["--model", model, "--mode", "cot", "--max-new-tokens", "24"]
+    shared = ["--model", model, "--mode", "cot", "--max-new-tokens", "24", "--limit", 6]
     server = ["--engine", "server", "--url", api, "--server-model", "tiny", "--concurrency", "3"]
     assert stcr_eval(registry, *shared, *server, "--out", tmp_path / "server") == 0
     assert stcr_eval(registry, *shared, "--out", tmp_path / "local") == 0

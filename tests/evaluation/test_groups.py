@@ -1,9 +1,11 @@
+import dataclasses
 import json
 import math
 from itertools import permutations
 from pathlib import Path
 
 import pytest
+from toy_build import build_toy
 
 from stcr_plugin.cli import main
 from stcr_plugin.config import from_mapping
@@ -12,6 +14,7 @@ from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.groups import (
     Group,
     GroupAnswer,
+    GroupFigures,
     GroupSettings,
     answered,
     arranged,
@@ -28,25 +31,14 @@ from stcr_plugin.pairs import PairRules
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.types import Pair, Said
 
-DATA = {
-    "name": "toy",
-    "source": {"kind": "tabletop", "seen": 1, "heldout": 4, "size": 56},
-    "frames": {"width": 56, "height": 56},
-    "splits": {"train": {"episodes": 1, "group": "seen"}, "heldout": {"episodes": 4, "group": "heldout"}},
-    "pairs": {"per_episode": 8, "min_seconds": 1.0},
-    "datasets": {"weak": {"split": "train", "kind": "weak"}},
-}
+PAIRS = {"per_episode": 8, "min_seconds": 1.0}
 THREE = GroupSettings(pictures=3)
 DIRECT = AskSettings(mode="direct")
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    from stcr_plugin.registry.build import DataConfig, build
-
-    folder = tmp_path_factory.mktemp("registry")
-    build(from_mapping(DataConfig, DATA, "test"), folder)
-    return folder
+    return build_toy(tmp_path_factory.mktemp("registry"), heldout=4, pairs=PAIRS)
 
 
 class Judge:
@@ -264,7 +256,8 @@ def test_judge_that_looks_holds_and_one_that_goes_by_place_fails(registry, tmp_p
 
 
 def test_interval_that_reaches_chance_shows_nothing():
-    row = {"pictures": 3, "ask": "closest", "chance": {"accuracy": 100 / 3}, "accuracy": 40.0, "all_rotations": 5.0}
+    row = dict.fromkeys([field.name for field in dataclasses.fields(GroupFigures)], 5.0)
+    row |= {"pictures": 3, "ask": "closest", "chance": {"accuracy": 100 / 3}, "accuracy": 40.0}
     assert control(row | {"intervals": {"accuracy": (30.0, 50.0)}}).verdict == "not shown"
     assert control(row | {"intervals": {"accuracy": (34.0, 50.0)}}).verdict == "holds"
     assert control(row | {"intervals": {"accuracy": (20.0, 33.0)}}).verdict == "fails"
@@ -301,10 +294,8 @@ def test_groups_of_a_build_show_pictures_of_its_pairs(registry):
 
 def test_truth_of_a_build_by_progress_comes_from_its_source(tmp_path, monkeypatch):
     from stcr_plugin.episodes.tabletop import TabletopSource
-    from stcr_plugin.registry.build import DataConfig, build
 
-    config = DATA | {"pairs": DATA["pairs"] | {"label": "progress"}}
-    build(from_mapping(DataConfig, config, "test"), tmp_path / "registry")
+    build_toy(tmp_path / "registry", heldout=4, pairs=PAIRS | {"label": "progress"})
 
     def run(out):
         given = tmp_path / "registry", DIRECT, THREE
@@ -340,10 +331,7 @@ def test_settings_out_of_range_and_data_without_groups_are_refused(registry, tmp
         )
 
 
-def test_local_engine_compares_three_names(registry, tmp_path):
-    from stcr_plugin.architecture import write_checkpoint
-
-    model = write_checkpoint(tmp_path / "base")
+def test_local_engine_compares_three_names(model, registry, tmp_path):
     settings = AskSettings(batch_size=4)
     row = evaluate_groups(model, "toy", "heldout", tmp_path / "out", registry, settings, THREE, limit=3).row
     assert (row["n_groups"], row["n_queries"], row["unparsed_rate"]) == (3, 9, 0)

@@ -15,15 +15,8 @@ from stcr_plugin.types import ORDERS, Pair, Prompt, Query, Shown
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    from stcr_plugin.architecture import write_checkpoint
-
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="module")
-def loaded(checkpoint):
-    return load(checkpoint)
+def loaded(model):
+    return load(model)
 
 
 @pytest.fixture(scope="module")
@@ -435,12 +428,12 @@ def test_missing_folder_and_folder_without_model_are_told(tmp_path):
         load(tmp_path)
 
 
-def test_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_path):
+def test_checkpoint_that_lacks_weights_is_refused(model, tmp_path):
     import shutil
 
     from safetensors.torch import load_file, save_file
 
-    folder = shutil.copytree(checkpoint, tmp_path / "broken")
+    folder = shutil.copytree(model, tmp_path / "broken")
     weights = load_file(folder / "model.safetensors")
     name = sorted(name for name in weights if "layers.1" in name)[0]
     del weights[name]
@@ -449,10 +442,10 @@ def test_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_path):
         load(folder)
 
 
-def test_adapter_is_merged_into_its_base(checkpoint, registry, tmp_path):
+def test_adapter_is_merged_into_its_base(model, registry, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    model, processor = load(checkpoint)
+    model, processor = load(model)
     plain = ask((model, processor), registry, AskSettings())
     tuned = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     tuned.save_pretrained(tmp_path / "adapter")

@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from toy_build import build_toy
 
 from stcr_plugin.cli import main
 from stcr_plugin.config import from_mapping
@@ -18,25 +19,15 @@ from stcr_plugin.evaluation.run import evaluate
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.types import ORDERS, Pair, Query
 
-DATA = {
-    "name": "toy",
-    "source": {"kind": "tabletop", "seen": 0, "heldout": 3, "size": 56},
-    "frames": {"width": 56, "height": 56},
-    "splits": {"heldout": {"episodes": 3, "group": "heldout"}},
-    "pairs": {"per_episode": 8, "min_seconds": 0.5},
-}
 SIX = ("forward_accuracy", "backward_accuracy", "gap_points", "pair_accuracy", "order_consistency", "position_bias")
 POSITION = (100, 0, 100, 0, 0, 100)
 RIGHT = (100, 100, 0, 100, 100, 50)
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    from stcr_plugin.registry.build import DataConfig, build
-
-    folder = tmp_path_factory.mktemp("registry")
-    build(from_mapping(DataConfig, DATA, "test"), folder)
-    return folder
+    return build_toy(tmp_path_factory.mktemp("registry"), pairs={"per_episode": 8, "min_seconds": 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +233,24 @@ def test_eval_asks_an_oracle_without_a_model(registry, tmp_path, capsys, monkeyp
     assert "leave --model out" in capsys.readouterr().err
     assert main(["eval", "--oracle", "coyn", *command[3:]]) == 1
     assert "coin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["eval", "controls", "rank"])
+def test_style_and_warning_are_options_of_every_command_that_asks_about_pairs(registry, tmp_path, command):
+    asked = ["--oracle", "position-only", "--dataset", "toy", "--registry", str(registry), "--out", str(tmp_path)]
+    of_command = {"eval": [], "controls": ["--only", "wording"], "rank": ["--voc", "--frames", "3", "--episodes", "1"]}
+    assert main([command, *asked, *of_command[command], "--style", "letters", "--warn"]) == 0
+    results = {"eval": "results.json", "controls": "plain/results.json", "rank": "voc.json"}
+    settings = json.loads((tmp_path / results[command]).read_text())["settings"]
+    assert (settings["style"], settings["warn"]) == ("letters", True)
+    assert main([command, *asked, *of_command[command], "--style", "letter"]) == 1
+
+
+def test_help_names_every_style(capsys):
+    from stcr_plugin.config import read_yaml
+    from stcr_plugin.evaluation.prompts import WORDINGS
+
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    text = capsys.readouterr().out
+    assert all(style in text for style in read_yaml(WORDINGS / "styles.yaml"))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import spearmanr
+from toy_build import build_toy
 
 from stcr_plugin.cli import main
-from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import plots, strips
+from stcr_plugin.evaluation import strips
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.oracles import Oracle
 from stcr_plugin.evaluation.progress import correlation, rank_frames, value_order
@@ -21,31 +21,13 @@ from stcr_plugin.evaluation.strips import Strip
 from stcr_plugin.types import Said
 
 EPISODES = 4
-DATA = {
-    "name": "toy",
-    "source": {"kind": "tabletop", "seen": 1, "heldout": EPISODES, "size": 56},
-    "frames": {"width": 56, "height": 56},
-    "splits": {"heldout": {"episodes": EPISODES, "group": "heldout"}},
-    "pairs": {"per_episode": 8, "min_seconds": 0.5},
-}
 ASK = AskSettings(mode="direct")
 WRITES = AskSettings(mode="direct", generate=True)
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    from stcr_plugin.registry.build import DataConfig, build
-
-    folder = tmp_path_factory.mktemp("registry")
-    build(from_mapping(DataConfig, DATA, "test"), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    from stcr_plugin.architecture import write_checkpoint
-
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
+    return build_toy(tmp_path_factory.mktemp("registry"), EPISODES, pairs={"per_episode": 8, "min_seconds": 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +53,6 @@ def sums(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """A plot takes longer than all the rest."""
-    for name in ("progress", "correlations"):
-        monkeypatch.setattr(plots, name, lambda path, row: None)
 
 
 class Judge:

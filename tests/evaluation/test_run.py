@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import local, prompts
 from stcr_plugin.evaluation.breakdown import breakdowns
@@ -21,31 +20,8 @@ from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.samples.questions import paraphrases
 from stcr_plugin.types import Answer, Pair
 
-DATA = {
-    "name": "toy",
-    "source": {"kind": "tabletop", "seen": 2, "heldout": 3, "size": 56},
-    "frames": {"width": 56, "height": 56},
-    "splits": {"train": {"episodes": 2, "group": "seen"}, "heldout": {"episodes": 3, "group": "heldout"}},
-    "pairs": {"per_episode": 4, "min_seconds": 0.5, "within_phase": 0.5},
-    "datasets": {"weak": {"split": "train", "kind": "weak"}},
-}
 SMALL = AskSettings(batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    from stcr_plugin.architecture import write_checkpoint
-
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    from stcr_plugin.registry.build import DataConfig, build
-
-    folder = tmp_path_factory.mktemp("registry")
-    build(from_mapping(DataConfig, DATA, "test"), folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture
@@ -100,7 +76,7 @@ def test_results_are_the_figures_of_the_answers_on_disk(model, registry, tmp_pat
     assert row["p_gap"] == dataclasses.asdict(gap_p(answers))
 
 
-def test_report_shows_the_figures_and_pictures_that_open(model, registry, tmp_path):
+def test_report_shows_the_figures_and_pictures_that_open(model, registry, tmp_path, drawn):
     row = run(model, registry, tmp_path).row
     text = (tmp_path / "report.md").read_text()
     assert f"{row['forward_accuracy']:.1f}" in text
@@ -115,7 +91,7 @@ def test_report_shows_the_figures_and_pictures_that_open(model, registry, tmp_pa
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
 
 
-def test_same_seed_gives_the_same_bytes(model, registry, tmp_path):
+def test_same_seed_gives_the_same_bytes(model, registry, tmp_path, drawn):
     run(model, registry, tmp_path / "a")
     run(model, registry, tmp_path / "b")
     assert sums(tmp_path / "a") == sums(tmp_path / "b")

@@ -10,7 +10,6 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation import vllm_offline
 from stcr_plugin.evaluation.engine import AskSettings
@@ -19,31 +18,6 @@ from stcr_plugin.evaluation.prompts import prompts_for
 from stcr_plugin.evaluation.vllm_offline import VllmEngine, VllmSettings
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.types import Prompt, Query
-
-DATA = {
-    "name": "toy",
-    "source": {"kind": "tabletop", "seen": 2, "size": 56},
-    "frames": {"width": 56, "height": 56},
-    "splits": {"train": {"episodes": 2, "group": "seen"}},
-    "pairs": {"per_episode": 2, "min_seconds": 0.5},
-    "datasets": {"weak": {"split": "train", "kind": "weak"}},
-}
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    from stcr_plugin.architecture import write_checkpoint
-
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    from stcr_plugin.registry.build import DataConfig, build
-
-    folder = tmp_path_factory.mktemp("registry")
-    build(from_mapping(DataConfig, DATA, "test"), folder)
-    return folder
 
 
 class StandIn:
@@ -114,7 +88,8 @@ def stand_in(monkeypatch):
 
 
 def prompts(registry, settings, **more):
-    queries = [Query(pair, order) for pair in read_pairs(registry, "toy", "train") for order in ("forward", "backward")]
+    pairs = read_pairs(registry, "toy", "train")[::2]
+    queries = [Query(pair, order) for pair in pairs for order in ("forward", "backward")]
     return prompts_for(queries, settings, **more)
 
 
@@ -129,12 +104,10 @@ def prompts(registry, settings, **more):
     ],
     ids=["compared", "with ties", "names of several tokens", "written", "reasoned"],
 )
-def test_with_a_stand_in_for_vllm_what_is_said_is_what_the_local_engine_says(
-    model_dir, registry, stand_in, settings, more
-):
+def test_with_a_stand_in_for_vllm_what_is_said_is_what_the_local_engine_says(model, registry, stand_in, settings, more):
     asked = prompts(registry, settings, **more)
-    here = dict(LocalEngine(model_dir, registry, settings).say(asked))
-    there = dict(VllmEngine(model_dir, registry, settings, VllmSettings(batch=3)).say(asked))
+    here = dict(LocalEngine(model, registry, settings).say(asked))
+    there = dict(VllmEngine(model, registry, settings, VllmSettings(batch=3)).say(asked))
     assert there.keys() == here.keys() == set(range(len(asked)))
     for number, said in here.items():
         assert there[number].text == said.text
@@ -147,18 +120,18 @@ def test_with_a_stand_in_for_vllm_what_is_said_is_what_the_local_engine_says(
     assert max(len(requests) for requests, _ in stand_in.calls) <= 3 * len(asked[0].names)
 
 
-def test_with_a_stand_in_for_vllm_begun_and_textual_prompts_are_put_too(model_dir, registry, stand_in):
+def test_with_a_stand_in_for_vllm_begun_and_textual_prompts_are_put_too(model, registry, stand_in):
     settings = AskSettings(mode="direct", max_new_tokens=6)
     begun = Prompt("p", "e", "forward", (), (), "Which?", begin="spatial details: ")
     writing = Prompt("q", "e", "forward", (), (), "Which?", reasons=True)
-    here = dict(LocalEngine(model_dir, registry, settings).say([begun, writing]))
-    there = dict(VllmEngine(model_dir, registry, settings, VllmSettings()).say([begun, writing]))
+    here = dict(LocalEngine(model, registry, settings).say([begun, writing]))
+    there = dict(VllmEngine(model, registry, settings, VllmSettings()).say([begun, writing]))
     assert {number: one.text for number, one in there.items()} == {number: one.text for number, one in here.items()}
     assert there[0].logprobs == pytest.approx(here[0].logprobs, abs=1e-4)
 
 
-def test_with_a_stand_in_for_vllm_the_model_is_loaded_without_foreign_code(model_dir, registry, stand_in):
-    engine = VllmEngine(model_dir, registry, AskSettings(), VllmSettings(tensor_parallel_size=2, max_model_len=4096))
+def test_with_a_stand_in_for_vllm_the_model_is_loaded_without_foreign_code(model, registry, stand_in):
+    engine = VllmEngine(model, registry, AskSettings(), VllmSettings(tensor_parallel_size=2, max_model_len=4096))
     assert stand_in.made == []
     assert list(engine.say([])) == []
     assert stand_in.made == []
@@ -171,19 +144,19 @@ def test_with_a_stand_in_for_vllm_the_model_is_loaded_without_foreign_code(model
     assert engine.identity()["version"] == "stand-in"
 
 
-def test_more_pictures_than_vllm_was_told_of_are_refused(model_dir, registry, stand_in):
+def test_more_pictures_than_vllm_was_told_of_are_refused(model, registry, stand_in):
     asked = prompts(registry, AskSettings())
     with pytest.raises(ConfigError, match=r"forward: shows 2 pictures; set `pictures` of the vllm engine"):
-        list(VllmEngine(model_dir, registry, AskSettings(), VllmSettings(pictures=1)).say(asked))
+        list(VllmEngine(model, registry, AskSettings(), VllmSettings(pictures=1)).say(asked))
 
 
-def test_adapter_is_to_be_merged_first(model_dir, registry, stand_in, tmp_path):
-    (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{model_dir}"}}')
+def test_adapter_is_to_be_merged_first(model, registry, stand_in, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{model}"}}')
     with pytest.raises(ConfigError, match=r"an adapter; merge it with `llamafactory-cli export`"):
         VllmEngine(tmp_path, registry, AskSettings(), VllmSettings())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
-def test_missing_vllm_names_the_command_that_installs_it(model_dir, registry):
+def test_missing_vllm_names_the_command_that_installs_it(model, registry):
     with pytest.raises(ConfigError, match=r"vllm is not installed; `pip install vllm`"):
-        VllmEngine(model_dir, registry, AskSettings(), VllmSettings())
+        VllmEngine(model, registry, AskSettings(), VllmSettings())

@@ -325,10 +325,7 @@ def test_bad_row_of_pope_is_named(pope, row, words):
         read_pope(files, images)
 
 
-def test_command_asks_a_real_model_and_its_questions_are_popes_format(tmp_path, capsys):
-    from stcr_plugin.architecture import write_checkpoint
-
-    model = write_checkpoint(tmp_path / "base")
+def test_command_asks_a_real_model_and_its_questions_are_popes_format(model, tmp_path, capsys):
     out = tmp_path / "guard"
     assert main(["guard", "--model", str(model), "--out", str(out), "--episodes", "2", "--name", "base"]) == 0
     assert "base, adversarial: accuracy % " in capsys.readouterr().out

@@ -18,7 +18,7 @@ from stcr_plugin.frameworks.llamafactory.augmentation import Augmentation, Augme
 from stcr_plugin.frameworks.llamafactory.settings import Augment
 
 OFF = Augment()
-ALL = Augment(shift_pixels=4, brightness=0.3, contrast=0.3, saturation=0.3)
+ALL = Augment(shift_pixels=4, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
@@ -83,6 +83,23 @@ def test_brightness_stays_within_its_bound() -> None:
     assert min(levels) >= 79
     assert max(levels) <= 121
     assert max(levels) - min(levels) > 25
+
+
+def test_hue_turns_within_its_bound_both_ways_and_leaves_grey_as_it_is() -> None:
+    torch.manual_seed(0)
+    red, grey = Image.new("RGB", (4, 4), (200, 20, 20)), Image.new("RGB", (4, 4), (90, 90, 90))
+    turned = [augmented([red, grey], Augment(hue=0.1)) for _ in range(60)]
+    assert {tuple(pixels(one[1])[0, 0]) for one in turned} == {(90, 90, 90)}
+    degrees = [int(np.asarray(one[0].convert("HSV"))[0, 0, 0]) * 360 / 256 for one in turned]
+    signed = [angle - 360 if angle > 180 else angle for angle in degrees]
+    assert min(signed) < -20
+    assert max(signed) > 20
+    assert max(map(abs, signed)) <= 0.1 * 360 + 2  # two degrees are what eight bits round away
+
+
+def test_hue_beyond_half_the_circle_is_refused() -> None:
+    with pytest.raises(ValueError, match="half of the colour circle"):
+        Augment(hue=0.6)
 
 
 def test_same_torch_seed_gives_the_same_bytes() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Collator = Callable[[Sequence[dict[str, Any]]], Any]
-DRAWS = 5  # right, down, brightness, contrast, saturation
+DRAWS = 6  # right, down, brightness, contrast, saturation, hue
 
 
 class Augmentation(TrainerCallback):  # type: ignore[misc]
@@ -83,7 +83,17 @@ def augmented(pictures: Sequence[Image], augment: Augment, draws: Sequence[float
     for enhance, factor in factors:
         if factor != 1:
             changed = [enhance(picture).enhance(factor) for picture in changed]
-    return changed
+    turn = round((2 * draws[5] - 1) * augment.hue * 256)
+    return [_hue_turned(picture, turn) for picture in changed] if turn else changed
+
+
+def _hue_turned(picture: Image, turn: int) -> Image:
+    """Every colour moved by `turn` of the 256 steps of PIL's colour circle; greys stay."""
+    import PIL.Image
+
+    hue, saturation, value = picture.convert("HSV").split()
+    turned = hue.point([(step + turn) % 256 for step in range(256)])
+    return PIL.Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
 def _shifted(picture: Image, right: int, down: int) -> Image:

@@ -48,17 +48,21 @@ class Augment:
     """Changes that all pictures of a sample share, drawn anew each time it is seen in training.
 
     `shift_pixels`: the picture moves by up to so many pixels each way, its edge repeated. `brightness`,
-    `contrast` and `saturation`: a factor drawn from 1 - x to 1 + x.
+    `contrast` and `saturation`: a factor drawn from 1 - x to 1 + x. `hue`: every colour turns by a share of the colour
+    circle drawn from -x to x; keep it small where a task names colours.
     """
 
     shift_pixels: int = 0
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    hue: float = 0.0
 
     def __post_init__(self) -> None:
         if self.shift_pixels < 0 or not all(0 <= x < 1 for x in (self.brightness, self.contrast, self.saturation)):
             raise ValueError("shift_pixels is at least 0, brightness, contrast and saturation from 0 to below 1")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError("hue is from 0 to 0.5, half of the colour circle")
 
 
 @settings

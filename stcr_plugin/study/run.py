@@ -10,101 +10,18 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import nearest, settings
+from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.study.rules import BASE, Plan, StudyConfig
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.rules import DataConfig
-
-BASE = "base"
-
-
-@settings
-class StudyStage:
-    """One stage of a study: `recipe` with `overrides` laid over it, on `datasets` (keys of the data config).
-
-    starts_from: another stage, or "base". row: whether it is a row of the table, or only leads to one.
-    """
-
-    recipe: str
-    datasets: tuple[str, ...]
-    starts_from: str = BASE
-    overrides: tuple[str, ...] = ()
-    row: bool = True
-
-
-@settings
-class StudyConfig:
-    """What is trained and compared.
-
-    asks: the question of the study, in a sentence. data, base: configurations, with overrides. seeds: each has data,
-    base and stages of its own. reference: the row that the others are compared with, pair by pair.
-    equal: "steps" demands that all rows take as many steps from the base on as the reference does; "tokens" sets
-    `max_steps` of each row's last stage so that all are trained on as many supervised tokens. "nothing" asks nothing.
-    pairs: so many of each of `splits`, which are splits of the data, or BUILD:SPLIT of a config under `also`.
-    batch_size: of the evaluation.
-    """
-
-    name: str
-    asks: str
-    data: str
-    base: str
-    stages: dict[str, StudyStage]
-    reference: str
-    seeds: tuple[int, ...]
-    splits: tuple[str, ...] = ("seen", "heldout")
-    data_overrides: tuple[str, ...] = ()
-    base_overrides: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
-    equal: Literal["nothing", "steps", "tokens"] = "nothing"
-    pairs: int | None = 420
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"`seeds` must be different numbers, at least one, got {list(self.seeds)}")
-        if BASE in self.stages:
-            raise ValueError("no stage may be called base; the base is a row of its own")
-        for name, stage in self.stages.items():
-            if stage.starts_from not in (BASE, *self.stages):
-                known = nearest(stage.starts_from, [BASE, *self.stages])
-                raise ValueError(f"stages.{name}: starts_from {stage.starts_from!r} is no stage, {known}")
-            self.chain(name)
-        if self.reference not in self.stages:
-            raise ValueError(
-                f"`reference` {self.reference!r} is no stage, {nearest(self.reference, list(self.stages))}"
-            )
-
-    def chain(self, name: str) -> list[str]:
-        """The stages from the base on that end in the stage `name`. Raises ValueError for a circle."""
-        found: list[str] = []
-        while name != BASE:
-            if name in found:
-                raise ValueError(f"stages.{name}: starts from itself, by way of {' and '.join(found)}")
-            found.insert(0, name)
-            name = self.stages[name].starts_from
-        return found
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One stage as it is run for one seed: `recipe` as `stcr train` will see it, from `overrides`.
-
-    steps: of this stage. tokens: supervised tokens that it is trained on, about (see `supervised_tokens`).
-    """
-
-    name: str
-    path: str
-    overrides: tuple[str, ...]
-    recipe: dict[str, Any]
-    steps: int
-    tokens: float
 
 
 def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
@@ -116,7 +33,7 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
     """
     from tqdm import tqdm
 
-    from stcr_plugin.study_report import write_study
+    from stcr_plugin.study.table import write_study
 
     if jobs < 1:
         raise ConfigError(f"jobs {jobs}: must be at least 1")
@@ -126,19 +43,17 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
         check_steps(config)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config)
-    rows = [BASE, *(name for name, stage in config.stages.items() if stage.row)]
-    total = len(config.seeds) * (2 + len(config.stages) + len(rows))
+    asked = len(config.rows) * len(config.splits) + len(config.controls.rows if config.controls else ())
+    total = len(config.seeds) * (2 + len(config.also) + len(config.stages) + asked)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     with tqdm(total=total, desc=f"study {config.name}", unit="step") as bar, ThreadPoolExecutor(jobs) as pool:
-        running = [
-            pool.submit(_run_seed, config, seed, out / f"seed{seed}", rows, environment, bar) for seed in config.seeds
-        ]
+        running = [pool.submit(_run_seed, config, seed, out / f"seed{seed}", environment, bar) for seed in config.seeds]
         try:
             plans = {seed: one.result() for seed, one in zip(config.seeds, running, strict=True)}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return write_study(config, rows, out, plans)
+    return write_study(config, out, plans)
 
 
 def _claim(out: Path, config: StudyConfig) -> None:
@@ -156,9 +71,7 @@ def _claim(out: Path, config: StudyConfig) -> None:
     artefacts.write_json(path, values)
 
 
-def _run_seed(
-    config: StudyConfig, seed: int, out: Path, rows: Sequence[str], environment: Mapping[str, str], bar: Any
-) -> list[Plan]:
+def _run_seed(config: StudyConfig, seed: int, out: Path, environment: Mapping[str, str], bar: Any) -> list[Plan]:
     registry = out / "data_registry"
     data = _data(config, seed)
     logs = out / "logs"
@@ -186,15 +99,26 @@ def _run_seed(
             bar.update()
         else:
             stcr(plan.name, "train", plan.path, *plan.overrides)
-    for name in rows:
+    asking = ("--batch-size", str(config.batch_size), "--registry", str(registry))
+    for name in config.rows:
         for split in config.splits:
             build, _, part = split.rpartition(":")
             stcr(
                 f"{name}-{part}", "eval", "--model", str(out / name), "--dataset", build or data.name, "--split", part,
-                "--batch-size", str(config.batch_size), "--registry", str(registry), "--name", name,
-                *([] if config.pairs is None else ["--limit", str(config.pairs)]),
+                "--name", name, *_limit(config.pairs), *asking,
             )  # fmt: skip
+    for name in config.controls.rows if config.controls else ():
+        assert config.controls
+        stcr(
+            f"{name}-controls", "controls", "--model", str(out / name), "--dataset", data.name, "--split",
+            config.controls.split, "--name", name, *_limit(config.controls.pairs), *asking,
+            *(word for also in config.controls.also for word in ("--also", also)),
+        )  # fmt: skip
     return planned
+
+
+def _limit(pairs: int | None) -> list[str]:
+    return [] if pairs is None else ["--limit", str(pairs)]
 
 
 def plans(config: StudyConfig, seed: int, out: Path, build: str) -> list[Plan]:

@@ -13,7 +13,8 @@ from tiny_stage import DATA, RECIPES, TINY, Workshop
 
 from stcr_plugin.config import from_mapping, load
 from stcr_plugin.errors import ConfigError, StcrError
-from stcr_plugin.study import Plan, StudyConfig, check_steps, run_study
+from stcr_plugin.study.rules import Plan, StudyConfig
+from stcr_plugin.study.run import check_steps, run_study
 
 STUDIES = sorted((RECIPES / "studies").glob("*.yaml"))
 MINIMAL: dict[str, Any] = {
@@ -53,6 +54,7 @@ def test_chain_lists_the_stages_from_the_base_on() -> None:
         ({"seeds": [1, 1]}, "different numbers"),
         ({"seeds": []}, "at least one"),
         ({"stages": {**MINIMAL["stages"], "base": MINIMAL["stages"]["weak_only"]}}, "no stage may be called base"),
+        ({"controls": {"rows": ["stage1"]}}, "controls.rows: 'stage1' is no row, did you mean 'stage2'"),
         ({"sedes": [1]}, "unknown key 'sedes', did you mean 'seeds'"),
     ],
 )
@@ -72,7 +74,7 @@ def test_rows_of_unequal_steps_are_named() -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_shipped_studies_are_whole_and_equal_as_they_say(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stcr_plugin.study import _data
+    from stcr_plugin.study.run import _data
 
     monkeypatch.chdir(RECIPES.parent)
     config = load(StudyConfig, path)
@@ -103,8 +105,10 @@ def tiny_study(root: Path, **changes: Any) -> StudyConfig:
     small = [*TINY, "stcr.evaluate.split=dev", "max_steps=2"]
     longer = stages(stage1={"overrides": small}, stage2={"overrides": small})
     longer["weak_only"]["overrides"] = [*small, "max_steps=4"]
+    controls = {"rows": ["stage2"], "split": "dev", "pairs": 2}
     files = {"data": str(workshop.data), "base": str(root / "base.yaml")}
-    return study(**files, stages=longer, splits=["dev", "heldout"], pairs=4, equal="steps", **changes)
+    options = {"splits": ["dev", "heldout"], "pairs": 4, "equal": "steps", "controls": controls}
+    return study(**files, **options, stages=longer, **changes)
 
 
 @pytest.mark.slow
@@ -122,6 +126,8 @@ def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) 
     ]
     assert {row: cost["steps"] for row, cost in table["costs"].items()} == {"stage2": 4, "weak_only": 4}
     assert table["costs"]["stage2"]["supervised_tokens"] > table["costs"]["weak_only"]["supervised_tokens"]
+    assert {(one["row"], one["control"]) for one in table["controls"]} >= {("stage2", "plain"), ("stage2", "letters")}
+    assert all(len(one["verdicts"]) == 2 for one in table["controls"])
     assert (tmp_path / "out" / "study.png").stat().st_size > 5000
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     text = report.read_text()
@@ -144,7 +150,7 @@ def test_failed_command_is_told_with_its_last_words(tmp_path: Path) -> None:
 
 
 def test_equal_tokens_sets_the_steps_of_the_last_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stcr_plugin import study as module
+    from stcr_plugin.study import run as module
 
     per_sample = {"cot": 40.0, "weak": 8.0}
     monkeypatch.setattr(

@@ -1,82 +1,16 @@
+"""What a report says of a chain, in Markdown."""
+
 import dataclasses
 import json
-import random
 
 import pytest
+from chain_of_runs import answered_chain, chain, judged, results, write, write_answered
 from PIL import Image
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation.metrics import figures, intervals
+from stcr_plugin.evaluation.metrics import figures
 from stcr_plugin.report import console_table, report
 from stcr_plugin.types import Answer
-
-
-def results(forward, backward, pair, interval=3.0, **more):
-    bounds = {"pair_accuracy": [pair - interval, pair + interval]} if interval else None
-    return {
-        "name": "model",
-        "dataset": "toy",
-        "split": "heldout",
-        "mode": "direct",
-        "forward_accuracy": forward,
-        "backward_accuracy": backward,
-        "gap_points": forward - backward,
-        "pair_accuracy": pair,
-        "order_consistency": 50.0,
-        "position_bias": 50.0,
-        "unparsed_rate": 0.0,
-        "n_pairs": 200,
-        "n_episodes": 20,
-        "n_queries": 400,
-        "intervals": bounds,
-        "per_episode": [{"episode_id": "e0"}],
-        **more,
-    }
-
-
-def write(folder, name, row, stage=True, **more):
-    path = folder / name / "eval" / row["split"]
-    path.mkdir(parents=True)
-    (path / "results.json").write_text(json.dumps(row))
-    if stage:
-        (folder / name / "stage.json").write_text(json.dumps({"name": name, **more}))
-    return folder / name
-
-
-def chain(folder, stage2, weak_only):
-    return [
-        write(folder, "base", results(100.0, 0.0, 0.0), seconds=1),
-        write(folder, "stage2", stage2, parent="stage1", steps=400, seconds=61.2),
-        write(folder, "weak_only", weak_only, steps=500, seconds=38.9),
-    ]
-
-
-def judged(share, seed, episodes=20, pairs=10):
-    """Answers of a judge that knows `share` of the pairs and is wrong in both orders of the others."""
-    draw = random.Random(seed)
-    answers = []
-    for number in range(episodes * pairs):
-        right = draw.random() < share
-        for order, expected in (("forward", "img2"), ("backward", "img1")):
-            chosen = expected if right else {"img1": "img2", "img2": "img1"}[expected]
-            answers.append(Answer(f"p{number}", f"e{number // pairs}", order, expected, chosen, ""))
-    return answers
-
-
-def write_answered(folder, name, answers, **more):
-    """A run with its answers, and with the figures that they really give."""
-    bounds = intervals(answers, resamples=200)
-    row = results(0.0, 0.0, 0.0) | dataclasses.asdict(figures(answers)) | {"intervals": bounds, **more}
-    run = write(folder, name, row)
-    lines = [json.dumps(dataclasses.asdict(answer)) + "\n" for answer in answers]
-    (run / "eval" / row["split"] / "answers.jsonl").write_text("".join(lines))
-    return run
-
-
-def answered_chain(folder, stage2, weak_only):
-    always_second = [dataclasses.replace(answer, chosen="img2") for answer in judged(1, 0)]
-    runs = {"base": always_second, "stage2": stage2, "weak_only": weak_only}
-    return [write_answered(folder, name, answers) for name, answers in runs.items()]
 
 
 def written(runs, out):
@@ -85,11 +19,11 @@ def written(runs, out):
 
 def test_gap_before_and_after_is_told(tmp_path):
     text = written(chain(tmp_path, results(96.0, 94.5, 91.0), results(80.0, 40.0, 30.0)), tmp_path / "out")
-    assert "Before, `base`: forward 100.0 %, backward 0.0 %, gap +100.0 points" in text
-    assert (
-        "After, `stage2`: forward 96.0 %, backward 94.5 %, gap +1.5 points, pair accuracy 91.0 (88.0 to 94.0) %" in text
-    )
-    assert "gap's size fell by 98.5 points, pair accuracy rose by 91.0 points. " in text
+    assert "`stage2` is shown to tell which frame is closer to completion" in text
+    before = "pair accuracy 0.0 (-3.0 to 3.0) %, forward 100.0 %, backward 0.0 %, gap +100.0 points"
+    after = "pair accuracy 91.0 (88.0 to 94.0) %, forward 96.0 %, backward 94.5 %, gap +1.5 points"
+    assert f"Before, `base`: {before}. After, `stage2`: {after}. " in text
+    assert "Pair accuracy rose by 91.0 points, the gap's size fell by 98.5 points. " in text
     assert "still swayed" not in text
 
 
@@ -161,8 +95,11 @@ def test_other_wordings_are_another_question_and_not_compared(tmp_path):
         write_answered(tmp_path, "stage2", judged(0.9, 1), settings={"part": "heldout", "language": "zh"}),
     ]
     text = written(runs, tmp_path / "out")
-    assert "**toy, heldout**\n\nOnly `base` was evaluated" in text
-    assert "**toy, heldout, wordings never trained on, zh**\n\nOnly `stage2` was evaluated" in text
+    plain, other = text.split("### toy, heldout\n\n")[1].split("### toy, heldout, wordings never trained on, zh\n\n")[
+        :2
+    ]
+    assert "Only `base` was evaluated" in plain
+    assert "Only `stage2` was evaluated" in other
 
 
 def test_interval_without_width_is_not_shown_as_certainty(tmp_path):
@@ -177,10 +114,37 @@ def test_bad_figures_are_not_dressed_up(tmp_path):
         write(tmp_path, "stage2", results(100.0, 5.0, 4.0, unparsed_rate=12.5)),
     ]
     text = written(runs, tmp_path / "out")
-    assert "gap's size rose by 65.0 points, pair accuracy fell by 51.0 points" in text
-    assert "not shown to be above the 50 %" in text
+    assert "Pair accuracy fell by 51.0 points, the gap's size rose by 65.0 points" in text
+    assert "`stage2` is shown not to do better than a judge that ignores order but cannot tell the frames apart" in text
     assert "still swayed by order" in text
     assert "12.5 % of `stage2`'s answers could not be read" in text
+
+
+def test_swayed_judge_is_told_where_the_gap_cannot_show_it(tmp_path):
+    """Always img2: where the earlier frame is closer in half of the pairs, its gap is 0."""
+    row = results(50.0, 50.0, 0.0, position_bias=100.0, order_consistency=0.0, n_closer_earlier=100)
+    text = written([write(tmp_path, "stage2", row)], tmp_path / "out")
+    assert "`stage2` is still swayed by order: 100.0 % of its answers say img2" in text
+    assert "in 100 of 200 pairs the earlier frame is closer, and of order the gap shows the less" in text
+    assert "in 100.0 % of the pairs it does not choose the same frame in both orders" in text
+
+
+def test_judge_of_time_is_not_called_one_of_progress(tmp_path):
+    """Nine in ten pairs right, none of those whose earlier frame is closer."""
+    bounds = {"pair_accuracy": [86.0, 94.0], "earlier_closer_accuracy": [0.0, 4.0]}
+    row = results(90.0, 90.0, 90.0, n_closer_earlier=20, earlier_closer_accuracy=0.0) | {"intervals": bounds}
+    text = written([write(tmp_path, "stage2", row)], tmp_path / "out")
+    assert "`stage2` is shown not to do better" in text
+    assert "pair accuracy 90.0 (86.0 to 94.0) % and where the earlier frame is closer 0.0 (0.0 to 4.0) %" in text
+
+
+def test_small_gap_alone_is_no_success(tmp_path):
+    """A coin: no gap, a quarter of the pairs right."""
+    coin = results(50.0, 50.0, 25.0, p_gap={"p": 0.97, "method": "random", "permutations": 5000})
+    text = written([write(tmp_path, "stage2", coin)], tmp_path / "out")
+    assert "`stage2` is shown not to do better" in text
+    assert "p = 0.97 (5000 random sign flips of whole episodes)" in text
+    assert "no gap is no proof of knowing: a coin has none" in text
 
 
 def test_single_episode_is_told_and_nothing_compared(tmp_path):
@@ -188,6 +152,7 @@ def test_single_episode_is_told_and_nothing_compared(tmp_path):
     runs = [write_answered(tmp_path, name, alone) for name in ("base", "stage2")]
     text = written(runs, tmp_path / "out")
     assert "has no intervals" in text
+    assert "`stage2` is not shown to do better" in text
     assert "a single episode cannot say whether that is more than chance" in text
 
 
@@ -212,7 +177,7 @@ def test_every_split_has_its_row_its_words_and_its_panel(tmp_path):
     text = written([run], tmp_path / "two")
     assert "| stage1 | toy | heldout | direct | 80.0 | 70.0 | +10.0 | 60.0 (57.0 to 63.0) |" in text
     assert "| stage1 | toy | looks | direct | 75.0 |" in text
-    assert "**toy, looks**" in text
+    assert "### toy, looks" in text
     widths = []
     for out in ("one", "two"):
         with Image.open(tmp_path / out / "accuracies.png") as picture:
@@ -254,7 +219,7 @@ def test_same_results_give_the_same_bytes(tmp_path):
     runs = chain(tmp_path, results(96.0, 94.5, 91.0), results(95.0, 94.0, 90.0))
     for out in ("a", "b"):
         report(runs, tmp_path / out)
-    for name in ("report.md", "chain.json", "accuracies.png"):
+    for name in ("report.md", "report.html", "chain.json", "evidence.json", "accuracies.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 

@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.evaluation import plots, seeds, tables
+from stcr_plugin.evaluation.controls import CONTROLS_JSON, read_rows
 from stcr_plugin.evaluation.run import RESULTS
+from stcr_plugin.evaluation.verdicts import MEANINGS
 from stcr_plugin.frameworks.stage import read_record
-
-if TYPE_CHECKING:
-    from stcr_plugin.study import Plan, StudyConfig
+from stcr_plugin.study.rules import Plan, StudyConfig
 
 REPORT, TABLE, PLOT = "study.md", "study.json", "study.png"
 _SHOWN = ("pair_accuracy", "forward_accuracy", "backward_accuracy", "gap_points", "order_consistency")
@@ -30,25 +30,26 @@ class Cost:
     seconds: float
 
 
-def write_study(config: StudyConfig, rows: Sequence[str], out: Path, plans: Mapping[int, Sequence[Plan]]) -> Path:
+def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Plan]]) -> Path:
     """Write the table of a study whose stages have finished; returns the path of study.md.
 
     `plans` are those of each seed. Raises DataError where a row lacks results or was asked other pairs.
     """
     results = [
         {**artefacts.read_json(path), "name": row, "seed": seed}
-        for row in rows
+        for row in config.rows
         for seed in config.seeds
         for path in sorted((out / f"seed{seed}" / row).glob(f"eval/*/{RESULTS}"))
     ]
-    costs = {row: _cost(config, row, out, plans) for row in rows if row in config.stages}
+    costs = {row: _cost(config, row, out, plans) for row in config.rows if row in config.stages}
     spreads = seeds.over_seeds(results)
     leads = [
         seeds.difference(_of(results, row, split), _of(results, config.reference, split))
         for split in _splits(results)
-        for row in rows
+        for row in config.rows
         if row in config.stages and row != config.reference
     ]
+    controls = _controls(config, out)
     table = {
         "study": config.name,
         "asks": config.asks,
@@ -56,6 +57,7 @@ def write_study(config: StudyConfig, rows: Sequence[str], out: Path, plans: Mapp
         "costs": {row: dataclasses.asdict(cost) for row, cost in costs.items()},
         "rows": seeds.rows(spreads),
         "differences": seeds.rows(leads),
+        "controls": [dataclasses.asdict(one) for one in controls],
         "provenance": artefacts.provenance(),
     }
     parts = [
@@ -64,6 +66,7 @@ def write_study(config: StudyConfig, rows: Sequence[str], out: Path, plans: Mapp
         _how(config),
         f"![Pair accuracy of every row, a point a seed]({PLOT})",
         *(line for split in _splits(results) for line in _section(config, split, spreads, leads)),
+        *_controls_section(controls),
         "## What it took",
         tables.markdown(
             ["row", "stages from the base on", "steps", "supervised tokens", "seconds, on average"],
@@ -87,6 +90,61 @@ def write_study(config: StudyConfig, rows: Sequence[str], out: Path, plans: Mapp
     artefacts.write_json(out / TABLE, table)
     artefacts.write_text(out / REPORT, "\n\n".join(parts) + "\n")
     return out / REPORT
+
+
+@dataclass(frozen=True)
+class ControlOverSeeds:
+    """A control of one row over the seeds: its verdicts, seed by seed, and the spread of what it was judged by."""
+
+    row: str
+    control: str
+    asks: str
+    informative: bool
+    verdicts: tuple[str, ...]
+    measures: Mapping[str, seeds.Spread]
+
+
+def _controls(config: StudyConfig, out: Path) -> list[ControlOverSeeds]:
+    """Raises DataError where controls.json of a seed cannot be read."""
+    found: list[ControlOverSeeds] = []
+    for row in config.controls.rows if config.controls else ():
+        files = [
+            path for seed in config.seeds for path in sorted((out / f"seed{seed}" / row).glob("controls/*/*.json"))
+        ]
+        by_seed = [{one.name: one for one in read_rows(path)} for path in files if path.name == CONTROLS_JSON]
+        for name, first in by_seed[0].items() if by_seed else ():
+            same = [rows[name] for rows in by_seed if name in rows]
+            measured = {
+                key: [value for one in same if key in one.measures and (value := one.measures[key].value) is not None]
+                for key in first.measures
+            }
+            spreads = {key: seeds.spread(values) for key, values in measured.items() if values}
+            verdicts = tuple(one.verdict for one in same)
+            found.append(ControlOverSeeds(row, name, first.asks, first.informative, verdicts, spreads))
+    return found
+
+
+def _controls_section(controls: Sequence[ControlOverSeeds]) -> list[str]:
+    """A line a control and row: how many seeds hold, and the figures, mean and deviation."""
+    if not controls:
+        return []
+    lines = [
+        [
+            f"`{tables.cell(one.control)}`" + (" (informative)" if one.informative else ""),
+            one.row,
+            ", ".join(f"{one.verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(one.verdicts))),
+            "; ".join(
+                f"{MEANINGS[key][0]} {_spread(spread, 'gap_points' if key == 'difference' else key)}"
+                for key, spread in one.measures.items()
+            ),
+        ]
+        for one in sorted(controls, key=lambda one: [other.control for other in controls].index(one.control))
+    ]
+    return [
+        "## Controls",
+        "What each asks, and the rule of its verdict: docs/evaluation.md, and controls.md in the folder of each row.",
+        tables.markdown(["control", "row", "seeds", "figures, mean and deviation over seeds"], lines),
+    ]
 
 
 def _splits(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -1,0 +1,64 @@
+"""Whom an evaluation asks, and how: a model's folder or an engine, with the settings that the model was trained by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stcr_plugin.config import from_mapping
+from stcr_plugin.errors import ConfigError
+from stcr_plugin.evaluation.contamination import stage_of
+from stcr_plugin.evaluation.engine import AskSettings, Engine
+from stcr_plugin.evaluation.local import LocalEngine
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`engine` answers for the model in `model_dir`, where that is a folder here; `stage` is the model's stage.json."""
+
+    model_dir: Path | None
+    stage: Mapping[str, Any]
+    settings: AskSettings
+    engine: Engine
+
+    def names(self, name: str | None) -> dict[str, str]:
+        """`name`, or what the model is called by its stage, folder or server, and `model`, where it is found."""
+        identity = self.engine.identity()
+        served = str(identity.get("model") or identity["engine"])
+        folder = self.model_dir.resolve().name if self.model_dir else served
+        return {"name": str(name or self.stage.get("name") or folder), "model": str(self.model_dir or served)}
+
+
+def subject(
+    model_dir: Path | None,
+    pictures: Path,
+    settings: AskSettings | None = None,
+    engine: Engine | None = None,
+    **changes: Any,
+) -> Subject:
+    """`engine`, or the model in `model_dir`, which is shown what lies in the folder `pictures`.
+
+    settings: completed by the model's stage; `changes` are laid over them. Raises ConfigError where there is neither
+    an engine nor a folder, DataError for a stage.json that cannot be used.
+    """
+    model_dir = Path(model_dir) if model_dir else None
+    stage = stage_of(model_dir) if model_dir else {}
+    settings = dataclasses.replace(completed(settings or AskSettings(), stage), **changes)
+    if engine is None:
+        if model_dir is None:
+            raise ConfigError("nothing to ask: give the folder of a model, or an engine")
+        engine = LocalEngine(model_dir, Path(pictures), settings)
+    return Subject(model_dir, stage, settings, engine)
+
+
+def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
+    """`settings` with what they leave open taken from the model's stage: pictures are sized as in its training."""
+    where, given = "the settings, completed by the model's stage.json", dataclasses.asdict(settings)
+    trained = {key: stage.get(key) for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None}
+    taken = from_mapping(AskSettings, given | trained, where)
+    most, least = taken.pixels
+    rest = {"mode": taken.mode or "direct", "image_max_pixels": most, "image_min_pixels": least}
+    return from_mapping(AskSettings, given | rest, where)

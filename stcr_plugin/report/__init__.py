@@ -1,0 +1,155 @@
+"""The figures of several runs -> one HTML file and one Markdown that say what changed and how far it can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stcr_plugin import artefacts
+from stcr_plugin.evaluation import tables
+from stcr_plugin.evaluation.metrics import Figures
+
+if TYPE_CHECKING:
+    from stcr_plugin.report.chain import Chain
+    from stcr_plugin.report.document import Block, Section
+    from stcr_plugin.report.runs import Runs
+
+REPORT, PAGE, CHAIN, EVIDENCE, PLOT = "report.md", "report.html", "chain.json", "evidence.json", "accuracies.png"
+LARGEST = 6_000_000
+"""Bytes of report.html, of which the gallery takes what is left."""
+
+_ROWS = ("settings", "seed", "resamples", "limit", "engine", "model_digest", "data_digest", "questions_digest")
+
+
+def report(
+    runs: Sequence[Path], out: Path, registry: Path = Path("data_registry"), seed: int = 0, largest: int = LARGEST
+) -> Path:
+    """Write report.html, report.md, chain.json, evidence.json and plots about `runs` into the folder `out`.
+
+    A run is a folder with `eval/*/results.json` or results.json, and maybe a stage.json that names it. What `stcr
+    controls`, `stcr eval --pictures`, `stcr rank` and `stcr guard` left in it, up to two folders deep, has sections of
+    its own. Rows keep the order of `runs`; the words compare the first with "stage2" (without one: with the last that
+    is not "weak_only"), and "stage2" with "weak_only", pair by pair where the answers.jsonl of both are there.
+    `registry` holds the pictures of the gallery, whose pairs `seed` draws; `largest` is about the most bytes of
+    report.html. Returns report.md's path. Raises DataError for a run without results, or with files of another make.
+    """
+    from stcr_plugin.report import gallery
+    from stcr_plugin.report.chain import chains
+    from stcr_plugin.report.document import Document, Section, markdown
+    from stcr_plugin.report.page import page
+    from stcr_plugin.report.runs import read
+
+    found, out = read(runs), Path(out)
+    of = chains(found.chain)
+    first, last = _results(found, of, out), _background(found, seed)
+    title = f"STCR: forward against backward, {of[0].after.name}"
+    room = largest - len(page(Document(title, [*first, *last])).encode())
+    pairs = gallery.counts(found.chain)
+    for number, chain in enumerate(of, 1):
+        pairs += gallery.gallery(chain, Path(registry), seed, room // len(of), f"g{number}")
+    whole = Document(title, [*first, Section("Right and wrong pairs", pairs), *last])
+    artefacts.write_json(out / CHAIN, found.rows)
+    artefacts.write_json(out / EVIDENCE, _evidence(found))
+    artefacts.write_text(out / PAGE, page(whole))
+    artefacts.write_text(out / REPORT, markdown(whole))
+    return out / REPORT
+
+
+def console_table(rows: Sequence[tuple[str, Figures]]) -> str:
+    """Plain text for a terminal: a line a (name, figures), columns aligned."""
+    figures_of = [(label, dataclasses.asdict(found)) for label, found in rows]
+    names = tables.shown([values for _, values in figures_of])
+    heads = ["", *(tables.COLUMNS[name].heading for name in names), "pairs"]
+    lines = [heads]
+    for label, values in figures_of:
+        lines.append([label, *(tables.figure(values, name) for name in names), str(values["n_pairs"])])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _results(found: Runs, of: Sequence[Chain], out: Path) -> list[Section]:
+    """What comes before the gallery; plots are written into the folder `out`."""
+    from stcr_plugin.evaluation import plots
+    from stcr_plugin.report import chain
+    from stcr_plugin.report.document import Plot, Section, Words, figures
+    from stcr_plugin.report.evidence import control_counts, evidence
+
+    panels = {one.title: [(each.name, each.row) for each in one.measured] for one in of}
+    plots.accuracies(out / PLOT, panels)
+    headline: list[Block] = [block for one in of for block in chain.changed(one)]
+    headline += [Words(line) for line in control_counts(found)]
+    table: list[Block] = [
+        figures([one.row for one in found.chain], ["name", "dataset", "split", "mode"], "Figures of the chain"),
+        Words(
+            "Pair accuracy with its 95 % interval (bootstrap over episodes) where there are two episodes or more. In "
+            "mode cot the answer is written and parsed; in mode direct the likeliest answer counts, so that none can "
+            "be unparsed, unless `generate` was set."
+        ),
+        Plot(out / PLOT, "Forward, backward and pair accuracy, stage by stage", len(panels)),
+    ]
+    return [
+        Section("What changed", headline),
+        Section("Figures", table),
+        *chain.by_distance(of),
+        *chain.by_task(of),
+        *chain.by_phase(of),
+        *evidence(found, out),
+    ]
+
+
+def _background(found: Runs, seed: int) -> list[Section]:
+    """What comes after the gallery."""
+    from stcr_plugin.report import chain
+    from stcr_plugin.report.document import Section, Table, Words
+
+    rows = [one.row for one in found.chain]
+    meanings: list[Block] = [
+        Table(*tables.meanings_cells(rows), "What the figures mean"),
+        Words(
+            "A judge that ignores the order but cannot tell the frames apart has 50 % pair accuracy and a gap near 0: "
+            "a small gap alone is no sign of knowing."
+        ),
+    ]
+    return [Section("What the figures mean", meanings), *chain.overlaps(rows), *chain.times(rows), _made(found, seed)]
+
+
+def _evidence(found: Runs) -> Mapping[str, Any]:
+    """File name -> the files of that name: the run's name and what they hold."""
+    return {name: [{"run": left.run, **left.row} for left in of] for name, of in found.left.items()}
+
+
+def _made(found: Runs, seed: int) -> Section:
+    """How every figure came about, folded away."""
+    from stcr_plugin.report.document import Code, Fold, Section, Words, code
+
+    folds = [
+        Fold(
+            f"{row['name']}: {row['dataset']}, {row['split']}",
+            [Code(_json({key: row.get(key) for key in ("model", *_ROWS, "provenance")}))],
+        )
+        for row in found.rows
+    ]
+    folds.append(Fold("This report", [Code(_json({"seed": seed, "provenance": artefacts.provenance()}))]))
+    return Section(
+        "How it was made",
+        [
+            Words(
+                f"All figures of the runs are in {code(CHAIN)}, those of controls and the like in {code(EVIDENCE)}, "
+                "beside this file."
+            ),
+            *folds,
+        ],
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,146 @@
+"""Pairs of every verdict, drawn fairly, with their pictures and what the model said of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from stcr_plugin import artefacts
+from stcr_plugin.errors import StcrError
+from stcr_plugin.evaluation.metrics import by_pair
+from stcr_plugin.evaluation.run import digest_of_data
+from stcr_plugin.registry import pages
+from stcr_plugin.registry.manifest import read_pairs
+from stcr_plugin.report.chain import Chain
+from stcr_plugin.report.document import Block, Card, Frame, Gallery, Heading, Spoken, Table, Words, code
+from stcr_plugin.report.runs import Measured, answers_of
+from stcr_plugin.types import Answer, Pair
+
+KINDS = {
+    (True, True): ("both", "right in both orders"),
+    (True, False): ("forward", "right forward only"),
+    (False, True): ("backward", "right backward only"),
+    (False, False): ("none", "wrong in both orders"),
+}
+"""(forward right, backward right) -> its key in a Gallery, and what it is called."""
+EACH = 12
+_SIDE, _QUALITY = 320, 80  # of a thumbnail: its longest side in pixels, and JPEG's quality
+_WORDS = 2000  # signs of a model's words that are shown
+
+Both = tuple[Answer, Answer]
+
+
+def counts(measured: Sequence[Measured]) -> list[Block]:
+    """How many pairs of each verdict every run has whose answers are there."""
+    rows = []
+    for one in measured:
+        try:
+            both = list(by_pair(answers_of(one)).values())
+        except StcrError:
+            continue
+        kinds = [_kind(answers) for answers in both]
+        shares = [f"{kinds.count(kind)} ({100 * kinds.count(kind) / len(kinds):.1f} %)" for kind, _ in KINDS.values()]
+        rows.append([one.name, str(one.row["dataset"]), str(one.row["split"]), *shares])
+    heads = ["name", "dataset", "split", *(name for _, name in KINDS.values())]
+    return [Table(heads, rows, "Pairs of each verdict")] if rows else []
+
+
+def gallery(chain: Chain, registry: Path, seed: int, room: int, name: str) -> list[Block]:
+    """Up to EACH pairs of every verdict of the chain's end, drawn with `seed`, as long as they fit into `room` bytes.
+
+    Without the registry, or where it is not the data that was asked about, the words stand without pictures.
+    """
+    heading = Heading(f"{chain.title}: {code(chain.after.name)}")
+    try:
+        both = by_pair(answers_of(chain.after))
+    except StcrError as error:
+        return [heading, Words(f"No pairs can be shown: {error}.")]
+    pairs, missing = _pairs(chain.after, both, registry)
+    drawn: dict[str, list[str]] = {kind: [] for kind, _ in KINDS.values()}
+    for pair_id in sorted(both, key=lambda one: artefacts.digest([seed, one])):
+        drawn[_kind(both[pair_id])].append(pair_id)
+    kinds = {kind: (words, len(drawn[kind])) for kind, words in KINDS.values()}
+    cards: list[Card] = []
+    # One of each verdict after the other, so that none is left out where room is short.
+    wanted = [one for rank in zip_longest(*(ids[:EACH] for ids in drawn.values())) for one in rank if one is not None]
+    for pair_id in wanted:
+        card = _card(_kind(both[pair_id]), both[pair_id], pairs.get(pair_id), registry)
+        room -= _size(card)
+        if room < 0:
+            break
+        cards.append(card)
+    cards.sort(key=lambda card: list(drawn).index(card.kind))
+    told = f"Of each verdict up to {EACH} pairs, drawn with seed {seed} among all of it"
+    if left_out := len(wanted) - len(cards):
+        told += f"; {left_out} drawn pairs are left out to keep the file small"
+    if missing:
+        told += f". Pictures are not shown: {missing}"
+    told += f". The model was asked in mode {code(chain.after.row['mode'])}."
+    return [heading, Words(told), *([Gallery(name, kinds, cards)] if cards else [])]
+
+
+def _pairs(measured: Measured, both: Mapping[str, Both], registry: Path) -> tuple[dict[str, Pair], str]:
+    """The pairs that were answered, by id; or why they are not known."""
+    row = measured.row
+    try:
+        pairs = [pair for pair in read_pairs(registry, row["dataset"], row["split"]) if pair.pair_id in both]
+        if row.get("data_digest") != digest_of_data(pairs, registry):
+            return {}, f"{registry} does not hold the pairs and pictures that were asked about"
+    except StcrError as error:
+        return {}, f"{error} (--registry)"
+    return {pair.pair_id: pair for pair in pairs}, ""
+
+
+def _kind(both: Both) -> str:
+    return KINDS[both[0].right, both[1].right][0]
+
+
+def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
+    spoken = [_spoken(answer) for answer in both]
+    if pair is None:
+        return Card(kind, "", [], f"episode {both[0].episode_id}, pair {both[0].pair_id}", [], spoken)
+    facts = [pair.phase] if pair.phase else []
+    facts.append(f"{pair.distance} frames, {pair.seconds:.1f} s apart")
+    if pair.closer == "neither":
+        facts.append("a tie: neither is closer")
+    frames = [
+        _frame(registry, image, f"{side}, frame {frame}", pair.closer == side)
+        for side, image, frame in (
+            ("earlier", pair.earlier_image, pair.earlier),
+            ("later", pair.later_image, pair.later),
+        )
+    ]
+    return Card(kind, pair.task, facts, f"episode {pair.episode_id}, pair {pair.pair_id}", frames, spoken)
+
+
+def _frame(registry: Path, image: str, caption: str, closer: bool) -> Frame:
+    try:
+        address, _, small = pages.embedded(registry, image, _SIDE, _QUALITY)
+    except StcrError as error:
+        return Frame(caption, closer, missing=str(error))
+    return Frame(caption, closer, address, small=small)
+
+
+def _spoken(answer: Answer) -> Spoken:
+    first, second = ("earlier", "later") if answer.order == "forward" else ("later", "earlier")
+    words = answer.text if len(answer.text) <= _WORDS else f"{answer.text[:_WORDS]} ... ({len(answer.text)} signs)"
+    chosen = f"{answer.chosen or 'no answer that can be read'}{_probability(answer)}"
+    return Spoken(f"{answer.order}: img1 is the {first} frame, img2 the {second}", chosen, answer.right, words)
+
+
+def _probability(answer: Answer) -> str:
+    """Of what was chosen, where the answers were compared."""
+    scores = {"img1": answer.logprob_img1, "img2": answer.logprob_img2, "neither": answer.logprob_neither}
+    given = {name: score for name, score in scores.items() if score is not None}
+    if answer.chosen not in given:
+        return ""
+    top = max(given.values())
+    weights = {name: math.exp(score - top) for name, score in given.items()}
+    return f", probability {100 * weights[answer.chosen] / sum(weights.values()):.1f} %"
+
+
+def _size(card: Card) -> int:
+    """About the bytes that it takes in a page."""
+    return 1500 + sum(len(frame.address) for frame in card.frames) + sum(2 * len(one.words) for one in card.spoken)

@@ -1,0 +1,114 @@
+"""What a study may say: its stages, rows, seeds and what is asked of them, as typed settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stcr_plugin.config import nearest, settings
+
+BASE = "base"
+
+
+@settings
+class StudyStage:
+    """One stage of a study: `recipe` with `overrides` laid over it, on `datasets` (keys of the data config).
+
+    starts_from: another stage, or "base". row: whether it is a row of the table, or only leads to one.
+    """
+
+    recipe: str
+    datasets: tuple[str, ...]
+    starts_from: str = BASE
+    overrides: tuple[str, ...] = ()
+    row: bool = True
+
+
+@settings
+class StudyControls:
+    """Which `rows` the controls are put to, on how many `pairs` of a split of the data.
+
+    also: other data to judge, BUILD:SPLIT=label, as `stcr controls --also` takes it.
+    """
+
+    rows: tuple[str, ...]
+    split: str = "heldout"
+    pairs: int | None = 200
+    also: tuple[str, ...] = ()
+
+
+@settings
+class StudyConfig:
+    """What is trained and compared.
+
+    asks: the question of the study, in a sentence. data, base: configurations, with overrides. seeds: each has data,
+    base and stages of its own. reference: the row that the others are compared with, pair by pair.
+    equal: "steps" demands that all rows take as many steps from the base on as the reference does; "tokens" sets
+    `max_steps` of each row's last stage so that all are trained on as many supervised tokens. "nothing" asks nothing.
+    pairs: so many of each of `splits`, which are splits of the data, or BUILD:SPLIT of a config under `also`.
+    controls: which rows the controls are put to, none where it is null. batch_size: of the evaluation.
+    """
+
+    name: str
+    asks: str
+    data: str
+    base: str
+    stages: dict[str, StudyStage]
+    reference: str
+    seeds: tuple[int, ...]
+    splits: tuple[str, ...] = ("seen", "heldout")
+    data_overrides: tuple[str, ...] = ()
+    base_overrides: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    equal: Literal["nothing", "steps", "tokens"] = "nothing"
+    pairs: int | None = 420
+    controls: StudyControls | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"`seeds` must be different numbers, at least one, got {list(self.seeds)}")
+        if BASE in self.stages:
+            raise ValueError("no stage may be called base; the base is a row of its own")
+        for name, stage in self.stages.items():
+            if stage.starts_from not in (BASE, *self.stages):
+                known = nearest(stage.starts_from, [BASE, *self.stages])
+                raise ValueError(f"stages.{name}: starts_from {stage.starts_from!r} is no stage, {known}")
+            self.chain(name)
+        for row in self.controls.rows if self.controls else ():
+            if row not in self.rows:
+                raise ValueError(f"controls.rows: {row!r} is no row, {nearest(row, list(self.rows))}")
+        if self.reference not in self.stages:
+            raise ValueError(
+                f"`reference` {self.reference!r} is no stage, {nearest(self.reference, list(self.stages))}"
+            )
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows of the table: the base, and the stages that are rows."""
+        return (BASE, *(name for name, stage in self.stages.items() if stage.row))
+
+    def chain(self, name: str) -> list[str]:
+        """The stages from the base on that end in the stage `name`. Raises ValueError for a circle."""
+        found: list[str] = []
+        while name != BASE:
+            if name in found:
+                raise ValueError(f"stages.{name}: starts from itself, by way of {' and '.join(found)}")
+            found.insert(0, name)
+            name = self.stages[name].starts_from
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage as it is run for one seed: `recipe` as `stcr train` will see it, from `overrides`.
+
+    steps: of this stage. tokens: supervised tokens that it is trained on, about (see `supervised_tokens`).
+    """
+
+    name: str
+    path: str
+    overrides: tuple[str, ...]
+    recipe: dict[str, Any]
+    steps: int
+    tokens: float
