@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation.engine import Engine
 from stcr_plugin.types import Prompt, Said
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SAID, ASKED = "said.jsonl", "asked.json"
 
@@ -60,6 +63,12 @@ def picture_sums(root: Path, shown: Mapping[str, str]) -> dict[str, str]:
                 f"{Path(root) / image}: picture of {shown[image]} is not readable ({reason}); write it anew"
             ) from error
     return sums
+
+
+def write_answers(path: Path, answers: Iterable[DataclassInstance]) -> None:
+    """A line an answer, whole or not at all. A log-probability of minus infinity is kept, as `-Infinity`."""
+    lines = (json.dumps(dataclasses.asdict(answer), ensure_ascii=False) for answer in answers)
+    artefacts.write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def _earlier(out: Path, asked: dict[str, Any]) -> dict[tuple[str, str], Said]:

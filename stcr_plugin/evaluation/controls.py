@@ -159,7 +159,7 @@ def controls(
 def write(out: Path, header: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Write `rows` into controls.json and controls.md in the folder `out`, over those of the same names.
 
-    Earlier rows stay where the file's `header` (model, data, settings) is the same. So others can add theirs.
+    Earlier rows stay where the file's `header` (model, data, settings) is the same.
     """
     path = Path(out) / CONTROLS_JSON
     with artefacts.locked(Path(out) / ".lock"):
@@ -167,7 +167,7 @@ def write(out: Path, header: Mapping[str, Any], rows: Sequence[Row]) -> None:
         same = isinstance(earlier, dict) and earlier.get("of") == dict(header)
         every = {row["name"]: row for row in earlier["rows"]} if same else {}
         every |= {row.name: dataclasses.asdict(row) for row in rows}
-        order = [PLAIN, *CONTROLS]
+        order = [PLAIN, *CONTROLS, *groups.ROWS.values()]
         listed = sorted(every.values(), key=lambda row: (_place(row["name"], order), row["name"]))
         whole = {"of": dict(header), "unit": "percent", "rows": listed, "provenance": artefacts.provenance()}
         artefacts.write_json(path, whole)

@@ -7,7 +7,6 @@ is asked in several arrangements, so that each of its frames stands once in each
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from stcr_plugin.config import nearest, read_yaml, settings
 from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.evaluation import metrics, tables
 from stcr_plugin.evaluation.answers import parse, parse_order
-from stcr_plugin.evaluation.asking import picture_sums, put
+from stcr_plugin.evaluation.asking import picture_sums, put, write_answers
 from stcr_plugin.evaluation.engine import AskSettings, Engine
 from stcr_plugin.evaluation.prompts import WORDINGS, names_of
 from stcr_plugin.evaluation.run import evenly
@@ -36,6 +35,11 @@ if TYPE_CHECKING:
 
 GROUPS, ANSWERS, REPORT = "groups.json", "answers.jsonl", "groups.md"
 FEWEST, MOST = 3, 8
+ROWS: Mapping[int, str] = {
+    pictures: f"{word} pictures"
+    for pictures, word in enumerate(("three", "four", "five", "six", "seven", "eight"), FEWEST)
+}
+"""Pictures -> what the controls call the row of such groups."""
 _TRIES = 40  # random draws of a group's frames before a segment is taken to hold no further group
 
 
@@ -165,10 +169,7 @@ def evaluate_groups(
             answered(group, shown, one, heard, asked)
             for (group, shown), one, heard in zip(arrangements, prompts, said, strict=True)
         ]
-        artefacts.write_text(
-            out / ANSWERS,
-            "".join(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in answers),
-        )
+        write_answers(out / ANSWERS, answers)
         found, identity = figures(answers, asked), engine.identity()
         row = {
             **who.names(name),
@@ -385,7 +386,7 @@ def not_asked(asked: GroupSettings, reason: Exception) -> Row:
 def _texts(asked: GroupSettings) -> dict[str, Any]:
     count, level = asked.pictures, chance(asked)["accuracy"]
     return {
-        "name": f"{_NUMBERS[count]} pictures",
+        "name": ROWS[count],
         "asks": f"{count} pictures of one task in every rotation: {_ASKS[asked.ask]}",
         "looks": "names the picture that is closest to completion in whatever place it stands",
         "mends": f"training samples of {count} pictures, in all arrangements",
@@ -394,7 +395,6 @@ def _texts(asked: GroupSettings) -> dict[str, Any]:
     }
 
 
-_NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 _FIGURES = tuple(field.name for field in dataclasses.fields(GroupFigures))
 _ASKS = {"closest": "which is closest to completion", "order": "all in order, the closest first"}
 _RATIOS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import breakdown, comparators, local, metrics, plots, significance, tables
 from stcr_plugin.evaluation.answers import answered
-from stcr_plugin.evaluation.asking import picture_sums, put
+from stcr_plugin.evaluation.asking import picture_sums, put, write_answers
 from stcr_plugin.evaluation.comparators import Comparator
 from stcr_plugin.evaluation.contamination import contamination, overlap_words
 from stcr_plugin.evaluation.engine import AskSettings, Engine, Priced
@@ -92,10 +91,7 @@ def evaluate(
         else:
             said, plain = put(engine, prompts, out, asked), None
         answers = [answered(*one) for one in zip(queries, prompts, said, strict=True)]
-        artefacts.write_text(
-            out / ANSWERS,
-            "".join(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in answers),
-        )
+        write_answers(out / ANSWERS, answers)
         figures = metrics.figures(answers)
         identity = engine.identity()
         row = {

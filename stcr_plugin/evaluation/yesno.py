@@ -21,7 +21,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest, read_yaml
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import metrics, tables
-from stcr_plugin.evaluation.asking import picture_sums, put
+from stcr_plugin.evaluation.asking import picture_sums, put, write_answers
 from stcr_plugin.evaluation.engine import AskSettings, Engine
 from stcr_plugin.evaluation.prompts import WORDINGS
 from stcr_plugin.evaluation.subject import subject
@@ -255,7 +255,7 @@ def guard(
         digest = artefacts.digest([[dataclasses.asdict(question) for question in questions], pictures])
         said = put(engine, prompts, out, {"questions_digest": digest, "settings": settings.decides})
         replies = [_reply(*one, names) for one in zip(questions, said, strict=True)]
-        artefacts.write_jsonl(out / ANSWERS, (dataclasses.asdict(reply) for reply in replies))
+        write_answers(out / ANSWERS, replies)
         row = {
             **who.names(name),
             "questions": [str(file) for file in pope] if pope else f"{episodes} scenes, seed {seed}",
