@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-SEED ?= 2
+SEED ?= 5
 RUN ?= runs/demo
 DATA ?= recipes/data/tabletop.yaml
 NAME ?= stcr
@@ -44,6 +44,7 @@ DONE = touch $@
 
 demo: $(RUN)/.report.done
 	@cat $(RUN)/report.md
+	@echo "The same with pictures, in one file that opens offline: $(RUN)/report.html"
 
 demo-ablation: $(RUN)/.report.done $(RUN)/.weak_only.evaluated
 	stcr report $(STAGES:%=$(RUN)/%) $(RUN)/weak_only --out $(RUN) --registry $(REGISTRY)
@@ -85,7 +86,7 @@ $(RUN)/.report.done: $(STAGES:%=$(RUN)/.%.evaluated)
 	$(DONE)
 
 demo-seeds: | $(READY)
-	for seed in 2 3 4; do $(MAKE) demo-ablation SEED=$$seed RUN=runs/seed$$seed; done
+	for seed in 5 6 7; do $(MAKE) demo-ablation SEED=$$seed RUN=runs/seed$$seed; done
 
 # ---- the same chain on recordings of a real robot; REAL is the LeRobot folder that DATA describes.
 
@@ -93,7 +94,7 @@ REAL ?= ../shared/real/g1_pick_bottle
 
 real: | $(READY)
 	$(MAKE) demo RUN=runs/g1 DATA='recipes/data/g1_pick_bottle.yaml source.root=$(REAL)' NAME=g1 SPLITS=heldout \
-	  DEV=heldout PAIRS=900 STAGE1=max_steps=600 STAGE2=max_steps=800 WEAK_ONLY=max_steps=1400
+	  DEV=heldout PAIRS=900 STAGE1=max_steps=800 STAGE2=max_steps=1400 WEAK_ONLY=max_steps=2200
 
 # ---- checks
 

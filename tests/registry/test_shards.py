@@ -13,6 +13,7 @@ from collections import Counter
 
 import pytest
 from fake_source import FakeSource, episode
+from PIL import Image
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
@@ -316,9 +317,22 @@ def test_error_on_ray_is_told_as_here(tmp_path):
 
 
 def test_error_in_a_worker_is_told_as_here(tmp_path):
-    wrong = MANY | {"pairs": {"per_episode": 2, "label": "progress"}}
+    folder = tmp_path / "pictures"
+    for name in ("t1", "t2", "t3"):
+        (folder / name).mkdir(parents=True)
+        for index in range(6):
+            Image.new("RGB", (32, 32), (40 * index, 0, 0)).save(folder / name / f"{index}.png")
+    rows = "".join(f"{name},pick up the bottle,{name},10\n" for name in ("t1", "t2", "t3"))
+    (folder / "episodes.csv").write_text("episode,task,path,fps\n" + rows)
+    wrong = MANY | {
+        "source": {"kind": "frames", "root": str(folder), "table": "episodes.csv", "motion": "none"},
+        "splits": {"train": {"episodes": 3}},
+        "pairs": {"per_episode": 2, "label": "progress"},
+        "datasets": {},
+        "shard_episodes": 1,
+    }
     with pytest.raises(ConfigError, match=r"pairs.label: episode \S+ has no state 'progress'"):
-        build(config(wrong), tmp_path, Hands(workers=2))
+        build(config(wrong), tmp_path / "registry", Hands(workers=2))
 
 
 CHILD = """
