@@ -188,14 +188,14 @@ def test_figures_after_are_those_of_an_evaluation_of_the_saved_model(workshop: W
 @pytest.mark.slow
 def test_cot_mode_generates_and_leaves_the_training_alone(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
-    asked = callback.answer
+    real = callback.say
 
     def listening(*args: Any, **kwargs: Any) -> Any:
-        answers = asked(*args, **kwargs)
-        texts.extend(answer.text for answer in answers)
-        return answers
+        for number, said in real(*args, **kwargs):
+            texts.append(said.text)
+            yield number, said
 
-    monkeypatch.setattr(callback, "answer", listening)
+    monkeypatch.setattr(callback, "say", listening)
     run = workshop.train("cot", "cot", "stcr.evaluate.every_steps=2", recipe="stage1_cot")
     assert len(texts) == 3 * 8
     assert any(texts)
