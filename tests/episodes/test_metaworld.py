@@ -289,6 +289,7 @@ for name, task, frames, group, noun in listed:
 """
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_states_and_pictures_in_any_order(source, recorded):
     """As a build does: one process lists, others are handed episodes and open the source anew."""
     values = {"tasks": SMALL.tasks, "width": SMALL.width, "height": SMALL.height}

@@ -183,6 +183,7 @@ def test_only_the_train_loader_is_touched_and_the_collator_still_answers_for_the
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.slow
 def test_a_real_stage_trains_on_augmented_pictures(
     workshop: Workshop, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

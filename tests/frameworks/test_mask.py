@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from tiny_stage import Workshop, losses
 
 from stcr_plugin.frameworks.llamafactory.mask import AuthorsMaskCollator, authors_labels
@@ -42,6 +43,7 @@ def test_collator_changes_labels_alone() -> None:
     assert feature["labels"] == [IGNORE] * 3 + [6]
 
 
+@pytest.mark.slow
 def test_run_with_the_authors_mask_trains_on_prompt_and_pictures(workshop: Workshop) -> None:
     """The same batches: a loss over image tokens, which no model can foresee, is another one."""
     right = losses(workshop.train("weak", "right_mask"))

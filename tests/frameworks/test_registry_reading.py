@@ -219,6 +219,7 @@ def test_a_mistake_found_by_a_dataloader_worker_is_told_without_its_traceback(st
 # ---- Parquet, streamed or not ----
 
 
+@pytest.mark.slow
 def test_parquet_shards_give_the_samples_of_the_json_file(stocked: Workshop) -> None:
     assert len(list((stocked.registry / "tarred" / "tarred_sharded").iterdir())) > 1
     sets = []

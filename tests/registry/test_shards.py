@@ -366,6 +366,7 @@ def test_killed_at_ten_random_moments_a_build_ends_with_the_same_bytes(tmp_path,
     assert tree(tmp_path / "killed") == tree(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_build(tmp_path):
     values = MANY | {"pairs": {"per_episode": 100, "min_seconds": 0.5}, "source": MANY["source"] | {"size": 224}}
     (tmp_path / "config.json").write_text(json.dumps(values))
