@@ -48,10 +48,7 @@ _LINE_OF_A_LIST = re.compile(rf"[\s>*#0-9.、()\"'`_-]*{MARK}[\s.,;。()*\"'`_-]
 
 def answered(query: Query, prompt: Prompt, said: Said) -> Answer:
     """What `said` chooses: the likeliest name where names were compared, else the one that the text names."""
-    if said.logprobs:  # without a text two names were equally likely, which names no image
-        named = max(said.logprobs, key=said.logprobs.__getitem__) if said.text else None
-    else:
-        named = parse(said.text, prompt.names)
+    named = named_in(said, prompt.names)
     return Answer(
         query.pair.pair_id,
         query.pair.episode_id,
@@ -63,6 +60,13 @@ def answered(query: Query, prompt: Prompt, said: Said) -> Answer:
         prompt_tokens=said.prompt_tokens,
         completion_tokens=said.completion_tokens,
     )
+
+
+def named_in(said: Said, names: Sequence[str]) -> str | None:
+    """The likeliest of `names` where they were compared, else the one that the text names; None for none or several."""
+    if said.logprobs:  # without a text two names were equally likely, which names no image
+        return max(said.logprobs, key=said.logprobs.__getitem__) if said.text else None
+    return parse(said.text, names)
 
 
 def parse(text: str, names: Sequence[str] = ("img1", "img2")) -> str | None:

@@ -18,7 +18,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest, read_yaml, settings
 from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.evaluation import metrics, tables
-from stcr_plugin.evaluation.answers import parse, parse_order
+from stcr_plugin.evaluation.answers import named_in, parse_order
 from stcr_plugin.evaluation.asking import picture_sums, put, write_answers
 from stcr_plugin.evaluation.engine import AskSettings, Engine
 from stcr_plugin.evaluation.prompts import WORDINGS, names_of
@@ -275,10 +275,8 @@ def answered(group: Group, shown: Sequence[int], prompt: Prompt, said: Said, ask
     listed = parse_order(said.text, prompt.names) if asked.ask == "order" else None
     if asked.ask == "order":
         named = listed[0] if listed else None
-    elif said.logprobs:  # without a text two names were equally likely
-        named = max(said.logprobs, key=said.logprobs.__getitem__) if said.text else None
     else:
-        named = parse(said.text, prompt.names)
+        named = named_in(said, prompt.names)
     return GroupAnswer(
         group.group_id,
         group.episode_id,

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,11 +153,12 @@ def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more
     )
     recipe = _recipe(stage.recipe, overrides)
     samples = recipe["max_steps"] * recipe["per_device_train_batch_size"] * recipe.get("gradient_accumulation_steps", 1)
-    tokens = samples * supervised_tokens(registry, datasets, out / BASE)
+    tokens = samples * supervised_tokens(registry, tuple(datasets), out / BASE)
     return Plan(name, stage.recipe, overrides, recipe, recipe["max_steps"], tokens)
 
 
-def supervised_tokens(registry: Path, datasets: Sequence[str], model: Path, rows: int = 1000) -> float:
+@cache  # many stages train on the same datasets, and their answers are tokenised for it
+def supervised_tokens(registry: Path, datasets: tuple[str, ...], model: Path, rows: int = 1000) -> float:
     """Supervised tokens of a sample, on average over up to `rows` rows of each dataset: its answer and end of turn."""
     from itertools import islice
 

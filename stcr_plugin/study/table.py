@@ -108,10 +108,9 @@ def _controls(config: StudyConfig, out: Path) -> list[ControlOverSeeds]:
     """Raises DataError where controls.json of a seed cannot be read."""
     found: list[ControlOverSeeds] = []
     for row in config.controls.rows if config.controls else ():
-        files = [
-            path for seed in config.seeds for path in sorted((out / f"seed{seed}" / row).glob("controls/*/*.json"))
-        ]
-        by_seed = [{one.name: one for one in read_rows(path)} for path in files if path.name == CONTROLS_JSON]
+        folders = [out / f"seed{seed}" / row / "controls" for seed in config.seeds]
+        files = [path for folder in folders for path in sorted(folder.glob(f"*/{CONTROLS_JSON}"))]
+        by_seed = [{one.name: one for one in read_rows(path)} for path in files]
         for name, first in by_seed[0].items() if by_seed else ():
             same = [rows[name] for rows in by_seed if name in rows]
             measured = {

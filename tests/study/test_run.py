@@ -74,15 +74,19 @@ def test_rows_of_unequal_steps_are_named() -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_shipped_studies_are_whole_and_equal_as_they_say(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin.registry.rules import load_data_config
     from stcr_plugin.study.run import _data
 
     monkeypatch.chdir(RECIPES.parent)
     config = load(StudyConfig, path)
-    _data(config, config.seeds[0])
+    data = _data(config, config.seeds[0])
     if config.equal == "steps":
         check_steps(config)
     assert config.name == path.stem
-    assert {split.rpartition(":")[2] for split in config.splits}
+    builds = {build.name: build for build in (data, *map(load_data_config, config.also))}
+    for split in config.splits:
+        build, _, part = split.rpartition(":")
+        assert part in builds[build or data.name].splits
 
 
 def test_unknown_dataset_is_told_before_anything_is_trained(tmp_path: Path) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from stcr_plugin.frameworks.llamafactory.collators import Collator, CollatorInFront, put_in_front
 from stcr_plugin.frameworks.llamafactory.settings import Augment
 from stcr_plugin.frameworks.llamafactory.template import opened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Collator = Callable[[Sequence[dict[str, Any]]], Any]
 DRAWS = 6  # right, down, brightness, contrast, saturation, hue
 
 
@@ -30,14 +30,15 @@ class Augmentation(TrainerCallback):  # type: ignore[misc]
         self.media_dir = media_dir
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        # accelerate wraps the loader that draws the batches.
-        loader = getattr(train_dataloader, "base_dataloader", train_dataloader)
-        loader.collate_fn = AugmentingCollator(
-            loader.collate_fn, self.augment, args.process_index, args.world_size, self.media_dir
+        put_in_front(
+            train_dataloader,
+            lambda collate: AugmentingCollator(
+                collate, self.augment, args.process_index, args.world_size, self.media_dir
+            ),
         )
 
 
-class AugmentingCollator:
+class AugmentingCollator(CollatorInFront):
     """A collator that augments the pictures of each sample, then calls `collate`. Draws from torch's RNG.
 
     transformers seeds every rank alike, so each draws for all ranks and takes the row of its own: the same changes
@@ -47,7 +48,7 @@ class AugmentingCollator:
     def __init__(
         self, collate: Collator, augment: Augment, rank: int = 0, ranks: int = 1, media_dir: str | Path = ""
     ) -> None:
-        self.collate = collate
+        super().__init__(collate)
         self.augment = augment
         self.rank = rank
         self.ranks = ranks
@@ -62,11 +63,6 @@ class AugmentingCollator:
         draws = torch.rand(self.ranks, DRAWS)[self.rank].tolist()
         images = [_opened(opened(image, self.media_dir)) for image in feature["images"]]
         return {**feature, "images": augmented(images, self.augment, draws)}
-
-    def __getattr__(self, name: str) -> Any:  # others look for .template and .processor on the collator
-        if name == "collate":
-            raise AttributeError(name)
-        return getattr(self.collate, name)
 
 
 def augmented(pictures: Sequence[Image], augment: Augment, draws: Sequence[float]) -> list[Image]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from stcr_plugin.frameworks.llamafactory.augmentation import Collator
+from stcr_plugin.frameworks.llamafactory.collators import CollatorInFront, put_in_front
 
 _IGNORE = -100
 
@@ -16,16 +16,11 @@ class AuthorsMask(TrainerCallback):  # type: ignore[misc]
     """Puts the authors' labels in front of the collator of the training loader."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        # accelerate wraps the loader that draws the batches.
-        loader = getattr(train_dataloader, "base_dataloader", train_dataloader)
-        loader.collate_fn = AuthorsMaskCollator(loader.collate_fn)
+        put_in_front(train_dataloader, AuthorsMaskCollator)
 
 
-class AuthorsMaskCollator:
+class AuthorsMaskCollator(CollatorInFront):
     """A collator that replaces each sample's labels by `authors_labels`, then calls `collate`."""
-
-    def __init__(self, collate: Collator) -> None:
-        self.collate = collate
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> Any:
         image = self.collate.processor.image_token_id  # type: ignore[attr-defined]
@@ -35,11 +30,6 @@ class AuthorsMaskCollator:
                 for feature in features
             ]
         )
-
-    def __getattr__(self, name: str) -> Any:  # others look for .template and .processor on the collator
-        if name == "collate":
-            raise AttributeError(name)
-        return getattr(self.collate, name)
 
 
 def authors_labels(input_ids: Sequence[int], labels: Sequence[int], image_token: int) -> list[int]:
