@@ -14,7 +14,7 @@ HOOKS = {
     "llamafactory.data.template": ("stcr_plugin.frameworks.llamafactory.template", "register"),
     "llamafactory.chat.hf_engine": ("stcr_plugin.frameworks.llamafactory.serving", "pass_token_types"),
     "llamafactory.train.tuner": ("stcr_plugin.frameworks.llamafactory.training", "wrap_run_exp"),
-    "llamafactory.v1.config.arg_parser": ("stcr_plugin.frameworks.llamafactory.refusals", "refuse_v1"),
+    "llamafactory.v1.config.arg_parser": ("stcr_plugin.frameworks.refusals", "refuse_v1"),
 }
 
 

@@ -135,7 +135,7 @@ def test_with_the_hook_off_a_recipe_of_ours_stops(tmp_path: Path) -> None:
 
 
 def test_llamafactorys_v1_refuses_our_block_in_our_words_and_reads_other_recipes_as_ever() -> None:
-    from stcr_plugin.frameworks.llamafactory.refusals import refuse_v1
+    from stcr_plugin.frameworks.refusals import refuse_v1
 
     class Parser:
         def parse_dict(self, args: dict[str, Any], allow_extra_keys: bool = False) -> tuple[Any, bool]:

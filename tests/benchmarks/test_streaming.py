@@ -57,7 +57,8 @@ def _to_first_batch(workshop: Workshop, out: str, changes: dict[str, Any]) -> fl
     from omegaconf import OmegaConf
     from transformers import TrainerCallback
 
-    from stcr_plugin.frameworks.llamafactory.training import run_stage
+    from stcr_plugin.frameworks.llamafactory.training import through
+    from stcr_plugin.frameworks.run import run_stage
 
     drawn: list[float] = []
 
@@ -70,5 +71,5 @@ def _to_first_batch(workshop: Workshop, out: str, changes: dict[str, Any]) -> fl
     args: Any = OmegaConf.to_container(merged)
     args = {key: value for key, value in {**args, **changes, "max_steps": 1}.items() if value is not None}
     began = time.perf_counter()
-    run_stage(args, [Clock()], getattr(tuner.run_exp, "__wrapped__", tuner.run_exp))
+    run_stage(args, [Clock()], through(getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)))
     return drawn[0] - began

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from tiny_stage import Workshop, losses
 
-from stcr_plugin.frameworks.llamafactory.augmentation import Augmentation, AugmentingCollator
-from stcr_plugin.frameworks.llamafactory.settings import Augment
+from stcr_plugin.frameworks.augmentation import Augmentation, AugmentingCollator
+from stcr_plugin.frameworks.settings import Augment
 
 OFF = Augment()
 ALL = Augment(shift_pixels=4, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)

@@ -16,8 +16,8 @@ from tiny_stage import Workshop, history, losses
 
 from stcr_plugin.artefacts import sha256
 from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.frameworks.llamafactory import callback
-from stcr_plugin.frameworks.llamafactory.callback import LOGGED, GapCallback, undisturbed
+from stcr_plugin.frameworks import callback
+from stcr_plugin.frameworks.callback import LOGGED, GapCallback, undisturbed
 from stcr_plugin.types import Pair, Said
 
 

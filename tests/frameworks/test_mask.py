@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_stage import Workshop, losses
 
-from stcr_plugin.frameworks.llamafactory.mask import AuthorsMaskCollator, authors_labels
+from stcr_plugin.frameworks.mask import AuthorsMaskCollator, authors_labels
 
 IMAGE, IGNORE = 9, -100
 

@@ -12,8 +12,8 @@ import yaml
 from tiny_stage import RECIPES, Workshop, losses
 
 from stcr_plugin import artefacts
-from stcr_plugin.frameworks.llamafactory import record as record_module
-from stcr_plugin.frameworks.llamafactory.record import Record, go_on
+from stcr_plugin.frameworks import record as record_module
+from stcr_plugin.frameworks.record import Record, go_on
 from stcr_plugin.frameworks.stage import read_record
 
 

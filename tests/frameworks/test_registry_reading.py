@@ -18,10 +18,11 @@ from tiny_stage import DATA, RECIPES, Workshop, losses
 
 from stcr_plugin.config import from_mapping, read_yaml
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.frameworks.augmentation import AugmentingCollator
 from stcr_plugin.frameworks.llamafactory import training
-from stcr_plugin.frameworks.llamafactory.augmentation import AugmentingCollator
-from stcr_plugin.frameworks.llamafactory.settings import Augment, StcrSettings
-from stcr_plugin.frameworks.llamafactory.template import opened
+from stcr_plugin.frameworks.numbering import opened
+from stcr_plugin.frameworks.run import run_stage
+from stcr_plugin.frameworks.settings import Augment, StcrSettings
 from stcr_plugin.frameworks.stage import read_record
 from stcr_plugin.registry.manifest import dataset_rows, read_pairs
 from stcr_plugin.registry.rules import DataConfig, load_data_config
@@ -98,7 +99,7 @@ def loaded(workshop: Workshop, dataset: str, **changes: Any) -> tuple[Any, Any]:
     model_args, data_args, training_args, _, _ = get_train_args(args)
     module = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
-    training._set_template(args, workshop.registry)
+    training._set_template(args)
     rows = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
     return rows, module["tokenizer"]
 
@@ -122,7 +123,7 @@ def watched(workshop: Workshop, out: str, dataset: str, **changes: Any) -> list[
             loader.collate_fn = watching
 
     run_exp = getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)
-    training.run_stage(recipe(workshop, dataset, out, **changes), [Watch()], run_exp)
+    run_stage(recipe(workshop, dataset, out, **changes), [Watch()], training.through(run_exp))
     return seen
 
 
@@ -211,7 +212,7 @@ def test_a_mistake_found_by_a_dataloader_worker_is_told_without_its_traceback(st
         list(DataLoader(names, num_workers=1, collate_fn=lambda batch: opened(batch[0], "registry")))
 
     with pytest.raises(DataError) as caught:
-        training.run_stage(recipe(stocked, "tarred_weak", "broken"), None, read_by_a_worker)
+        run_stage(recipe(stocked, "tarred_weak", "broken"), None, training.through(read_by_a_worker))
     assert str(caught.value).startswith("registry: gone.tar#512+10: no such file; set media_dir")
     assert "Traceback" not in str(caught.value)
 
@@ -245,7 +246,7 @@ def test_parquet_shards_give_the_samples_of_the_json_file(stocked: Workshop) -> 
 )
 def test_streaming_without_what_it_needs_is_refused(stocked: Workshop, changes: dict[str, Any], lacks: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        training.run_stage(recipe(stocked, "tarred_sharded", "refused", streaming=True, **changes), None, never)
+        run_stage(recipe(stocked, "tarred_sharded", "refused", streaming=True, **changes), None, never)
     assert lacks in str(caught.value)
     assert not (stocked.root / "refused").exists()
 
@@ -386,7 +387,7 @@ def test_a_curriculum_comes_to_the_model_in_its_order(stocked: Workshop) -> None
 def test_a_curriculum_that_would_be_mixed_is_refused(stocked: Workshop, changes: dict[str, Any], mend: str) -> None:
     args = recipe(stocked, "general,tarred_steps", "refused", **changes)
     with pytest.raises(ConfigError, match="tarred_steps is a curriculum") as caught:
-        training.run_stage(args, None, never)
+        run_stage(args, None, never)
     assert mend in str(caught.value)
     assert not (stocked.root / "refused").exists()
 
@@ -398,4 +399,4 @@ def test_a_build_without_pictures_is_refused(tmp_path: Path) -> None:
     counted = {**copy.deepcopy(DATA), "name": "counted", "frames": {"format": "none"}}
     build(from_mapping(DataConfig, counted, "counted"), workshop.registry)
     with pytest.raises(ConfigError, match="counted_weak was built without pictures"):
-        training.run_stage(recipe(workshop, "counted_weak", "refused"), None, never)
+        run_stage(recipe(workshop, "counted_weak", "refused"), None, never)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from stcr_plugin.architecture import write_checkpoint
 from stcr_plugin.errors import DataError
-from stcr_plugin.frameworks.llamafactory.template import number_images
+from stcr_plugin.frameworks.numbering import number_images
 
 IGNORE = -100
 

@@ -13,8 +13,10 @@ from tiny_stage import DATA, RECIPES, Workshop
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
+from stcr_plugin.frameworks import launch, run
 from stcr_plugin.frameworks.llamafactory import training
-from stcr_plugin.frameworks.llamafactory.training import run_stage, train
+from stcr_plugin.frameworks.llamafactory.training import train
+from stcr_plugin.frameworks.run import run_stage
 from stcr_plugin.frameworks.stage import read_record
 
 
@@ -196,13 +198,13 @@ def test_only_what_the_recipe_names_is_prepared(
     base = empty.write_yaml(empty.root / "base.yaml", {"out": "base", "prior": "prior.yaml"})
     built: list[Any] = []
     monkeypatch.setattr("stcr_plugin.registry.build.build", lambda data, registry: built.append(("data", data.name)))
-    monkeypatch.setattr(training, "_build_base", lambda config, out, registry: built.append(("base", out)))
-    block = training.from_mapping(
-        training.StcrSettings,
+    monkeypatch.setattr(run, "_build_base", lambda config, out, registry: built.append(("base", out)))
+    block = run.from_mapping(
+        run.StcrSettings,
         {"name": "a", "mode": "cot", "prepare": {"data": str(empty.data), "base": str(base)}},
         "test",
     )
-    training._prepare(block, {"dataset": dataset, "model_name_or_path": model}, empty.registry)
+    run._prepare(block, {"dataset": dataset, "model_name_or_path": model}, empty.registry)
     assert built == [("data", "tiny")][: int(data_built)] + [("base", Path("base"))][: int(base_built)]
 
 
@@ -211,8 +213,8 @@ def test_a_base_that_is_finished_is_left_alone(empty: Workshop, monkeypatch: pyt
         raise AssertionError("a finished base was to be left alone")
 
     stage_folder(empty.base)
-    monkeypatch.setattr(training.subprocess, "run", called)
-    training._build_base("base.yaml", empty.base, empty.registry)
+    monkeypatch.setattr(run.subprocess, "run", called)
+    run._build_base("base.yaml", empty.base, empty.registry)
 
 
 def test_a_base_is_built_by_one_process_that_knows_nothing_of_the_ranks(
@@ -227,9 +229,9 @@ def test_a_base_is_built_by_one_process_that_knows_nothing_of_the_ranks(
     launcher = ("FORCE_TORCHRUN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
     for variable in launcher:
         monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(training.subprocess, "run", failing)
+    monkeypatch.setattr(run.subprocess, "run", failing)
     with pytest.raises(StcrError, match=r"base\.yaml: the base could not be built \(exit code 3\)"):
-        training._build_base("base.yaml", empty.base, empty.registry)
+        run._build_base("base.yaml", empty.base, empty.registry)
     assert seen["command"][0] == sys.executable
     assert not [key for key in seen["env"] if "RANK" in key or key.startswith("TORCHEL") or key in launcher]
 
@@ -262,7 +264,7 @@ def test_stcr_train_starts_ranks_where_llamafactory_would(
     monkeypatch.setattr("llamafactory.extras.misc.get_device_count", lambda: devices)
     monkeypatch.setattr(training, "run_stage", lambda *_: None)
     monkeypatch.setattr(
-        training.subprocess, "run", lambda command: commands.append(command) or SimpleNamespace(returncode=0)
+        launch.subprocess, "run", lambda command: commands.append(command) or SimpleNamespace(returncode=0)
     )
     train(str(RECIPES / "stage1_cot.yaml"), ["max_steps=1"])
     assert [command[command.index("--nproc_per_node") + 1] for command in commands] == ([ranks] if ranks else [])

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from stcr_plugin.frameworks.llamafactory.collators import Collator, CollatorInFront, put_in_front
-from stcr_plugin.frameworks.llamafactory.settings import Augment
-from stcr_plugin.frameworks.llamafactory.template import opened
+from stcr_plugin.frameworks.collators import Collator, CollatorInFront, put_in_front
+from stcr_plugin.frameworks.numbering import opened
+from stcr_plugin.frameworks.settings import Augment
 
 if TYPE_CHECKING:
     from PIL.Image import Image

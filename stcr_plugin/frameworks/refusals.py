@@ -11,7 +11,7 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ChainError, ConfigError
-from stcr_plugin.frameworks.llamafactory.template import TEMPLATES
+from stcr_plugin.frameworks.numbering import TEMPLATES
 from stcr_plugin.frameworks.stage import read_record
 
 # LLaMA-Factory's other trainers do not run the callbacks that the plugin needs: switch -> why it is refused.

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from stcr_plugin.frameworks.llamafactory.collators import CollatorInFront, put_in_front
+from stcr_plugin.frameworks.collators import CollatorInFront, put_in_front
 
 _IGNORE = -100
 

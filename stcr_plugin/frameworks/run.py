@@ -1,0 +1,244 @@
+"""One stage through whichever framework trains it: prepare what is missing, check the chain, train, keep the record."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import from_mapping, load
+from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.frameworks.recipe import datasets, media_dir, starting_point
+from stcr_plugin.frameworks.refusals import (
+    refuse_to_mix_a_curriculum,
+    refuse_to_overwrite,
+    refuse_to_stream_in_vain,
+    refuse_what_cannot_work,
+)
+from stcr_plugin.frameworks.settings import Evaluate, StcrSettings
+from stcr_plugin.frameworks.stage import parent_record, read_record
+
+if TYPE_CHECKING:
+    from stcr_plugin.frameworks.record import Record
+
+Train = Callable[[dict[str, Any], list[Any]], None]
+
+# What torchrun sets; a command started from a rank must not inherit it.
+_LAUNCHER_VARIABLES = ("FORCE_TORCHRUN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
+                       "MASTER_ADDR", "MASTER_PORT", "ROLE_RANK", "ROLE_WORLD_SIZE")  # fmt: skip
+
+
+def run_stage(args: dict[str, Any], callbacks: list[Any] | None, train: Train) -> None:
+    """Train one stage. `args` is the recipe with its `stcr:` block; `train` the framework's
+    own training, which is given the recipe without that block, and all callbacks.
+
+    Writes `stage.json` into output_dir when it starts and when it has finished; a killed stage goes on. Raises
+    ConfigError, DataError or ChainError before anything is trained, and DataError where the disk is full.
+    """
+    from stcr_plugin.frameworks.record import Record, go_on
+
+    recipe = dict(args)
+    block = args.pop("stcr")
+    if not isinstance(block, Mapping):
+        raise ConfigError(
+            f"the recipe's `stcr:` block is {block!r}; it holds `key: value` lines, at least name and mode"
+        )
+    settings = from_mapping(StcrSettings, block, "the recipe's `stcr:` block")
+    refuse_what_cannot_work(args)
+    refuse_to_stream_in_vain(args)
+    refuse_to_overwrite(args)
+    registry = Path(args.setdefault("dataset_dir", "data_registry"))
+    _prepare(settings, args, registry)
+    parent = (
+        parent_record(starting_point(args), args["template"], settings.name)
+        if settings.starts_from == "stage"
+        else None
+    )
+    manifests = _manifests(args, registry)
+    build = next(iter(manifests), None)
+    go_on(args)
+    opening = _opening(settings, recipe, parent, args, manifests)
+    record = Record(Path(args["output_dir"]), opening, resumed=bool(args.get("resume_from_checkpoint")))
+    ours = [record, *_callbacks(settings, build, registry, args, record)]
+    record.start()
+    try:
+        with _trainer_made_known(ours):
+            train(args, [*(callbacks or []), *ours])
+    except StcrError as error:
+        # One of a dataloader worker arrives behind that worker's traceback.
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()) from error
+    record.finish()
+
+
+def _prepare(settings: StcrSettings, args: Mapping[str, Any], registry: Path) -> None:
+    """Build data and base where the recipe names them and they are missing; other ranks wait at the lock."""
+    configs = settings.prepare.data or ()
+    for config in (configs,) if isinstance(configs, str) else configs:
+        from stcr_plugin.registry.build import build, load_data_config
+
+        data = load_data_config(config)
+        if {f"{data.name}_{key}" for key in data.datasets} & set(datasets(args)):
+            build(data, registry)
+    if settings.prepare.base:
+        from stcr_plugin.base import BaseConfig
+
+        base = load(BaseConfig, settings.prepare.base)
+        if Path(args["model_name_or_path"]) == Path(base.out):
+            _build_base(settings.prepare.base, Path(base.out), registry)
+
+
+def _build_base(config: str, out: Path, registry: Path) -> None:
+    """`stcr base build` in a process of its own, since one process trains one model."""
+    with artefacts.locked(out.with_name(f".{out.name}.lock")):
+        if (read_record(out) or {}).get("finished"):
+            return
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in _LAUNCHER_VARIABLES and not key.startswith("TORCHELASTIC")
+        }
+        command = [sys.executable, "-m", "stcr_plugin.cli", "base", "build", config, "--registry", str(registry)]
+        done = subprocess.run(command, env=environment)
+        if done.returncode:
+            raise StcrError(f"{config}: the base could not be built (exit code {done.returncode}); see the log above")
+
+
+def _manifests(args: Mapping[str, Any], registry: Path) -> dict[str, dict[str, Any]]:
+    """Build -> manifest, of the training sets in their order; those that the plugin did not build have none.
+
+    Raises ConfigError for a training set of ours that cannot be trained on as the recipe would have it.
+    """
+    from stcr_plugin.registry.manifest import build_name, read_manifest
+
+    manifests: dict[str, dict[str, Any]] = {}
+    for dataset in datasets(args):
+        try:
+            build = build_name(registry, dataset)
+        except ConfigError:
+            continue  # another's, such as general data that is mixed in
+        manifest = manifests.setdefault(build, read_manifest(registry, build))
+        refuse_to_mix_a_curriculum(args, dataset, manifest["config"]["datasets"].get(dataset[len(build) + 1 :], {}))
+        if manifest["frames"]["format"] == "none":
+            raise ConfigError(
+                f"dataset: {dataset} was built without pictures (frames.format: none), to count and plan; build it "
+                "with frames.format png or jpeg"
+            )
+    return manifests
+
+
+def _opening(
+    settings: StcrSettings,
+    recipe: dict[str, Any],
+    parent: Mapping[str, Any] | None,
+    args: Mapping[str, Any],
+    manifests: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The stage record as it stands before training."""
+    from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
+
+    start = starting_point(args)
+    digest = artefacts.model_digest(start) if Path(start).is_dir() else None
+    return {
+        "name": settings.name,
+        "mode": settings.mode,
+        "template": args["template"],
+        "parent": start,
+        "parent_stage": parent["name"] if parent else None,
+        "parent_digest": digest,
+        "base": parent["base"] if parent else start,
+        "base_digest": parent["base_digest"] if parent else digest,
+        "seed": args.get("seed", 42),
+        "image_max_pixels": args.get("image_max_pixels", MAX_PIXELS),
+        "image_min_pixels": args.get("image_min_pixels", MIN_PIXELS),
+        "datasets": datasets(args),
+        "data": [{"build": build, "config_digest": of["config_digest"]} for build, of in manifests.items()],
+        "recipe": recipe,
+        "settings": asdict(settings),
+        "provenance": artefacts.provenance(),
+        "finished": False,
+    }
+
+
+def _callbacks(
+    settings: StcrSettings, build: str | None, registry: Path, args: Mapping[str, Any], record: Record
+) -> list[Any]:
+    from stcr_plugin.frameworks.augmentation import Augmentation
+
+    made: list[Any] = [Augmentation(settings.augment, media_dir(args, registry))] if settings.augment else []
+    if settings.mask == "authors":
+        from stcr_plugin.frameworks.mask import AuthorsMask
+
+        made.append(AuthorsMask())
+    if settings.evaluate:
+        from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS, AskSettings
+        from stcr_plugin.evaluation.run import spread
+        from stcr_plugin.frameworks.callback import GapCallback
+        from stcr_plugin.registry.manifest import read_manifest, read_pairs, teaches_ties
+
+        evaluate = settings.evaluate
+        ask = AskSettings(
+            mode=settings.mode,
+            batch_size=evaluate.batch_size,
+            max_new_tokens=evaluate.max_new_tokens,
+            generate=evaluate.generate,
+            image_max_pixels=args.get("image_max_pixels", MAX_PIXELS),
+            image_min_pixels=args.get("image_min_pixels", MIN_PIXELS),
+            language=evaluate.language,
+        )
+        name = _evaluated(evaluate, build, args)
+        pairs = spread(read_pairs(registry, name, evaluate.split), evaluate.pairs)
+        made.append(
+            GapCallback(
+                pairs,
+                registry,
+                ask,
+                record.add_figures,
+                before=evaluate.before,
+                after=evaluate.after,
+                every_steps=evaluate.every_steps,
+                ties=teaches_ties(read_manifest(registry, name)),
+            )
+        )
+    return made
+
+
+def _evaluated(evaluate: Evaluate, build: str | None, args: Mapping[str, Any]) -> str:
+    name = evaluate.dataset or build
+    if name is None:
+        raise ConfigError(
+            f"dataset: {args['dataset']!r} was not built by `stcr data build`, so the callback has no pairs; "
+            "set stcr.evaluate.dataset to a build's name, or stcr.evaluate to null"
+        )
+    return name
+
+
+@contextmanager
+def _trainer_made_known(callbacks: Sequence[Any]) -> Iterator[None]:
+    """Tell our callbacks their trainer: transformers hands callbacks the model, not the trainer that logs."""
+    from transformers import Trainer
+
+    from stcr_plugin.frameworks.checkpoints import load_whole, name_what_saving_needs
+
+    original = Trainer.__init__
+
+    @functools.wraps(original)
+    def init(trainer: Any, *args: Any, **kwargs: Any) -> None:
+        original(trainer, *args, **kwargs)
+        load_whole(trainer)
+        name_what_saving_needs(trainer)
+        for callback in callbacks:
+            callback.trainer = trainer
+
+    Trainer.__init__ = init
+    try:
+        yield
+    finally:
+        Trainer.__init__ = original
