@@ -67,29 +67,32 @@ class AugmentingCollator(CollatorInFront):
 
 def augmented(pictures: Sequence[Image], augment: Augment, draws: Sequence[float]) -> list[Image]:
     """The pictures of one sample after one change, which `draws` say: DRAWS numbers in [0, 1). Sizes stay."""
-    from PIL import ImageEnhance
-
     right, down = (round((2 * draw - 1) * augment.shift_pixels) for draw in draws[:2])
-    factors = [
-        (ImageEnhance.Brightness, 1 + (2 * draws[2] - 1) * augment.brightness),
-        (ImageEnhance.Contrast, 1 + (2 * draws[3] - 1) * augment.contrast),
-        (ImageEnhance.Color, 1 + (2 * draws[4] - 1) * augment.saturation),
-    ]
-    changed = [_shifted(picture, right, down) for picture in pictures]
-    for enhance, factor in factors:
-        if factor != 1:
-            changed = [enhance(picture).enhance(factor) for picture in changed]
-    turn = round((2 * draws[5] - 1) * augment.hue * 256)
-    return [_hue_turned(picture, turn) for picture in changed] if turn else changed
+    spreads = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+    change = [(2 * draw - 1) * spread for draw, spread in zip(draws[2:], spreads, strict=True)]
+    shifted = [_shifted(picture, right, down) for picture in pictures]
+    return [_coloured(picture, *change) for picture in shifted] if any(change) else shifted
 
 
-def _hue_turned(picture: Image, turn: int) -> Image:
-    """Every colour moved by `turn` of the 256 steps of PIL's colour circle; greys stay."""
-    import PIL.Image
+def _coloured(picture: Image, brightness: float, contrast: float, saturation: float, hue: float) -> Image:
+    """One linear change of every colour: contrast about the picture's mean grey, the others as CSS filters make them.
 
-    hue, saturation, value = picture.convert("HSV").split()
-    turned = hue.point([(step + turn) % 256 for step in range(256)])
-    return PIL.Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    Saturation and hue are the `saturate` and `hueRotate` matrices of W3C's Filter Effects Module Level 1,
+    feColorMatrix: both keep the luminance. One pass over the pixels costs a tenth of one pass for each change.
+    """
+    import numpy as np
+    from PIL import Image
+
+    luminance = np.array([0.213, 0.715, 0.072])
+    grey = np.tile(luminance, (3, 1))
+    turn = np.array([[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]])
+    angle = 2 * np.pi * hue
+    rotated = grey + np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * turn
+    saturated = grey + (1 + saturation) * (np.eye(3) - grey)
+    matrix = (1 + contrast) * (1 + brightness) * (rotated @ saturated)
+    mean = (1 + brightness) * float(np.array(picture.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))) @ luminance)
+    rows = [(*row, -contrast * mean) for row in matrix.tolist()]
+    return picture.convert("RGB", tuple(value for row in rows for value in row))
 
 
 def _shifted(picture: Image, right: int, down: int) -> Image:
@@ -102,7 +105,7 @@ def _shifted(picture: Image, right: int, down: int) -> Image:
     height, width = pixels.shape[:2]
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)
-    return PIL.Image.fromarray(pixels[rows][:, columns])
+    return PIL.Image.fromarray(pixels.take(rows, axis=0).take(columns, axis=1))
 
 
 def _opened(image: Any) -> Image:

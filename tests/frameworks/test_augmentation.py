@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tiny_stage import Workshop, losses
 
+from stcr_plugin.frameworks import augmentation
 from stcr_plugin.frameworks.augmentation import Augmentation, AugmentingCollator
 from stcr_plugin.frameworks.settings import Augment
 
@@ -85,16 +86,25 @@ def test_brightness_stays_within_its_bound() -> None:
     assert max(levels) - min(levels) > 25
 
 
-def test_hue_turns_within_its_bound_both_ways_and_leaves_grey_as_it_is() -> None:
+def test_hue_turns_both_ways_keeps_luminance_and_leaves_grey_as_it_is() -> None:
     torch.manual_seed(0)
-    red, grey = Image.new("RGB", (4, 4), (200, 20, 20)), Image.new("RGB", (4, 4), (90, 90, 90))
-    turned = [augmented([red, grey], Augment(hue=0.1)) for _ in range(60)]
+    muted, grey = Image.new("RGB", (4, 4), (130, 100, 90)), Image.new("RGB", (4, 4), (90, 90, 90))
+    turned = [augmented([muted, grey], Augment(hue=0.1)) for _ in range(60)]
     assert {tuple(pixels(one[1])[0, 0]) for one in turned} == {(90, 90, 90)}
-    degrees = [int(np.asarray(one[0].convert("HSV"))[0, 0, 0]) * 360 / 256 for one in turned]
-    signed = [angle - 360 if angle > 180 else angle for angle in degrees]
-    assert min(signed) < -20
-    assert max(signed) > 20
-    assert max(map(abs, signed)) <= 0.1 * 360 + 2  # two degrees are what eight bits round away
+    colours = np.array([pixels(one[0])[0, 0] for one in turned]) - np.array([130, 100, 90])
+    luminances = colours @ np.array([0.213, 0.715, 0.072])
+    assert np.abs(luminances).max() < 1  # what eight bits round away
+    assert colours[:, 1].min() < -2  # a reddish grey turns towards blue, or towards yellow
+    assert colours[:, 1].max() > 2
+
+
+def test_changes_are_those_of_the_css_filters() -> None:
+    """Worked by hand from the matrices of W3C's Filter Effects Module Level 1: hueRotate(180), saturate(0.5)."""
+    red = Image.new("RGB", (2, 2), (200, 0, 0))
+    turned = pixels(augmentation._coloured(red, 0, 0, 0, 0.5))[0, 0]
+    assert turned.tolist() == [0, 85, 85]  # 2 * 0.213 - 1 below zero; 2 * 0.213
+    paler = pixels(augmentation._coloured(red, 0, 0, -0.5, 0))[0, 0]
+    assert paler.tolist() == [121, 21, 21]  # (0.213 + 0.787 / 2) * 200, 0.213 / 2 * 200
 
 
 def test_hue_beyond_half_the_circle_is_refused() -> None:
