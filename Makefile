@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-SEED ?= 5
+SEED ?= 7
 RUN ?= runs/demo
 DATA ?= recipes/data/tabletop.yaml
 NAME ?= stcr
@@ -86,7 +86,7 @@ $(RUN)/.report.done: $(STAGES:%=$(RUN)/.%.evaluated)
 	$(DONE)
 
 demo-seeds: | $(READY)
-	for seed in 5 6 7; do $(MAKE) demo-ablation SEED=$$seed RUN=runs/seed$$seed; done
+	for seed in 7 8 9; do $(MAKE) demo-ablation SEED=$$seed RUN=runs/seed$$seed; done
 
 # ---- the same chain on recordings of a real robot; REAL is the LeRobot folder that DATA describes.
 

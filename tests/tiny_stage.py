@@ -38,6 +38,7 @@ TINY = (
     "logging_steps=1",
     "stcr.evaluate.pairs=4",
     "stcr.evaluate.max_new_tokens=12",
+    "dataloader_num_workers=0",  # a worker takes longer to start than so few steps
 )
 UNPREPARED = ("stcr.prepare.data=null", "stcr.prepare.base=null")
 
