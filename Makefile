@@ -24,7 +24,7 @@ STAGE1 ?=
 STAGE2 ?=
 WEAK_ONLY ?=
 
-.PHONY: install demo demo-seeds real test test-fast check check-static bench clean
+.PHONY: install demo demo-seeds real test test-fast check check-static bench gpu clean
 
 install: $(READY)
 
@@ -98,11 +98,15 @@ real: | $(READY)
 
 # ---- checks
 
+# Each process of the tests computes on one thread; a module's tests stay in one process, and share what they make.
+TESTS := python -m pytest -n 2 --dist loadfile
+
+test test-fast: export OMP_NUM_THREADS := 1
 test: | $(READY)
-	python -m pytest -m "not gpu"
+	$(TESTS) -m "not gpu"
 
 test-fast: | $(READY)
-	python -m pytest -m "not gpu and not slow"
+	$(TESTS) -m "not gpu and not slow"
 
 check-static: | $(READY)
 	ruff check .
@@ -113,6 +117,10 @@ check: check-static test
 
 bench: | $(READY)
 	python -m pytest tests/benchmarks -m bench
+
+# Needs a CUDA device; says so and passes where there is none. Figures: runs/gpu/results.md.
+gpu: | $(READY)
+	python -m pytest tests/gpu -m gpu -s
 
 clean:
 	rm -rf runs data_registry/*/ data_registry/dataset_info.json dist build

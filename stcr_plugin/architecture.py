@@ -39,7 +39,7 @@ SPECIAL_TOKENS = (
 
 @settings
 class Architecture:
-    """Sizes of the tiny Qwen2.5-VL, about a million parameters. One image token covers 28x28 pixels."""
+    """Sizes of a Qwen2.5-VL, by default the tiny one of a million parameters. One image token covers 28x28 pixels."""
 
     vocabulary: int = 1536
     hidden: int = 96
@@ -56,6 +56,25 @@ class Architecture:
     # A plain table fills most of a picture: centred on it, the little that differs is what the patches carry.
     image_mean: tuple[float, float, float] = (0.74, 0.71, 0.68)
     image_std: tuple[float, float, float] = (0.15, 0.15, 0.15)
+
+
+# By name: the embedded default, and one of 437 million parameters to load a GPU with, 256 image tokens a picture.
+SIZES = {
+    "tiny": Architecture(),
+    "400m": Architecture(
+        hidden=1024,
+        layers=24,
+        heads=16,
+        mlp=2816,
+        vision_depth=16,
+        vision_hidden=768,
+        vision_heads=12,
+        vision_mlp=2048,
+        mrope_section=(8, 12, 12),
+        initializer_range=0.02,
+        max_pixels=448 * 448,
+    ),
+}
 
 
 def write_checkpoint(out: Path, architecture: Architecture | None = None, seed: int = 0) -> Path:

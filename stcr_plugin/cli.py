@@ -28,6 +28,7 @@ _ASK: dict[str, dict[str, Any]] = {
     "max_new_tokens": {"type": int},
     "image_max_pixels": {"type": int, "help": "as in training (default: the stage's, else 768*768)"},
     "image_min_pixels": {"type": int},
+    "other_image_size": {"action": "store_const", "const": True, "help": "sizes may be others than in training"},
     "language": {"choices": ["en", "zh"]},
     "part": {"choices": ["train", "heldout"], "help": "wordings seen in training, or never"},
     "style": {"metavar": "NAME", "help": "what pictures are called: img, letters, ordinals or frames (default: img)"},
@@ -48,7 +49,12 @@ _ENGINE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 an error of the input or a failed check, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(arguments, "overrides") and all(re.match(r"[\w.]+=", text) for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes none behind an option
+        arguments.overrides = [*arguments.overrides, *rest]
     run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
         return run(arguments) or 0
@@ -118,9 +124,25 @@ def _base_build(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.frameworks.llamafactory.training import train
+    from importlib import import_module
 
-    train(arguments.recipe, arguments.overrides)
+    backend = import_module(f"stcr_plugin.frameworks.{arguments.backend}.training")
+    backend.train(arguments.recipe, arguments.overrides)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from stcr_plugin.artefacts import write_json
+    from stcr_plugin.preflight.checks import preflight
+    from stcr_plugin.preflight.plan import Asked
+
+    fields = ("gpus", "gpu_memory", "throughput", "tflops", "mfu", "images", "samples")
+    report = preflight(
+        arguments.recipe, arguments.overrides, Asked(**{field: getattr(arguments, field) for field in fields})
+    )
+    print(report)
+    if arguments.out:
+        write_json(arguments.out, report.row())
+    return 0 if report.passes(arguments.strict) else 1
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -350,6 +372,49 @@ def _report(arguments: argparse.Namespace) -> None:
     print(f"report: {written} and {PAGE}")
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.release.export import export
+    from stcr_plugin.release.serving import vllm_line
+
+    done = export(
+        arguments.run_folder,
+        arguments.out,
+        arguments.dtype,
+        arguments.registry,
+        arguments.name,
+        arguments.base_model,
+        arguments.license,
+        tuple(arguments.datasets),
+    )
+    for line in done.missing:
+        print(f"missing in the model card: {line}")
+    print(f"exported: {done.out}, weights {done.how}, {done.dtype}, digest {done.digest}")
+    print(f"serve: {vllm_line(str(done.out), done.name, done.dtype, done.limits)}")
+
+
+def _judge(arguments: argparse.Namespace) -> None:
+    import dataclasses
+    import json
+
+    from stcr_plugin.errors import ConfigError
+    from stcr_plugin.evaluation.judging import ROOT, judge
+
+    # A model may be left out where another answers: then all that is named is pictures.
+    given, asked_here = list(arguments.given), arguments.engine != "server" and not arguments.oracle
+    arguments.model = Path(given.pop(0)) if given and (asked_here or Path(given[0]).is_dir()) else None
+    if asked_here and not (arguments.model and arguments.model.is_dir()):
+        raise ConfigError(
+            f"{arguments.model or 'MODEL'}: no such folder; name a model's folder first, then the pictures"
+        )
+    opened = _engine(arguments, _asked(arguments), ROOT, [])
+    found = judge(opened, given, arguments.task, ties=arguments.ties)
+    if arguments.json:
+        row = dataclasses.asdict(found) | {"warnings": found.warnings, "engine": dict(opened[0].identity())}
+        print(json.dumps(row, indent=2, ensure_ascii=False))
+    else:
+        print(found.words)
+
+
 def _benchmark_export(arguments: argparse.Namespace) -> None:
     from stcr_plugin.benchmark.export import export
 
@@ -427,9 +492,28 @@ def _parser() -> argparse.ArgumentParser:
     base_build.add_argument("config", help="base config, YAML")
     base_build.add_argument("overrides", nargs="*", help="key=value laid over the config")
 
-    train = _command(commands, "train", _train, "train one stage through LLaMA-Factory's official functions")
+    train = _command(commands, "train", _train, "train one stage through LLaMA-Factory's official functions, or TRL's")
     train.add_argument("recipe", help="recipe, YAML, as for llamafactory-cli train")
     train.add_argument("overrides", nargs="*", help="key=value laid over the recipe")
+    train.add_argument(
+        "--backend",
+        choices=["llamafactory", "trl"],
+        default="llamafactory",
+        help="whose trainer: LLaMA-Factory's own (default), or TRL's SFTTrainer, with the same samples and losses",
+    )
+
+    check = _command(commands, "check", _check, "what is wrong with a recipe, its model and data, before a GPU is paid")
+    check.add_argument("recipe", help="recipe, YAML, as for stcr train")
+    check.add_argument("overrides", nargs="*", help="key=value laid over the recipe")
+    check.add_argument("--gpus", type=int, default=1, metavar="N", help="processes of the run (default: 1)")
+    check.add_argument("--gpu-memory", type=float, metavar="GIB", help="of one GPU; an estimate above it is an error")
+    check.add_argument("--throughput", type=float, metavar="SAMPLES_PER_SECOND", help="of all GPUs, for the time")
+    check.add_argument("--tflops", type=float, metavar="X", help="peak of one GPU, with --mfu, for the time")
+    check.add_argument("--mfu", type=float, metavar="Y", help="share of the peak that is reached, such as 0.4")
+    check.add_argument("--images", type=int, metavar="N", help="decode so many pictures (default: all)")
+    check.add_argument("--samples", type=int, metavar="N", help="tokenise so many samples of a dataset (default: all)")
+    check.add_argument("--out", type=Path, metavar="FILE.json", help="the verdicts and their figures")
+    check.add_argument("--strict", action="store_true", help="warnings fail too (exit code 1)")
 
     evaluate = _command(commands, "eval", _eval, "measure the forward/backward gap of a model on a split")
     _split_options(evaluate, "eval")
@@ -490,7 +574,7 @@ def _parser() -> argparse.ArgumentParser:
     guard.add_argument("--images", type=Path, help="folder of the pictures that POPE's files name")
     guard.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="ask nothing; finished runs side by side")
     # The others are about how two pictures are asked about.
-    sizes = ("batch_size", "max_new_tokens", "image_max_pixels", "image_min_pixels", "language")
+    sizes = ("batch_size", "max_new_tokens", "image_max_pixels", "image_min_pixels", "other_image_size", "language")
     _ask_options(guard, sizes, generate="let it write its answer, and parse that")
     _engine_options(guard)
 
@@ -498,6 +582,26 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders in the order to show them")
     report.add_argument("--out", type=Path, required=True, help="folder of report.html, report.md and the figures")
     report.add_argument("--seed", type=int, default=0, help="draws the pairs that are shown")
+
+    exported = _command(commands, "export", _export, "a finished stage as a folder to share and serve, with its card")
+    exported.add_argument("run_folder", type=Path, metavar="RUN", help="output folder of a stage; adapters are merged")
+    exported.add_argument("--out", type=Path, required=True, help="folder to write, whole or not at all")
+    exported.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (default: as it was trained)")
+    exported.add_argument("--name", help="the model's name at a server (default: that of its stage)")
+    exported.add_argument("--base-model", metavar="ID", help="of the card: the Hub's name of the model at the bottom")
+    exported.add_argument("--license", metavar="ID", help="of the card (default: what the base's own card says)")
+    exported.add_argument("--datasets", nargs="+", default=(), metavar="ID", help="of the card: data on the Hub")
+
+    judge = _command(commands, "judge", _judge, "which of 2 to 8 pictures of one task is closest to completion")
+    judge.add_argument(
+        "given", nargs="+", metavar="MODEL PICTURE", help="a model's folder (none with a server), then files or VIDEO@S"
+    )
+    judge.add_argument("--task", required=True, help="what is being done, in a few words")
+    judge.add_argument("--json", action="store_true", help="print all that is known of the judgement")
+    judge.add_argument("--ties", action="store_true", help='offer "neither", as builds that teach ties do')
+    judge.set_defaults(seed=0)  # of the oracles
+    _ask_options(judge)
+    _engine_options(judge)
 
     benchmark = commands.add_parser("benchmark", help="a split for lmms-eval and VLMEvalKit, and their logs read back")
     benchmarks = benchmark.add_subparsers(required=True)

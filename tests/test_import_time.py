@@ -24,9 +24,11 @@ ROOMS = (
     ("benchmark",),
     ("report", "benchmark"),
     ("frameworks.stage",),
+    ("release",),
     ("pretraining", "architecture"),
     ("base",),
     ("frameworks",),
+    ("preflight",),
     ("study",),
     ("cli",),
 )
@@ -103,7 +105,8 @@ HEAVY = ("torch", "transformers", "llamafactory", "trl", "datasets", "av", "pyar
 @pytest.mark.parametrize(
     "module",
     ["config", "artefacts", "episodes", "pairs", "samples.cot", "registry.build", "registry.check", "evaluation.run",
-     "evaluation.engine", "benchmark.task", "benchmark.export", "benchmark.logs", "report",
+     "evaluation.engine", "evaluation.judging", "release.export",
+     "benchmark.task", "benchmark.export", "benchmark.logs", "report",
      "pretraining", "architecture", "base", "frameworks.stage"],
 )  # fmt: skip
 def test_heavy_libraries_wait_until_they_are_used(module):

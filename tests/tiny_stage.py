@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,32 @@ class Workshop:
     def write_yaml(self, path: Path, values: Mapping[str, Any]) -> Path:
         path.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
         return path
+
+
+def started(workshop: Workshop, *overrides: str, **environment: str) -> subprocess.Popen[bytes]:
+    """`stcr train` of the rival's recipe in a process of its own; what it says goes to log.txt."""
+    command = [Path(sys.executable).parent / "stcr", "train", RECIPES / "weak_only.yaml", *overrides]
+    log = open(workshop.root / "log.txt", "ab")  # noqa: SIM115 - the process writes to it
+    with log:
+        return subprocess.Popen(
+            list(map(str, command)),
+            env=quiet_environment(workshop.root) | environment,
+            cwd=workshop.root,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def step_of(run: Path) -> int:
+    """The last step that a run has logged."""
+    log = run / "trainer_log.jsonl"
+    lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.is_file() else []
+    return max((json.loads(line)["current_steps"] for line in lines), default=0)
+
+
+def wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
+    while process.poll() is None and step_of(run) < step:
+        time.sleep(0.02)
 
 
 def quiet_environment(root: Path) -> dict[str, str]:

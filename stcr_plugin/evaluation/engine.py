@@ -24,6 +24,7 @@ class AskSettings:
     generate: in "direct" mode too, generate and parse instead of comparing.
     image_max_pixels, image_min_pixels: pictures outside are resized, as in LLaMA-Factory's settings of these names.
         None: those the model was trained with by its stage.json, else LLaMA-Factory's defaults.
+    other_image_size: the two may be others than those that the model was trained with.
     language, part: which questions; part "heldout" takes the wordings that training never saw.
     style: how pictures are named in the question and in the answer, a key of wordings/styles.yaml.
     warn: the question says that the pictures may stand in either order.
@@ -35,6 +36,7 @@ class AskSettings:
     generate: bool = False
     image_max_pixels: int | None = None
     image_min_pixels: int | None = None
+    other_image_size: bool = False
     language: str = "en"
     part: Literal["train", "heldout"] = "train"
     style: str = "img"
@@ -57,7 +59,8 @@ class AskSettings:
     @property
     def decides(self) -> dict[str, Any]:
         """All that may change an answer: lowering batch_size is how one goes on after running out of memory."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "batch_size"}
+        no_answers = ("batch_size", "other_image_size")
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in no_answers}
 
 
 class Engine(Protocol):

@@ -1,4 +1,4 @@
-"""Prompts -> what is said, by a live transformers vision-language model (Qwen2-VL, Qwen2.5-VL, Qwen3-VL)."""
+"""Prompts -> what is said, by a live transformers vision-language model (Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL)."""
 
 from __future__ import annotations
 
@@ -29,49 +29,69 @@ def load(model_dir: Path) -> tuple[Any, Any]:
     with random numbers).
     """
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     if not Path(model_dir).is_dir():
         raise DataError(f"{model_dir}: no such folder; give a model folder, e.g. one that `hf download` has written")
     cuda = torch.cuda.is_available()
-    base = adapter_base(model_dir)
+    model = assembled(model_dir, "auto" if cuda else torch.float32)
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            str(base or model_dir),
-            dtype="auto" if cuda else torch.float32,
-            output_loading_info=True,
-            local_files_only=True,
-        )
         processor = AutoProcessor.from_pretrained(str(model_dir), local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{model_dir}: not loadable as a vision-language model: {error}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise DataError(
-            f"{base or model_dir}: {len(missing)} weights are missing (first: {missing[0]}); "
-            "the checkpoint is incomplete, copy or train it again"
-        )
-    if base:
-        from peft import PeftModel
-
-        # Not through transformers: 5.5.4 stops with a KeyError when it loads a Qwen2.5-VL adapter itself.
-        model = PeftModel.from_pretrained(model, str(model_dir)).merge_and_unload()
     model.to("cuda" if cuda else "cpu").eval()
     model.config.use_cache = True  # training saves false, and generation without a cache is quadratic
     processor.tokenizer.padding_side = "left"
     return model, processor
 
 
+def assembled(model_dir: Path, dtype: Any) -> Any:
+    """The model in `model_dir` on the CPU, its adapter merged into what it stands on, which may be an adapter too.
+
+    dtype: a torch dtype, or "auto" for the checkpoint's own. Raises DataError as `load` does.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    if base := adapter_base(model_dir):
+        from peft import PeftModel
+
+        # Not through transformers: 5.5.4 stops with a KeyError when it loads a Qwen2.5-VL adapter itself.
+        merged = PeftModel.from_pretrained(assembled(base, dtype), str(model_dir)).merge_and_unload()
+        merged.__dict__.pop("peft_config", None)  # left behind, it reads as if an adapter were there still
+        return merged
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            str(model_dir), dtype=dtype, output_loading_info=True, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f"{model_dir}: not loadable as a vision-language model: {error}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise DataError(
+            f"{model_dir}: {len(missing)} weights are missing (first: {missing[0]}); "
+            "the checkpoint is incomplete, copy or train it again"
+        )
+    return model
+
+
 def adapter_base(model_dir: Path) -> Path | None:
-    """The folder of the model that the adapter in `model_dir` was trained on; None where there is no adapter."""
+    """The folder that the adapter in `model_dir` stands on, a model or an adapter; None where there is no adapter.
+
+    A model of the Hub is looked for where `hf download` keeps it. Raises DataError where it is not on this machine.
+    """
+    from huggingface_hub import snapshot_download
+
     path = Path(model_dir) / "adapter_config.json"
     if not path.exists():
         return None
     name = artefacts.read_json(path).get("base_model_name_or_path")
-    if not name or not Path(name).is_dir():
+    if name and Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(str(name), local_files_only=True))
+    except (OSError, ValueError):
         raise DataError(
             f"{path}: its base model {name!r} is no folder here; set base_model_name_or_path to where the base lies"
-        )
-    return Path(name)
+        ) from None
 
 
 class LocalEngine:
@@ -263,7 +283,9 @@ def _inputs(model: Any, processor: Any, prompts: Sequence[Prompt], pictures: Pic
         yield dict(processor.tokenizer(texts, add_special_tokens=False, **padding).to(model.device))
     elif encoder is None or "image_grid_thw" not in processor.model_input_names:
         repeated = [opened[unique[one]] for one, _ in shown]
-        yield dict(processor(text=texts, images=repeated, **padding).to(model.device))
+        # InternVL's processor would cut each picture into up to 13 tiles; it is trained with one, see refusals.py.
+        whole_pictures = {"crop_to_patches": False} if hasattr(processor.image_processor, "crop_to_patches") else {}
+        yield dict(processor(text=texts, images=repeated, **whole_pictures, **padding).to(model.device))
     else:
         places = [unique[one] for one, _ in shown]
         encoded = processor.image_processor(images=opened, return_tensors="pt").to(model.device)

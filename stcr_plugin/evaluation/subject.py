@@ -55,8 +55,17 @@ def subject(
 
 
 def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
-    """`settings` with what they leave open taken from the model's stage: pictures are sized as in its training."""
+    """`settings` with what they leave open taken from the model's stage: pictures are sized as in its training.
+
+    Raises ConfigError where they ask for another size of pictures and do not say `other_image_size`.
+    """
     where, given = "the settings, completed by the model's stage.json", dataclasses.asdict(settings)
+    for key in ("image_max_pixels", "image_min_pixels"):
+        if given[key] is not None and stage.get(key) not in (None, given[key]) and not settings.other_image_size:
+            raise ConfigError(
+                f"{key}: {given[key]}, but stage {stage.get('name')!r} was trained with {stage[key]}, and a model sees "
+                f"pictures of another size otherwise; leave {key} out, or set other_image_size (--other-image-size)"
+            )
     trained = {key: stage.get(key) for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None}
     taken = from_mapping(AskSettings, given | trained, where)
     most, least = taken.pixels

@@ -53,7 +53,7 @@ class VllmEngine:
         self._pictures = Pictures(Path(registry), ask)
         self._loaded: tuple[Any, Any] | None = None
         if adapter_base(self.model_dir):
-            raise ConfigError(f"{model_dir}: an adapter; merge it with `llamafactory-cli export`, and give the result")
+            raise ConfigError(f"{model_dir}: an adapter; merge it with `stcr export`, and give the result")
 
     def identity(self) -> Mapping[str, Any]:
         return {

@@ -8,54 +8,28 @@ that never learned such questions, as the embedded tiny base, has nothing to los
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import nearest, read_yaml
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import metrics, tables
 from stcr_plugin.evaluation.asking import picture_sums, put, write_answers
 from stcr_plugin.evaluation.engine import AskSettings, Engine
-from stcr_plugin.evaluation.prompts import WORDINGS
 from stcr_plugin.evaluation.subject import subject
+from stcr_plugin.samples.general import Label, Question, draw_number, names_in, questions_about
 from stcr_plugin.types import Episode, Prompt, Said, Shown
 
 if TYPE_CHECKING:
     from stcr_plugin.episodes.tabletop import Visible
 
-Label = Literal["yes", "no"]
-Thing = tuple[str, str]
-"""Colour and shape."""
-
 GUARD, ANSWERS, REPORT, QUESTIONS = "guard.json", "answers.jsonl", "guard.md", "questions.jsonl"
-KINDS = ("random", "popular", "adversarial")
-SEEN_SHARE, SEEN_PIXELS = 0.6, 16  # of a thing that may be asked about as one that is there
-ALIKE = 80.0  # colours nearer than this, by Euclid in RGB 0..255, are not told apart with certainty
 _APART = 2_000_003  # scenes of their own: demonstrations and the base's lessons have other seeds
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question about one picture, a path relative to the folder of the pictures.
-
-    kinds: in which sets it stands, such as "random"; one that is answered yes stands in all of them.
-    """
-
-    picture: str
-    text: str
-    label: Label
-    kinds: tuple[str, ...]
-
-    @property
-    def item(self) -> str:
-        return f"{self.picture}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -89,86 +63,12 @@ def scene_questions(out: Path, episodes: int, seed: int, language: str = "en") -
     scenes: dict[str, tuple[Visible, ...]] = {}
     for episode in tqdm(source.episodes(), total=episodes, desc="guard: pictures", unit="picture"):
         assert isinstance(episode, Episode)
-        index = _number(seed, episode.episode_id) % episode.n_frames
+        index = draw_number(seed, episode.episode_id) % episode.n_frames
         name = f"pictures/{episode.episode_id}.png"
         scenes[name] = source.things(episode, index)
         (picture,) = source.frames(episode, [index])
         artefacts.write_bytes(out / name, _png(Image.fromarray(picture)), durable=False)
-    return _asked_of(scenes, seed, language)
-
-
-def _asked_of(scenes: Mapping[str, tuple[Visible, ...]], seed: int, language: str) -> list[Question]:
-    """picture -> what stands in it, to questions."""
-    words = _wording(language)
-    inside = {name: {(one.colour, one.shape) for one in things} for name, things in scenes.items()}
-    frequent = Counter(thing for things in inside.values() for thing in things)
-    beside = Counter((one, other) for things in inside.values() for one in things for other in things)
-    questions = []
-    for name, things in scenes.items():
-        # In an order of their own for each picture, so that ties are not always broken the same way.
-        order = {thing: _number(seed, f"{name} {thing}") for thing in _all_things()}
-        there = {(one.colour, one.shape) for one in things if _surely_there(one)}
-        asked = sorted(there, key=order.__getitem__)[:3]
-        absent = sorted((thing for thing in order if _surely_absent(thing, things)), key=order.__getitem__)
-        colours, shapes = {one.colour for one in things}, {one.shape for one in things}
-
-        def confused(thing: Thing, name: str = name, colours: set[str] = colours, shapes: set[str] = shapes) -> Any:
-            together = sum(beside[thing, other] for other in inside[name])
-            return -(thing[0] in colours) - (thing[1] in shapes), -together
-
-        negatives = {
-            "random": absent,
-            "popular": sorted(absent, key=lambda thing: -frequent[thing]),
-            "adversarial": sorted(absent, key=confused),
-        }
-        kinds: dict[Thing, list[str]] = {}
-        for kind in KINDS:
-            for thing in negatives[kind][: len(asked)]:
-                kinds.setdefault(thing, []).append(kind)
-        questions += [Question(name, _text(words, thing), "yes", KINDS) for thing in asked]
-        questions += [Question(name, _text(words, thing), "no", tuple(named)) for thing, named in kinds.items()]
-    return questions
-
-
-def _all_things() -> list[Thing]:
-    from stcr_plugin.episodes.tabletop import SEEN_COLOURS, SHAPES
-
-    return [(colour, shape) for colour in SEEN_COLOURS for shape in (*SHAPES, "pad")]
-
-
-def _surely_there(thing: Visible) -> bool:
-    """Whether enough of it is seen, and no other colour's name would suit its shade better."""
-    from stcr_plugin.episodes.tabletop import SEEN_COLOURS
-
-    nearest_name = min(SEEN_COLOURS, key=lambda name: math.dist(SEEN_COLOURS[name], thing.rgb))
-    return thing.share >= SEEN_SHARE and thing.pixels >= SEEN_PIXELS and nearest_name == thing.colour
-
-
-def _surely_absent(thing: Thing, things: Sequence[Visible]) -> bool:
-    """Whether nothing of that shape is there, covered or not, in that colour or in one that may be taken for it."""
-    from stcr_plugin.episodes.tabletop import SEEN_COLOURS
-
-    colour, shape = thing
-    same = [one for one in things if one.shape == shape]
-    return all(one.colour != colour and math.dist(one.rgb, SEEN_COLOURS[colour]) >= ALIKE for one in same)
-
-
-def _text(words: Mapping[str, Any], thing: Thing) -> str:
-    colour, shape = (str(words["words"].get(word, word)) for word in thing)
-    named = str(words["thing"]).format(colour=colour, shape=shape)
-    return str(words["question"]).format(thing=named, a="an" if named[0] in "aeiou" else "a")
-
-
-def _wording(language: str) -> dict[str, Any]:
-    wordings = read_yaml(WORDINGS / "yesno.yaml")
-    if language not in wordings:
-        raise ConfigError(f"no yes/no question in language {language!r}, {nearest(language, list(wordings))}")
-    found: dict[str, Any] = wordings[language]
-    return found
-
-
-def _number(seed: int, text: str) -> int:
-    return int(artefacts.digest([seed, text])[:16], 16)
+    return questions_about(scenes, seed, language)
 
 
 def _png(picture: Any) -> bytes:
@@ -249,7 +149,7 @@ def guard(
         questions = read_pope(pope, folder) if pope else scene_questions(out, episodes, seed, settings.language)
         if not pope:
             artefacts.write_jsonl(out / QUESTIONS, _pope_rows(questions))
-        names = _names(settings.language)
+        names = names_in(settings.language)
         prompts = [_prompt(question, names) for question in questions]
         pictures = picture_sums(folder, {one.picture: f"the question {one.text!r}" for one in questions})
         digest = artefacts.digest([[dataclasses.asdict(question) for question in questions], pictures])
@@ -285,11 +185,6 @@ def _prompt(question: Question, names: tuple[str, str]) -> Prompt:
         names=names,
         answer="{name}",
     )
-
-
-def _names(language: str) -> tuple[str, str]:
-    yes, no = _wording(language)["names"]
-    return str(yes), str(no)
 
 
 def _pope_rows(questions: Sequence[Question]) -> list[dict[str, Any]]:

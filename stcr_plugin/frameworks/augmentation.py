@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from stcr_plugin.frameworks.collators import Collator, CollatorInFront, put_in_front
-from stcr_plugin.frameworks.numbering import opened
+from stcr_plugin.frameworks.collators import Collator, CollatorInFront, put_in_front, sample_key
+from stcr_plugin.frameworks.images import decoded
 from stcr_plugin.frameworks.settings import Augment
 
 if TYPE_CHECKING:
@@ -28,40 +27,50 @@ class Augmentation(TrainerCallback):  # type: ignore[misc]
     def __init__(self, augment: Augment, media_dir: str | Path = "") -> None:
         self.augment = augment
         self.media_dir = media_dir
+        self.collator: AugmentingCollator | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        put_in_front(
-            train_dataloader,
-            lambda collate: AugmentingCollator(
-                collate, self.augment, args.process_index, args.world_size, self.media_dir
-            ),
-        )
+        def wrap(collate: Collator) -> Collator:
+            self.collator = AugmentingCollator(collate, self.augment, args.seed, self.media_dir)
+            return self.collator
+
+        put_in_front(train_dataloader, wrap)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Before the loader's workers are asked for the epoch's first batch. A resumed epoch begins in its middle.
+        if self.collator is not None:
+            self.collator.epoch.fill_(int(state.epoch or 0))
 
 
 class AugmentingCollator(CollatorInFront):
-    """A collator that augments the pictures of each sample, then calls `collate`. Draws from torch's RNG.
+    """A collator that augments the pictures of each sample, then calls `collate`.
 
-    transformers seeds every rank alike, so each draws for all ranks and takes the row of its own: the same changes
-    for the same seed, others on every rank, and random states that stay in step.
+    What is drawn follows from the seed, the epoch and the sample alone, so it is the same in whichever process, rank or
+    batch a sample is met, and after a resume; no random state is touched. A sample that an epoch has several times
+    changes alike each time. `epoch` [] int64 lies in shared memory, where workers that outlive an epoch see it.
     """
 
-    def __init__(
-        self, collate: Collator, augment: Augment, rank: int = 0, ranks: int = 1, media_dir: str | Path = ""
-    ) -> None:
+    def __init__(self, collate: Collator, augment: Augment, seed: int = 0, media_dir: str | Path = "") -> None:
+        import torch
+
         super().__init__(collate)
         self.augment = augment
-        self.rank = rank
-        self.ranks = ranks
+        self.seed = seed
         self.media_dir = media_dir
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> Any:
         return self.collate([self._augmented(feature) if feature.get("images") else feature for feature in features])
 
     def _augmented(self, feature: dict[str, Any]) -> dict[str, Any]:
-        import torch
+        import numpy as np
 
-        draws = torch.rand(self.ranks, DRAWS)[self.rank].tolist()
-        images = [_opened(opened(image, self.media_dir)) for image in feature["images"]]
+        draws = (
+            np.random.default_rng([self.seed, int(self.epoch), sample_key(feature, self.media_dir)])
+            .random(DRAWS)
+            .tolist()
+        )
+        images = [decoded(image, self.media_dir).convert("RGB") for image in feature["images"]]
         return {**feature, "images": augmented(images, self.augment, draws)}
 
 
@@ -106,15 +115,3 @@ def _shifted(picture: Image, right: int, down: int) -> Image:
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)
     return PIL.Image.fromarray(pixels.take(rows, axis=0).take(columns, axis=1))
-
-
-def _opened(image: Any) -> Image:
-    """A picture in any of the forms that LLaMA-Factory's datasets carry: path, bytes, dict or PIL image."""
-    import PIL.Image
-
-    if isinstance(image, dict):
-        image = image["path"] if image.get("bytes") is None else image["bytes"]
-    if isinstance(image, bytes):
-        image = io.BytesIO(image)
-    picture = image if isinstance(image, PIL.Image.Image) else PIL.Image.open(image)
-    return picture.convert("RGB")

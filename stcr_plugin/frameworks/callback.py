@@ -5,18 +5,19 @@ It changes nothing of the training: random states, train/eval mode, padding side
 
 from __future__ import annotations
 
+import math
 import random
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from transformers import TrainerCallback
 
 from stcr_plugin.evaluation.answers import answered
@@ -24,8 +25,12 @@ from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.local import say
 from stcr_plugin.evaluation.metrics import Figures, figures
 from stcr_plugin.evaluation.prompts import prompts_for
+from stcr_plugin.frameworks.ranks import of_every_rank
+from stcr_plugin.frameworks.ranks import rank_and_world as _rank_and_world
 from stcr_plugin.report import console_table
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
+
+Result = TypeVar("Result")
 
 # What is logged: `metric_for_best_model: eval_stcr_pair_accuracy` works with these.
 LOGGED = ("forward_accuracy", "backward_accuracy", "gap_points", "pair_accuracy", "order_consistency",
@@ -39,6 +44,10 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
     `trainer` must be set before training starts. `record` receives each measurement on rank 0 as a mapping of
     when, step, seconds and the fields of Figures. Under distributed training each rank asks a share of the
     queries, padded so that all ranks make the same number of calls.
+
+    A measurement that fails, on whichever rank, is said on stderr and given to `missing` on rank 0 as a mapping of
+    when, step and why; training goes on as if nothing had been. Under ZeRO-3 alone, where ranks compute together and
+    the others would wait for ever, it ends the run.
     """
 
     def __init__(
@@ -52,6 +61,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         after: bool = True,
         every_steps: int = 0,
         ties: bool = False,
+        missing: Callable[[dict[str, Any]], None] = lambda row: None,
     ) -> None:
         self.queries = [Query(pair, order) for pair in pairs for order in ORDERS]
         self.registry = registry
@@ -61,6 +71,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         self.after = after
         self.every_steps = every_steps
         self.ties = ties
+        self.missing = missing
         self.trainer: Any = None
         self.measured: list[tuple[str, Figures]] = []
         self.final: Figures | None = None
@@ -78,23 +89,54 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         # LLaMA-Factory evaluates once more when training has ended; that model was measured.
         found = self.final or self._measure(f"step {state.global_step}", state, control)
-        if metrics is not None:  # the trainer chooses its best model from this very mapping
-            metrics.update({f"eval_stcr_{name}": getattr(found, name) for name in LOGGED})
+        if metrics is not None:  # the trainer chooses its best model from this very mapping; no number is never best
+            metrics.update({f"eval_stcr_{name}": getattr(found, name, math.nan) for name in LOGGED})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.after:
             self.final = self._measure("after", state, control)
 
-    def _measure(self, when: str, state: Any, control: Any) -> Figures:
+    def _measure(self, when: str, state: Any, control: Any) -> Figures | None:
         started = time.perf_counter()
-        model, processor = self.trainer.model, _processor(self.trainer)
+        answers, failure = self._tried(self._asked)
+        # The one place where ranks wait for each other: each comes here, whatever has become of its share.
+        shares = of_every_rank((answers or [], failure))
+        failures = {rank: failed for rank, (_, failed) in enumerate(shares) if failed}
+        found = None
+        if not failures:
+            gathered = [answer for share, _ in shares for answer in share]
+            found, failure = self._tried(lambda: self._reported(when, gathered, started, state, control))
+            failures = {_rank_and_world()[0]: failure} if failure else {}
+        if failures and state.is_world_process_zero:
+            why = "; ".join(f"rank {rank}: {failed}" for rank, failed in failures.items())
+            print(_framed(when, why), file=sys.stderr, flush=True)
+            self.missing({"when": when, "step": state.global_step, "why": why})
+        return found
+
+    def _tried(self, work: Callable[[], Result]) -> tuple[Result | None, str | None]:
+        """What `work` gives, or in words why it failed."""
+        try:
+            return work(), None
+        except Exception as error:
+            if _rank_and_world()[1] > 1 and _is_zero3():
+                raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # what ran out of memory is not to cost the next step its own
+            return None, f"{type(error).__name__}: {error}"
+
+    def _asked(self) -> list[Answer]:
+        model, processor = self.trainer.model, processor_of(self.trainer)
         with undisturbed(model, processor):
-            answers = self._gathered(self._answers(model, processor))
+            return self._answers(model, processor)
+
+    def _reported(self, when: str, answers: list[Answer], started: float, state: Any, control: Any) -> Figures:
         found = figures(answers)
         seconds = time.perf_counter() - started
         should_log = control.should_log
-        self.trainer.log({f"stcr_{name}": getattr(found, name) for name in LOGGED})
-        control.should_log = should_log  # trainer.log clears it, and the step's loss line would be lost
+        try:
+            self.trainer.log({f"stcr_{name}": getattr(found, name) for name in LOGGED})
+        finally:
+            control.should_log = should_log  # trainer.log clears it, and the step's loss line would be lost
         self.measured.append((when, found))
         if state.is_world_process_zero:
             self.record({"when": when, "step": state.global_step, "seconds": seconds, **asdict(found)})
@@ -119,13 +161,15 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         )
         return [answered(query, prompts[number], said[number]) for number, query in enumerate(share)]
 
-    def _gathered(self, answers: list[Answer]) -> list[Answer]:
-        _, world = _rank_and_world()
-        if world == 1:
-            return answers
-        shares: list[list[Answer]] = [[] for _ in range(world)]
-        dist.all_gather_object(shares, answers)
-        return [one for share in shares for one in share]
+
+def _framed(when: str, why: str) -> str:
+    lines = [
+        f"stcr: FIGURES ARE MISSING: the measurement {when!r} failed; the training goes on without it.",
+        *textwrap.wrap(why, 110),
+        "Mend it for the next run (stcr.evaluate), or measure later: stcr eval --model FOLDER --dataset NAME",
+    ]
+    frame = "!" * 118
+    return "\n".join(["", frame, *(f"!! {line}" for line in lines), frame])
 
 
 @contextmanager
@@ -150,13 +194,9 @@ def undisturbed(model: Any, processor: Any) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-def _processor(trainer: Any) -> Any:
+def processor_of(trainer: Any) -> Any:
     """The processor stands on LLaMA-Factory's collator; the trainer itself knows the tokenizer alone."""
     return getattr(trainer.data_collator, "processor", None) or trainer.processing_class
-
-
-def _rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def _is_zero3() -> bool:

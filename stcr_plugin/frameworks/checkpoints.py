@@ -1,4 +1,4 @@
-"""Checkpoints: those of a full fine-tune loaded back whole, and what one needs named where the disk is full.
+"""Checkpoints: written whole or not at all, loaded back whole, and what one needs named where the disk is full.
 
 transformers' Trainer copies a checkpoint's tensors by name, yet `save_pretrained` writes those of Qwen-VL models
 under other names than the live model has. What it does not find it leaves as it is, with a warning alone: a resumed
@@ -7,9 +7,25 @@ run, and the best model at the end, are then a mixture (huggingface/transformers
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.errors import DataError, StcrError
+from stcr_plugin.frameworks.ranks import wait_for_all
+
+PART = ".checkpoints.part"  # folder of a run in which checkpoints are written, and taken apart
+_STATE = "trainer_state.json"
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "global_step*", "pytorch_model_fsdp*")
+_OPTIMIZER = ("optimizer*", "global_step*")  # DeepSpeed's stands in a folder of that name
 
 
 def load_whole(trainer: Any) -> None:
@@ -38,17 +54,157 @@ def load_whole(trainer: Any) -> None:
         else:
             _copy(trainer.state.best_model_checkpoint, trainer.model)
 
+    if trainer.args.device.type == "cpu":
+        _make_cpu_0_known()
     trainer._load_from_checkpoint = load_from_checkpoint
     trainer._load_best_model = load_best_model
 
 
-def name_what_saving_needs(trainer: Any) -> None:
-    """Make a save of `trainer` that finds the disk full raise a DataError with the folder and the bytes of one save."""
+@cache
+def _make_cpu_0_known() -> None:
+    """With several ranks accelerate calls the CPU cpu:0, a place that torch.load cannot put an optimizer's state at."""
+    import torch
+
+    # The number is the registry's order, in which no two may be the same: torch sorts by what stands behind it then.
+    torch.serialization.register_package(1207, lambda _: None, lambda data, at: data if at == "cpu:0" else None)
+
+
+def save_whole(trainer: Any) -> None:
+    """Make a checkpoint of `trainer` appear under its name when every rank has written its part, in one rename.
+
+    Its `save_total_limit` is then kept by `delete_old`. One that is pushed to a hub is written by transformers' own
+    way, which uploads from where it writes. A save raises StcrError before it writes weights that are no finite
+    numbers, and DataError with the folder and the bytes of one save where the disk is full.
+    """
+    _name_what_saving_needs(trainer)
+    if trainer.args.push_to_hub:
+        return
+    save_checkpoint = trainer._save_checkpoint
+
+    def saved(*given: Any, **options: Any) -> None:
+        args, state = trainer.args, trainer.state
+        run, name = Path(args.output_dir), f"checkpoint-{state.global_step}"
+        part = run / PART / name
+        if args.should_save:
+            shutil.rmtree(run / PART, ignore_errors=True)  # of a killed process
+        wait_for_all()
+        with _writing_into(trainer, run / PART):
+            save_checkpoint(*given, **options)
+        if Path(state.best_model_checkpoint or "") == part:
+            state.best_model_checkpoint = str(run / name)
+            if args.should_save:
+                state.save_to_json(str(part / _STATE))
+        wait_for_all()
+        if args.should_save:
+            _delete(run / name)
+            os.replace(part, run / name)
+            (run / PART).rmdir()
+        wait_for_all()
+
+    trainer._save_checkpoint = saved
+
+
+@contextmanager
+def _writing_into(trainer: Any, folder: Path) -> Iterator[None]:
+    """Checkpoints go into `folder`, and none is deleted."""
+    limit = trainer.args.save_total_limit
+    trainer._get_output_dir = lambda trial=None: str(folder)
+    trainer.args.save_total_limit = None
+    try:
+        yield
+    finally:
+        del trainer._get_output_dir
+        trainer.args.save_total_limit = limit
+
+
+def delete_old(run: Path, steps: list[int], limit: int | None, best: str | None) -> None:
+    """Of the checkpoints at `steps`, ascending, delete the first until `limit` are left: `save_total_limit`, whose
+    rule this is. The last and the best one stay."""
+    protected = {f"checkpoint-{steps[-1]}", Path(best or "").name}
+    there = [name for step in steps if (run / (name := f"checkpoint-{step}")).is_dir()]
+    surplus = len(there) - max(limit or len(there), len(protected & set(there)))
+    for name in [name for name in there if name not in protected][: max(0, surplus)]:
+        _delete(run / name)
+
+
+def _delete(checkpoint: Path) -> None:
+    """In one rename, so that a kill leaves no half of it under its name."""
+    if checkpoint.exists():
+        gone = checkpoint.parent / PART / f"{checkpoint.name}.deleted"
+        gone.parent.mkdir(exist_ok=True)
+        shutil.rmtree(gone, ignore_errors=True)
+        os.replace(checkpoint, gone)
+        shutil.rmtree(gone)
+        with suppress(OSError):  # a checkpoint that is being written stands there too
+            gone.parent.rmdir()
+
+
+def checkpoints(run: Path) -> list[int]:
+    """Steps of the checkpoints in the folder of a run, ascending."""
+    names = (re.fullmatch(r"checkpoint-(\d+)", path.name) for path in run.glob("checkpoint-*") if path.is_dir())
+    return sorted(int(name[1]) for name in names if name)
+
+
+def flaw(checkpoint: Path) -> str | None:
+    """Why no training can go on from a checkpoint (what is missing or cut), None where nothing speaks against it.
+
+    Reads headers alone: the sizes that a safetensors header states (format: huggingface/safetensors, README, "Format"),
+    and the directory at the end of the zip files that torch.save writes.
+    """
+    if not checkpoint.is_dir():
+        return "is no folder"
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        if not _is_whole_safetensors(path):
+            return f"{path.name} is cut"
+    for path in sorted(path for pattern in ("*.pt", "*.pth", "*.bin") for path in checkpoint.glob(pattern)):
+        if path.name != "training_args.bin" and not zipfile.is_zipfile(path):
+            return f"{path.name} is cut"
+    try:
+        artefacts.read_json(checkpoint / _STATE)["global_step"]
+    except (DataError, KeyError, TypeError):
+        return f"{_STATE} is missing or cut"
+    for index in checkpoint.glob("*.safetensors.index.json"):
+        shards = set(artefacts.read_json(index)["weight_map"].values())
+        if lacking := sorted(shard for shard in shards if not (checkpoint / shard).is_file()):
+            return f"{lacking[0]} is missing"
+    for what, patterns in (("model", _WEIGHTS), ("optimizer", _OPTIMIZER)):
+        if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
+            return f"the {what} is missing"
+    return None
+
+
+def _is_whole_safetensors(path: Path) -> bool:
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        size = path.stat().st_size
+        if not 2 <= length <= size - 8:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+    return bool(size == 8 + length + max(ends, default=0))
+
+
+def _refuse_broken_weights(trainer: Any) -> None:
+    """Raises StcrError for trained weights that are no finite numbers, which no training comes back from."""
+    for name, weight in trainer.model.named_parameters():
+        values = getattr(weight, "ds_tensor", weight)  # this rank's share under ZeRO-3
+        if weight.requires_grad and not bool(values.isfinite().all()):
+            raise StcrError(
+                f"step {trainer.state.global_step}: {name} holds values that are no finite numbers, so nothing was "
+                "saved; lower learning_rate, set max_grad_norm, or train in bf16 instead of fp16, then run again"
+            )
+
+
+def _name_what_saving_needs(trainer: Any) -> None:
     save_model, save_checkpoint = trainer.save_model, trainer._save_checkpoint
 
     def saved_model(output_dir: str | None = None, *more: Any, **options: Any) -> None:
-        folder = output_dir or trainer.args.output_dir
+        folder = (output_dir or trainer.args.output_dir).replace(f"/{PART}/", "/")
         rest = _optimizer_bytes if options.get("_internal_call") else lambda _: 0  # the first part of a checkpoint
+        _refuse_broken_weights(trainer)
         with artefacts.room_for(folder, lambda: _model_bytes(trainer) + rest(trainer)):
             save_model(output_dir, *more, **options)
 

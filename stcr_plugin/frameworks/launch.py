@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from stcr_plugin.errors import StcrError
+from stcr_plugin.frameworks.recipe import read_recipe
+from stcr_plugin.frameworks.stage import read_record
+
+INTERRUPTED = 75  # the exit code of a training that a signal ended: EX_TEMPFAIL of sysexits.h, not done, try again
 
 
-def under_torchrun(recipe: str, overrides: Sequence[str], ranks: int) -> None:
+def under_torchrun(recipe: str, overrides: Sequence[str], ranks: int, options: Sequence[str] = ()) -> None:
     """`stcr train` with these arguments in `ranks` processes, or as many as NPROC_PER_NODE says.
 
-    NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT mean what they mean to LLaMA-Factory. Raises StcrError where a
-    process failed.
+    NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT mean what they mean to LLaMA-Factory. SIGTERM and SIGUSR1 are passed
+    on to the ranks, as SIGUSR1, which torchrun leaves alone: SIGTERM it answers itself, with 30 seconds until SIGKILL.
+    Raises StcrError where a process failed, SystemExit (INTERRUPTED) where they ended by a signal.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run"]
     launcher += ["--nproc_per_node", os.environ.get("NPROC_PER_NODE") or str(ranks)]
@@ -22,11 +29,33 @@ def under_torchrun(recipe: str, overrides: Sequence[str], ranks: int) -> None:
         if variable in os.environ:
             launcher += [option, os.environ[variable]]
     launcher += ["--master_port", os.environ.get("MASTER_PORT") or str(_free_port())]
-    done = subprocess.run([*launcher, "-m", "stcr_plugin.cli", "train", recipe, *overrides])
-    if done.returncode:
-        raise StcrError(
-            f"{recipe}: training under torchrun ended with exit code {done.returncode}; its log stands above"
-        )
+    code = _run([*launcher, "-m", "stcr_plugin.cli", "train", *options, recipe, *overrides])
+    if not code:
+        return
+    ended = (read_record(Path(read_recipe(recipe, overrides)["output_dir"])) or {}).get("ended") or {}
+    if ended.get("how") == "interrupted":
+        raise SystemExit(INTERRUPTED)
+    raise StcrError(f"{recipe}: training under torchrun ended with exit code {code}; its log stands above")
+
+
+def _run(command: Sequence[str]) -> int:
+    """The exit code of torchrun, whose ranks are told of SIGTERM and SIGUSR1."""
+    before = {signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN)}  # which torchrun inherits
+    process = subprocess.Popen(command)
+
+    def pass_on(*_: object) -> None:
+        import psutil  # type: ignore[import-untyped]  # accelerate depends on it
+
+        for rank in psutil.Process(process.pid).children():
+            rank.send_signal(signal.SIGUSR1)
+
+    signal.signal(signal.SIGUSR1, pass_on)
+    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _free_port() -> int:

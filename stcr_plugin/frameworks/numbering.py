@@ -6,24 +6,42 @@ A dataset writes only `<image><image>question`, so no file can mislabel its pict
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stcr_plugin.errors import DataError
 from stcr_plugin.registry import pictures
 
-# our template -> (LLaMA-Factory's mm_plugin, default system text of the models' own chat template)
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one chat format: what a template needs to write a conversation as their own chat template does.
+
+    plugin: LLaMA-Factory's mm_plugin, and the tokens that it is to be made with. system: the default system text.
+    after_image: what their chat template writes behind each picture.
+    """
+
+    plugin: str
+    system: str = ""
+    image_token: str = "<|image_pad|>"
+    video_token: str = "<|video_pad|>"
+    after_image: str = ""
+
+
 TEMPLATES = {
-    "stcr_qwen2_vl": ("qwen2_vl", "You are a helpful assistant."),
-    "stcr_qwen3_vl": ("qwen3_vl", ""),
+    "stcr_qwen2_vl": Family("qwen2_vl", "You are a helpful assistant."),
+    "stcr_qwen3_vl": Family("qwen3_vl"),
+    # Those in transformers' format, OpenGVLab/InternVL3-8B-hf and the like.
+    "stcr_intern_vl": Family("intern_vl", image_token="<image>", video_token="<video>", after_image="\n"),
 }
-_IMAGE = re.compile(r"(?:img\d+: )?<image>\n?")
 
 
-def number_images(contents: list[str]) -> list[str]:
+def number_images(contents: list[str], after_image: str = "") -> list[str]:
     """Each `<image>` of a conversation as a line `imgK: <image>`, K counted from 1 through all its turns.
 
-    Where it has fewer than two, nothing is to be told apart: the contents stay as they are.
+    `after_image` stands between a picture and the end of its line. Where a conversation has fewer than two pictures,
+    nothing is to be told apart: the contents stay as they are.
     """
     if sum(content.count("<image>") for content in contents) < 2:
         return contents
@@ -32,9 +50,10 @@ def number_images(contents: list[str]) -> list[str]:
     def numbered(_: re.Match[str]) -> str:
         nonlocal count
         count += 1
-        return f"img{count}: <image>\n"
+        return f"img{count}: <image>{after_image}\n"
 
-    return [_IMAGE.sub(numbered, content) for content in contents]
+    image = re.compile(rf"(?:img\d+: )?<image>(?:{re.escape(after_image)})?\n?")
+    return [image.sub(numbered, content) for content in contents]
 
 
 def opened(image: Any, media_dir: str | Path) -> Any:

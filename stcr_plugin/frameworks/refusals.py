@@ -62,6 +62,10 @@ def refuse_what_cannot_work(args: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"template: {args['template']!r} does not number its pictures; {nearest(args['template'], list(TEMPLATES))}"
         )
+    if args.get("crop_to_patches"):
+        raise ConfigError(
+            "crop_to_patches: true cuts a picture into up to 13 tiles, which evaluation does not; remove it"
+        )
 
 
 def refuse_to_stream_in_vain(args: Mapping[str, Any]) -> None:

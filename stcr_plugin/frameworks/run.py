@@ -26,6 +26,7 @@ from stcr_plugin.frameworks.settings import Evaluate, StcrSettings
 from stcr_plugin.frameworks.stage import parent_record, read_record
 
 if TYPE_CHECKING:
+    from stcr_plugin.frameworks.adapters import Start
     from stcr_plugin.frameworks.record import Record
 
 Train = Callable[[dict[str, Any], list[Any]], None]
@@ -35,13 +36,19 @@ _LAUNCHER_VARIABLES = ("FORCE_TORCHRUN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LO
                        "MASTER_ADDR", "MASTER_PORT", "ROLE_RANK", "ROLE_WORLD_SIZE")  # fmt: skip
 
 
-def run_stage(args: dict[str, Any], callbacks: list[Any] | None, train: Train) -> None:
-    """Train one stage. `args` is the recipe with its `stcr:` block; `train` the framework's
-    own training, which is given the recipe without that block, and all callbacks.
+def run_stage(args: dict[str, Any], callbacks: list[Any] | None, train: Train, backend: str = "llamafactory") -> None:
+    """Train one stage. `args` is the recipe with its `stcr:` block.
 
-    Writes `stage.json` into output_dir when it starts and when it has finished; a killed stage goes on. Raises
-    ConfigError, DataError or ChainError before anything is trained, and DataError where the disk is full.
+    train: the framework's own training, which is given the recipe without that block, and all callbacks.
+
+    Writes `stage.json` into output_dir when it starts and when it has ended; a killed stage goes on. Raises
+    ConfigError, DataError or ChainError before anything is trained, DataError where the disk is full or a picture
+    cannot be read, StcrError where the loss is no number, and SystemExit (launch.INTERRUPTED) when a signal came.
     """
+    from stcr_plugin.frameworks.adapters import AdapterConfig, settled, start_of
+    from stcr_plugin.frameworks.batches import BatchWatch
+    from stcr_plugin.frameworks.interruption import Interruption
+    from stcr_plugin.frameworks.logs import name_run, tracked
     from stcr_plugin.frameworks.record import Record, go_on
 
     recipe = dict(args)
@@ -56,26 +63,49 @@ def run_stage(args: dict[str, Any], callbacks: list[Any] | None, train: Train) -
     refuse_to_overwrite(args)
     registry = Path(args.setdefault("dataset_dir", "data_registry"))
     _prepare(settings, args, registry)
-    parent = (
-        parent_record(starting_point(args), args["template"], settings.name)
-        if settings.starts_from == "stage"
-        else None
-    )
-    manifests = _manifests(args, registry)
+    from_stage = settings.starts_from == "stage"
+    parent = parent_record(starting_point(args), args["template"], settings.name) if from_stage else None
+    start = start_of(args, settings.adapter, from_stage)
+    manifests = manifests_of(args, registry)
     build = next(iter(manifests), None)
     go_on(args)
-    opening = _opening(settings, recipe, parent, args, manifests)
+    start = settled(start)
+    args.update(start.keys)
+    opening = {"backend": backend, **_opening(settings, recipe, start, parent, args, manifests)}
     record = Record(Path(args["output_dir"]), opening, resumed=bool(args.get("resume_from_checkpoint")))
-    ours = [record, *_callbacks(settings, build, registry, args, record)]
+    interruption = Interruption()
+    watch = BatchWatch(settings.bad_pictures, settings.bad_pictures_at_most, media_dir(args, registry), record)
+    # The watch comes last, for a collator that is put in front later sees the samples first: as they are on the disk.
+    ours = [interruption, record, AdapterConfig(start.below)]
+    ours += [*_callbacks(settings, build, registry, args, record), watch]
+    name_run(args, settings.name)
     record.start()
     try:
-        with _trainer_made_known(ours):
+        with (
+            interruption.listening(),
+            tracked(args, record.values["log_run_id"]),
+            _trainer_made_known(ours, opening["chain_step_at_start"]),
+        ):
             train(args, [*(callbacks or []), *ours])
     except StcrError as error:
         # One of a dataloader worker arrives behind that worker's traceback.
         kind = type(error)
-        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()) from error
+        said = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()
+        record.end("failed", said)
+        raise kind(said) from error
+    except SystemExit:
+        if interruption.signal:
+            record.end("interrupted", interruption.words)
+            print(f"stcr: {interruption.words}", file=sys.stderr, flush=True)
+        raise
+    except BaseException as error:
+        record.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", _in_words(error))
+        raise
     record.finish()
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _prepare(settings: StcrSettings, args: Mapping[str, Any], registry: Path) -> None:
@@ -111,7 +141,7 @@ def _build_base(config: str, out: Path, registry: Path) -> None:
             raise StcrError(f"{config}: the base could not be built (exit code {done.returncode}); see the log above")
 
 
-def _manifests(args: Mapping[str, Any], registry: Path) -> dict[str, dict[str, Any]]:
+def manifests_of(args: Mapping[str, Any], registry: Path) -> dict[str, dict[str, Any]]:
     """Build -> manifest, of the training sets in their order; those that the plugin did not build have none.
 
     Raises ConfigError for a training set of ours that cannot be trained on as the recipe would have it.
@@ -137,6 +167,7 @@ def _manifests(args: Mapping[str, Any], registry: Path) -> dict[str, dict[str, A
 def _opening(
     settings: StcrSettings,
     recipe: dict[str, Any],
+    start: Start,
     parent: Mapping[str, Any] | None,
     args: Mapping[str, Any],
     manifests: Mapping[str, Mapping[str, Any]],
@@ -144,17 +175,19 @@ def _opening(
     """The stage record as it stands before training."""
     from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
 
-    start = starting_point(args)
-    digest = artefacts.model_digest(start) if Path(start).is_dir() else None
+    digest = artefacts.model_digest(start.parent) if Path(start.parent).is_dir() else None
     return {
         "name": settings.name,
         "mode": settings.mode,
         "template": args["template"],
-        "parent": start,
+        "parent": start.parent,
         "parent_stage": parent["name"] if parent else None,
         "parent_digest": digest,
-        "base": parent["base"] if parent else start,
+        "base": parent["base"] if parent else start.parent,
         "base_digest": parent["base_digest"] if parent else digest,
+        "adapter": start.row(),
+        # Steps that the stages before this one trained, which logs count on from.
+        "chain_step_at_start": parent.get("chain_step_at_start", 0) + parent.get("steps", 0) if parent else 0,
         "seed": args.get("seed", 42),
         "image_max_pixels": args.get("image_max_pixels", MAX_PIXELS),
         "image_min_pixels": args.get("image_min_pixels", MIN_PIXELS),
@@ -205,6 +238,7 @@ def _callbacks(
                 after=evaluate.after,
                 every_steps=evaluate.every_steps,
                 ties=teaches_ties(read_manifest(registry, name)),
+                missing=record.add_missing_figures,
             )
         )
     return made
@@ -221,11 +255,12 @@ def _evaluated(evaluate: Evaluate, build: str | None, args: Mapping[str, Any]) -
 
 
 @contextmanager
-def _trainer_made_known(callbacks: Sequence[Any]) -> Iterator[None]:
+def _trainer_made_known(callbacks: Sequence[Any], steps_before: int) -> Iterator[None]:
     """Tell our callbacks their trainer: transformers hands callbacks the model, not the trainer that logs."""
     from transformers import Trainer
 
-    from stcr_plugin.frameworks.checkpoints import load_whole, name_what_saving_needs
+    from stcr_plugin.frameworks.checkpoints import load_whole, save_whole
+    from stcr_plugin.frameworks.logs import keep_names
 
     original = Trainer.__init__
 
@@ -233,7 +268,8 @@ def _trainer_made_known(callbacks: Sequence[Any]) -> Iterator[None]:
     def init(trainer: Any, *args: Any, **kwargs: Any) -> None:
         original(trainer, *args, **kwargs)
         load_whole(trainer)
-        name_what_saving_needs(trainer)
+        save_whole(trainer)
+        keep_names(trainer, steps_before)
         for callback in callbacks:
             callback.trainer = trainer
 

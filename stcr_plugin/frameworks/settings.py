@@ -70,14 +70,25 @@ class StcrSettings:
     """One stage. `mode` is how the model is asked: `cot` lets it reason first, `direct` does not.
 
     `starts_from: stage` demands that the model is the output of a finished stage with the same template.
+    `adapter` is how a stage goes on from a LoRA adapter, where it must be named: `continue` trains it on, `merge`
+    merges it into its base and starts anew on the whole model, `stack` trains a new one over it; see adapters.py.
     `mask: answer` trains on the answer and its end of turn. `mask: authors` makes the mistake of the STCR authors'
     released code, for studies of what it costs: see mask.authors_labels.
+    `bad_pictures` is what a picture met in training that cannot be read is: an `error`, or a reason to `replace` its
+    sample by another; more than a share of `bad_pictures_at_most` of the run's samples stops it.
     """
 
     name: str
     mode: Literal["cot", "direct"]
     starts_from: Literal["model", "stage"] = "model"
+    adapter: Literal["continue", "merge", "stack"] | None = None
     prepare: Prepare = Prepare()
     evaluate: Evaluate | None = Evaluate()
     augment: Augment | None = None
     mask: Literal["answer", "authors"] = "answer"
+    bad_pictures: Literal["error", "replace"] = "error"
+    bad_pictures_at_most: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bad_pictures_at_most <= 1:
+            raise ValueError("bad_pictures_at_most is a share, from 0 to 1")

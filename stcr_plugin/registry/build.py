@@ -45,6 +45,7 @@ from stcr_plugin.registry.shards import (
     wordings_of,
 )
 from stcr_plugin.registry.workers import Hands, Job, Runner, runner
+from stcr_plugin.samples.general import general_rows
 from stcr_plugin.samples.questions import unusable
 from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Exclusion
 
@@ -102,6 +103,8 @@ def _stage(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands
     datasets = {
         key: _in_shards(config, key, choices, shards, told, place)
         if sharded[key]
+        else _general(config, source, key, shards, place)
+        if config.datasets[key].kind == "general"
         else _in_one_file(config, source, key, shards, pictured, ids, place)
         for key in config.datasets
     }
@@ -213,6 +216,8 @@ def _enough(config: DataConfig, shards: Sequence[Shard], drawn: Sequence[Receipt
 
 
 def _is_sharded(rule: DatasetRule, shards: Sequence[Shard], pictured: Sequence[Receipt]) -> bool:
+    if rule.kind == "general":
+        return False
     if rule.format != "auto":
         return rule.format == "parquet"
     have = sum(_pairs_of(rule, shards, pictured).values())
@@ -337,10 +342,33 @@ def _in_one_file(
         take = have if rule.pairs is None else round(rule.pairs * have / len(pairs)) if rule.curriculum else rule.pairs
         listed, count = samples(config, source, [(episodes, pairs)], Choice(key, take, shortest, longest, False, part))
         rows, checked = rows + listed, checked + count
+    file = _write_rows(config, key, rows, place)
+    return _dataset(config, key, [file], [{"counts": manifests.count_rows(rows), "claims_checked": checked}])
+
+
+def _general(config: DataConfig, source: EpisodeSource, key: str, shards: Sequence[Shard], place: Place) -> _Dataset:
+    """A dataset of yes/no questions about the pictures of pairs that are drawn from all of its split."""
+    import numpy as np
+
+    from stcr_plugin.episodes.tabletop import TabletopSource
+
+    assert isinstance(source, TabletopSource)  # DataConfig lets no other pass
+    rule = config.datasets[key]
+    own = [shard for shard in shards if shard.split == rule.split]
+    episodes = {episode.episode_id: episode for shard in own for episode in shard.episodes}
+    pairs = [pair for shard in own for pair in shard_pairs(place.staging / "pairs" / shard.file)]
+    rng = np.random.default_rng(int(artefacts.digest([config.seed, "dataset", key])[:16], 16))
+    chosen = [pairs[position] for position in rng.permutation(len(pairs))[: rule.pairs].tolist()]
+    rows = general_rows(source, episodes, chosen, rule.languages, config.seed)
+    short = 0 if rule.pairs is None else rule.pairs - len(chosen)
+    return _Dataset([_write_rows(config, key, rows, place)], manifests.count_rows(rows) | {"short_by": short}, 0)
+
+
+def _write_rows(config: DataConfig, key: str, rows: Sequence[Mapping[str, Any]], place: Place) -> str:
     file = f"{manifests.dataset_name(config.name, key)}.json"
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     artefacts.write_text(place.staging / file, f"[\n{lines}\n]\n")
-    return _dataset(config, key, [file], [{"counts": manifests.count_rows(rows), "claims_checked": checked}])
+    return file
 
 
 def _dataset(config: DataConfig, key: str, files: Sequence[str], receipts: Sequence[Receipt]) -> _Dataset:

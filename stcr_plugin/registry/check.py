@@ -12,6 +12,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import pictures
+from stcr_plugin.samples.general import SHOWN, names_in
 from stcr_plugin.samples.questions import fill, paraphrases, questions
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
@@ -163,7 +164,7 @@ def _check_dataset(
         return number
     for pair_id, orders in shown.items():
         due = {"both": ORDERS, "given": pairs[pair_id].orders if pair_id in pairs else ORDERS}.get(rule["orders"])
-        if due and orders != Counter(due):
+        if rule["kind"] != "general" and due and orders != Counter(due):
             problems.append(Problem(file, f"pair {pair_id} is not shown once in each order: {dict(orders)}"))
     if sound:
         expected = dict(manifest["counts"]["datasets"][dataset])
@@ -187,6 +188,9 @@ def _row_faults(
     if pair is None:
         yield f"pair {row['pair_id']} is not among the build's pairs"
         return
+    if rule["kind"] == "general":
+        yield from _general_faults(row, rule, pair)
+        return
     if row["order"] not in ORDERS or row["kind"] != rule["kind"] or row["language"] not in questions():
         yield f"order {row['order']!r}, kind {row['kind']!r} or language {row['language']!r} is not as configured"
         return
@@ -205,6 +209,22 @@ def _row_faults(
     heldout = paraphrases("cot" if rule["kind"] == "cot" else "direct", row["language"], "heldout")
     if asked in {fill(template, pair.task) for template in heldout}:
         yield "the question is a held-out paraphrase, which training must not see"
+
+
+def _general_faults(row: Mapping[str, Any], rule: Mapping[str, Any], pair: Pair) -> Iterator[str]:
+    """What is wrong with a row that asks about one picture of `pair`."""
+    said = dict(zip(("yes", "no"), names_in(row["language"]), strict=True))
+    text, target = (str(message["content"]) for message in row["messages"])
+    if row["kind"] != "general" or row["order"] != "":
+        yield f"kind {row['kind']!r} or order {row['order']!r} is not as configured"
+    if pair.split != rule["split"] or row["episode_id"] != pair.episode_id:
+        yield f"pair {pair.pair_id} of episode {pair.episode_id} is of split {pair.split}, not {rule['split']}"
+    if list(row["images"]) not in ([pair.earlier_image], [pair.later_image]):
+        yield f"the picture is none of pair {pair.pair_id}"
+    if target != said.get(str(row["answer"])):
+        yield f"the target is {target!r} where the answer is {row['answer']!r}"
+    if not text.startswith(SHOWN):
+        yield f"the question does not start as the guard's does, {SHOWN!r}"
 
 
 def _check_pictures(registry: Path, manifest: Mapping[str, Any], images: _Uses, problems: list[Problem]) -> None:

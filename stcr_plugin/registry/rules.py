@@ -14,6 +14,7 @@ from stcr_plugin.config import load, nearest, settings
 from stcr_plugin.episodes import SourceConfig
 from stcr_plugin.pairs import PairRules, SplitRule
 from stcr_plugin.samples.cot import claims_file
+from stcr_plugin.samples.general import WORDING
 from stcr_plugin.samples.questions import PROMPTS, questions
 
 _NAME = re.compile(r"[a-z0-9_]+")
@@ -78,10 +79,12 @@ class DatasetRule:
 
     orders given: as the pair was published, where its source says so, else both. format: sharegpt JSON in one file,
     or Parquet in shards; auto takes JSON up to 100,000 samples.
+    kind general: yes/no questions about the pictures of these pairs, one at a time, in one JSON file: what `stcr guard`
+    asks, of other scenes. To replay in a stage, against forgetting. The simulator's pictures alone can be asked about.
     """
 
     split: str
-    kind: Literal["cot", "weak"]
+    kind: Literal["cot", "weak", "general"]
     pairs: int | None = None
     languages: tuple[str, ...] = ("en",)
     orders: Literal["both", "forward", "backward", "given"] = "both"
@@ -94,6 +97,8 @@ class DatasetRule:
         unknown = [language for language in self.languages if language not in questions()]
         if unknown or not self.languages:
             raise ValueError(f"`languages` must name some of {sorted(questions())}, got {list(self.languages)}")
+        if self.kind == "general" and (self.orders != "both" or self.format == "parquet" or self.curriculum):
+            raise ValueError("kind: general shows single pictures, in one JSON file; remove orders, format, curriculum")
 
 
 @settings
@@ -128,6 +133,11 @@ class DataConfig:
         for key, rule in self.datasets.items():
             if rule.split not in self.splits:
                 raise ValueError(f"datasets.{key}: no split {rule.split!r}, {nearest(rule.split, list(self.splits))}")
+            if rule.kind == "general" and self.source.kind != "tabletop":
+                raise ValueError(
+                    f"datasets.{key}: kind general asks what stands in a picture, which only source kind tabletop can "
+                    "tell; mix in general data of your own (recipes/stage2_mixed.yaml)"
+                )
 
 
 def load_data_config(path: str | Path, overrides: Sequence[str] = ()) -> DataConfig:
@@ -151,7 +161,7 @@ def _adapter() -> Any:
 
 def config_digest(config: DataConfig) -> str:
     """Of all that decides the build's bytes: the configuration, the wordings and the version of the code."""
-    wordings = (PROMPTS / "questions.yaml", claims_file(config.source.kind))
+    wordings = (PROMPTS / "questions.yaml", claims_file(config.source.kind), WORDING)
     prompts = {path.name: artefacts.sha256(path) for path in wordings if path.is_file()}
     return artefacts.digest([plain(config), prompts, artefacts.code_digest(*_DECIDE)])
 

@@ -242,7 +242,8 @@ def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair]) -> Card
     except (KeyError, TypeError, ValueError):
         stored = json.dumps(row.values, ensure_ascii=False, default=str)
         return Card(where, stratum, (), None, None, stored, ("this is not made as a row is; build again",))
-    faults = tuple(_faults(stratum, images, target, pair, row.values["pair_id"]))
+    single = row.values.get("kind") == "general"
+    faults = () if single and pair else tuple(_faults(stratum, images, target, pair, row.values["pair_id"]))
     return Card(where, stratum, images, pair, prompt.removeprefix("<image>" * len(images)), target, faults)
 
 

@@ -102,10 +102,12 @@ def _of_dataset(dataset: str, registry: str | Path) -> Iterator[Shown]:
     if dataset == manifest["name"]:
         known = ", ".join([*manifest["datasets"], *(f"{dataset} --split {split}" for split in manifest["splits"])])
         raise ConfigError(f"{dataset} is a whole build; export one of: {known}")
-    splits = {
-        manifests.dataset_name(manifest["name"], key): rule["split"]
-        for key, rule in manifest["config"]["datasets"].items()
+    rules = {
+        manifests.dataset_name(manifest["name"], key): rule for key, rule in manifest["config"]["datasets"].items()
     }
+    if rules[dataset]["kind"] == "general":
+        raise ConfigError(f"{dataset} asks about single pictures, and their format is of pairs; export another dataset")
+    splits = {name: rule["split"] for name, rule in rules.items()}
     tasks = {pair.pair_id: pair.task for pair in manifests.read_pairs(registry, dataset, splits[dataset])}
     for row in manifests.dataset_rows(registry, dataset):
         prompt, target = (message["content"] for message in row["messages"])

@@ -38,24 +38,38 @@ class StudyControls:
 
 
 @settings
+class StudyGuard:
+    """Which `rows` are asked yes/no questions (`stcr guard`), about how many simulated scenes; the first is the before.
+
+    The scenes are drawn by the study's seed, the same ones for all rows, and none of them is in the data.
+    """
+
+    rows: tuple[str, ...]
+    episodes: int = 100
+
+
+@settings
 class StudyConfig:
     """What is trained and compared.
 
-    asks: the question of the study, in a sentence. data, base: configurations, with overrides. seeds: each has data,
-    base and stages of its own. reference: the row that the others are compared with, pair by pair.
+    asks: the question of the study, in a sentence. data, base: configurations, with overrides. model: instead of
+    `base`, the folder of a model that is there already, which every seed starts from. seeds: each has data, base and
+    stages of its own. reference: the row that the others are compared with, pair by pair.
     equal: "steps" demands that all rows take as many steps from the base on as the reference does; "tokens" sets
     `max_steps` of each row's last stage so that all are trained on as many supervised tokens. "nothing" asks nothing.
     pairs: so many of each of `splits`, which are splits of the data, or BUILD:SPLIT of a config under `also`.
-    controls: which rows the controls are put to, none where it is null. batch_size: of the evaluation.
+    controls: which rows the controls are put to, none where it is null. guard: which rows are asked of their general
+    ability. batch_size: of the evaluation.
     """
 
     name: str
     asks: str
     data: str
-    base: str
     stages: dict[str, StudyStage]
     reference: str
     seeds: tuple[int, ...]
+    base: str | None = None
+    model: str | None = None
     splits: tuple[str, ...] = ("seen", "heldout")
     data_overrides: tuple[str, ...] = ()
     base_overrides: tuple[str, ...] = ()
@@ -63,11 +77,16 @@ class StudyConfig:
     equal: Literal["nothing", "steps", "tokens"] = "nothing"
     pairs: int | None = 420
     controls: StudyControls | None = None
+    guard: StudyGuard | None = None
     batch_size: int = 32
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"`seeds` must be different numbers, at least one, got {list(self.seeds)}")
+        if (self.base is None) == (self.model is None):
+            raise ValueError(
+                "give either `base`, the configuration of one to build, or `model`, a folder that holds one"
+            )
         if BASE in self.stages:
             raise ValueError("no stage may be called base; the base is a row of its own")
         for name, stage in self.stages.items():
@@ -75,9 +94,10 @@ class StudyConfig:
                 known = nearest(stage.starts_from, [BASE, *self.stages])
                 raise ValueError(f"stages.{name}: starts_from {stage.starts_from!r} is no stage, {known}")
             self.chain(name)
-        for row in self.controls.rows if self.controls else ():
-            if row not in self.rows:
-                raise ValueError(f"controls.rows: {row!r} is no row, {nearest(row, list(self.rows))}")
+        for key, asked in (("controls", self.controls), ("guard", self.guard)):
+            for row in asked.rows if asked else ():
+                if row not in self.rows:
+                    raise ValueError(f"{key}.rows: {row!r} is no row, {nearest(row, list(self.rows))}")
         if self.reference not in self.stages:
             raise ValueError(
                 f"`reference` {self.reference!r} is no stage, {nearest(self.reference, list(self.stages))}"

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
@@ -44,7 +45,8 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
         check_steps(config)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config)
-    asked = len(config.rows) * len(config.splits) + len(config.controls.rows if config.controls else ())
+    apart = [row for asked in (config.controls, config.guard) if asked for row in asked.rows]
+    asked = len(config.rows) * len(config.splits) + len(apart)
     total = len(config.seeds) * (2 + len(config.also) + len(config.stages) + asked)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     with tqdm(total=total, desc=f"study {config.name}", unit="step") as bar, ThreadPoolExecutor(jobs) as pool:
@@ -60,7 +62,7 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
 def _claim(out: Path, config: StudyConfig) -> None:
     """Keep the configuration in the folder, and refuse another study's. More seeds or rows may join."""
     path = out / "study.config.json"
-    fixed = ("name", "data", "base", "data_overrides", "base_overrides")
+    fixed = ("name", "data", "base", "model", "data_overrides", "base_overrides")
     values = asdict(config)
     if path.exists():
         other = artefacts.read_json(path)
@@ -84,10 +86,15 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, environment: Mapping[st
     stcr("data", "data", "build", config.data, *config.data_overrides, f"seed={seed}", "--registry", str(registry))
     for number, other in enumerate(config.also):
         stcr(f"data{number + 2}", "data", "build", other, f"seed={seed}", "--registry", str(registry))
-    stcr(
-        BASE, "base", "build", config.base, *config.base_overrides, f"out={out / BASE}", f"seed={seed}",
-        f"dataset={data.name}_forward", "--registry", str(registry),
-    )  # fmt: skip
+    if config.model:
+        _link(Path(config.model), out / BASE)
+        bar.update()
+    else:
+        assert config.base
+        stcr(
+            BASE, "base", "build", config.base, *config.base_overrides, f"out={out / BASE}", f"seed={seed}",
+            f"dataset={data.name}_forward", "--registry", str(registry),
+        )  # fmt: skip
     planned = plans(config, seed, out, data.name)
     for plan in planned:
         record = read_record(out / plan.name) or {}
@@ -115,7 +122,23 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, environment: Mapping[st
             config.controls.split, "--name", name, *_limit(config.controls.pairs), *asking,
             *(word for also in config.controls.also for word in ("--also", also)),
         )  # fmt: skip
+    for name in config.guard.rows if config.guard else ():
+        assert config.guard
+        stcr(
+            f"{name}-guard", "guard", "--model", str(out / name), "--out", str(out / name / "guard"), "--name", name,
+            "--episodes", str(config.guard.episodes), "--seed", str(seed), "--batch-size", str(config.batch_size),
+        )  # fmt: skip
     return planned
+
+
+def _link(model: Path, out: Path) -> None:
+    """`out` with links to the files of `model`: evaluations write beside them, and that folder is not the study's."""
+    if not (model / "config.json").is_file():
+        raise ConfigError(f"model: {model} holds no model; `hf download NAME --local-dir {model}` puts one there")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in model.iterdir():
+        if file.is_file() and not (out / file.name).exists():
+            (out / file.name).symlink_to(file.resolve())
 
 
 def _limit(pairs: int | None) -> list[str]:
@@ -157,12 +180,16 @@ def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more
     return Plan(name, stage.recipe, overrides, recipe, recipe["max_steps"], tokens)
 
 
+_TOKENISING = Lock()  # transformers fills its module as names are asked for, and two seeds at once find it half full
+
+
 @cache  # many stages train on the same datasets, and their answers are tokenised for it
 def supervised_tokens(registry: Path, datasets: tuple[str, ...], model: Path, rows: int = 1000) -> float:
     """Supervised tokens of a sample, on average over up to `rows` rows of each dataset: its answer and end of turn."""
     from itertools import islice
 
-    from transformers import AutoTokenizer
+    with _TOKENISING:
+        from transformers import AutoTokenizer
 
     from stcr_plugin.registry.manifest import dataset_rows
 

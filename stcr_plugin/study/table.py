@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.evaluation import plots, seeds, tables
+from stcr_plugin.evaluation import plots, seeds, tables, yesno
 from stcr_plugin.evaluation.controls import CONTROLS_JSON, read_rows
 from stcr_plugin.evaluation.run import RESULTS
 from stcr_plugin.evaluation.verdicts import MEANINGS
@@ -50,6 +50,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
         if row in config.stages and row != config.reference
     ]
     controls = _controls(config, out)
+    ability = _ability(config, out)
     table = {
         "study": config.name,
         "asks": config.asks,
@@ -58,6 +59,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
         "rows": seeds.rows(spreads),
         "differences": seeds.rows(leads),
         "controls": [dataclasses.asdict(one) for one in controls],
+        "general_ability": [dataclasses.asdict(one) for one in ability],
         "provenance": artefacts.provenance(),
     }
     parts = [
@@ -67,6 +69,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
         f"![Pair accuracy of every row, a point a seed]({PLOT})",
         *(line for split in _splits(results) for line in _section(config, split, spreads, leads)),
         *_controls_section(controls),
+        *_ability_section(ability),
         "## What it took",
         tables.markdown(
             ["row", "stages from the base on", "steps", "supervised tokens", "seconds, on average"],
@@ -143,6 +146,58 @@ def _controls_section(controls: Sequence[ControlOverSeeds]) -> list[str]:
         "## Controls",
         "What each asks, and the rule of its verdict: docs/evaluation.md, and controls.md in the folder of each row.",
         tables.markdown(["control", "row", "seeds", "figures, mean and deviation over seeds"], lines),
+    ]
+
+
+@dataclass(frozen=True)
+class Ability:
+    """What a row says to yes/no questions, over the seeds, in percent; `more`: accuracy minus that of the first row."""
+
+    row: str
+    questions: int
+    figures: Mapping[str, seeds.Spread]
+    more: seeds.Spread | None
+
+
+_ABILITY = {"accuracy": "accuracy %", "f1": "F1 %", "yes_ratio": "yes %"}
+
+
+def _ability(config: StudyConfig, out: Path) -> list[Ability]:
+    """Raises DataError where a guard's figures cannot be read."""
+    found: list[Ability] = []
+    first: list[float] = []
+    for row in config.guard.rows if config.guard else ():
+        by_seed = [
+            artefacts.read_json(out / f"seed{seed}" / row / "guard" / yesno.GUARD)["kinds"]["all"]
+            for seed in config.seeds
+        ]
+        figures = {key: seeds.spread([one[key] for one in by_seed]) for key in _ABILITY}
+        values = [one["accuracy"] for one in by_seed]
+        more = seeds.spread([value - start for value, start in zip(values, first, strict=True)]) if first else None
+        first = first or values
+        found.append(Ability(row, sum(one["n"] for one in by_seed), figures, more))
+    return found
+
+
+def _ability_section(ability: Sequence[Ability]) -> list[str]:
+    if not ability:
+        return []
+    lines = [
+        [
+            tables.cell(one.row),
+            *(_spread(one.figures[key], key) for key in _ABILITY),
+            f"{one.more.mean:+.1f}" + (f" ± {one.more.deviation:.1f}" if one.more.deviation is not None else "")
+            if one.more
+            else "",
+            str(one.questions),
+        ]
+        for one in ability
+    ]
+    return [
+        "## General ability",
+        "Yes/no questions about single pictures, in the manner of POPE (`stcr guard`). Always yes, always no and a "
+        f"coin have 50 % accuracy. The difference is to {tables.cell(ability[0].row)}, on the same questions.",
+        tables.markdown(["row", *_ABILITY.values(), "difference of accuracy", "questions"], lines),
     ]
 
 

@@ -48,3 +48,16 @@ def test_batch_size_alone_decides_no_answer():
     given = AskSettings(batch_size=3, style="letters")
     assert given.decides == AskSettings(style="letters").decides != AskSettings().decides
     assert "batch_size" not in given.decides
+
+
+def test_another_image_size_than_in_training_is_refused_unless_told(tmp_path):
+    (tmp_path / "stage.json").write_text(json.dumps({"name": "stage1", "image_max_pixels": 5000}))
+    with pytest.raises(ConfigError, match=r"image_max_pixels: 9000, but stage 'stage1' was trained with 5000.*--other"):
+        subject(tmp_path, tmp_path, AskSettings(image_max_pixels=9000), Served(engine="e"))
+    told = AskSettings(image_max_pixels=9000, other_image_size=True)
+    assert subject(tmp_path, tmp_path, told, Served(engine="e")).settings.image_max_pixels == 9000
+    same = AskSettings(image_max_pixels=5000)
+    assert subject(tmp_path, tmp_path, same, Served(engine="e")).settings.decides == same.decides | {
+        "mode": "direct",
+        "image_min_pixels": AskSettings().pixels[1],
+    }

@@ -152,7 +152,7 @@ def test_more_pictures_than_vllm_was_told_of_are_refused(model, registry, stand_
 
 def test_adapter_is_to_be_merged_first(model, registry, stand_in, tmp_path):
     (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{model}"}}')
-    with pytest.raises(ConfigError, match=r"an adapter; merge it with `llamafactory-cli export`"):
+    with pytest.raises(ConfigError, match=r"an adapter; merge it with `stcr export`"):
         VllmEngine(tmp_path, registry, AskSettings(), VllmSettings())
 
 

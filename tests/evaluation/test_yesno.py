@@ -12,8 +12,9 @@ from stcr_plugin.episodes.tabletop import SEEN_COLOURS, SHAPES, TabletopConfig, 
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import yesno
 from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.prompts import WORDINGS, content
-from stcr_plugin.evaluation.yesno import KINDS, Question, Reply, figures, guard, intervals, parse, read_pope
+from stcr_plugin.evaluation.prompts import content
+from stcr_plugin.evaluation.yesno import Reply, figures, guard, intervals, parse, read_pope
+from stcr_plugin.samples.general import KINDS, WORDING, Question, draw_number, names_in, questions_about
 from stcr_plugin.types import Said
 
 EPISODES = 15
@@ -58,7 +59,7 @@ def truth():
     return {
         f"pictures/{episode.episode_id}.png": {
             (one.colour, one.shape)
-            for one in source.things(episode, yesno._number(0, episode.episode_id) % episode.n_frames)
+            for one in source.things(episode, draw_number(0, episode.episode_id) % episode.n_frames)
         }
         for episode in source.episodes()
     }
@@ -107,7 +108,7 @@ def test_pictures_and_questions_are_the_same_for_the_same_seed_alone(asked, tmp_
 
 
 def test_every_word_of_a_question_has_a_chinese_one(tmp_path):
-    words = read_yaml(WORDINGS / "yesno.yaml")["zh"]["words"]
+    words = read_yaml(WORDING)["zh"]["words"]
     assert set(words) == {*SEEN_COLOURS, *SHAPES, "pad"}
     assert len(set(words.values())) == len(words)
     (first, *_) = yesno.scene_questions(tmp_path, 1, 0, "zh")
@@ -122,7 +123,7 @@ def test_colour_between_two_names_is_not_asked_about():
     doubtful = Visible("black", "pad", SEEN_COLOURS["navy"], 1.0, 99.0)
     hidden = Visible("red", "cube", SEEN_COLOURS["red"], 0.3, 99.0)
     plain = Visible("green", "ball", SEEN_COLOURS["green"], 1.0, 99.0)
-    questions = yesno._asked_of({"p": (doubtful, hidden, plain)}, 0, "en")
+    questions = questions_about({"p": (doubtful, hidden, plain)}, 0, "en")
     asked = {named(one): one.label for one in questions}
     assert [thing for thing, label in asked.items() if label == "yes"] == [("green", "ball")]
     assert not {("black", "pad"), ("navy", "pad"), ("red", "cube")} & asked.keys()
@@ -214,7 +215,7 @@ def test_engines_with_known_figures_get_them(asked, tmp_path):
 
 def test_questions_are_put_with_one_picture_and_the_names_of_the_language(asked):
     _, questions = asked
-    prompt = yesno._prompt(questions[0], yesno._names("zh"))
+    prompt = yesno._prompt(questions[0], names_in("zh"))
     assert prompt.names == ("是", "否")
     assert [part["type"] for part in content(prompt)] == ["text", "image", "text"]
 

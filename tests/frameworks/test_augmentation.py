@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,9 +28,9 @@ def picture(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
     return Image.fromarray(noise)
 
 
-def augmented(pictures: list[Image.Image], augment: Augment, rank: int = 0, ranks: int = 1) -> list[Image.Image]:
-    """The pictures of one sample as the collator of a rank hands them on, by torch's random state."""
-    shown: list[Image.Image] = AugmentingCollator(list, augment, rank, ranks)([{"images": pictures}])[0]["images"]
+def augmented(pictures: list[Image.Image], augment: Augment, seed: int = 0) -> list[Image.Image]:
+    """The pictures of one sample as the collator hands them on."""
+    shown: list[Image.Image] = AugmentingCollator(list, augment, seed)([{"images": pictures}])[0]["images"]
     return shown
 
 
@@ -38,7 +39,6 @@ def pixels(image: Image.Image) -> Any:
 
 
 def test_off_changes_no_pixel() -> None:
-    torch.manual_seed(0)
     before = [picture(0), picture(1)]
     after = augmented(before, OFF)
     assert all((pixels(a) == pixels(b)).all() for a, b in zip(before, after, strict=True))
@@ -46,31 +46,27 @@ def test_off_changes_no_pixel() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pictures_of_one_sample_change_alike(seed: int) -> None:
-    torch.manual_seed(seed)
-    same = augmented([picture(), picture(), picture()], ALL)
+    same = augmented([picture(), picture(), picture()], ALL, seed)
     assert (pixels(same[0]) == pixels(same[1])).all()
     assert (pixels(same[0]) == pixels(same[2])).all()
     assert (pixels(same[0]) != pixels(picture())).any()
 
 
 def test_two_samples_change_differently() -> None:
-    torch.manual_seed(0)
-    one, other = augmented([picture()], ALL)[0], augmented([picture()], ALL)[0]
-    assert (pixels(one) != pixels(other)).any()
+    one, other = AugmentingCollator(list, ALL)([{"images": [picture()], "input_ids": [k]} for k in range(2)])
+    assert (pixels(one["images"][0]) != pixels(other["images"][0])).any()
 
 
 def test_sizes_stay_even_where_they_differ() -> None:
-    torch.manual_seed(0)
     sizes = [(40, 30), (28, 56), (7, 3)]
     assert [image.size for image in augmented([picture(size=size) for size in sizes], ALL)] == sizes
 
 
 def test_shift_moves_the_picture_within_its_bound_and_repeats_the_edge() -> None:
-    torch.manual_seed(3)
     ramp = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8)[None, :, None] * 6, (30, 1, 3)))
     moved = set()
-    for _ in range(60):
-        row = pixels(augmented([ramp], Augment(shift_pixels=3))[0])[0, :, 0]
+    for seed in range(60):
+        row = pixels(augmented([ramp], Augment(shift_pixels=3), seed)[0])[0, :, 0]
         shift = 20 - row[20] // 6  # positive: to the right
         moved.add(int(shift))
         assert (row == np.clip(np.arange(40) - shift, 0, 39) * 6).all()
@@ -78,18 +74,16 @@ def test_shift_moves_the_picture_within_its_bound_and_repeats_the_edge() -> None
 
 
 def test_brightness_stays_within_its_bound() -> None:
-    torch.manual_seed(0)
     grey = Image.new("RGB", (4, 4), (100, 100, 100))
-    levels = [int(pixels(augmented([grey], Augment(brightness=0.2))[0])[0, 0, 0]) for _ in range(60)]
+    levels = [int(pixels(augmented([grey], Augment(brightness=0.2), k)[0])[0, 0, 0]) for k in range(60)]
     assert min(levels) >= 79
     assert max(levels) <= 121
     assert max(levels) - min(levels) > 25
 
 
 def test_hue_turns_both_ways_keeps_luminance_and_leaves_grey_as_it_is() -> None:
-    torch.manual_seed(0)
     muted, grey = Image.new("RGB", (4, 4), (130, 100, 90)), Image.new("RGB", (4, 4), (90, 90, 90))
-    turned = [augmented([muted, grey], Augment(hue=0.1)) for _ in range(60)]
+    turned = [augmented([muted, grey], Augment(hue=0.1), seed) for seed in range(60)]
     assert {tuple(pixels(one[1])[0, 0]) for one in turned} == {(90, 90, 90)}
     colours = np.array([pixels(one[0])[0, 0] for one in turned]) - np.array([130, 100, 90])
     luminances = colours @ np.array([0.213, 0.715, 0.072])
@@ -112,26 +106,51 @@ def test_hue_beyond_half_the_circle_is_refused() -> None:
         Augment(hue=0.6)
 
 
-def test_same_torch_seed_gives_the_same_bytes() -> None:
-    shown = []
-    for _ in range(2):
-        torch.manual_seed(7)
-        shown.append(augmented([picture()], ALL)[0].tobytes())
-    assert shown[0] == shown[1]
+def states() -> tuple[Any, ...]:
+    return random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()
 
 
-def test_ranks_that_are_seeded_alike_change_their_pictures_differently_and_repeat_to_the_byte() -> None:
-    from transformers import set_seed  # what the trainer calls on every rank, with the one seed of the recipe
+def test_a_change_follows_from_seed_epoch_and_sample_and_touches_no_random_state() -> None:
+    def collator(seed: int, epoch: int) -> AugmentingCollator:
+        collate = AugmentingCollator(list, ALL, seed)
+        collate.epoch.fill_(epoch)
+        return collate
 
-    def of_rank(rank: int) -> tuple[list[bytes], bytes]:
-        set_seed(7)
-        shown = [augmented([picture()], ALL, rank, ranks=3)[0].tobytes() for _ in range(4)]
-        return shown, torch.get_rng_state().numpy().tobytes()
+    def shown(collate: AugmentingCollator, samples: list[int]) -> dict[int, bytes]:
+        features = [{"images": [picture()], "input_ids": [k]} for k in samples]
+        return dict(zip(samples, (one["images"][0].tobytes() for one in collate(features)), strict=True))
 
-    shown, states = zip(*(of_rank(rank) for rank in range(3)), strict=True)
-    assert len({image for images in shown for image in images}) == 3 * 4
-    assert len(set(states)) == 1  # whatever else draws from torch stays in step
-    assert [of_rank(rank)[0] for rank in range(3)] == list(shown)
+    before = states()
+    whole = shown(collator(0, 0), [0, 1, 2, 3])
+    assert len(set(whole.values())) == 4
+    resumed = collator(0, 0)  # another process or rank, which begins in the middle and makes other batches
+    assert shown(resumed, [3]) | shown(resumed, [1, 2]) == {k: whole[k] for k in (1, 2, 3)}
+    later, other = shown(collator(0, 1), [0, 1, 2, 3]), shown(collator(1, 0), [0, 1, 2, 3])
+    assert len({*whole.values(), *later.values(), *other.values()}) == 12
+    assert states() == before
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_worker_draws_what_the_process_itself_would_in_every_epoch(persistent: bool) -> None:
+    from torch.utils.data import DataLoader
+
+    rows: Any = [{"images": [picture(k)], "input_ids": [k]} for k in range(4)]
+
+    def epochs(workers: int) -> list[list[bytes]]:
+        loader: Any = DataLoader(
+            rows, 2, num_workers=workers, collate_fn=list, persistent_workers=persistent and workers > 0
+        )
+        augmenting = Augmentation(ALL)
+        augmenting.on_train_begin(SimpleNamespace(seed=3), None, None, train_dataloader=loader)
+        seen = []
+        for epoch in (0.0, 1.0, 1.5):  # the last as in a resumed run
+            augmenting.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
+            seen.append([feature["images"][0].tobytes() for batch in loader for feature in batch])
+        return seen
+
+    alone, worker = epochs(0), epochs(1)
+    assert alone == worker
+    assert alone[0] != alone[1] == alone[2]
 
 
 def test_every_form_of_a_picture_is_understood(tmp_path: Path) -> None:
@@ -182,11 +201,11 @@ def test_only_the_train_loader_is_touched_and_the_collator_still_answers_for_the
     collator = Collator()
     train, evaluation = (DataLoader([{"images": [picture()]}], collate_fn=collator) for _ in range(2))  # type: ignore[arg-type]
     wrapped = SimpleNamespace(base_dataloader=train)  # as accelerate does
-    args = SimpleNamespace(process_index=1, world_size=2)  # transformers' names for the rank and how many there are
+    args = SimpleNamespace(seed=5)
     Augmentation(ALL).on_train_begin(args, None, None, train_dataloader=wrapped, eval_dataloader=evaluation)
     assert evaluation.collate_fn is collator
     assert isinstance(train.collate_fn, AugmentingCollator)
-    assert (train.collate_fn.rank, train.collate_fn.ranks) == (1, 2)
+    assert train.collate_fn.seed == 5
     assert train.collate_fn.template == "template"
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         train.collate_fn.nothing_of_this_name  # noqa: B018

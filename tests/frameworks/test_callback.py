@@ -140,8 +140,7 @@ def test_figures_reach_the_trainers_history(run: Path, name: str) -> None:
 def test_figures_reach_tensorboard_those_after_its_writer_was_closed_too(run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (folder,) = (run / "runs").iterdir()
-    events = EventAccumulator(str(folder))
+    events = EventAccumulator(str(run))
     events.Reload()
     for name in LOGGED:
         logged = [(event.step, event.value) for event in events.Scalars(f"train/stcr_{name}")]
@@ -209,7 +208,6 @@ def test_a_resumed_run_keeps_its_figures_and_does_not_measure_before_again(works
         pass
 
     settings = ("max_steps=6", "stcr.evaluate.every_steps=2", "save_strategy=steps", "save_steps=3")
-    settings = (*settings, "stcr.augment=null")  # accelerate draws one batch ahead, so a resumed one is drawn anew
     straight = workshop.train("weak", "straight", *settings)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -238,10 +236,84 @@ def test_an_adapter_is_measured_and_a_chain_of_adapters_keeps_its_record(worksho
     lora = ("finetuning_type=lora", "lora_rank=4", "lora_target=all")
     first = workshop.train("cot", "lora1", *lora, recipe="stage1_cot")
     second = workshop.train(
-        "weak", "lora2", *lora, f"adapter_name_or_path={first}", recipe="stage2_weak", model=workshop.base
+        "weak",
+        "lora2",
+        *lora,
+        "stcr.adapter=continue",
+        f"adapter_name_or_path={first}",
+        recipe="stage2_weak",
+        model=workshop.base,
     )
     record, parent = record_of(second), record_of(first)
     assert record["parent_stage"] == "stage1"
     assert record["parent_digest"] == parent["model_digest"]
     assert record["base"] == str(workshop.base)
     assert [row["when"] for row in measured(second)] == ["before", "after"]
+
+
+# ---- a measurement that fails ----
+
+
+def failing_at(number: int) -> Any:
+    """`say`, which fails in the measurement of that number, counted from 0."""
+    real, calls = callback.say, iter(range(100))
+
+    def say(model: Any, processor: Any, *rest: Any, **more: Any) -> Any:
+        if next(calls) != number:
+            return real(model, processor, *rest, **more)
+        torch.rand(7)  # it has drawn and changed what it could before it fails
+        processor.tokenizer.padding_side = "left"
+        raise RuntimeError("CUDA out of memory")
+
+    return say
+
+
+def test_a_failed_measurement_is_said_aloud_and_training_goes_on_to_the_last_digit(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("stcr.evaluate.every_steps=1", "stcr.evaluate.after=false", "max_steps=3")
+    whole = workshop.train("weak", "all_measured", *settings)
+    monkeypatch.setattr(callback, "say", failing_at(1))  # before, step 1, step 2
+    capsys.readouterr()
+    run = workshop.train("weak", "one_missing", *settings)
+    said = capsys.readouterr().err
+    assert "!! stcr: FIGURES ARE MISSING: the measurement 'step 1' failed; the training goes on without it." in said
+    assert "!! rank 0: RuntimeError: CUDA out of memory" in said
+    record = record_of(run)
+    assert record["finished"]
+    assert record["figures_missing"] == [
+        {"when": "step 1", "step": 1, "why": "rank 0: RuntimeError: CUDA out of memory"}
+    ]
+    assert [row["when"] for row in record["figures"]] == ["before", "step 2"]
+    assert losses(run) == losses(whole)
+    assert record["model_digest"] == record_of(whole)["model_digest"]
+    assert record_of(whole)["figures_missing"] == []
+
+
+def test_a_failed_evaluation_is_never_the_best_and_does_not_end_the_run(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callback, "say", failing_at(0))  # the evaluation at step 1; that at step 2 is measured
+    run = workshop.train(
+        "weak", "no_best", *EVALUATED, "max_steps=2", "eval_steps=1", "save_steps=1", "stcr.evaluate.before=false",
+        "stcr.evaluate.after=false", "metric_for_best_model=eval_stcr_pair_accuracy",
+    )  # fmt: skip
+    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
+    assert record_of(run)["figures_missing"][0]["when"] == "step 1"
+    assert Path(state["best_model_checkpoint"]).name == "checkpoint-2"
+
+
+def test_a_failure_on_another_rank_is_known_to_all_and_no_rank_waits_in_vain(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [Pair("p", "e", "dev", "stack cups", 0, 5, 0.5)]
+    missing: list[dict[str, Any]] = []
+    gap = GapCallback(pairs, Path(), AskSettings(mode="direct"), lambda row: None, missing=missing.append)
+    gap.trainer = SimpleNamespace(model=torch.nn.Linear(1, 1), data_collator=None, processing_class=SimpleNamespace())
+    gap.trainer.processing_class.padding_side = "right"
+    monkeypatch.setattr(gap, "_answers", lambda *_: [])
+    monkeypatch.setattr(callback, "of_every_rank", lambda own: [own, ([], "DataError: gone.png: no such file")])
+    found = gap._measure("before", SimpleNamespace(is_world_process_zero=True, global_step=0), SimpleNamespace())
+    assert found is None
+    assert missing == [{"when": "before", "step": 0, "why": "rank 1: DataError: gone.png: no such file"}]
+    assert "gone.png" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A disk that is full when a stage saves: the folder and the need are named. (Loading back: test_callback.py.)"""
+"""Checkpoints: whole or not there, and a full disk named with its need. (Loading back: test_callback.py.)"""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_stage import Workshop
+import torch
+from tiny_stage import Workshop, losses
 
-from stcr_plugin.errors import DataError
+from stcr_plugin.errors import DataError, StcrError
+from stcr_plugin.frameworks.checkpoints import PART, checkpoints, flaw
+from stcr_plugin.frameworks.record import Record
 from stcr_plugin.frameworks.stage import read_record
 
 
@@ -38,14 +41,71 @@ def test_a_full_disk_at_the_end_names_the_run_and_the_size_of_the_weights(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
-def test_a_full_disk_at_a_checkpoint_names_it_and_counts_the_optimizer(workshop: Workshop) -> None:
-    checkpoint = workshop.root / "full_checkpoint" / "checkpoint-1"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "optimizer.pt").symlink_to("/dev/full")
-    settings = ("max_steps=2", "stcr.evaluate=null", "save_strategy=steps", "save_steps=1", "overwrite_output_dir=true")
+def test_a_full_disk_at_a_checkpoint_names_it_and_counts_the_optimizer(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def full(value: Any, path: Any) -> None:
+        save(value, "/dev/full" if str(path).endswith("optimizer.pt") else path)
+
+    monkeypatch.setattr(torch, "save", full)
+    settings = ("max_steps=2", "stcr.evaluate=null", "save_strategy=steps", "save_steps=1")
     with pytest.raises(DataError) as caught:
         workshop.train("weak", "full_checkpoint", *settings)
-    assert str(caught.value).startswith(f"{checkpoint}: ")
+    run = workshop.root / "full_checkpoint"
+    assert str(caught.value).startswith(f"{run / 'checkpoint-1'}: ")
     weights = (workshop.base / "model.safetensors").stat().st_size / 1e6
     assert megabytes(caught.value) == pytest.approx(3 * weights, rel=0.05)  # AdamW keeps two numbers a weight
-    assert (read_record(workshop.root / "full_checkpoint") or {})["seconds_at_checkpoints"] == {}
+    record = read_record(run) or {}
+    assert record["seconds_at_checkpoints"] == {}
+    assert (record["ended"]["how"], record["ended"]["why"]) == ("failed", str(caught.value))
+    assert checkpoints(run) == []
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_nothing_under_the_name_of_a_checkpoint(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PowerCutError(BaseException):
+        pass
+
+    run = workshop.root / "cut_save"
+    seen: list[list[int]] = []
+    save = torch.save
+
+    def cut(value: Any, path: Any) -> None:
+        if str(path).endswith("checkpoint-2/rng_state.pth"):
+            seen.append(checkpoints(run))
+            raise PowerCutError
+        save(value, path)
+
+    settings = ("max_steps=3", "stcr.evaluate=null", "save_strategy=steps", "save_steps=1", "save_total_limit=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", cut)
+        with pytest.raises(PowerCutError):
+            workshop.train("weak", run.name, *settings)
+    assert seen == [[1]]  # the old one is still there while the new one is written
+    assert checkpoints(run) == [1]
+    assert flaw(run / "checkpoint-1") is None
+    assert flaw(run / PART / "checkpoint-2") == "trainer_state.json is missing or cut"
+    workshop.train("weak", run.name, *settings)
+    assert checkpoints(run) == [3]
+    assert not (run / PART).exists()
+    assert len(losses(run)) == 3
+
+
+def test_weights_that_are_no_numbers_are_not_saved(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Record, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step == 2:  # as a last step may leave them, whose loss was a number
+            next(weight for weight in model.parameters() if weight.requires_grad).data.view(-1)[0] = float("inf")
+        original(self, args, state, control)
+
+    original = Record.on_step_end
+    monkeypatch.setattr(Record, "on_step_end", broken)
+    settings = ("max_steps=2", "stcr.evaluate=null", "save_strategy=steps", "save_steps=1")
+    with pytest.raises(StcrError, match=r"step 2: .+ holds values that are no finite numbers, so nothing was saved"):
+        workshop.train("weak", "broken", *settings)
+    run = workshop.root / "broken"
+    assert checkpoints(run) == [1]
+    assert not (run / "model.safetensors").exists()
+    assert (read_record(run) or {})["ended"]["how"] == "failed"

@@ -19,6 +19,7 @@ from tiny_stage import DATA, RECIPES, Workshop, losses
 from stcr_plugin.config import from_mapping, read_yaml
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.frameworks.augmentation import AugmentingCollator
+from stcr_plugin.frameworks.images import picture_name
 from stcr_plugin.frameworks.llamafactory import training
 from stcr_plugin.frameworks.numbering import opened
 from stcr_plugin.frameworks.run import run_stage
@@ -117,7 +118,10 @@ def watched(workshop: Workshop, out: str, dataset: str, **changes: Any) -> list[
             collate = loader.collate_fn
 
             def watching(features: Any) -> Any:
-                seen.extend(copy.copy(feature) for feature in features)
+                # They come decoded, and still know their names.
+                seen.extend(
+                    {**row, "images": [picture_name(image) for image in row["images"] or ()]} for row in features
+                )
                 return collate(features)
 
             loader.collate_fn = watching

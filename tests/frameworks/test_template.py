@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tiny_internvl import SIDE, TOKENS, write_internvl
 
 from stcr_plugin.architecture import write_checkpoint
 from stcr_plugin.errors import DataError
@@ -42,6 +43,13 @@ def qwen3(qwen25: Any) -> Any:
     )
 
 
+@pytest.fixture(scope="module")
+def internvl(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(write_internvl(tmp_path_factory.mktemp("base") / "internvl"))
+
+
 def encode(name: str, processor: Any, messages: list[dict[str, str]], images: list[Any], cutoff: int = 4096) -> Any:
     """input_ids and labels as LLaMA-Factory's own supervised processor makes them with our template."""
     from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
@@ -60,8 +68,9 @@ def encode(name: str, processor: Any, messages: list[dict[str, str]], images: li
 
 
 TARGET = "spatial details: img1: gripper open. img2: gripper closed.\ncloser to completion: img2"
-CASES = [("stcr_qwen2_vl", "qwen25"), ("stcr_qwen3_vl", "qwen3")]
-SIDE_AND_TOKENS = {"qwen25": (84, 9), "qwen3": (64, 4)}  # 28 and 32 pixels a token
+CASES = [("stcr_qwen2_vl", "qwen25"), ("stcr_qwen3_vl", "qwen3"), ("stcr_intern_vl", "internvl")]
+# 28 and 32 pixels a token; a whole picture of any size has so many with InternVL
+SIDE_AND_TOKENS = {"qwen25": (84, 9), "qwen3": (64, 4), "internvl": (SIDE, TOKENS)}
 
 
 @pytest.mark.parametrize(("name", "fixture"), CASES)
@@ -81,9 +90,8 @@ def test_only_the_answer_and_its_end_of_turn_are_supervised(
     assert [label for label in labels if label != IGNORE] == answer
     assert input_ids[-len(answer) :] == answer
     assert all(label == IGNORE for label in labels[: -len(answer)])
-    image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    assert image_token not in labels
-    assert input_ids.count(image_token) == tokens * n_images
+    assert processor.image_token_id not in labels
+    assert input_ids.count(processor.image_token_id) == tokens * n_images
 
 
 @pytest.mark.parametrize(("name", "fixture"), CASES)
@@ -105,7 +113,8 @@ def test_training_prompt_equals_the_evaluation_prompt(
     prompt = Prompt("p", "e", "forward", tuple(map(Shown, labels)), labels, question)
     conversation = [{"role": "user", "content": content(prompt)}]
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    assert prompt_ids == processor(text=[text], images=images)["input_ids"][0]
+    tiles = {"crop_to_patches": False} if fixture == "internvl" else {}
+    assert prompt_ids == processor(text=[text], images=images, **tiles)["input_ids"][0]
 
 
 def test_images_are_numbered_in_order_through_all_turns() -> None:
@@ -125,9 +134,10 @@ def test_a_conversation_of_fewer_than_two_pictures_is_left_as_it_is(contents: li
     assert number_images(contents) == contents
 
 
-def test_numbering_twice_changes_nothing() -> None:
-    once = number_images(["<image>" * 8 + "order them"])
-    assert number_images(once) == once
+@pytest.mark.parametrize("after_image", ["", "\n"])
+def test_numbering_twice_changes_nothing(after_image: str) -> None:
+    once = number_images(["<image>" * 8 + "order them"], after_image)
+    assert number_images(once, after_image) == once
     assert "img8: <image>\n" in once[0]
 
 

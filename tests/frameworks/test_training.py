@@ -50,7 +50,7 @@ def args_of(workshop: Workshop, recipe: str = "stage1_cot", **changes: Any) -> d
         ({"output_dir": None}, "the recipe has no output_dir; add it"),
         ({"template": None}, "the recipe has no template; add it"),
         ({"template": "qwen2_vl"}, "template: 'qwen2_vl' does not number its pictures; did you mean 'stcr_qwen2_vl'?"),
-        ({"template": "llama3"}, "known are: stcr_qwen2_vl, stcr_qwen3_vl"),
+        ({"template": "llama3"}, "known are: stcr_intern_vl, stcr_qwen2_vl, stcr_qwen3_vl"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -263,9 +263,7 @@ def test_stcr_train_starts_ranks_where_llamafactory_would(
         monkeypatch.setenv(key, value)
     monkeypatch.setattr("llamafactory.extras.misc.get_device_count", lambda: devices)
     monkeypatch.setattr(training, "run_stage", lambda *_: None)
-    monkeypatch.setattr(
-        launch.subprocess, "run", lambda command: commands.append(command) or SimpleNamespace(returncode=0)
-    )
+    monkeypatch.setattr(launch, "_run", lambda command: commands.append(command) or 0)
     train(str(RECIPES / "stage1_cot.yaml"), ["max_steps=1"])
     assert [command[command.index("--nproc_per_node") + 1] for command in commands] == ([ranks] if ranks else [])
     for command in commands:

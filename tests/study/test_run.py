@@ -55,12 +55,29 @@ def test_chain_lists_the_stages_from_the_base_on() -> None:
         ({"seeds": []}, "at least one"),
         ({"stages": {**MINIMAL["stages"], "base": MINIMAL["stages"]["weak_only"]}}, "no stage may be called base"),
         ({"controls": {"rows": ["stage1"]}}, "controls.rows: 'stage1' is no row, did you mean 'stage2'"),
+        ({"guard": {"rows": ["weak"]}}, "guard.rows: 'weak' is no row, did you mean 'weak_only'"),
+        ({"model": "models/real"}, "give either `base`, .* or `model`"),
         ({"sedes": [1]}, "unknown key 'sedes', did you mean 'seeds'"),
     ],
 )
 def test_what_cannot_be_run_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         study(**changes)
+
+
+def test_every_seed_starts_from_links_to_the_model_that_is_there(tmp_path: Path) -> None:
+    from stcr_plugin.study.run import _link
+
+    with pytest.raises(ConfigError, match="holds no model; `hf download NAME --local-dir"):
+        _link(tmp_path / "real", tmp_path / "seed1/base")
+    (tmp_path / "real").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "real" / name).write_text(name, encoding="utf-8")
+    for _ in range(2):  # a study that goes on finds them there
+        _link(tmp_path / "real", tmp_path / "seed1/base")
+    (tmp_path / "seed1/base/results.json").write_text("{}", encoding="utf-8")
+    assert (tmp_path / "seed1/base/model.safetensors").read_text(encoding="utf-8") == "model.safetensors"
+    assert sorted(file.name for file in (tmp_path / "real").iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_rows_of_unequal_steps_are_named() -> None:
@@ -111,7 +128,8 @@ def tiny_study(root: Path, **changes: Any) -> StudyConfig:
     longer["weak_only"]["overrides"] = [*small, "max_steps=4"]
     controls = {"rows": ["stage2"], "split": "dev", "pairs": 2}
     files = {"data": str(workshop.data), "base": str(root / "base.yaml")}
-    options = {"splits": ["dev", "heldout"], "pairs": 4, "equal": "steps", "controls": controls}
+    guard = {"rows": ["base", "stage2"], "episodes": 3}
+    options = {"splits": ["dev", "heldout"], "pairs": 4, "equal": "steps", "controls": controls, "guard": guard}
     return study(**files, **options, stages=longer, **changes)
 
 
@@ -132,11 +150,18 @@ def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) 
     assert table["costs"]["stage2"]["supervised_tokens"] > table["costs"]["weak_only"]["supervised_tokens"]
     assert {(one["row"], one["control"]) for one in table["controls"]} >= {("stage2", "plain"), ("stage2", "letters")}
     assert all(len(one["verdicts"]) == 2 for one in table["controls"])
+    before, after = table["general_ability"]
+    assert (before["row"], after["row"]) == ("base", "stage2")
+    assert before["more"] is None
+    assert after["more"]["mean"] == pytest.approx(
+        after["figures"]["accuracy"]["mean"] - before["figures"]["accuracy"]["mean"]
+    )
+    assert before["questions"] == after["questions"] > 0
     assert (tmp_path / "out" / "study.png").stat().st_size > 5000
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     text = report.read_text()
     assert run_study(config, tmp_path / "out").read_text() == text
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == times
 
     retrained = dataclasses.replace(config, stages={**config.stages, "weak_only": config.stages["stage2"]})
     retrained = dataclasses.replace(retrained, equal="nothing")

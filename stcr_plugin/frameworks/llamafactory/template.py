@@ -12,7 +12,8 @@ from typing import Any
 
 from stcr_plugin.artefacts import code_digest
 from stcr_plugin.errors import DataError
-from stcr_plugin.frameworks.numbering import TEMPLATES, number_images, opened
+from stcr_plugin.frameworks.images import decoded, stand_in
+from stcr_plugin.frameworks.numbering import TEMPLATES, number_images
 from stcr_plugin.registry import pictures
 
 
@@ -26,18 +27,18 @@ def register(template_module: Any) -> None:
     # It warns of every path that is no file, and leaves it to the mm_plugin: for a place in a tar that is right.
     logging.getLogger("llamafactory.data.converter").addFilter(_is_not_of_a_tar)
     template_class = _temporal_template(template_module.Template)
-    for name, (plugin, system) in TEMPLATES.items():
-        mm_plugin.register_mm_plugin(name, _numbering(mm_plugin.PLUGINS[plugin]))
+    for name, family in TEMPLATES.items():
+        mm_plugin.register_mm_plugin(name, _numbering(mm_plugin.PLUGINS[family.plugin], family.after_image))
         template_module.register_template(
             name=name,
             format_user=StringFormatter(slots=["<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n"]),
             # LLaMA-Factory's own slot ends in "\n" and would train on that line feed too.
             format_assistant=StringFormatter(slots=["{{content}}<|im_end|>"]),
             format_system=StringFormatter(slots=["<|im_start|>system\n{{content}}<|im_end|>\n"]),
-            default_system=system,
+            default_system=family.system,
             stop_words=["<|im_end|>"],
             replace_eos=True,
-            mm_plugin=mm_plugin.get_mm_plugin(name, image_token="<|image_pad|>", video_token="<|video_pad|>"),
+            mm_plugin=mm_plugin.get_mm_plugin(name, family.image_token, family.video_token),
             template_class=template_class,
         )
 
@@ -46,22 +47,33 @@ def _is_not_of_a_tar(record: logging.LogRecord) -> bool:
     return pictures.IN_TAR not in record.getMessage()
 
 
-def _numbering(parent: type) -> type:
+def _numbering(parent: type, after_image: str) -> type:
     class NumberedImages(parent):  # type: ignore[misc]
         """`parent`, with the pictures numbered before they are expanded into image tokens, and read out of tar files.
 
-        `media_dir`, which the names in tar files are relative to, is set by the run.
+        `media_dir`, which the names in tar files are relative to, is set by the run, as is `bad_pictures`: with
+        `replace` a picture that cannot be decoded is a grey one when tokens are counted, for its sample is replaced
+        later; else it raises DataError.
         """
 
         media_dir = ""
+        bad_pictures = "error"
 
         def _regularize_images(self, images: Any, **limits: Any) -> Any:
-            return super()._regularize_images([opened(image, self.media_dir) for image in images], **limits)
+            return super()._regularize_images([self._shown(image) for image in images], **limits)
+
+        def _shown(self, image: Any) -> Any:
+            try:
+                return decoded(image, self.media_dir)
+            except DataError:
+                if self.bad_pictures == "replace":
+                    return stand_in(image)
+                raise
 
         def process_messages(
             self, messages: list[dict[str, str]], images: Any, videos: Any, audios: Any, processor: Any
         ) -> Any:
-            contents = number_images([message["content"] for message in messages])
+            contents = number_images([message["content"] for message in messages], after_image)
             numbered = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
             return super().process_messages(numbered, images, videos, audios, processor)
 

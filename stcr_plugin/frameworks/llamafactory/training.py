@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin.errors import StcrError
+from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks.launch import under_torchrun
 from stcr_plugin.frameworks.recipe import media_dir, read_recipe
 from stcr_plugin.frameworks.run import Train, run_stage
@@ -40,7 +40,7 @@ def wrap_run_exp(tuner: Any) -> None:
         from llamafactory.hparams import read_args
 
         args = read_args(args)
-        if not isinstance(args, dict) or "stcr" not in args:
+        if not isinstance(args, dict) or "stcr" not in args or _on_ray():
             return original(args, callbacks)
         try:
             run_stage(args, callbacks, through(original))
@@ -48,6 +48,35 @@ def wrap_run_exp(tuner: Any) -> None:
             raise SystemExit(f"stcr: {error}") from None
 
     tuner.run_exp = run_exp
+    _wrap_ray_worker(tuner)
+
+
+def _on_ray() -> bool:
+    from llamafactory.extras.misc import use_ray
+
+    return bool(use_ray())
+
+
+def _wrap_ray_worker(tuner: Any) -> None:
+    """Have each of Ray's workers run the stage, as each rank of torchrun does: they are processes of their own.
+
+    A recipe reaches them whole, `_training_function` being what a worker calls (0.9.5). The start-up hook wraps it
+    there, so the plugin must be installed on every machine.
+    """
+    original = getattr(tuner, "_training_function", None)
+    if original is None or not _on_ray():
+        return
+
+    @functools.wraps(original)
+    def training_function(config: dict[str, Any]) -> None:
+        args = config["args"]
+        if not isinstance(args, dict) or "stcr" not in args:
+            original(config)
+            return
+        train = through(lambda args, callbacks: original({"args": args, "callbacks": callbacks}))
+        run_stage(args, config["callbacks"], train)
+
+    tuner._training_function = training_function
 
 
 def train(recipe: str, overrides: Sequence[str] = ()) -> None:
@@ -64,6 +93,11 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
     from stcr_plugin.frameworks.llamafactory.template import register
 
     register(template)
+    if _on_ray():
+        if not hasattr(tuner.run_exp, "__wrapped__"):
+            raise ConfigError("USE_RAY: Ray's workers need the start-up hook; remove STCR_AUTOLOAD=0")
+        tuner.run_exp(args)
+        return
     run_exp = getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)
     run_stage(args, None, through(run_exp))
 
@@ -72,23 +106,27 @@ def _needs_torchrun() -> bool:
     """As `llamafactory-cli train` decides it; a process that torchrun has started is a rank already."""
     from llamafactory.extras.misc import get_device_count, is_env_enabled
 
-    return "LOCAL_RANK" not in os.environ and (is_env_enabled("FORCE_TORCHRUN") or get_device_count() > 1)
+    several = get_device_count() > 1 and not _on_ray()
+    return "LOCAL_RANK" not in os.environ and (is_env_enabled("FORCE_TORCHRUN") or several)
 
 
 def through(run_exp: RunExp) -> Train:
     """`run_exp`, once the template knows what only the run knows."""
 
     def train(args: dict[str, Any], callbacks: list[Any]) -> None:
-        _set_template(args)
+        from stcr_plugin.frameworks.batches import BatchWatch
+
+        _set_template(args, next((one.bad for one in callbacks if isinstance(one, BatchWatch)), "error"))
         run_exp(args, callbacks)
 
     return train
 
 
-def _set_template(args: Mapping[str, Any]) -> None:
+def _set_template(args: Mapping[str, Any], bad_pictures: str = "error") -> None:
     """Tell the template what only the run knows. As instance attributes they travel to every worker."""
     from llamafactory.data.template import TEMPLATES as REGISTERED
 
     template = REGISTERED[args["template"]]
     template.cutoff_len = args.get("cutoff_len", 2048)
     template.mm_plugin.media_dir = media_dir(args, Path(args["dataset_dir"]))
+    template.mm_plugin.bad_pictures = bad_pictures

@@ -1,0 +1,257 @@
+"""How a stage goes on from one that left a LoRA adapter: the three ways, as keys that the framework knows.
+
+    continue  the adapter itself is trained on
+    stack     a new adapter is trained on top of the frozen old ones; nothing but adapters is ever written
+    merge     the old adapter is merged into its base, a whole model on the disk, and training starts from that
+
+What LLaMA-Factory 0.9.5 does with several adapters (model/adapter.py, `_setup_lora_tuning`): it merges all of them into
+the weights in memory, save the last one where `create_new_adapter` is false. Under ZeRO-3, which cannot merge, it
+continues the last one whatever was asked. The new adapter's `base_model_name_or_path` then names the model at the
+bottom, so the adapters between would be lost to whoever loads it; `AdapterConfig` names the adapter below instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from stcr_plugin import artefacts
+from stcr_plugin.errors import ChainError, ConfigError
+from stcr_plugin.frameworks.recipe import starting_point
+
+CONFIG = "adapter_config.json"
+MERGED = "merged.json"
+WAYS = {
+    "continue": "the same adapter is trained on",
+    "merge": "it is merged into its base, a whole model on the disk, and a new adapter (or full training) starts there",
+    "stack": "a new adapter is trained on top of it, and both are needed from then on",
+}
+# Recipe key -> the adapter's own; LLaMA-Factory does not read the recipe's when it continues an adapter.
+_SHAPE = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a stage starts from: `parent` is the stage or model that the recipe names.
+
+    way: how the parent's adapter goes on; None where the parent is a whole model. model and adapters: what stands at
+    the bottom, and the adapters over it up to the parent's, the lowest first. merged: the folder of the merged model.
+    """
+
+    parent: str
+    way: str | None = None
+    model: str = ""
+    adapters: tuple[str, ...] = ()
+    merged: str | None = None
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The recipe's keys, in LLaMA-Factory's words, by which a framework loads this; nothing for a whole model."""
+        if self.way is None:
+            return {}
+        if self.merged:
+            return {"model_name_or_path": self.merged, "adapter_name_or_path": None, "create_new_adapter": False}
+        return {
+            "model_name_or_path": self.model,
+            "adapter_name_or_path": ",".join(self.adapters),
+            "create_new_adapter": self.way == "stack",
+        }
+
+    @property
+    def below(self) -> str | None:
+        """What the adapter that is trained stands on; None where none goes on."""
+        if self.way is None:
+            return None
+        under = {"continue": self.adapters[:-1], "stack": self.adapters, "merge": ()}[self.way]
+        return under[-1] if under else self.merged or self.model
+
+    def row(self) -> dict[str, Any] | None:
+        """For stage.json, key `adapter`."""
+        if self.way is None:
+            return None
+        digest = artefacts.model_digest(self.merged) if self.merged else None
+        found = {"way": self.way, "model": self.model, "adapters": list(self.adapters)}
+        return found | {"merged": self.merged, "merged_digest": digest}
+
+
+def start_of(args: Mapping[str, Any], way: str | None, from_stage: bool) -> Start:
+    """What the stage of a recipe starts from; `way` is its `stcr.adapter`. Nothing is loaded or written.
+
+    Raises ConfigError where the parent is an adapter and no way is named, or one that cannot work with the rest of
+    the recipe; ChainError where the recipe's model is not the one that the adapter was trained on.
+    """
+    parent = starting_point(args)
+    if not (Path(parent) / CONFIG).is_file():
+        if way:
+            raise ConfigError(
+                f"stcr.adapter: {way}, but {parent} holds no adapter; a whole model needs no way, remove stcr.adapter"
+            )
+        return Start(parent)
+    given = str(args["model_name_or_path"])
+    if way is None:
+        if not from_stage and given != parent:
+            return Start(parent)  # another's adapter, named as LLaMA-Factory has it
+        ways = "; ".join(f"{name}: {what}" for name, what in WAYS.items())
+        raise ConfigError(
+            f"{parent}: holds an adapter, and the recipe does not say how it goes on; set stcr.adapter to one of {ways}"
+        )
+    named = args.get("adapter_name_or_path") or ()
+    if len(named.split(",") if isinstance(named, str) else named) > 1:
+        raise ConfigError(
+            f"adapter_name_or_path: {named!r} names several; with stcr.adapter name the last alone, the plugin finds "
+            "those below it"
+        )
+    _refuse(args, way, parent)
+    bottom, adapters = chain(parent)
+    model = bottom if given == parent else _same_model(given, bottom, parent)
+    if way == "continue":
+        _refuse_another_shape(args, parent)
+        _refuse_to_merge_in_vain(args, way, len(adapters) > 1)
+    return Start(parent, way, model, adapters)
+
+
+def chain(folder: str | Path) -> tuple[str, tuple[str, ...]]:
+    """(the model at the bottom, the adapters over it up to `folder`, the lowest first).
+
+    Raises ChainError for an adapter that names no base, or itself.
+    """
+    adapters: list[str] = []
+    name = str(folder)
+    while (Path(name) / CONFIG).is_file():
+        if name in adapters:
+            raise ChainError(f"{Path(name) / CONFIG}: the adapter stands on itself; mend base_model_name_or_path")
+        adapters.insert(0, name)
+        name = artefacts.read_json(Path(name) / CONFIG).get("base_model_name_or_path")
+        if not name:
+            raise ChainError(f"{Path(adapters[0]) / CONFIG}: names no base; set base_model_name_or_path")
+    return name, tuple(adapters)
+
+
+def _same_model(given: str, bottom: str, parent: str) -> str:
+    """`given`, if it is the model that the adapter in `parent` was trained on; by content, for it may have moved."""
+    there = Path(given).is_dir() and Path(bottom).is_dir()
+    if there and artefacts.model_digest(given) != artefacts.model_digest(bottom):
+        raise ChainError(
+            f"model_name_or_path: {given} is not the model that {parent} was trained on, {bottom}; "
+            f"set model_name_or_path to {bottom}, or to {parent}"
+        )
+    return given
+
+
+def _refuse(args: Mapping[str, Any], way: str, parent: str) -> None:
+    tuning = args.get("finetuning_type", "lora")  # LLaMA-Factory's default
+    if way != "merge" and tuning != "lora":
+        raise ConfigError(
+            f"stcr.adapter: {way} trains an adapter, and the recipe says finetuning_type: {tuning}; set it to lora, or "
+            "stcr.adapter: merge"
+        )
+    asked = args.get("create_new_adapter")
+    if asked is not None and bool(asked) != (way == "stack"):
+        raise ConfigError(f"create_new_adapter: {asked} contradicts stcr.adapter: {way}; remove it, the plugin sets it")
+    _refuse_to_merge_in_vain(args, way, way == "stack")
+
+
+def _refuse_to_merge_in_vain(args: Mapping[str, Any], way: str, merges: bool) -> None:
+    """Raises ConfigError where adapters below would have to be merged in memory, and cannot be."""
+    hindrance = next(
+        (
+            what
+            for what, there in (
+                (f"quantization_bit: {args.get('quantization_bit')}", args.get("quantization_bit")),
+                ("ZeRO-3 (deepspeed)", _zero_stage(args) == 3),
+                ("use_unsloth", args.get("use_unsloth")),
+                ("use_kt", args.get("use_kt")),
+            )
+            if there
+        ),
+        None,
+    )
+    if merges and hindrance:
+        raise ConfigError(
+            f"stcr.adapter: {way} has adapters merged in memory, which LLaMA-Factory cannot do with {hindrance}; set "
+            "stcr.adapter: merge"
+        )
+
+
+def _zero_stage(args: Mapping[str, Any]) -> int:
+    rules = args.get("deepspeed")
+    if isinstance(rules, str):
+        rules = json.loads(rules) if rules.lstrip().startswith("{") else artefacts.read_json(rules)
+    zero = (rules or {}).get("zero_optimization") or {}
+    return int(zero.get("stage") or 0)
+
+
+def _refuse_another_shape(args: Mapping[str, Any], parent: str) -> None:
+    """Raises ConfigError where the recipe wants another shape than that of the adapter which it continues."""
+    has = artefacts.read_json(Path(parent) / CONFIG)
+    for key, own in _SHAPE.items():
+        if args.get(key) is not None and own in has and args[key] != has[own]:
+            raise ConfigError(
+                f"{key}: {args[key]}, but stcr.adapter: continue keeps the adapter of {parent}, which has {has[own]}; "
+                f"remove {key}, or set stcr.adapter to stack or merge"
+            )
+
+
+def settled(start: Start) -> Start:
+    """`start` with its merged model on the disk, where it goes on from one. Other ranks wait at the lock.
+
+    Raises DataError where the adapter or its base cannot be loaded, and for a full disk.
+    """
+    if start.way != "merge":
+        return start
+    return replace(start, merged=str(_merged(Path(start.parent), start)))
+
+
+def _merged(parent: Path, start: Start) -> Path:
+    """The folder in `parent` of the model that all adapters were merged into, in the bottom model's own precision.
+
+    Written whole and kept: its name holds the digest of what was merged, so another training has another folder.
+    """
+    from transformers import AutoProcessor
+
+    from stcr_plugin.evaluation.local import assembled
+
+    digest = artefacts.model_digest(parent)
+    folder = parent / f"merged-{digest[:8]}"
+    with artefacts.locked(parent / ".merged.lock"):
+        if (folder / MERGED).is_file():
+            return folder
+        part = parent / f".{folder.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        model = assembled(parent, "auto")
+        with artefacts.room_for(parent, lambda: sum(weight.nbytes for weight in model.parameters())):
+            model.save_pretrained(part)
+            AutoProcessor.from_pretrained(str(parent), local_files_only=True).save_pretrained(part)
+        what = {"parent": str(parent), "parent_digest": digest, "model": start.model, "adapters": list(start.adapters)}
+        artefacts.write_json(part / MERGED, {**what, "provenance": artefacts.provenance()})
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    return folder
+
+
+class AdapterConfig(TrainerCallback):  # type: ignore[misc]
+    """What the configuration of every saved adapter says.
+
+    It names what the adapter stands on (`below`), where LLaMA-Factory would name the model at the bottom, and lists its
+    modules in one order, where PEFT writes a set, whose order is another in each process.
+    """
+
+    def __init__(self, below: str | None) -> None:
+        self.below = below
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        for config in getattr(model, "peft_config", {}).values():
+            if isinstance(config.target_modules, set):
+                config.target_modules = sorted(config.target_modules)
+            if self.below:
+                config.base_model_name_or_path = self.below
+                # PEFT looks for the vocabulary's size there, and an adapter does not say it.
+                warnings.filterwarnings("ignore", f"Could not find a config file in {re.escape(self.below)}")

@@ -1,0 +1,171 @@
+"""What stands in a training batch: pictures that cannot be read, and losses that are no numbers, are called by name.
+
+The names of its pictures travel with a batch from the process that collated it, which may be a dataloader's worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import TrainerCallback
+
+from stcr_plugin.errors import DataError, StcrError
+from stcr_plugin.frameworks.collators import Collator, CollatorInFront, put_in_front, sample_key
+from stcr_plugin.frameworks.images import decoded, picture_name
+from stcr_plugin.frameworks.ranks import of_every_rank, totals
+from stcr_plugin.frameworks.record import Record
+
+NOTE = "stcr_batch"  # key of a batch: {"pictures": names of each sample, "bad": why samples were replaced}
+_TRIES = 20
+_TEXT = 160  # characters of a sample that are shown
+
+
+class BatchWatch(TrainerCallback):  # type: ignore[misc]
+    """Stops a training at a loss that is no number, or at too many samples with unreadable pictures.
+
+    `replace` puts another sample, drawn by the seed, in the place of one with a bad picture; else it is an error.
+    at_most: the share of all samples of the run that may be replaced. `trainer` must be set before training starts.
+    """
+
+    def __init__(self, bad: Literal["error", "replace"], at_most: float, media_dir: str | Path, record: Record) -> None:
+        self.bad = bad
+        self.at_most = at_most
+        self.media_dir = media_dir
+        self.record = record
+        self.trainer: Any = None
+        self._wrong: str | None = None
+        self._rows: list[dict[str, Any]] = []  # of this rank, not yet in the record
+        self._new = self._count = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        rows = getattr(train_dataloader, "dataset", None) if self.bad == "replace" else None
+        put_in_front(
+            train_dataloader, lambda collate: NamingCollator(collate, self.media_dir, self.bad, rows, args.seed)
+        )
+        self._count = len(self.record.values["bad_pictures"])
+        step = self.trainer.training_step
+
+        def watched(model: Any, inputs: Any, *more: Any, **options: Any) -> Any:
+            note = inputs.pop(NOTE, None) or {"pictures": [], "bad": []}
+            self._note_bad(note["bad"], state.global_step + 1)
+            loss = step(model, inputs, *more, **options)
+            if self._wrong is None and not bool(loss.isfinite().all()):
+                self._wrong = f"{loss.tolist()}. In its batch stood {self._samples(inputs, note['pictures'])}"
+            return loss
+
+        self.trainer.training_step = watched
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        wrong, new = totals(int(self._wrong is not None), self._new, device=args.device)
+        self._new, self._count = 0, self._count + new
+        if wrong:
+            said = "; ".join(f"on rank {k}: {words}" for k, words in enumerate(of_every_rank(self._wrong)) if words)
+            raise StcrError(
+                f"step {state.global_step + 1}: the loss is no finite number, {said}. Nothing of this step was saved. "
+                "Look at these samples; else lower learning_rate, set max_grad_norm, or train in bf16 instead of fp16"
+            )
+        seen = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * state.max_steps
+        if self._count > self.at_most * seen:
+            self._hand_over()
+            raise DataError(
+                f"step {state.global_step + 1}: {self._count} of the run's {seen} samples had pictures that cannot be "
+                f"read, more than stcr.bad_pictures_at_most: {self.at_most} allows; the last "
+                f"is {self.record.values['bad_pictures'][-1]['picture']}; build the data anew (`stcr data check NAME` "
+                "finds the others), or raise that share"
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._hand_over()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._hand_over()
+        if self._count and state.is_world_process_zero:
+            logging.getLogger(__name__).warning(
+                "%d samples with pictures that cannot be read were replaced by others; bad_pictures in %s names them",
+                self._count,
+                self.record.path,
+            )
+
+    def _note_bad(self, bad: Sequence[str], step: int) -> None:
+        for picture in bad:
+            logging.getLogger(__name__).warning("step %d: %s; another sample stands in its place", step, picture)
+        self._rows += [{"step": step, "picture": picture} for picture in bad]
+        self._new += len(bad)
+
+    def _hand_over(self) -> None:
+        """Rows of all ranks into the record; every rank must call it."""
+        if self.bad == "replace":
+            self.record.add_bad_pictures([row for rows in of_every_rank(self._rows) for row in rows])
+            self._rows = []
+
+    def _samples(self, inputs: Any, names: Sequence[Sequence[str]]) -> str:
+        from stcr_plugin.frameworks.callback import processor_of
+
+        processor = processor_of(self.trainer)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in inputs["input_ids"].tolist()]
+        shown = list(names) if len(names) == len(texts) else [()] * len(texts)  # packed, a row has several samples
+        return "; ".join(
+            f"({k}) {', '.join(pictures) or 'no pictures'}: {text[-_TEXT:]!r}"
+            for k, (pictures, text) in enumerate(zip(shown, texts, strict=True), 1)
+        )
+
+
+class NamingCollator(CollatorInFront):
+    """A collator that decodes the pictures of each sample, then calls `collate` and adds NOTE to its batch.
+
+    Where bad is `replace`, a sample with a picture that cannot be decoded gives way to another of `rows`, drawn by the
+    seed and the sample itself: the same in whatever process, and after a resume. A stream has no rows that could be
+    drawn: there the next sample of the batch is shown twice. Raises DataError else, naming the picture.
+    """
+
+    def __init__(
+        self, collate: Collator, media_dir: str | Path = "", bad: str = "error", rows: Any = None, seed: int = 0
+    ) -> None:
+        super().__init__(collate)
+        self.media_dir = media_dir
+        self.bad = bad
+        self.rows = rows if hasattr(rows, "__getitem__") and hasattr(rows, "__len__") else None
+        self.seed = seed
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> Any:
+        bad: list[str] = []
+        shown = [self._readable(features, place, bad) for place in range(len(features))]
+        names = [[picture_name(image) for image in feature.get("images") or ()] for feature in shown]
+        batch = self.collate(shown)
+        batch[NOTE] = {"pictures": names, "bad": bad}
+        return batch
+
+    def _readable(self, features: Sequence[dict[str, Any]], place: int, bad: list[str]) -> dict[str, Any]:
+        feature = features[place]
+        for attempt in range(_TRIES):
+            try:
+                return self._opened(feature)
+            except DataError as error:
+                if self.bad == "error":
+                    raise DataError(
+                        f"{error}; it stands in the sample of {', '.join(map(picture_name, feature['images']))}. Build "
+                        "the data anew (`stcr data check NAME` finds others like it), or set stcr.bad_pictures: replace"
+                    ) from None
+                if attempt == 0:
+                    bad.append(str(error))
+                feature = self._another(features, place, attempt)
+        raise DataError(
+            f"{bad[-1]}; nor can the {_TRIES - 1} samples be read that were to take its place; build the data anew"
+        )
+
+    def _opened(self, feature: dict[str, Any]) -> dict[str, Any]:
+        if not feature.get("images"):
+            return dict(feature)
+        return {**feature, "images": [decoded(image, self.media_dir) for image in feature["images"]]}
+
+    def _another(self, features: Sequence[dict[str, Any]], place: int, attempt: int) -> dict[str, Any]:
+        import numpy as np
+
+        if self.rows is None:
+            return features[(place + 1 + attempt) % len(features)]
+        draw = np.random.default_rng([self.seed, sample_key(features[place], self.media_dir), attempt])
+        return dict(self.rows[int(draw.integers(len(self.rows)))])

@@ -1,0 +1,100 @@
+"""Signals by which a cluster's scheduler ends a job: the step is finished, a checkpoint saved, the process left.
+
+SIGTERM, and SIGUSR1, which SLURM sends beforehand where it is asked to (`#SBATCH --signal=USR1@600`). The exit code is
+INTERRUPTED, 75; the same command goes on from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import TrainerCallback
+
+from stcr_plugin.frameworks.launch import INTERRUPTED
+from stcr_plugin.frameworks.ranks import totals
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interruption(TrainerCallback):  # type: ignore[misc]
+    """Ends a training after the step in which a signal came to any of its ranks; before the first step, at once.
+
+    In the last step it comes too late to be of use: what is left, the stage does. A measurement is finished first, as
+    all ranks must take the same part in it.
+    """
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        self._training = self._agreed = False
+        self._saved: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals reach this callback inside, where this is the main thread; Python delivers them nowhere else."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @property
+    def words(self) -> str:
+        """What came, and where the same command goes on."""
+        where = f"checkpoint-{self._saved}" if self._saved else "the last checkpoint, where there is one"
+        return f"{self.signal} came; the same command goes on from {where}"
+
+    def _note(self, number: int, _: Any) -> None:
+        self.signal = signal.Signals(number).name
+        if not self._training:
+            raise SystemExit(INTERRUPTED)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        self._training = True
+        loader = getattr(train_dataloader, "base_dataloader", train_dataloader)
+        if getattr(loader, "num_workers", 0):
+            loader.worker_init_fn = functools.partial(outlive_signals, loader.worker_init_fn)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        (asked,) = totals(int(self.signal is not None), device=args.device)
+        if asked and state.global_step < state.max_steps:
+            self.signal = self.signal or "on another rank a signal"
+            self._agreed = True
+            args.save_only_model = False  # from weights alone no training goes on
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._saved = state.global_step
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Here the loop arrives when it was told to stop, once all callbacks have had their part in the save.
+        if self._agreed:
+            raise SystemExit(INTERRUPTED)
+
+
+def outlive_signals(init: Callable[[int], None] | None, worker: int) -> None:
+    """Start a dataloader worker that leaves at a signal of its parent alone.
+
+    A scheduler signals every process of a job, and PyTorch's workers die of SIGTERM, which is an error in the training
+    process before it has saved.
+    """
+    if init is not None:
+        init(worker)
+    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+
+
+def _leave_with_the_parent() -> None:
+    while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+        pass
+    os._exit(0)

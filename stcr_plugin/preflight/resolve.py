@@ -1,0 +1,92 @@
+"""The recipe as LLaMA-Factory will take it on the machines of the run, whatever machine this is."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from stcr_plugin.config import nearest
+from stcr_plugin.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """LLaMA-Factory's own argument objects, and the DeepSpeed configuration with its `auto` values filled in.
+
+    `deepspeed` is {} without DeepSpeed. The world of the run is `gpus` processes; `training` knows another one.
+    """
+
+    model: Any
+    data: Any
+    training: Any
+    finetuning: Any
+    gpus: int
+    deepspeed: Mapping[str, Any]
+
+    @property
+    def zero(self) -> int:
+        """The ZeRO stage, 0 without DeepSpeed."""
+        return int((self.deepspeed.get("zero_optimization") or {}).get("stage", 0))
+
+
+def resolve(args: Mapping[str, Any], gpus: int) -> Resolved:
+    """`args`: a recipe without its `stcr:` block. Raises ConfigError for what LLaMA-Factory would refuse.
+
+    An unknown key is named with the nearest match, which LLaMA-Factory's own message lacks.
+    """
+    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")  # its tables of settings hide the verdicts
+    from llamafactory.hparams import parser
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    known = [field.name for kind in parser._TRAIN_ARGS for field in dataclasses.fields(kind) if field.init]
+    unknown = [f"unknown key {key!r}, {nearest(key, known)}" for key in args if key not in known]
+    if unknown:
+        raise ConfigError("; ".join(unknown))
+    with _on(gpus, distributed=gpus > 1 or bool(args.get("deepspeed"))):
+        try:
+            model, data, training, finetuning, _ = parser.get_train_args(dict(args))
+            deepspeed = getattr(training, "hf_deepspeed_config", None)
+            if deepspeed is not None and deepspeed.mismatches:
+                raise ConfigError(
+                    f"the DeepSpeed configuration and the recipe differ ({'; '.join(deepspeed.mismatches)}); "
+                    'set those values to "auto" there'
+                )
+        except (ValueError, TypeError, OSError, KeyError, ImportError, AssertionError) as error:
+            raise ConfigError(" ".join(str(error).split())) from None
+        finally:
+            unset_hf_deepspeed_config()  # else models built below would be made for ZeRO-3's processes
+    return Resolved(model, data, training, finetuning, gpus, dict(deepspeed.config) if deepspeed else {})
+
+
+@contextmanager
+def _on(gpus: int, distributed: bool) -> Iterator[None]:
+    """Let TrainingArguments see `gpus` processes with a GPU that has bf16 each, without starting any of them."""
+    from unittest.mock import patch
+
+    import torch
+    from llamafactory.hparams import parser
+    from transformers import TrainingArguments, training_args
+    from transformers.training_args import ParallelMode
+
+    def devices(self: Any) -> Any:
+        self._n_gpu, self.distributed_state = 1, None
+        return torch.device("cpu")
+
+    seen: dict[str, Any] = {
+        "_setup_devices": property(devices),
+        "world_size": property(lambda _: gpus),
+        "process_index": property(lambda _: 0),
+        "local_process_index": property(lambda _: 0),
+        "parallel_mode": property(lambda _: ParallelMode.DISTRIBUTED if distributed else ParallelMode.NOT_PARALLEL),
+    }
+    with (
+        patch.multiple(TrainingArguments, **seen),
+        patch.object(training_args, "is_torch_bf16_gpu_available", lambda: True),
+        patch.object(parser, "is_torch_bf16_gpu_available", lambda: True),
+        patch.object(parser.transformers, "set_seed", lambda seed: None),
+    ):
+        yield

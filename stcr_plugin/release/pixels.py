@@ -1,0 +1,96 @@
+"""The limits on picture sizes that a serving engine must keep, so that it sees what the model was trained on.
+
+LLaMA-Factory sizes a picture in two steps: it shrinks it to `image_max_pixels` (local.fit), and the image processor
+rounds both sides to whole tokens (`smart_resize`). A server has the second step alone, which rounds down where the
+picture is over its limit. So `image_max_pixels` itself, written as the limit, is often wrong by a row of tokens: at
+100,352 a picture of 640x480 is trained as 364x280 and served as 364x252.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from stcr_plugin.evaluation.local import fit
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+COMMON: tuple[Size, ...] = ((640, 480), (1280, 720), (640, 360), (848, 480), (1920, 1080), (256, 256), (224, 224))
+"""Sizes that cameras of robots give, taken where the training pictures are not there to be measured."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Fewest and most pixels. sizes: (a picture as it comes, as it was trained, as a server sees it), each (w, h).
+
+    known: they are those of training pictures, else COMMON.
+
+    A picture that the sender has sized first, as our clients do, is always seen as it was trained.
+    """
+
+    least: int
+    most: int
+    sizes: tuple[tuple[Size, Size, Size], ...]
+    known: bool
+
+
+def serving_limits(processor: Mapping[str, Any], least: int, most: int, sizes: Sequence[Size] = ()) -> Limits | None:
+    """The limits for an image processor's configuration; None where it has no limits on pixels, as InternVL's.
+
+    `least` and `most` are those of training (image_min_pixels, image_max_pixels), `sizes` those of the pictures. Taken
+    are the limits under which every picture that was sized first stays as it was trained; of these, those under which
+    most of the `sizes` do as they come; and of these the one nearest to the limit of training.
+    """
+    own = _own(processor)
+    if own is None:
+        return None
+    factor = int(processor["patch_size"]) * int(processor["merge_size"])
+    known, sizes = bool(sizes), tuple(dict.fromkeys(sizes)) or COMMON
+
+    def rounded(size: Size, limits: tuple[int, int]) -> Size:
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        height, width = smart_resize(size[1], size[0], factor, min_pixels=limits[0], max_pixels=limits[1])
+        return width, height
+
+    fitted = [_fitted(size, least, most) for size in sizes]
+    trained = [rounded(size, own) for size in fitted]
+    tops = {min(most, own[1]), own[1], max(width * height for width, height in trained)}
+    for (width, height), (wide, high) in zip(sizes, trained, strict=True):  # where rounding down reaches a whole row
+        tops |= {math.ceil(width * high**2 / height) + 1, math.ceil(height * wide**2 / width) + 1}
+    found = []
+    for low, top in product({own[0], max(own[0], least)}, {min(top, own[1]) for top in tops}):
+        if low <= top and all(rounded(one, (low, top)) == size for one, size in zip(fitted, trained, strict=True)):
+            served = [rounded(one, (low, top)) for one in sizes]
+            alike = sum(one == size for one, size in zip(served, trained, strict=True))
+            found.append((-alike, abs(top - min(most, own[1])), -low, top, served))
+    *_, low, top, served = min(found)  # the processor's own limits are always among them
+    return Limits(-low, top, tuple(zip(sizes, trained, served, strict=True)), known)
+
+
+def with_limits(processor: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """The configuration with `limits` in every spelling: `size` (transformers 5), min_pixels and max_pixels (4).
+
+    transformers 4 reads `size` in some versions and the other two in others, and does not always tell
+    (huggingface/transformers#41955, QwenLM/Qwen3-VL#1052).
+    """
+    size = {"shortest_edge": limits.least, "longest_edge": limits.most}
+    return {**processor, "size": size, "min_pixels": limits.least, "max_pixels": limits.most}
+
+
+def _own(processor: Mapping[str, Any]) -> tuple[int, int] | None:
+    size = processor.get("size") or {}
+    least = processor.get("min_pixels") or size.get("shortest_edge")
+    most = processor.get("max_pixels") or size.get("longest_edge")
+    return (int(least), int(most)) if least and most and processor.get("merge_size") else None
+
+
+def _fitted(size: Size, least: int, most: int) -> Size:
+    from PIL import Image
+
+    found: Size = fit(Image.new("L", size), most, least).size
+    return found

@@ -1,0 +1,206 @@
+"""General ability on the simulator: yes/no questions about one picture, which the guard asks and which replay teaches.
+
+In the manner of POPE (Li et al. 2023, arXiv 2305.10355): half of the questions name what is there, half what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import nearest, read_yaml
+from stcr_plugin.errors import ConfigError
+from stcr_plugin.samples.questions import PROMPTS
+from stcr_plugin.types import Episode, Pair
+
+if TYPE_CHECKING:
+    from stcr_plugin.episodes.tabletop import TabletopSource, Visible
+
+Label = Literal["yes", "no"]
+Thing = tuple[str, str]
+"""Colour and shape."""
+
+WORDING = PROMPTS / "yesno.yaml"
+KINDS = ("random", "popular", "adversarial")
+SEEN_SHARE, SEEN_PIXELS = 0.6, 16  # of a thing that may be asked about as one that is there
+SHOWN = "img1: <image>\n"  # one picture as the guard shows it (evaluation/prompts.content), before the question
+ALIKE = 80.0  # colours nearer than this, by Euclid in RGB 0..255, are not told apart with certainty
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one picture, a path relative to the folder of the pictures.
+
+    kinds: in which sets it stands, such as "random"; one that is answered yes stands in all of them.
+    """
+
+    picture: str
+    text: str
+    label: Label
+    kinds: tuple[str, ...]
+
+    @property
+    def item(self) -> str:
+        return f"{self.picture}: {self.text}"
+
+
+def questions_about(scenes: Mapping[str, tuple[Visible, ...]], seed: int, language: str) -> list[Question]:
+    """Questions about pictures, given name -> what stands in it.
+
+    Per picture up to three things that are there and can be seen, and as many for each kind of things that are not.
+    random: any. popular: those that stand in most of the pictures. adversarial: a colour of one thing here with the
+    shape of another before one that shares its colour or its shape alone, and of these what often stands beside what
+    is here. Nothing is asked of which the colours would leave a doubt. Raises ConfigError for an unknown language.
+    """
+    words = _wording(language)
+    inside = {name: {(one.colour, one.shape) for one in things} for name, things in scenes.items()}
+    frequent = Counter(thing for things in inside.values() for thing in things)
+    beside = Counter((one, other) for things in inside.values() for one in things for other in things)
+    questions = []
+    for name, things in scenes.items():
+        # In an order of their own for each picture, so that ties are not always broken the same way.
+        order = {thing: draw_number(seed, f"{name} {thing}") for thing in _all_things()}
+        asked = _asked(things, order)
+        absent = sorted((thing for thing in order if _surely_absent(thing, things)), key=order.__getitem__)
+        colours, shapes = {one.colour for one in things}, {one.shape for one in things}
+
+        def confused(thing: Thing, name: str = name, colours: set[str] = colours, shapes: set[str] = shapes) -> Any:
+            together = sum(beside[thing, other] for other in inside[name])
+            return -(thing[0] in colours) - (thing[1] in shapes), -together
+
+        negatives = {
+            "random": absent,
+            "popular": sorted(absent, key=lambda thing: -frequent[thing]),
+            "adversarial": sorted(absent, key=confused),
+        }
+        kinds: dict[Thing, list[str]] = {}
+        for kind in KINDS:
+            for thing in negatives[kind][: len(asked)]:
+                kinds.setdefault(thing, []).append(kind)
+        questions += [Question(name, _text(words, thing), "yes", KINDS) for thing in asked]
+        questions += [Question(name, _text(words, thing), "no", tuple(named)) for thing, named in kinds.items()]
+    return questions
+
+
+def _asked(things: Sequence[Visible], order: Mapping[Thing, int]) -> list[Thing]:
+    """What is asked about in a picture as there: the first three in `order`."""
+    return sorted({(one.colour, one.shape) for one in things if _surely_there(one)}, key=order.__getitem__)[:3]
+
+
+def _all_things() -> list[Thing]:
+    from stcr_plugin.episodes.tabletop import SEEN_COLOURS, SHAPES
+
+    return [(colour, shape) for colour in SEEN_COLOURS for shape in (*SHAPES, "pad")]
+
+
+def _surely_there(thing: Visible) -> bool:
+    """Whether enough of it is seen, and no other colour's name would suit its shade better."""
+    from stcr_plugin.episodes.tabletop import SEEN_COLOURS
+
+    nearest_name = min(SEEN_COLOURS, key=lambda name: math.dist(SEEN_COLOURS[name], thing.rgb))
+    return thing.share >= SEEN_SHARE and thing.pixels >= SEEN_PIXELS and nearest_name == thing.colour
+
+
+def _surely_absent(thing: Thing, things: Sequence[Visible]) -> bool:
+    """Whether nothing of that shape is there, covered or not, in that colour or in one that may be taken for it."""
+    from stcr_plugin.episodes.tabletop import SEEN_COLOURS
+
+    colour, shape = thing
+    same = [one for one in things if one.shape == shape]
+    return all(one.colour != colour and math.dist(one.rgb, SEEN_COLOURS[colour]) >= ALIKE for one in same)
+
+
+def _text(words: Mapping[str, Any], thing: Thing) -> str:
+    colour, shape = (str(words["words"].get(word, word)) for word in thing)
+    named = str(words["thing"]).format(colour=colour, shape=shape)
+    return str(words["question"]).format(thing=named, a="an" if named[0] in "aeiou" else "a")
+
+
+def _wording(language: str) -> dict[str, Any]:
+    wordings = read_yaml(WORDING)
+    if language not in wordings:
+        raise ConfigError(f"no yes/no question in language {language!r}, {nearest(language, list(wordings))}")
+    found: dict[str, Any] = wordings[language]
+    return found
+
+
+def names_in(language: str) -> tuple[str, str]:
+    """How yes and no are said."""
+    yes, no = _wording(language)["names"]
+    return str(yes), str(no)
+
+
+def draw_number(seed: int, text: str) -> int:
+    """A large number that is drawn by `seed` and `text`."""
+    return int(artefacts.digest([seed, text])[:16], 16)
+
+
+# ---- replay: the same questions as training rows ----
+
+
+def general_rows(
+    source: TabletopSource, episodes: Mapping[str, Episode], pairs: Sequence[Pair], languages: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
+    """Rows of a training set (sharegpt, see registry/tables.SAMPLES) about the pictures of `pairs`, in random order.
+
+    Per picture as many questions that are answered no as yes, up to three each, and in all of them together each thing
+    as often absent as there, so that the question alone does not tell its answer. A picture of several pairs counts
+    once, with the first of them. A row is worded as the guard words its question, and its order is "".
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    pictures = {
+        image: (pair, frame)
+        for pair in reversed(pairs)
+        for image, frame in ((pair.earlier_image, pair.earlier), (pair.later_image, pair.later))
+    }
+    scenes = {
+        image: source.things(episodes[pair.episode_id], frame)
+        for image, (pair, frame) in tqdm(pictures.items(), "general: pictures", unit="picture")
+    }
+    rows = []
+    for place, language in enumerate(languages):
+        own = {image: things for at, (image, things) in enumerate(scenes.items()) if at % len(languages) == place}
+        said = dict(zip(("yes", "no"), names_in(language), strict=True))
+        for question in _balanced(own, seed, language):
+            pair, _ = pictures[question.picture]
+            rows.append(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"{SHOWN}{question.text}"},
+                        {"role": "assistant", "content": said[question.label]},
+                    ],
+                    "images": [question.picture],
+                    "pair_id": pair.pair_id,
+                    "episode_id": pair.episode_id,
+                    "order": "",
+                    "answer": question.label,
+                    "kind": "general",
+                    "language": language,
+                }
+            )
+    order = np.random.default_rng(draw_number(seed, "general")).permutation(len(rows))
+    return [rows[position] for position in order.tolist()]
+
+
+def _balanced(scenes: Mapping[str, tuple[Visible, ...]], seed: int, language: str) -> Iterator[Question]:
+    """Questions about pictures, given name -> what stands in it: each thing is asked about for no as often as for yes.
+
+    Where that cannot be, for a thing that stands in most of the pictures, as nearly as may be.
+    """
+    words = _wording(language)
+    orders = {name: {thing: draw_number(seed, f"{name} {thing}") for thing in _all_things()} for name in scenes}
+    asked = {name: _asked(things, orders[name]) for name, things in scenes.items()}
+    owed = Counter(thing for there in asked.values() for thing in there)
+    for name, there in asked.items():
+        order = orders[name]
+        absent = [thing for thing in order if _surely_absent(thing, scenes[name])]
+        chosen = sorted(absent, key=lambda thing: (-owed[thing], order[thing]))[: len(there)]
+        owed.subtract(chosen)
+        yield from (Question(name, _text(words, thing), "yes", ()) for thing in there)
+        yield from (Question(name, _text(words, thing), "no", ()) for thing in chosen)

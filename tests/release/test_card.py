@@ -1,0 +1,124 @@
+"""The model card holds what was measured on these very files, and says what is missing."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from release_stage import finished
+
+from stcr_plugin.evaluation import tables
+from stcr_plugin.evaluation.controls import controls
+from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.evaluation.run import evaluate
+from stcr_plugin.evaluation.yesno import guard
+from stcr_plugin.release.export import export
+
+SMALL = AskSettings(batch_size=8)
+
+
+def front_and_body(out):
+    _, front, body = (out / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def section(body, title):
+    return body.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+@pytest.fixture(scope="module")
+def chain(model, registry, tmp_path_factory):
+    """A base and two stages, all evaluated; the last one with controls and both ends with the guard."""
+    from stcr_plugin.evaluation import plots
+
+    root = tmp_path_factory.mktemp("chain")
+    base = shutil.copytree(model, root / "base")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# base\n")
+    first = finished(shutil.copytree(model, root / "stage1"), registry, "stage1", base, mode="cot")
+    last = finished(shutil.copytree(model, root / "stage2"), registry, "stage2", first, parent_stage="stage1")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("accuracies", "contact_sheet"):
+            patch.setattr(plots, name, lambda *arguments: None)
+        rows = {}
+        for run in (base, last):
+            out = run / "eval" / "toy-heldout"
+            rows[run.name] = evaluate(run, "toy", "heldout", out, registry, SMALL, resamples=50).row
+        controls(last, "toy", "heldout", last / "controls" / "toy-heldout", registry, SMALL, ["mirrored"], resamples=50)
+        for run in (base, last):
+            guard(run, run / "guard", 2, settings=AskSettings(generate=False), name=None)
+    return last, rows, export(last, root / "out", registry=registry)
+
+
+def test_front_matter_reads_as_the_hub_reads_it(chain, stage, tmp_path):
+    front, _ = front_and_body(chain[2].out)
+    assert front["license"] == "apache-2.0"
+    assert (front["pipeline_tag"], front["library_name"]) == ("image-text-to-text", "transformers")
+    assert "stcr" in front["tags"]
+    assert not {"base_model", "datasets"} & front.keys()  # a folder is no model of the Hub
+    front, _ = front_and_body(export(stage, tmp_path / "out").out)
+    assert front["base_model"] == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert "license" not in front
+    given = export(stage, tmp_path / "own", base_model="a/b", license="mit", datasets=("c/d",)).out
+    assert {key: front_and_body(given)[0][key] for key in ("base_model", "license", "datasets")} == {
+        "base_model": "a/b",
+        "license": "mit",
+        "datasets": ["c/d"],
+    }
+
+
+def test_every_figure_of_the_chain_is_that_of_its_results(chain):
+    _, rows, done = chain
+    text = section(front_and_body(done.out)[1], "What was measured")
+    for name, row in rows.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| {name} "))
+        assert tables.with_interval(row, "pair_accuracy") in line
+        assert f"| {row['n_pairs']} |" in line
+        assert tables.figure(row, "gap_points") in line
+        assert f"{row['mode']}, {row['settings']['image_max_pixels']} pixels" in line
+    assert "No evaluated episode or picture is in the training data" in text
+    assert "| stage1 " not in text
+
+
+def test_controls_guard_data_and_training_are_told(chain, registry):
+    body = front_and_body(chain[2].out)[1]
+    rows = json.loads((chain[0] / "controls" / "toy-heldout" / "controls.json").read_text())["rows"]
+    text = section(body, "Controls")
+    assert all(f"`{row['name']}`" in text and row["verdict"] in text for row in rows)
+    fails = [row["name"] for row in rows if row["verdict"] == "fails"]
+    assert all(f"`{name}` (fails)" in section(body, "Limits") for name in fails)
+    ability = section(body, "General ability")
+    assert "`base`" in ability
+    assert "`stage2`" in ability
+    manifest = json.loads((registry / "toy" / "manifest.json").read_text())
+    data = section(body, "Training data")
+    assert "split heldout: 3 episodes" in data
+    assert manifest["config_digest"] in data
+    assert manifest["checksums"]["files"]["toy/toy_weak.json"] in data
+    training = section(body, "Training")
+    assert "steps: 12; seconds, evaluations included: 34" in training
+    assert '"learning_rate": 0.001' in training
+    assert "secret" not in body
+
+
+def test_what_is_missing_is_said_and_nothing_else(chain, stage, tmp_path):
+    missing = section(front_and_body(chain[2].out)[1], "Missing")
+    assert "figures of `stage1`: `stcr eval` has not been run on it" in missing
+    assert "controls" not in missing
+    assert "general ability" not in missing
+    done = export(stage, tmp_path / "out")
+    body = front_and_body(done.out)[1]
+    assert "Nothing: no stage of this chain was evaluated." in body
+    assert len(done.missing) >= 4
+    assert all(line in body for line in done.missing)
+
+
+def test_figures_of_other_weights_are_left_out(chain, registry, tmp_path):
+    """A stage that was trained again has old results beside it."""
+    again = shutil.copytree(chain[0], tmp_path / "stage2")
+    config = json.loads((again / "config.json").read_text())
+    (again / "config.json").write_text(json.dumps(config | {"trained": "again"}))
+    done = export(finished(again, registry), tmp_path / "out", registry=registry)
+    body = front_and_body(done.out)[1]
+    assert "Nothing: no stage of this chain was evaluated." in body
+    assert "not known to be measured on these files" in section(body, "Missing")
+    assert "Not run" in section(body, "Controls")
