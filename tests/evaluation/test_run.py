@@ -187,7 +187,8 @@ def test_pictures_are_sized_as_in_training_unless_told_otherwise(model, registry
     sizes = []
     real = local.fit
     monkeypatch.setattr(local, "fit", lambda image, *pixels: sizes.append(pixels) or real(image, *pixels))
-    found = run(stage, registry, tmp_path / "out", AskSettings(image_max_pixels=given, other_image_size=given is not None), limit=1)
+    asked = AskSettings(image_max_pixels=given, other_image_size=given is not None)
+    found = run(stage, registry, tmp_path / "out", asked, limit=1)
     assert set(sizes) == {(given or 1600, 800)}
     assert found.row["settings"]["image_max_pixels"] == (given or 1600)
 
