@@ -57,6 +57,7 @@ class StudyConfig:
     stages of its own. reference: the row that the others are compared with, pair by pair.
     equal: "steps" demands that all rows take as many steps from the base on as the reference does; "tokens" sets
     `max_steps` of each row's last stage so that all are trained on as many supervised tokens. "nothing" asks nothing.
+    mode: how all rows are asked, whatever each was trained for; null: by its own mode.
     pairs: so many of each of `splits`, which are splits of the data, or BUILD:SPLIT of a config under `also`.
     controls: which rows the controls are put to, none where it is null. guard: which rows are asked of their general
     ability. batch_size: of the evaluation.
@@ -76,6 +77,7 @@ class StudyConfig:
     also: tuple[str, ...] = ()
     equal: Literal["nothing", "steps", "tokens"] = "nothing"
     pairs: int | None = 420
+    mode: Literal["cot", "direct"] | None = None
     controls: StudyControls | None = None
     guard: StudyGuard | None = None
     batch_size: int = 32

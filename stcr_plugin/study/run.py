@@ -113,7 +113,7 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, environment: Mapping[st
             build, _, part = split.rpartition(":")
             stcr(
                 f"{name}-{part}", "eval", "--model", str(out / name), "--dataset", build or data.name, "--split", part,
-                "--name", name, *_limit(config.pairs), *asking,
+                "--name", name, *_limit(config.pairs), *(("--mode", config.mode) if config.mode else ()), *asking,
             )  # fmt: skip
     for name in config.controls.rows if config.controls else ():
         assert config.controls

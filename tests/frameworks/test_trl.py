@@ -47,13 +47,13 @@ OTHERS = {
     },
 }
 GENERAL = [
-    ([("user", "<image>What is this?"), ("assistant", "A kettle.")], ["general/kettle.png"]),
+    ([("user", "<image>What is this?"), ("assistant", "A kettle.")], ["everyday/kettle.png"]),
     ([("user", "Say a colour."), ("assistant", "\nBlue."), ("user", "Another?"), ("assistant", "Red.")], []),
     (
         [("user", "Here:\n<image>\nWhich is red?"), ("assistant", "It."), ("user", "<image>Now?"), ("assistant", "")],
-        ["general/kettle.png", "general/wide.png"],
+        ["everyday/kettle.png", "everyday/wide.png"],
     ),
-    ([("system", "Be brief."), ("user", "Which? <image><image>"), ("assistant", "img1")], ["general/wide.png"] * 2),
+    ([("system", "Be brief."), ("user", "Which? <image><image>"), ("assistant", "img1")], ["everyday/wide.png"] * 2),
 ]
 ENTRY = {
     "formatting": "sharegpt",
@@ -77,11 +77,11 @@ def stocked(shared_workshop: Workshop) -> Workshop:
     registry = shared_workshop.registry
     write_qwen3_vl(shared_workshop.root / "qwen3", shared_workshop.base)
     build(from_mapping(DataConfig, {**copy.deepcopy(DATA), **OTHERS}, "other"), registry)
-    (registry / "general").mkdir(exist_ok=True)
+    (registry / "everyday").mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     for name, size in {"kettle": (70, 90), "wide": (300, 40)}.items():
         noise = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-        Image.fromarray(noise).save(registry / "general" / f"{name}.png")
+        Image.fromarray(noise).save(registry / "everyday" / f"{name}.png")
     rows = [
         {"turns": [{"who": role, "what": text} for role, text in turns], "shown": images} for turns, images in GENERAL
     ]
@@ -274,8 +274,8 @@ def test_what_the_recipe_is_silent_about_is_as_in_llamafactory(workshop: Worksho
         ),
         ([("user", "Hello.")], [], "and ends with the latter"),
         ([("user", "<image>Who?"), ("assistant", "I.")], ["../secret.png"], "row 0: ../secret.png: leaves its folder"),
-        ([("user", "Who?"), ("assistant", "I.")], ["general/kettle.png"], "has 1 pictures and 0 places for them"),
-        ([("user", "<image>?"), ("assistant", "I.")], ["general/gone.png"], "gone.png: cannot be read"),
+        ([("user", "Who?"), ("assistant", "I.")], ["everyday/kettle.png"], "has 1 pictures and 0 places for them"),
+        ([("user", "<image>?"), ("assistant", "I.")], ["everyday/gone.png"], "gone.png: cannot be read"),
         ([("user", "<image>?"), ("assistant", "I.")], ["everyday.json"], "everyday.json: cannot be read as a picture"),
     ],
 )
@@ -439,7 +439,7 @@ def test_two_stages_chain_by_their_records_through_the_command(workshop: Worksho
 
 def test_a_sample_whose_picture_is_gone_is_replaced_where_the_recipe_says_so(stocked: Workshop) -> None:
     rows = json.loads((stocked.registry / "everyday.json").read_text(encoding="utf-8"))[:1] * 3
-    rows += [{**rows[0], "shown": ["general/gone.png"]}] * 3
+    rows += [{**rows[0], "shown": ["everyday/gone.png"]}] * 3
     (stocked.registry / "holed.json").write_text(json.dumps(rows), encoding="utf-8")
     path = stocked.registry / "dataset_info.json"
     info = json.loads(path.read_text(encoding="utf-8")) | {"holed": {"file_name": "holed.json", **ENTRY}}

@@ -189,3 +189,22 @@ def test_equal_tokens_sets_the_steps_of_the_last_stage(tmp_path: Path, monkeypat
     tokens = {plan.name: plan.tokens for plan in found}
     assert tokens["weak_only"] == pytest.approx(tokens["stage1"] + tokens["stage2"], rel=1e-3)
     assert {plan.name: plan.steps for plan in found}["weak_only"] > 3 * found[0].steps
+
+
+def test_general_ability_is_compared_with_the_first_row_seed_by_seed(tmp_path: Path) -> None:
+    from stcr_plugin.study.table import _ability, _ability_section
+
+    accuracies = {"base": (80.0, 70.0), "stage2": (60.0, 56.0)}
+    for row, values in accuracies.items():
+        for seed, value in zip((1, 2), values, strict=True):
+            folder = tmp_path / f"seed{seed}" / row / "guard"
+            folder.mkdir(parents=True)
+            figures = {"n": 10, "accuracy": value, "f1": value, "yes_ratio": 50.0}
+            (folder / "guard.json").write_text(json.dumps({"kinds": {"all": figures}}), encoding="utf-8")
+    first, second = _ability(study(guard={"rows": ["base", "stage2"]}), tmp_path)
+    assert first.more is None
+    assert second.more is not None
+    assert second.more.mean == pytest.approx(-17.0)
+    assert second.questions == 20
+    assert "-17.0 ± 4.2" in "\n".join(_ability_section([first, second]))
+    assert _ability_section(_ability(study(), tmp_path)) == []
