@@ -65,12 +65,9 @@ class AugmentingCollator(CollatorInFront):
     def _augmented(self, feature: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
 
-        draws = (
-            np.random.default_rng([self.seed, int(self.epoch), sample_key(feature, self.media_dir)])
-            .random(DRAWS)
-            .tolist()
-        )
         images = [decoded(image, self.media_dir).convert("RGB") for image in feature["images"]]
+        own = [self.seed, int(self.epoch), sample_key(feature, (image.tobytes() for image in images))]
+        draws = np.random.default_rng(own).random(DRAWS).tolist()
         return {**feature, "images": augmented(images, self.augment, draws)}
 
 

@@ -167,5 +167,6 @@ class NamingCollator(CollatorInFront):
 
         if self.rows is None:
             return features[(place + 1 + attempt) % len(features)]
-        draw = np.random.default_rng([self.seed, sample_key(features[place], self.media_dir), attempt])
+        key = sample_key(features[place], map(picture_name, features[place]["images"]))
+        draw = np.random.default_rng([self.seed, key, attempt])
         return dict(self.rows[int(draw.integers(len(self.rows)))])

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-from stcr_plugin.frameworks.images import picture_name
 
 Collator = Callable[[Sequence[dict[str, Any]]], Any]
 
@@ -32,13 +28,15 @@ def put_in_front(train_dataloader: Any, wrap: Callable[[Collator], Collator]) ->
     loader.collate_fn = wrap(loader.collate_fn)
 
 
-def sample_key(feature: Mapping[str, Any], media_dir: str | Path = "") -> int:
-    """64 bits that are a sample's own, in whichever process, rank, batch or step it is met: of its text and pictures.
+def sample_key(feature: Mapping[str, Any], pictures: Iterable[str | bytes]) -> int:
+    """64 bits that are a sample's own, in whichever process, rank, batch or step it is met: of its text and `pictures`.
 
-    Pictures below `media_dir` count by their place in it, so that a folder may be moved. The same sample written down
-    twice counts as one.
+    pictures: their names, or their pixels, which are the same wherever and however the pictures are stored. The same
+    sample written down twice counts as one.
     """
     text = feature["input_ids"] if "input_ids" in feature else {k: v for k, v in feature.items() if k != "images"}
-    names = [picture_name(one).removeprefix(os.path.join(media_dir, "")) for one in feature["images"]]
-    said = repr((list(text) if "input_ids" in feature else text, names))
-    return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "big")
+    digest = hashlib.blake2b(repr(list(text) if "input_ids" in feature else text).encode(), digest_size=8)
+    for picture in pictures:
+        data = picture.encode() if isinstance(picture, str) else picture
+        digest.update(b"%d:" % len(data) + data)
+    return int.from_bytes(digest.digest(), "big")

@@ -39,7 +39,7 @@ def test_first_batch_seconds(report: Callable[..., None], tmp_path: Path, monkey
     }
     build(from_mapping(DataConfig, data, "tiny"), workshop.registry)
     ways: dict[str, dict[str, Any]] = {
-        "streamed": {},
+        "streamed": {"dataloader_num_workers": 2},
         "whole": {"streaming": False, "accelerator_config": None, "dataloader_num_workers": 0},
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}

@@ -257,7 +257,8 @@ def test_streaming_without_what_it_needs_is_refused(stocked: Workshop, changes: 
 
 @pytest.mark.slow
 def test_the_streaming_recipe_trains_on_parquet_and_tars(stocked: Workshop) -> None:
-    more = ("dataset=tarred_sharded", "stcr.starts_from=model", "buffer_size=32", "preprocessing_batch_size=8")
+    more = ("dataset=tarred_sharded", "stcr.starts_from=model", "buffer_size=32", "preprocessing_batch_size=8",
+            "dataloader_num_workers=2")  # fmt: skip
     overrides = stocked.overrides("weak", "streamed", stocked.base, *more)
     done = stocked.run(["llamafactory-cli", "train", RECIPES / "stage2_stream.yaml", *overrides])
     assert done.returncode == 0, done.stderr[-3000:]
