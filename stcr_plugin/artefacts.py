@@ -20,13 +20,7 @@ from stcr_plugin import __version__
 from stcr_plugin.errors import DataError, StcrError
 
 _STACK = ("llamafactory", "torch", "transformers", "peft", "trl", "deepspeed", "datasets", "av", "pyarrow", "numpy")
-_MODEL_FILES = (
-    "*.safetensors",
-    "pytorch_model*.bin",
-    "adapter_model*.bin",
-    "config.json",
-    "adapter_config.json",
-    "generation_config.json",
+PROCESSOR_FILES = (
     "*processor_config.json",
     "chat_template*",
     "tokenizer*",
@@ -34,6 +28,15 @@ _MODEL_FILES = (
     "merges.txt",
     "added_tokens.json",
     "special_tokens_map.json",
+)
+_MODEL_FILES = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "adapter_model*.bin",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    *PROCESSOR_FILES,
 )
 # How libraries written in Rust and C++ (safetensors, torch.save) say that the disk is full: they give no errno.
 _FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")

@@ -236,9 +236,9 @@ def fit(image: Image, max_pixels: int, min_pixels: int) -> Image:
     `min_pixels`, both keeping the shape; RGB; no side below 28 pixels; no side over 200 times the other.
     """
     if image.width * image.height > max_pixels:
-        image = _scaled(image, max_pixels)
+        image = image.resize(scaled_size(*image.size, max_pixels))
     if image.width * image.height < min_pixels:
-        image = _scaled(image, min_pixels)
+        image = image.resize(scaled_size(*image.size, min_pixels))
     image = image.convert("RGB")
     if min(image.size) < 28:
         image = image.resize((max(image.width, 28), max(image.height, 28)))
@@ -249,9 +249,10 @@ def fit(image: Image, max_pixels: int, min_pixels: int) -> Image:
     return image
 
 
-def _scaled(image: Image, pixels: int) -> Image:
-    scale = math.sqrt(pixels / (image.width * image.height))
-    return image.resize((int(image.width * scale), int(image.height * scale)))
+def scaled_size(width: int, height: int, pixels: int) -> tuple[int, int]:
+    """Width and height of the same shape with at most `pixels` pixels, as LLaMA-Factory rounds them."""
+    scale = math.sqrt(pixels / (width * height))
+    return int(width * scale), int(height * scale)
 
 
 def open_picture(registry: Path, relative: str, pair_id: str) -> Image:

@@ -25,8 +25,7 @@ from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.local import say
 from stcr_plugin.evaluation.metrics import Figures, figures
 from stcr_plugin.evaluation.prompts import prompts_for
-from stcr_plugin.frameworks.ranks import of_every_rank
-from stcr_plugin.frameworks.ranks import rank_and_world as _rank_and_world
+from stcr_plugin.frameworks.ranks import of_every_rank, rank_and_world
 from stcr_plugin.report import console_table
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
 
@@ -106,7 +105,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         if not failures:
             gathered = [answer for share, _ in shares for answer in share]
             found, failure = self._tried(lambda: self._reported(when, gathered, started, state, control))
-            failures = {_rank_and_world()[0]: failure} if failure else {}
+            failures = {rank_and_world()[0]: failure} if failure else {}
         if failures and state.is_world_process_zero:
             why = "; ".join(f"rank {rank}: {failed}" for rank, failed in failures.items())
             print(_framed(when, why), file=sys.stderr, flush=True)
@@ -118,7 +117,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         try:
             return work(), None
         except Exception as error:
-            if _rank_and_world()[1] > 1 and _is_zero3():
+            if rank_and_world()[1] > 1 and _is_zero3():
                 raise
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # what ran out of memory is not to cost the next step its own
@@ -144,7 +143,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         return found
 
     def _answers(self, model: Any, processor: Any) -> list[Answer]:
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         share = self.queries[rank::world]
         padded = share + self.queries[: -(-len(self.queries) // world) - len(share)]
         prompts = prompts_for(padded, self.ask, ties=self.ties)

@@ -21,15 +21,6 @@ from stcr_plugin.release.serving import client, served_name
 
 CHAIN, README, CLIENT = "stcr_chain.json", "README.md", "client.py"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_PROCESSOR = (
-    "*processor_config.json",
-    "chat_template*",
-    "tokenizer*",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _SHARD = "5GB"
@@ -170,7 +161,7 @@ def _write_weights(run: Path, part: Path, dtype: str) -> str:
 
 def _write_processor(run: Path, part: Path, least: int, most: int, sizes: list[Size]) -> Limits | None:
     """Tokenizer and processor, the latter with the limits of serving, in the files of transformers 4 and of 5."""
-    for path in _matching(run, _PROCESSOR):
+    for path in _matching(run, artefacts.PROCESSOR_FILES):
         shutil.copyfile(path, part / path.name)
     whole, flat = part / "processor_config.json", part / "preprocessor_config.json"
     nested = artefacts.read_json(whole) if whole.is_file() else {}

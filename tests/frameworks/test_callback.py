@@ -87,7 +87,7 @@ def test_every_rank_asks_equally_often_and_every_query_is_answered_once(
     gap = GapCallback(pairs, Path(), AskSettings(mode="direct"), lambda row: None)
     answered: list[Any] = []
     for rank in range(world):
-        monkeypatch.setattr(callback, "_rank_and_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(callback, "rank_and_world", lambda rank=rank: (rank, world))
         answered += gap._answers(None, None)
     assert len(set(asked)) == 1
     every = sorted((pair.pair_id, order) for pair in pairs for order in ("forward", "backward"))

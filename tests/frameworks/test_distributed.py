@@ -22,7 +22,7 @@ TWO = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
 # one process that accumulates two batches of 2. LLaMA-Factory averages the loss batch by batch (of a vision-language
 # model it counts no tokens), so a batch of 4 weighs samples of unequal length otherwise.
 HALF = "per_device_train_batch_size=2"
-# Each rank draws its own augmentations.
+# Batches are compared as they lie on the disk.
 ALIKE = ("stcr.augment=null", HALF)
 # kind of launch -> (what is laid over the recipe, the door of stage 2)
 KINDS = {
