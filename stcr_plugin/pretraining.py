@@ -17,13 +17,13 @@ import numpy.typing as npt
 from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
+from stcr_plugin.frameworks.logits import IGNORE, cut_to_tail
 from stcr_plugin.types import Episode
 
 _PROMPT = (
     "<|im_start|>user\nimg1: <|vision_start|>{image}<|vision_end|>\nDescribe img1: {task}.<|im_end|>\n"
     "<|im_start|>assistant\n"
 )
-_IGNORE = -100
 
 
 @settings
@@ -75,14 +75,15 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
         chosen = torch.randint(len(pictures), (rules.batch_size,), generator=generator)
         ids, labels, mask = _padded([encoded[i] for i in chosen.tolist()], processor.tokenizer.pad_token_id)
         seen.clear()
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            mm_token_type_ids=(ids == image_token).int(),
-            pixel_values=patches[chosen].flatten(0, 1),
-            image_grid_thw=grid[chosen],
-            labels=labels,
-        )
+        batch = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "mm_token_type_ids": (ids == image_token).int(),
+            "pixel_values": patches[chosen].flatten(0, 1),
+            "image_grid_thw": grid[chosen],
+            "labels": labels,
+        }
+        output = model(**cut_to_tail(batch))
         placed = torch.nn.functional.mse_loss(head(seen[0].reshape(rules.batch_size, -1)), targets[chosen])
         (output.loss + rules.regression_weight * placed).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -125,7 +126,7 @@ def _described_pictures(
 def _encoded(tokenizer: Any, task: str, caption: str, image_tokens: int) -> tuple[list[int], list[int]]:
     prompt = tokenizer.encode(_PROMPT.format(image="<|image_pad|>" * image_tokens, task=task), add_special_tokens=False)
     answer = tokenizer.encode(f"{caption}<|im_end|>", add_special_tokens=False)
-    return prompt + answer, [_IGNORE] * len(prompt) + answer
+    return prompt + answer, [IGNORE] * len(prompt) + answer
 
 
 def _padded(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[Any, Any, Any]:
@@ -133,7 +134,7 @@ def _padded(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[Any, Any
 
     length = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in rows])
-    labels = torch.tensor([row + [_IGNORE] * (length - len(row)) for _, row in rows])
+    labels = torch.tensor([row + [IGNORE] * (length - len(row)) for _, row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row, _ in rows])
     return ids, labels, mask
 

@@ -8,8 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from stcr_plugin.frameworks.collators import CollatorInFront, put_in_front
-
-_IGNORE = -100
+from stcr_plugin.frameworks.logits import IGNORE
 
 
 class AuthorsMask(TrainerCallback):  # type: ignore[misc]
@@ -38,10 +37,10 @@ def authors_labels(input_ids: Sequence[int], labels: Sequence[int], image_token:
     Where the prompt was n tokens with one token a picture, all from the n-th on is supervised: the end of the prompt,
     image tokens among it, and the answer. `labels` are the right ones, whose first supervised token ends the prompt.
     """
-    prompt = next(position for position, label in enumerate(labels) if label != _IGNORE)
+    prompt = next(position for position, label in enumerate(labels) if label != IGNORE)
     runs = sum(
         input_ids[position] == image_token and (position == 0 or input_ids[position - 1] != image_token)
         for position in range(prompt)
     )
     unexpanded = prompt - sum(token == image_token for token in input_ids[:prompt]) + runs
-    return [_IGNORE] * unexpanded + list(input_ids[unexpanded:])
+    return [IGNORE] * unexpanded + list(input_ids[unexpanded:])

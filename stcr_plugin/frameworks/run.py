@@ -260,6 +260,7 @@ def _trainer_made_known(callbacks: Sequence[Any], steps_before: int) -> Iterator
     from transformers import Trainer
 
     from stcr_plugin.frameworks.checkpoints import load_whole, save_whole
+    from stcr_plugin.frameworks.logits import keep_tail
     from stcr_plugin.frameworks.logs import keep_names
 
     original = Trainer.__init__
@@ -270,6 +271,7 @@ def _trainer_made_known(callbacks: Sequence[Any], steps_before: int) -> Iterator
         load_whole(trainer)
         save_whole(trainer)
         keep_names(trainer, steps_before)
+        keep_tail(trainer)
         for callback in callbacks:
             callback.trainer = trainer
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stcr_plugin.frameworks.launch import under_torchrun
+from stcr_plugin.frameworks.logits import IGNORE
 from stcr_plugin.frameworks.recipe import read_recipe
 from stcr_plugin.frameworks.run import run_stage
 from stcr_plugin.frameworks.trl.collator import TemporalCollator
@@ -126,6 +127,23 @@ def _trainer_class() -> Any:
             if not self.shuffles:
                 return torch.utils.data.SequentialSampler(self.train_dataset)
             return super()._get_train_sampler(*given, **named)
+
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            if "logits_to_keep" not in inputs:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            # TRL's own reads the logits of all tokens, for an entropy that is mostly the prompt's.
+            given = {**inputs, "use_cache": False}
+            loss, outputs = Trainer.compute_loss(self, model, given, True, num_items_in_batch)
+            wanted = inputs["labels"][:, 1:]
+            right = outputs.logits[:, :-1].argmax(-1) == wanted
+            counts = torch.stack([right.sum(), (wanted != IGNORE).sum(), inputs["attention_mask"].sum()])
+            hits, supervised, tokens = self.accelerator.gather(counts[None]).sum(0).tolist()
+            self._total_train_tokens += tokens
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            self._metrics["train"]["mean_token_accuracy"].append(hits / max(supervised, 1))
+            return (loss, outputs) if return_outputs else loss
 
         def log(self, logs: dict[str, float], *rest: Any) -> None:
             # TRL empties its running averages into whatever is logged next; ours are not those of training.
