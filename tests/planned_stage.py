@@ -47,4 +47,4 @@ def inputs(model: Model, words: int = 150) -> tuple[dict[str, Any], Batch]:
     made = dict(model.processor(text=text, images=pictures * 2, return_tensors="pt"))
     made["labels"] = made["input_ids"].clone()
     ids = made["input_ids"]
-    return made, Batch(tokens=ids.numel(), patches=len(made["pixel_values"]), longest=ids.shape[1])
+    return made, Batch(ids.numel(), len(made["pixel_values"]), longest=ids.shape[1], tail=ids.numel())

@@ -84,8 +84,9 @@ def model_of(path: Path, folder: Path) -> tuple[Any, Any, Any]:
         patches = (448 // 14) ** 2 + 1
         tokens = model.config.image_seq_length
     samples = values["per_device_train_batch_size"]
-    longest = 2 * tokens + TEXT[read(path)["stcr"]["mode"]]
-    return resolved, model, Batch(tokens=samples * longest, patches=samples * 2 * patches, longest=longest)
+    text = TEXT[read(path)["stcr"]["mode"]]
+    longest = 2 * tokens + text  # the answer stands behind the pictures
+    return resolved, model, Batch(samples * longest, samples * 2 * patches, longest, tail=samples * text)
 
 
 @cache

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError, StcrError
+from stcr_plugin.frameworks.logits import IGNORE
 from stcr_plugin.preflight.model import Model
 from stcr_plugin.preflight.resolve import Resolved
 from stcr_plugin.registry import manifest as manifests
@@ -20,7 +21,6 @@ from stcr_plugin.registry import pictures
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IGNORE = -100
 _CHUNK = 64  # pictures that a process takes at once
 _WORTH_A_PROCESS = 2000  # a process takes a second to start
 
@@ -36,10 +36,12 @@ class Fault:
 
 @dataclass(frozen=True)
 class Sample:
-    """Tokens of one sample, how many of them are supervised, its pictures, and the patches that those are cut into."""
+    """Tokens of one sample, how many stand before the first supervised one, how many are supervised, its pictures, and
+    the patches that those are cut into."""
 
     where: str
     tokens: int
+    prompt: int
     supervised: int
     pictures: int
     patches: int
@@ -303,8 +305,9 @@ class Encoder:
                 "is another model's"
             )
         supervised = [label for label in labels if label != IGNORE]
+        prompt = next((place for place, label in enumerate(labels) if label != IGNORE), len(labels))
         patches = ids.count(self.image_token) * self.model.merge
-        return Sample(where, len(ids), len(supervised), len(sizes), patches), self._misled(row, supervised)
+        return Sample(where, len(ids), prompt, len(supervised), len(sizes), patches), self._misled(row, supervised)
 
     def tokens(self, row: Mapping[str, Any], sizes: Sequence[Size]) -> tuple[list[int], list[int]]:
         """input_ids and labels, [tokens] each."""

@@ -82,11 +82,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one GPU computes at once: padded text tokens and patches of pictures, of all its samples together."""
+    """What one GPU computes at once: padded text tokens and patches of pictures, of all its samples together, and
+    `tail`, those of the tokens that logits are computed of (frameworks/logits.py)."""
 
     tokens: int
     patches: int
     longest: int
+    tail: int
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def estimate(resolved: Resolved, model: Model, batch: Batch) -> Memory:
     checkpointed = not resolved.model.disable_gradient_checkpointing
     kept, recomputed = activations(model, batch, precision, resolved, checkpointed)
     # The loss: logits, the same in float32, log-probabilities. Its gradient: those, theirs and that of the logits.
-    fused_loss, values = bool(resolved.model.enable_liger_kernel), batch.tokens * model.vocabulary
+    fused_loss, values = bool(resolved.model.enable_liger_kernel), batch.tail * model.vocabulary
     return Memory(
         weights=weight_bytes,
         gradients=gradients,

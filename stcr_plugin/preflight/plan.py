@@ -124,7 +124,14 @@ class Plan:
         if self.resolved.data.packing:
             longest = int(self.resolved.data.cutoff_len) + 1
         padded = -(-longest // 8) * 8
-        return Batch(many * padded, many * max(sample.patches for sample in self.data.samples), padded)
+        # Logits begin where the sample with the shortest prompt is supervised first; the authors' mask has no prompt.
+        prompt = 0 if self.settings.mask == "authors" else min(sample.prompt for sample in self.data.samples)
+        return Batch(
+            tokens=many * padded,
+            patches=many * max(sample.patches for sample in self.data.samples),
+            longest=padded,
+            tail=many * (padded - max(prompt - 1, 0)),
+        )
 
 
 def read_plan(recipe: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan | None, list[Verdict]]:

@@ -32,6 +32,6 @@ def test_operations_are_those_that_torch_counts(overrides: tuple[str, ...], tole
     made, batch = inputs(model)
     with FlopCounterMode(display=False) as counter, torch.enable_grad():
         live(**made).loss.backward()
-    sample = Sample("", batch.longest, batch.longest, 2, batch.patches // 2)
+    sample = Sample("", batch.longest, 0, batch.longest, 2, batch.patches // 2)
     data = Data({"one": 1}, (sample,), (), 2, 2, 0.0, 0, None)
     assert 2 * duration.operations(model, data) == pytest.approx(counter.get_total_flops(), rel=tolerance)

@@ -114,7 +114,7 @@ def test_parameters_are_those_of_the_published_weights(name: str, tmp_path: Path
 @pytest.mark.slow
 def test_zero_divides_what_its_paper_says(real: Path) -> None:
     """Rajbhandari et al., table 1: 7.5 G parameters and 64 GPUs take 120, 31.4, 16.6 and 1.9 GB; here 8.3 G and 8."""
-    n, gpus, batch = PARAMETERS["qwen2_5_vl_7b"], 8, Batch(8, 0, 8)
+    n, gpus, batch = PARAMETERS["qwen2_5_vl_7b"], 8, Batch(8, 0, 8, 8)
 
     def held(stage: int) -> tuple[int, int, int]:
         zero = {"stage": stage, "overlap_comm": False}
@@ -136,7 +136,7 @@ def test_quantised_weights_take_as_many_bits_as_qlora_says(real: Path) -> None:
     lora = ("bf16=true", "finetuning_type=lora", "freeze_vision_tower=true")
     resolved, model = planned(real, *lora, "quantization_bit=4", "double_quantization=true")
     plain = planned(real, *lora)
-    batch = Batch(8, 0, 8)
+    batch = Batch(8, 0, 8, 8)
     saved = memory.estimate(*plain, batch).weights - memory.estimate(resolved, model, batch).weights
     assert saved == pytest.approx(model.weights.linear * (16 - 4.127) / 8, rel=1e-6)
     # All but the vocabulary's two matrices, norms and biases.
@@ -145,10 +145,10 @@ def test_quantised_weights_take_as_many_bits_as_qlora_says(real: Path) -> None:
 
 def test_peak_is_the_greatest_moment_of_a_step(wide: Path) -> None:
     resolved, model = planned(wide)
-    small = memory.estimate(resolved, model, Batch(8, 0, 8))
-    large = memory.estimate(resolved, model, Batch(80_000, 0, 8))
+    small = memory.estimate(resolved, model, Batch(8, 0, 8, 8))
+    large = memory.estimate(resolved, model, Batch(80_000, 0, 8, 80_000))
     held = small.weights + small.optimizer
     assert small.peak == held + small.gradients + small.recomputed
     assert large.peak == held + large.activations + max(large.loss_gradient, large.recomputed)
-    spread = memory.estimate(planned(wide, gpus=2)[0], model, Batch(8, 0, 8))
+    spread = memory.estimate(planned(wide, gpus=2)[0], model, Batch(8, 0, 8, 8))
     assert spread.buffers == small.gradients  # DDP's buckets
