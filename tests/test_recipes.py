@@ -111,10 +111,10 @@ def estimated_hours(path: Path, folder: Path) -> float:
     resolved, model, batch = model_of(path, folder)
     full = resolved.finetuning.finetuning_type == "full"
     tower = full and not resolved.finetuning.freeze_vision_tower
-    text = model.parameters - model.vision_parameters - model.vocabulary * model.text.width
-    operations = (8 if full else 6) * text * batch.tokens + (
-        8 if tower else 2
-    ) * model.vision_parameters * batch.patches
+    head = model.vocabulary * model.text.width
+    embeddings = head if model.config.tie_word_embeddings else 2 * head
+    text = (model.parameters - model.vision_parameters - embeddings) * batch.tokens + head * batch.tail
+    operations = (8 if full else 6) * text + (8 if tower else 2) * model.vision_parameters * batch.patches
     number, size = gpus(path)
     samples = resolved.training.per_device_train_batch_size
     return 100_000 * operations / samples / number / (USED * PEAK[size][1]) / 3600

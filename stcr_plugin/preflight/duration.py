@@ -4,7 +4,8 @@ Operations of a token: 2 for each weight that multiplies it forward, 4 backward 
 section 2.1), of which 2 fall away where a weight is frozen, and all 4 where nothing before it learns. Attention adds
 12 times layers, width of the heads and tokens seen (Chowdhery et al., PaLM, arXiv 2204.02311, appendix B, which also
 defines the share of the peak, MFU: what checkpointing recomputes does not count). A vision tower multiplies patches,
-not tokens of text, and its windows see so many patches as they hold.
+not tokens of text, and its windows see so many patches as they hold; the vocabulary's matrix multiplies the tokens from
+the first supervised one on (frameworks/logits.py).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ def operations(model: Model, data: Data) -> float:
     tokens = sum(sample.tokens for sample in data.samples) / many
     patches = sum(sample.patches for sample in data.samples) / many
     pictures = sum(sample.pictures for sample in data.samples) / many
+    tail = sum(sample.tokens - max(sample.prompt - 1, 0) for sample in data.samples) / many
     text = _blocks(model.text, tokens, tokens, learns_below=_learns(model.vision))
-    head = 2 * model.vocabulary * model.text.width * tokens * _passes(model.text, True)
+    head = 2 * model.vocabulary * model.text.width * tail * _passes(model.text, True)
     vision = _blocks(model.vision, patches, patches / pictures, False) if model.vision and patches else 0.0
     return text + head + vision
 
