@@ -32,11 +32,12 @@ def report(
     A run is a folder with `eval/*/results.json` or results.json, and maybe a stage.json that names it. What `stcr
     controls`, `stcr eval --pictures`, `stcr rank` and `stcr guard` left in it, up to two folders deep, has sections of
     its own. Rows keep the order of `runs`; the words compare the first with "stage2" (without one: with the last that
-    is not "weak_only"), and "stage2" with "weak_only", pair by pair where the answers.jsonl of both are there.
+    is not "weak_only"), and "stage2" with "weak_only", pair by pair where the answers.jsonl of both are there; a table
+    compares it with every run.
     `registry` holds the pictures of the gallery, whose pairs `seed` draws; `largest` is about the most bytes of
     report.html. Returns report.md's path. Raises DataError for a run without results, or with files of another make.
     """
-    from stcr_plugin.report import gallery
+    from stcr_plugin.report import comparison, gallery
     from stcr_plugin.report.chain import chains
     from stcr_plugin.report.document import Document, Section, markdown
     from stcr_plugin.report.page import page
@@ -44,7 +45,8 @@ def report(
 
     found, out = read(runs), Path(out)
     of = chains(found.chain)
-    first, last = _results(found, of, out), _background(found, seed)
+    compared, without = comparison.comparisons(of)
+    first, last = _results(found, of, comparison.section(compared, without), out), _background(found, seed)
     title = f"STCR: forward against backward, {of[0].after.name}"
     room = largest - len(page(Document(title, [*first, *last])).encode())
     pairs = gallery.counts(found.chain)
@@ -52,7 +54,8 @@ def report(
         pairs += gallery.gallery(chain, Path(registry), seed, room // len(of), f"g{number}")
     whole = Document(title, [*first, Section("Right and wrong pairs", pairs), *last])
     artefacts.write_json(out / CHAIN, found.rows)
-    artefacts.write_json(out / EVIDENCE, _evidence(found))
+    compared_rows = {"comparisons": [dataclasses.asdict(one) for one in compared]}
+    artefacts.write_json(out / EVIDENCE, {**_evidence(found), **compared_rows})
     artefacts.write_text(out / PAGE, page(whole))
     artefacts.write_text(out / REPORT, markdown(whole))
     return out / REPORT
@@ -76,7 +79,7 @@ def console_table(rows: Sequence[tuple[str, Figures]]) -> str:
     )
 
 
-def _results(found: Runs, of: Sequence[Chain], out: Path) -> list[Section]:
+def _results(found: Runs, of: Sequence[Chain], compared: Sequence[Section], out: Path) -> list[Section]:
     """What comes before the gallery; plots are written into the folder `out`."""
     from stcr_plugin.evaluation import plots
     from stcr_plugin.report import chain
@@ -99,6 +102,7 @@ def _results(found: Runs, of: Sequence[Chain], out: Path) -> list[Section]:
     return [
         Section("What changed", headline),
         Section("Figures", table),
+        *compared,
         *chain.by_distance(of),
         *chain.by_task(of),
         *chain.by_phase(of),

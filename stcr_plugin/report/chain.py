@@ -27,7 +27,7 @@ from stcr_plugin.report.document import (
     figures,
     share,
 )
-from stcr_plugin.report.runs import Measured, Row, answers_of
+from stcr_plugin.report.runs import Measured, Row, same_pairs
 
 WEAK_ONLY, STAGE2 = "weak_only", "stage2"
 _TASKS_OPEN = 12  # more than so many tasks are folded away
@@ -220,9 +220,7 @@ def _against_weak_only(stage2: Measured, weak: Measured) -> str:
 def _pair_by_pair(one: Measured, other: Measured) -> tuple[bool, str]:
     """Whether `one` is shown to be better than `other` on the same pairs, and what is to be said of it."""
     try:
-        if one.row.get("data_digest") != other.row.get("data_digest"):
-            raise DataError("they were asked about other pictures")
-        found = paired_difference(answers_of(one), answers_of(other))
+        found = paired_difference(*same_pairs(one, other))
     except DataError as error:
         return False, f"They cannot be compared pair by pair, so nothing is shown: {error}."
     lead = tables.figure({"gap_points": found.points}, "gap_points")

@@ -146,7 +146,7 @@ def _comparators(found: Sequence[Measured]) -> list[Block]:
                 share(one.row),
                 f"{of['mean_accuracy']:.1f}",
                 f"{plain['pair_accuracy']:.1f}" if plain else "-",
-                _points(plain["difference"]) if plain else "-",
+                points(plain["difference"]) if plain else "-",
                 str(one.row["n_pairs"]),
                 f"{of['does']} ({of['source']})",
             ]
@@ -162,7 +162,8 @@ def _comparators(found: Sequence[Measured]) -> list[Block]:
     ]
 
 
-def _points(difference: Mapping[str, Any]) -> str:
+def points(difference: Mapping[str, Any]) -> str:
+    """A difference of pair accuracies, with its interval where it has one."""
     points, *bounds = (
         tables.figure({"gap_points": value}, "gap_points")
         for value in (difference["points"], *(difference["interval"] or ()))

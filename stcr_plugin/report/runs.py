@@ -11,7 +11,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation import controls, groups, progress, yesno
 from stcr_plugin.evaluation.contamination import stage_of
-from stcr_plugin.evaluation.metrics import RATES, figures
+from stcr_plugin.evaluation.metrics import RATES, figures, paired_rights
 from stcr_plugin.evaluation.run import ANSWERS, RESULTS, read_answers
 from stcr_plugin.types import Answer
 
@@ -106,6 +106,15 @@ def answers_of(measured: Measured) -> list[Answer]:
     if figures(answers).pair_accuracy != measured.row["pair_accuracy"]:
         raise DataError(f"{ANSWERS} of {measured.row['name']} does not give the figures of its {RESULTS}")
     return answers
+
+
+def same_pairs(one: Measured, other: Measured) -> tuple[list[Answer], list[Answer]]:
+    """The answers of both. Raises DataError where they were not asked the same pairs, or their answers are missing."""
+    if one.row.get("data_digest") != other.row.get("data_digest"):
+        raise DataError("they were asked about other pictures")
+    answers, others = answers_of(one), answers_of(other)
+    paired_rights(answers, others)
+    return answers, others
 
 
 def _places(run: Path, name: str) -> list[Path]:

@@ -181,6 +181,7 @@ def test_comparator_is_no_stage_of_the_chain(whole):
     assert all("per_episode" not in row for row in rows)
     evidence = json.loads((out / "evidence.json").read_text())
     assert {name: len(of) for name, of in evidence.items()} == {
+        "comparisons": 2,
         "controls.json": 1,
         "groups.json": 1,
         "guard.json": 3,

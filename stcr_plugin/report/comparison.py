@@ -1,0 +1,97 @@
+"""The end of a chain against every other run that was asked the same pairs: could chance alone have done it?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from stcr_plugin.errors import DataError
+from stcr_plugin.evaluation import significance
+from stcr_plugin.evaluation.metrics import Difference, paired_difference
+from stcr_plugin.report.chain import Chain
+from stcr_plugin.report.document import Block, Bullets, Cell, Section, Table, Words, code
+from stcr_plugin.report.evidence import points
+from stcr_plugin.report.runs import Measured, same_pairs
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`one` against `other` on the same pairs of what `asked` names; difference: of pair accuracy, in points.
+
+    by_episode: the permutation test that flips whole episodes; p_holm: its p, adjusted for all comparisons of a report.
+    """
+
+    asked: str
+    one: str
+    other: str
+    n_pairs: int
+    difference: Difference
+    by_episode: significance.Permutation
+    mcnemar: significance.McNemar
+    p_holm: float
+
+
+def comparisons(of: Sequence[Chain]) -> tuple[list[Comparison], list[str]]:
+    """The comparisons that can be made, and why others cannot."""
+    found: dict[str, tuple[Chain, Measured]] = {}
+    made: dict[str, tuple[Difference, significance.Permutation, significance.McNemar]] = {}
+    without: list[str] = []
+    for chain in of:
+        for other in (one for one in chain.named.values() if one is not chain.after):
+            name = f"{chain.title}: {other.name}"
+            try:
+                answers = same_pairs(chain.after, other)
+            except DataError as error:
+                without.append(f"{chain.title}: {code(chain.after.name)} and {code(other.name)}: {error}.")
+                continue
+            found[name] = (chain, other)
+            made[name] = (
+                paired_difference(*answers),
+                significance.difference_p(*answers),
+                significance.mcnemar(*answers),
+            )
+    adjusted = significance.holm({name: by_episode.p for name, (_, by_episode, _) in made.items()})
+    rows = [
+        Comparison(chain.title, chain.after.name, other.name, chain.after.row["n_pairs"], *made[name], adjusted[name])
+        for name, (chain, other) in found.items()
+    ]
+    return rows, without
+
+
+def section(rows: Sequence[Comparison], without: Sequence[str]) -> list[Section]:
+    """Empty where there was nothing to compare."""
+    blocks: list[Block] = []
+    if rows:
+        blocks += [
+            Words(
+                "Pair accuracy on the same pairs. p by episode: how often a difference as large comes about when the "
+                "two runs change places in random episodes; adjusted: for all comparisons of this table (Holm). "
+                "McNemar takes pairs for independent, which those of one episode are not, so its p is too small. "
+                "Another training run may come out otherwise: no p here says anything of that."
+            ),
+            Table(
+                ["asked", "run", "against", "difference (95 %)", "p by episode", "adjusted", "right in one alone",
+                 "McNemar p, exact", "mid-p", "pairs"],
+                [_cells(one) for one in rows],
+                "Run against run",
+            ),
+        ]  # fmt: skip
+    if without:
+        blocks += [Words("Not compared:"), Bullets(tuple(without))]
+    return [Section("Run against run", blocks)] if blocks else []
+
+
+def _cells(one: Comparison) -> list[Cell]:
+    only = one.mcnemar
+    return [
+        one.asked,
+        one.one,
+        one.other,
+        points(asdict(one.difference)),
+        f"{one.by_episode.p:.2g}",
+        f"{one.p_holm:.2g}",
+        f"{only.only_first} : {only.only_second}",
+        f"{only.p_exact:.2g}",
+        f"{only.p_mid:.2g}",
+        str(one.n_pairs),
+    ]
