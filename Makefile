@@ -27,7 +27,7 @@ STAGE1 ?=
 STAGE2 ?=
 WEAK_ONLY ?=
 
-.PHONY: install demo demo-seeds real test test-fast check check-static bench gpu clean
+.PHONY: install demo demo-ablation demo-seeds real test test-fast check check-static bench gpu clean
 
 install: $(READY)
 

@@ -153,15 +153,24 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def model_files(folder: str | Path) -> list[Path]:
+    """The files that decide a model's answers. Raises DataError where the folder holds none."""
+    files = sorted({path for pattern in _MODEL_FILES for path in Path(folder).glob(pattern) if path.is_file()})
+    if not files:
+        raise DataError(
+            f"{folder}: no model there; give a folder with config.json and *.safetensors (one of the Hub: `hf download "
+            "NAME --local-dir FOLDER`)"
+        )
+    return files
+
+
 def model_digest(folder: str | Path) -> str:
     """SHA-256 over the names and contents of the files that decide a model's answers, an adapter's base included.
 
     A base that is no folder here, such as a model of the Hub, counts by its name. Raises DataError where the folder
     holds no model.
     """
-    files = sorted({path for pattern in _MODEL_FILES for path in Path(folder).glob(pattern) if path.is_file()})
-    if not files:
-        raise DataError(f"{folder}: no model there; give a folder with config.json and *.safetensors")
+    files = model_files(folder)
     adapter = Path(folder) / "adapter_config.json"
     base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
     below = [] if base is None else [model_digest(base) if Path(base).is_dir() else base]

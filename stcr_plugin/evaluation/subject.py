@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation.contamination import stage_of
@@ -42,7 +43,7 @@ def subject(
     """`engine`, or the model in `model_dir`, which is shown what lies in the folder `pictures`.
 
     settings: completed by the model's stage; `changes` are laid over them. Raises ConfigError where there is neither
-    an engine nor a folder, DataError for a stage.json that cannot be used.
+    an engine nor a folder, DataError for a folder without a model and for a stage.json that cannot be used.
     """
     model_dir = Path(model_dir) if model_dir else None
     stage = stage_of(model_dir) if model_dir else {}
@@ -51,6 +52,8 @@ def subject(
         if model_dir is None:
             raise ConfigError("nothing to ask: give the folder of a model, or an engine")
         engine = LocalEngine(model_dir, Path(pictures), settings)
+    if isinstance(engine, LocalEngine):
+        artefacts.model_files(engine.model_dir)  # before a folder for its results is made
     return Subject(model_dir, stage, settings, engine)
 
 
