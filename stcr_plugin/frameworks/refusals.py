@@ -20,6 +20,14 @@ REFUSED = {
     "use_hyper_parallel": "HyperParallel's trainer",
     "use_megatron_bridge": "Megatron-Bridge's trainer",
 }
+# What LLaMA-Factory and transformers take without a word and get wrong for these models: switch -> what it does.
+SPOILS = {
+    "predict_with_generate": "LLaMA-Factory then leaves the places of the pictures out of every batch, of training "
+    "too; `stcr eval` generates",
+    "label_smoothing_factor": "transformers does not shift the labels of a vision-language model for it, so the model "
+    "would learn to copy its input",
+    "use_asft_loss": "its reference model is not shown the pictures",
+}
 _V1 = "USE_V1 is set: the plugin works with LLaMA-Factory's stable trainer; unset USE_V1"
 # What takes rows out of the order that a curriculum has: setting -> (is it so, given its value), the mend.
 _MIXING: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -53,6 +61,11 @@ def refuse_what_cannot_work(args: Mapping[str, Any]) -> None:
     for switch, what in REFUSED.items():
         if args.get(switch):
             raise ConfigError(f"{switch}: {what} does not call the plugin's callbacks; remove {switch} from the recipe")
+    for switch, does in SPOILS.items():
+        if args.get(switch):
+            raise ConfigError(f"{switch}: {does}; remove {switch} from the recipe")
+    if not args.get("do_train"):
+        raise ConfigError("do_train: is not true, so nothing would be trained; set do_train: true")
     if args.get("stage") != "sft":
         raise ConfigError(f"stage: {args.get('stage')!r}, but both STCR stages are supervised; set stage: sft")
     for key in ("model_name_or_path", "dataset", "output_dir", "template"):

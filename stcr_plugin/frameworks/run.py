@@ -260,6 +260,7 @@ def _trainer_made_known(callbacks: Sequence[Any], steps_before: int) -> Iterator
     from transformers import Trainer
 
     from stcr_plugin.frameworks.checkpoints import load_whole, save_whole
+    from stcr_plugin.frameworks.frozen import rest_frozen_parts
     from stcr_plugin.frameworks.logits import keep_tail
     from stcr_plugin.frameworks.logs import keep_names
 
@@ -272,6 +273,7 @@ def _trainer_made_known(callbacks: Sequence[Any], steps_before: int) -> Iterator
         save_whole(trainer)
         keep_names(trainer, steps_before)
         keep_tail(trainer)
+        rest_frozen_parts(trainer.model)
         for callback in callbacks:
             callback.trainer = trainer
 

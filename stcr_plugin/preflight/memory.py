@@ -43,6 +43,8 @@ _STATES: Mapping[str, Callable[[tuple[int, ...]], int]] = {
     "rmsprop": lambda shape: 4 * _count(shape),
     "adafactor": lambda shape: 4 * (sum(shape) if len(shape) > 1 else _count(shape)),
 }
+LIGER = ("qwen2_vl", "qwen2_5_vl")
+"""Models to which LLaMA-Factory 0.9.5 applies the kernel (model_utils/liger_kernel.py); with others it does nothing."""
 _BITS = {(4, True): 4.127, (4, False): 4.5, (8, True): 8.0, (8, False): 8.0}
 
 
@@ -127,13 +129,16 @@ def estimate(resolved: Resolved, model: Model, batch: Batch) -> Memory:
     if zero == 3:
         weight_bytes = -(-weight_bytes // gpus)
     if _offloaded(rule, "offload_optimizer"):
-        host, optimizer = host + optimizer * gpus, 0
+        # DeepSpeed 0.19 keeps float32 gradients and 16-bit copies of the weights there as well (stage_1_and_2.py).
+        beside = weights.trainable * (_FLOAT + 2) if zero < 3 else 0
+        host, optimizer = host + optimizer * gpus + beside, 0
     if _offloaded(rule, "offload_param"):
         host, weight_bytes = host + weight_bytes * gpus, 0
     checkpointed = not resolved.model.disable_gradient_checkpointing
     kept, recomputed = activations(model, batch, precision, resolved, checkpointed)
     # The loss: logits, the same in float32, log-probabilities. Its gradient: those, theirs and that of the logits.
-    fused_loss, values = bool(resolved.model.enable_liger_kernel), batch.tail * model.vocabulary
+    fused_loss = bool(resolved.model.enable_liger_kernel) and model.config.model_type in LIGER
+    values = batch.tail * model.vocabulary
     return Memory(
         weights=weight_bytes,
         gradients=gradients,

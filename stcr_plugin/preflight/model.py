@@ -35,7 +35,6 @@ class Weights:
     linear: int
     linear_bytes: int
     cast: int
-    widest: int
     shapes: tuple[tuple[int, ...], ...]
 
 
@@ -261,7 +260,6 @@ def _weights(model: Any) -> Weights:
         linear=sum(one.numel() for one in frozen),
         linear_bytes=sum(one.nbytes for one in frozen),
         cast=sum({id(one): one.numel() for one in cast}.values()),
-        widest=max(one.numel() for one in parameters),
         shapes=tuple(tuple(one.shape) for one in trained),
     )
 

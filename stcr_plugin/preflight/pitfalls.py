@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stcr_plugin.preflight.memory import LIGER
 from stcr_plugin.preflight.plan import Plan
 from stcr_plugin.preflight.verdict import Level, Verdict, ok
 
@@ -169,6 +170,18 @@ PITFALLS = (
         "warning",
         "{} is not installed here",
         "pip install liger-kernel on the machine of the run",
+    ),
+    Pitfall(
+        "enable_liger_kernel",
+        lambda plan: (
+            plan.resolved.model.enable_liger_kernel
+            and plan.model is not None
+            and plan.model.config.model_type not in LIGER
+            and plan.model.config.model_type
+        ),
+        "warning",
+        "LLaMA-Factory has no kernel for {}: it says so in its log, and trains without",
+        "remove enable_liger_kernel",
     ),
     Pitfall(
         "report_to",

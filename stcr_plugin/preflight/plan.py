@@ -119,16 +119,20 @@ class Plan:
         """What one GPU computes at once where all samples are as long as the longest, padded to a multiple of 8."""
         if self.data is None or not self.data.samples:
             return None
-        many = int(self.resolved.training.per_device_train_batch_size)
-        longest = max(sample.tokens for sample in self.data.samples)
+        many, samples = int(self.resolved.training.per_device_train_batch_size), self.data.samples
+        longest, packed = max(sample.tokens for sample in samples), 1
         if self.resolved.data.packing:
             longest = int(self.resolved.data.cutoff_len) + 1
+            packed = max(1, longest // min(sample.tokens for sample in samples))
         padded = -(-longest // 8) * 8
-        # Logits begin where the sample with the shortest prompt is supervised first; the authors' mask has no prompt.
-        prompt = 0 if self.settings.mask == "authors" else min(sample.prompt for sample in self.data.samples)
+        # Logits begin where the sample with the shortest prompt is supervised first; the authors' mask has no prompt,
+        # and LLaMA-Factory's other losses read all logits.
+        finetuning = self.resolved.finetuning
+        whole = self.settings.mask == "authors" or finetuning.use_dft_loss or finetuning.use_eaft_loss
+        prompt = 0 if whole else min(sample.prompt for sample in samples)
         return Batch(
             tokens=many * padded,
-            patches=many * max(sample.patches for sample in self.data.samples),
+            patches=many * packed * max(sample.patches for sample in samples),
             longest=padded,
             tail=many * (padded - max(prompt - 1, 0)),
         )

@@ -15,8 +15,8 @@ from stcr_plugin.evaluation.yesno import GUARD
 from stcr_plugin.frameworks.stage import read_record
 
 Row = dict[str, Any]
-MEASURES: Mapping[str, str] = {RESULTS: "stcr eval", CONTROLS_JSON: "stcr controls", GUARD: "stcr guard"}
-"""File -> the command that leaves it in the folder of the model that it asked, or up to two folders deeper."""
+MEASURES = (RESULTS, CONTROLS_JSON, GUARD)
+"""What `stcr eval`, `stcr controls` and `stcr guard` leave in the model's folder, or up to two folders deeper."""
 
 
 @dataclass(frozen=True)

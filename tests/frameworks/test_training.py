@@ -43,6 +43,13 @@ def args_of(workshop: Workshop, recipe: str = "stage1_cot", **changes: Any) -> d
         ({"use_mca": True}, "use_mca: Megatron-Core's trainer does not call the plugin's callbacks; remove use_mca"),
         ({"use_hyper_parallel": True}, "use_hyper_parallel: HyperParallel's trainer"),
         ({"use_megatron_bridge": True}, "use_megatron_bridge: Megatron-Bridge's trainer"),
+        (
+            {"predict_with_generate": True},
+            "predict_with_generate: LLaMA-Factory then leaves the places",
+        ),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: transformers does not shift the labels"),
+        ({"use_asft_loss": True}, "use_asft_loss: its reference model is not shown the pictures; remove use_asft_loss"),
+        ({"do_train": None}, "do_train: is not true, so nothing would be trained; set do_train: true"),
         ({"stage": "dpo"}, "stage: 'dpo', but both STCR stages are supervised; set stage: sft"),
         ({"stage": None}, "stage: None, but both"),
         ({"model_name_or_path": None}, "the recipe has no model_name_or_path; add it"),
@@ -148,6 +155,19 @@ def test_a_model_that_no_record_tells_of_is_not_overwritten_and_gets_no_record(
 def test_a_missing_recipe_is_named() -> None:
     with pytest.raises(ConfigError, match=r"recipes/nowhere\.yaml: no such recipe; give the path of a YAML recipe"):
         train("recipes/nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", ["stcr: {name: [a", "just words", "- a\n- list"])
+def test_a_recipe_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: (cannot be read as YAML|holds no `key: value` lines)"):
+        train(str(path))
+
+
+def test_an_override_without_a_value_is_named() -> None:
+    with pytest.raises(ConfigError, match="'max_steps': is no override; write key=value"):
+        train(str(RECIPES / "stage2_weak.yaml"), ["max_steps"])
 
 
 def test_a_recipe_without_our_block_is_pointed_to_llamafactory(workshop: Workshop, tmp_path: Path) -> None:

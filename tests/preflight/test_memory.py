@@ -99,6 +99,36 @@ def test_checkpointing_keeps_the_input_of_each_block(wide: Path) -> None:
     assert recomputed == batch.tokens * memory.block_bytes(model.text, Precision(4, 4))
 
 
+def test_frozen_tower_under_adapters_keeps_nothing(wide: Path) -> None:
+    from stcr_plugin.frameworks.frozen import rest_frozen_parts
+
+    resolved, model = planned(wide, "finetuning_type=lora", "freeze_vision_tower=true")
+    made, batch = inputs(model)
+    live = loaded(resolved, model)
+    live.gradient_checkpointing_enable({"use_reentrant": False})
+    rest_frozen_parts(live)
+    found = saved_for_backward(live, made, autocast=False)
+    kept, _ = memory.activations(model, batch, Precision(4, 4), resolved, True)
+    assert kept + 4 * batch.tokens * model.vocabulary == pytest.approx(found, rel=0.1)
+
+
+def test_kernel_that_fuses_the_loss_counts_where_there_is_one(wide: Path) -> None:
+    resolved, model = planned(wide)
+    resolved.model.enable_liger_kernel = True  # LLaMA-Factory's parser wants the kernel installed
+    batch = Batch(8, 0, 8, 8)
+    assert memory.estimate(resolved, model, batch).loss == 0
+    model.config.model_type = "qwen3_vl"
+    assert memory.estimate(resolved, model, batch).loss > 0
+
+
+def test_offloading_the_optimizer_keeps_gradients_and_weights_on_the_host_as_well(wide: Path) -> None:
+    """18 bytes a weight: float32 weights, two moments and gradients, and 16-bit weights (DeepSpeed 0.19)."""
+    zero = {"stage": 2, "overlap_comm": False, "offload_optimizer": {"device": "cpu"}}
+    resolved, model = planned(wide, "bf16=true", f"deepspeed={{bf16: {{enabled: true}}, zero_optimization: {zero}}}")
+    found = memory.estimate(resolved, model, Batch(8, 0, 8, 8))
+    assert (found.host, found.optimizer) == (18 * model.weights.trainable, 0)
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return MODELS["qwen2_5_vl_7b"](tmp_path_factory.mktemp("real") / "qwen2_5_vl_7b")

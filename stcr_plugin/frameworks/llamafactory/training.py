@@ -110,6 +110,15 @@ def _needs_torchrun() -> bool:
     return "LOCAL_RANK" not in os.environ and (is_env_enabled("FORCE_TORCHRUN") or several)
 
 
+def processes(recipe: Mapping[str, Any]) -> int:
+    """How many processes `train` trains a recipe in, on all machines; each takes a batch of its own at every step."""
+    from llamafactory.extras.misc import get_device_count
+
+    if _needs_torchrun():
+        return int(os.environ.get("NPROC_PER_NODE") or max(1, get_device_count())) * int(os.environ.get("NNODES") or 1)
+    return int(recipe.get("ray_num_workers") or 1) if _on_ray() else 1
+
+
 def through(run_exp: RunExp) -> Train:
     """`run_exp`, once the template knows what only the run knows."""
 
