@@ -31,10 +31,12 @@ def results(forward, backward, pair, interval=3.0, **more):
     }
 
 
-def write(folder, name, row, stage=True, **more):
-    path = folder / name / "eval" / row["split"]
+def write(folder, name, row, stage=True, called=None, room=None, **more):
+    """Named as `stcr eval` names it: by `called` (--name), or else by the stage."""
+    path = folder / name / "eval" / (room or row["split"])
     path.mkdir(parents=True)
-    (path / "results.json").write_text(json.dumps(row))
+    named = called or (name if stage else row["name"])
+    (path / "results.json").write_text(json.dumps(row | {"name": named}))
     if stage:
         (folder / name / "stage.json").write_text(json.dumps({"name": name, **more}))
     return folder / name
@@ -60,13 +62,13 @@ def judged(share, seed, episodes=20, pairs=10):
     return answers
 
 
-def write_answered(folder, name, answers, **more):
-    """A run with its answers, and with the figures that they really give."""
+def write_answered(folder, name, answers, called=None, room=None, **more):
+    """A run with its answers, in the folder `room` of its evaluations, and with the figures that they really give."""
     bounds = intervals(answers, resamples=200)
     row = results(0.0, 0.0, 0.0) | dataclasses.asdict(figures(answers)) | {"intervals": bounds, **more}
-    run = write(folder, name, row)
+    run = write(folder, name, row, called=called, room=room)
     lines = [json.dumps(dataclasses.asdict(answer)) + "\n" for answer in answers]
-    (run / "eval" / row["split"] / "answers.jsonl").write_text("".join(lines))
+    (run / "eval" / (room or row["split"]) / "answers.jsonl").write_text("".join(lines))
     return run
 
 

@@ -29,11 +29,13 @@ def report(
 ) -> Path:
     """Write report.html, report.md, chain.json, evidence.json and plots about `runs` into the folder `out`.
 
-    A run is a folder with `eval/*/results.json` or results.json, and maybe a stage.json that names it. What `stcr
-    controls`, `stcr eval --pictures`, `stcr rank` and `stcr guard` left in it, up to two folders deep, has sections of
-    its own. Rows keep the order of `runs`; the words compare the first with "stage2" (without one: with the last that
+    A run is a folder with `eval/*/results.json` or results.json, and maybe a stage.json. What `stcr controls`, `stcr
+    eval --pictures`, `stcr rank` and `stcr guard` left in it, up to two folders deep, has sections of its own. Runs are
+    called as their results name them (--name, or else the stage); where several have one name, their folders stand
+    behind it. Rows keep the order of `runs`; the words compare the first with "stage2" (without one: with the last that
     is not "weak_only"), and "stage2" with "weak_only", pair by pair where the answers.jsonl of both are there; a table
-    compares it with every run.
+    compares it with every run. What was not asked as usual (other wordings, language, names of the pictures, a warning,
+    answers written where they could be compared, other sizes than the stage's) is compared with its like alone.
     `registry` holds the pictures of the gallery, whose pairs `seed` draws; `largest` is about the most bytes of
     report.html. Returns report.md's path. Raises DataError for a run without results, or with files of another make.
     """
@@ -90,8 +92,10 @@ def _results(found: Runs, of: Sequence[Chain], compared: Sequence[Section], out:
     plots.accuracies(out / PLOT, panels)
     headline: list[Block] = [block for one in of for block in chain.changed(one)]
     headline += [Words(line) for line in control_counts(found)]
+    rows = [{**one.row, "asked": ", ".join(one.otherwise) or "as usual"} for one in found.chain]
+    asked = ["asked"] if any(one.otherwise for one in found.chain) else []
     table: list[Block] = [
-        figures([one.row for one in found.chain], ["name", "dataset", "split", "mode"], "Figures of the chain"),
+        figures(rows, ["name", "dataset", "split", "mode", *asked], "Figures of the chain"),
         Words(
             "Pair accuracy with its 95 % interval (bootstrap over episodes) where there are two episodes or more. In "
             "mode cot the answer is written and parsed; in mode direct the likeliest answer counts, so that none can "
@@ -123,7 +127,12 @@ def _background(found: Runs, seed: int) -> list[Section]:
             "a small gap alone is no sign of knowing."
         ),
     ]
-    return [Section("What the figures mean", meanings), *chain.overlaps(rows), *chain.times(rows), _made(found, seed)]
+    return [
+        Section("What the figures mean", meanings),
+        *chain.overlaps(rows),
+        *chain.times(found.chain),
+        _made(found, seed),
+    ]
 
 
 def _evidence(found: Runs) -> Mapping[str, Any]:

@@ -37,46 +37,39 @@ _CONSISTENT = 90.0  # percent of pairs of which the same frame must be chosen in
 
 @dataclass(frozen=True)
 class Chain:
-    """The evaluations of one title, all asked alike; before: the first; after: stage2, or else the last."""
+    """The evaluations of one title, all asked alike, of which no two have one name.
+
+    after: the first that was called stage2, unless the chain starts with it and there is another; without one the
+    last. before: the first but for that. What was called weak_only is neither, unless there is nothing else.
+    """
 
     title: str
     measured: Sequence[Measured]
 
     @property
-    def named(self) -> dict[str, Measured]:
-        """The first of each name."""
-        found: dict[str, Measured] = {}
-        for one in self.measured:
-            found.setdefault(one.name, one)
-        return found
-
-    @property
     def before(self) -> Measured:
-        return self._stages[0]
+        return next((one for one in self._stages if one is not self.after), self.after)
 
     @property
     def after(self) -> Measured:
-        return self.named.get(STAGE2, self._stages[-1])
+        ends = [one for one in self._stages if one.called == STAGE2] or [self._stages[-1]]
+        return next((one for one in ends if one is not self._stages[0]), ends[0])
+
+    @property
+    def weak_only(self) -> Measured | None:
+        return next((one for one in self.measured if one.called == WEAK_ONLY), None)
 
     @property
     def _stages(self) -> Sequence[Measured]:
-        return [one for one in self.measured if one.row["name"] != WEAK_ONLY] or self.measured
+        return [one for one in self.measured if one.called != WEAK_ONLY] or self.measured
 
 
 def chains(measured: Sequence[Measured]) -> list[Chain]:
-    """Only rows of the same title are compared."""
+    """Only rows that were asked the same are compared; those asked by the defaults come first."""
     titles: dict[str, list[Measured]] = {}
-    for one in measured:
-        titles.setdefault(_title(one.row), []).append(one)
+    for one in sorted(measured, key=lambda one: bool(one.otherwise)):
+        titles.setdefault(one.asked, []).append(one)
     return [Chain(title, of_title) for title, of_title in titles.items()]
-
-
-def _title(row: Row) -> str:
-    """What was asked."""
-    asked = row.get("settings") or {}
-    wordings = ", wordings never trained on" if asked.get("part") == "heldout" else ""
-    language = f", {asked['language']}" if asked.get("language", "en") != "en" else ""
-    return f"{row['dataset']}, {row['split']}{wordings}{language}"
 
 
 # ---- what changed ----
@@ -86,15 +79,13 @@ def changed(chain: Chain) -> list[Block]:
     """The verdict on the end of the chain, and what it was before."""
     before, after = chain.before, chain.after
     blocks: list[Block] = [Heading(chain.title), _finding(after.row), Words(_asked(chain))]
-    if twice := [name for name, count in Counter(one.name for one in chain.measured).items() if count > 1]:
-        names = " and ".join(code(name) for name in twice)
-        blocks.append(Words(f"Several runs are called {names}: the words are of the first."))
     if before is after:
         blocks.append(Words(f"Only {code(after.name)} was evaluated: {_state(after.row)}."))
     else:
+        first, then = ("Before", "After") if before.called != after.called else ("The first", "The second")
         blocks.append(
             Words(
-                f"Before, {code(before.name)}: {_state(before.row)}. After, {code(after.name)}: {_state(after.row)}. "
+                f"{first}, {code(before.name)}: {_state(before.row)}. {then}, {code(after.name)}: {_state(after.row)}. "
                 f"Pair accuracy {_change(before.row['pair_accuracy'], after.row['pair_accuracy'])}, "
                 f"the gap's size {_change(abs(before.row['gap_points']), abs(after.row['gap_points']))}. "
                 f"{_pair_by_pair(after, before)[1]}"
@@ -104,8 +95,8 @@ def changed(chain: Chain) -> list[Block]:
         blocks.append(Words(chance))
     if warnings := _warnings(after.row):
         blocks.append(Bullets(tuple(warnings)))
-    if WEAK_ONLY in chain.named and STAGE2 in chain.named:
-        blocks.append(Words(_against_weak_only(chain.named[STAGE2], chain.named[WEAK_ONLY])))
+    if chain.weak_only and after.called == STAGE2:
+        blocks.append(Words(_against_weak_only(after, chain.weak_only)))
     return blocks
 
 
@@ -113,7 +104,7 @@ def _asked(chain: Chain) -> str:
     row = chain.after.row
     how = "to reason first" if row["mode"] == "cot" else "to answer at once"
     ties = f"; {row['n_ties']} more are ties" if row.get("n_ties") else ""
-    others = {name: one.row for name, one in chain.named.items() if one is not chain.after}
+    others = {one.name: one.row for one in chain.measured if one is not chain.after}
     alike = [code(name) for name, other in others.items() if other.get("data_digest") == row.get("data_digest")]
     apart = [f"{code(name)} {other['n_pairs']} pairs" for name, other in others.items() if code(name) not in alike]
     return (
@@ -179,20 +170,18 @@ def _gap_by_chance(row: Row) -> str:
 
 def _warnings(row: Row) -> list[str]:
     """Where the end of the chain falls short besides, in words."""
-    name, earlier = code(row["name"]), row.get("n_closer_earlier") or 0
+    name, sway = code(row["name"]), _sway(row)
     overlap = overlap_words(row["overlap"]) if row.get("overlap") else ""
-    hides = f"; in {earlier} of {row['n_pairs']} pairs the earlier frame is closer, and of order the gap shows the less"
+    silent = row["unparsed_rate"] or row.get("neither_rate")
+    manner = "is not consistent" if silent else "contradicts itself"
     found = [
         (overlap.startswith("WARNING"), f"**{overlap}**"),
-        (
-            abs(row["position_bias"] - 50) > _SWAY or abs(row["gap_points"]) > 2 * _SWAY,
-            f"{name} is still swayed by order: {tables.figure(row, 'position_bias')} % of its answers say img2 (50 is "
-            f"unbiased), its gap is {tables.figure(row, 'gap_points')} points{hides if earlier else ''}.",
-        ),
+        (bool(sway), f"{name} is still swayed by order: {sway}."),
         (
             row["order_consistency"] < _CONSISTENT,
-            f"{name} contradicts itself: in {100 - row['order_consistency']:.1f} % of the pairs it does not choose the "
-            "same frame in both orders (a coin: 50 %).",
+            f"{name} {manner}: in {100 - row['order_consistency']:.1f} % of the pairs it does not choose the same "
+            "frame in both orders (a coin: 50 %)"
+            f"{'; an answer that names no picture chooses none' if silent else ''}.",
         ),
         (
             row["unparsed_rate"] > 5,
@@ -203,12 +192,40 @@ def _warnings(row: Row) -> list[str]:
     return [text for holds, text in found if holds]
 
 
+def _sway(row: Row) -> str:
+    """What shows that the order of the pictures decides, "" where nothing does."""
+    low, high = _says_img2(row)
+    if low - _SWAY <= 50 <= high + _SWAY and abs(row["gap_points"]) <= 2 * _SWAY:
+        return ""
+    earlier = row.get("n_closer_earlier") or 0
+    hides = f"; in {earlier} of {row['n_pairs']} pairs the earlier frame is closer, and of order the gap shows the less"
+    share = f"{low:.1f}" if round(low, 1) == round(high, 1) else f"{low:.1f} to {high:.1f}"
+    return (
+        f"{share} % of its answers that name a picture say img2 (50 is unbiased), its gap is "
+        f"{tables.figure(row, 'gap_points')} points{hides if earlier else ''}"
+    )
+
+
+def _says_img2(row: Row) -> tuple[float, float]:
+    """At least and at most so many percent of the answers that name a picture say img2, ties left out.
+
+    The two differ only where there are ties: a row does not say how many of the unparsed answers are to them.
+    """
+    ties, bias = 100 * (row.get("n_ties") or 0) / row["n_pairs"], row["position_bias"]
+    unparsed = row["unparsed_rate"] * (1 + ties / 100)  # of all queries -> of those about the other pairs, 100 %
+    read = 100 - (row.get("neither_rate") or 0)
+    sure = max(bias, (row["forward_accuracy"] + row["backward_accuracy"]) / 2)  # what is img2 or right names a picture
+    most, least = read - max(0, unparsed - ties), max(sure, read - unparsed)
+    low, high = (100 * bias / named if named > 1e-6 else 50 for named in (most, least))
+    return min(low, high), max(low, high)
+
+
 def _against_weak_only(stage2: Measured, weak: Measured) -> str:
     better, words = _pair_by_pair(stage2, weak)
     text = (
-        f"{code(WEAK_ONLY)} (weak samples alone, without stage 1) has pair accuracy "
+        f"{code(weak.name)} (weak samples alone, without stage 1) has pair accuracy "
         f"{tables.with_interval(weak.row, 'pair_accuracy')} % against "
-        f"{tables.with_interval(stage2.row, 'pair_accuracy')} % of {code(STAGE2)}. {words} "
+        f"{tables.with_interval(stage2.row, 'pair_accuracy')} % of {code(stage2.name)}. {words} "
     )
     return text + (
         "That is of one training run each; another seed may come out otherwise."
@@ -345,9 +362,9 @@ def overlaps(rows: Sequence[Row]) -> list[Section]:
     return [Section("Overlap with the training data", [table])] if said else []
 
 
-def times(rows: Sequence[Row]) -> list[Section]:
-    """Seconds a stage and their sum, where stage.json gave any; a run of several splits counts once."""
-    stages = {(row["name"], row.get("model")): row for row in rows if row.get("seconds") is not None}
+def times(measured: Sequence[Measured]) -> list[Section]:
+    """Seconds a stage and their sum, where stage.json gave any; a run of several evaluations counts once."""
+    stages = {one.run: one.row for one in measured if one.row.get("seconds") is not None}
     if not stages:
         return []
     lines = [

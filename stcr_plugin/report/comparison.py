@@ -37,7 +37,7 @@ def comparisons(of: Sequence[Chain]) -> tuple[list[Comparison], list[str]]:
     made: dict[str, tuple[Difference, significance.Permutation, significance.McNemar]] = {}
     without: list[str] = []
     for chain in of:
-        for other in (one for one in chain.named.values() if one is not chain.after):
+        for other in (one for one in chain.measured if one is not chain.after):
             name = f"{chain.title}: {other.name}"
             try:
                 answers = same_pairs(chain.after, other)

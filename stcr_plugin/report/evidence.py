@@ -45,7 +45,7 @@ def evidence(runs: Runs, out: Path) -> list[Section]:
 def control_counts(runs: Runs) -> list[str]:
     """A line for each file of controls: how many hold, and which fail."""
     return [
-        f"Controls of {code(left.row['of'].get('name'))} on {code(left.row['of'].get('split'))}: "
+        f"Controls of {code(left.run)} on {code(left.row['of'].get('split'))}: "
         f"{_counts(controls.read_rows(left.path))}."
         for left in runs.left.get(controls.CONTROLS_JSON, ())
     ]
@@ -60,7 +60,7 @@ def _controls(found: Sequence[Left]) -> list[Block]:
         for row in rows:
             by_rule.setdefault(row.rule, []).append(code(row.name))
         blocks += [
-            Heading(", ".join(str(of.get(key)) for key in ("name", "dataset", "split"))),
+            Heading(", ".join((left.run, *(str(of.get(key)) for key in ("dataset", "split"))))),
             Words(
                 f"{of.get('n_pairs')} pairs of {of.get('n_episodes')} episodes, mode {code(of.get('mode'))}: "
                 f"{_counts(rows)}. Intervals: 95 %, bootstrap over episodes, paired with the plain run; each stands by "
@@ -113,7 +113,7 @@ def _groups(found: Sequence[Left]) -> list[Block]:
         row, judged = left.row, groups.control(left.row)
         rows.append(
             [
-                str(row["name"]),
+                left.run,
                 f"{row['dataset']}, {row['split']}",
                 f"{row['pictures']}, {row['ask']}",
                 Judged(judged.verdict),
@@ -220,16 +220,12 @@ def _guards(found: Sequence[Left]) -> list[Block]:
         return []
     kinds = dict.fromkeys(kind for left in found for kind in left.row["kinds"])
     rows: list[list[Cell]] = [
-        [str(left.row["name"]), kind, *(_guard_cell(of, name) for name in _GUARD), str(of["n"])]
+        [left.run, kind, *(_guard_cell(of, name) for name in _GUARD), str(of["n"])]
         for kind in kinds
         for left, of in ((left, left.row["kinds"].get(kind)) for left in found)
         if of
     ]
-    silent = [
-        code(left.row["name"])
-        for left in found
-        if all(of["yes_ratio"] in (0, 100) for of in left.row["kinds"].values())
-    ]
+    silent = [code(left.run) for left in found if all(of["yes_ratio"] in (0, 100) for of in left.row["kinds"].values())]
     same = f"One answer to all questions was given by {', '.join(silent)}: of what training cost, that says nothing."
     return [
         Words(

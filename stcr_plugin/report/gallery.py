@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import StcrError
-from stcr_plugin.evaluation.metrics import by_pair
+from stcr_plugin.evaluation.metrics import by_pair, untied
 from stcr_plugin.evaluation.run import digest_of_data
 from stcr_plugin.registry import pages
 from stcr_plugin.registry.manifest import read_pairs
@@ -33,17 +33,17 @@ Both = tuple[Answer, Answer]
 
 
 def counts(measured: Sequence[Measured]) -> list[Block]:
-    """How many pairs of each verdict every run has whose answers are there."""
+    """How many pairs of each verdict every run has whose answers are there; ties are left out, as of pair accuracy."""
     rows = []
     for one in measured:
         try:
-            both = list(by_pair(answers_of(one)).values())
+            both = list(untied(by_pair(answers_of(one))).values())
         except StcrError:
             continue
         kinds = [_kind(answers) for answers in both]
         shares = [f"{kinds.count(kind)} ({100 * kinds.count(kind) / len(kinds):.1f} %)" for kind, _ in KINDS.values()]
-        rows.append([one.name, str(one.row["dataset"]), str(one.row["split"]), *shares])
-    heads = ["name", "dataset", "split", *(name for _, name in KINDS.values())]
+        rows.append([one.name, one.asked, *shares])
+    heads = ["name", "asked", *(name for _, name in KINDS.values())]
     return [Table(heads, rows, "Pairs of each verdict")] if rows else []
 
 
@@ -54,10 +54,11 @@ def gallery(chain: Chain, registry: Path, seed: int, room: int, name: str) -> li
     """
     heading = Heading(f"{chain.title}: {code(chain.after.name)}")
     try:
-        both = by_pair(answers_of(chain.after))
+        answered = by_pair(answers_of(chain.after))
+        both = untied(answered)
     except StcrError as error:
         return [heading, Words(f"No pairs can be shown: {error}.")]
-    pairs, missing = _pairs(chain.after, both, registry)
+    pairs, missing = _pairs(chain.after, answered, registry)
     drawn: dict[str, list[str]] = {kind: [] for kind, _ in KINDS.values()}
     for pair_id in sorted(both, key=lambda one: artefacts.digest([seed, one])):
         drawn[_kind(both[pair_id])].append(pair_id)
@@ -75,6 +76,8 @@ def gallery(chain: Chain, registry: Path, seed: int, room: int, name: str) -> li
     told = f"Of each verdict up to {EACH} pairs, drawn with seed {seed} among all of it"
     if left_out := len(wanted) - len(cards):
         told += f"; {left_out} drawn pairs are left out to keep the file small"
+    if ties := len(answered) - len(both):
+        told += f"; {ties} ties are left out"
     if missing:
         told += f". Pictures are not shown: {missing}"
     told += f". The model was asked in mode {code(chain.after.row['mode'])}."
@@ -103,8 +106,6 @@ def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
         return Card(kind, "", [], f"episode {both[0].episode_id}, pair {both[0].pair_id}", [], spoken)
     facts = [pair.phase] if pair.phase else []
     facts.append(f"{pair.distance} frames, {pair.seconds:.1f} s apart")
-    if pair.closer == "neither":
-        facts.append("a tie: neither is closer")
     frames = [
         _frame(registry, image, f"{side}, frame {frame}", pair.closer == side)
         for side, image, frame in (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +39,40 @@ _COMMANDS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """A row of chain.json, and where the answers lie that it was computed from."""
+    """A row of chain.json, and where the answers lie that it was computed from; `run` is the folder of its run.
+
+    called: its name in results.json; `name` is told apart from those of the other rows that were asked the same.
+    otherwise: how it was asked, where that is not by the defaults.
+    """
 
     row: Row
     answers: Path
+    run: Path
+    called: str
+    otherwise: Sequence[str]
 
     @property
     def name(self) -> str:
         return str(self.row["name"])
 
+    @property
+    def folder(self) -> Path:
+        return self.answers.parent.resolve()
+
+    @property
+    def asked(self) -> str:
+        """What was asked, and how. The mode, which rightly differs between stages, is no part of it."""
+        return ", ".join((self.row["dataset"], self.row["split"], *self.otherwise))
+
 
 @dataclass(frozen=True)
 class Left:
-    """A file that a command left in a run's folder; `run` is what the run is called."""
+    """A file that a command left in the folder `folder` of a run; `run` is what the run is called."""
 
     run: str
     path: Path
     row: Row
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -75,27 +93,33 @@ class Runs:
 
 
 def read(runs: Sequence[Path]) -> Runs:
-    """Raises DataError for no runs, for one in which there is nothing to report, and for a file of another make."""
+    """What lies in `runs`, each file once; a name that several of them have gets the folder behind it.
+
+    Raises DataError for no runs, for one in which there is nothing to report, and for a file of another make.
+    """
     if not runs:
         raise DataError("no runs: give at least one folder that `stcr eval` has written into")
-    measured: list[Measured] = []
-    left: dict[str, dict[Path, Left]] = {name: {} for name in _NEEDED if name != RESULTS}
+    measured: dict[Path, Measured] = {}
+    left: dict[Path, Left] = {}
     for run in map(Path, runs):
-        stage = stage_of(run)
+        stage, folder = stage_of(run), run.resolve()
         paths = [run / RESULTS] if (run / RESULTS).exists() else sorted(run.glob(f"eval/*/{RESULTS}"))
-        measured += [_measured(path, stage) for path in paths]
-        found = [(name, path) for name in left for path in _places(run, name)]
-        for name, path in found:
-            left[name].setdefault(path.resolve(), Left(stage.get("name") or run.name, path, _read(path)))
+        for path in paths:
+            measured.setdefault(path.resolve(), _measured(path, stage, folder))
+        found = [path for name in _NEEDED if name != RESULTS for path in _places(run, name)]
+        for path in found:
+            left.setdefault(path.resolve(), _left(path, stage, folder))
         if not paths and not found:
             raise DataError(f"{run}: no {RESULTS} and no eval/*/{RESULTS} in it; run `stcr eval` on it first")
-    chain = [one for one in measured if not one.row.get("comparator")]
+    every, rest = _told_apart(list(measured.values()), list(left.values()))
+    chain = [one for one in every if not one.row.get("comparator")]
     if not chain:
         raise DataError(
             f"{', '.join(map(str, runs))}: no {RESULTS} of a plain evaluation; run `stcr eval` without --comparator"
         )
-    others = [one for one in measured if one.row.get("comparator")]
-    return Runs(chain, others, {name: list(of.values()) for name, of in left.items() if of})
+    others = [one for one in every if one.row.get("comparator")]
+    files = {name: [one for one in rest if one.path.name == name] for name in _NEEDED}
+    return Runs(chain, others, {name: of for name, of in files.items() if of})
 
 
 def answers_of(measured: Measured) -> list[Answer]:
@@ -117,6 +141,42 @@ def same_pairs(one: Measured, other: Measured) -> tuple[list[Answer], list[Answe
     return answers, others
 
 
+def _told_apart(measured: Sequence[Measured], left: Sequence[Left]) -> tuple[list[Measured], list[Left]]:
+    """The same under names that no two runs share, nor two evaluations of one run that were asked the same."""
+    of_run = _apart([*((one.name, one.run) for one in measured), *((one.run, one.folder) for one in left)])
+    named = [_renamed(one, of_run[one.name, one.run]) for one in measured]
+    alike: dict[tuple[str, str | None], list[tuple[str, Path]]] = {}
+    for one in named:
+        alike.setdefault(_question(one), []).append((one.name, one.folder))
+    of_eval = {asked: _apart(of) for asked, of in alike.items()}
+    return (
+        [_renamed(one, of_eval[_question(one)][one.name, one.folder]) for one in named],
+        [replace(one, run=of_run[one.run, one.folder]) for one in left],
+    )
+
+
+def _question(one: Measured) -> tuple[str, str | None]:
+    return one.asked, (one.row.get("comparator") or {}).get("name")
+
+
+def _apart(named: Sequence[tuple[str, Path]]) -> dict[tuple[str, Path], str]:
+    """(name, folder) -> the name, with the folder behind it, from where they part, where several folders have it."""
+    folders: dict[str, list[Path]] = {}
+    for name, folder in named:
+        folders.setdefault(name, []).append(folder)
+    apart = {}
+    for name, of in folders.items():
+        above = os.path.commonpath([folder.parent for folder in of])
+        for folder in of:
+            behind = f" ({folder.relative_to(above).as_posix()})" if len(set(of)) > 1 else ""
+            apart[name, folder] = f"{name}{behind}"
+    return apart
+
+
+def _renamed(one: Measured, name: str) -> Measured:
+    return replace(one, row=one.row | {"name": name})
+
+
 def _places(run: Path, name: str) -> list[Path]:
     """Where commands leave a file of this name: in the folder they are given, or in one a room and a data set."""
     return sorted(path for depth in ("", "*/", "*/*/") for path in run.glob(f"{depth}{name}"))
@@ -131,13 +191,41 @@ def _read(path: Path) -> Row:
     return row
 
 
-def _measured(path: Path, stage: Mapping[str, Any]) -> Measured:
-    """A row of chain.json: results.json without its rows an episode, named and timed by stage.json."""
+def _left(path: Path, stage: Mapping[str, Any], folder: Path) -> Left:
+    """Called as the command did, where that is a name and no path; else as the run's stage or folder."""
+    row = _read(path)
+    named = {controls.CONTROLS_JSON: row.get("of"), groups.GROUPS: row, yesno.GUARD: row}.get(path.name) or {}
+    return Left(str(named.get("name") or stage.get("name") or folder.name), path, row, folder)
+
+
+def _measured(path: Path, stage: Mapping[str, Any], run: Path) -> Measured:
+    """A row of chain.json: results.json without its rows an episode, timed by stage.json."""
     results = _read(path)
-    row = {"name": stage.get("name") or results["name"], "split": results["split"]}
+    row = {key: results[key] for key in ("name", "split")}
     row |= {key: value for key, value in results.items() if key not in ("per_episode", *row)}
     known = {"parent": stage.get("parent_stage") or stage.get("parent")} | {
         key: stage.get(key) for key in ("steps", "seconds")
     }
     row |= {key: value for key, value in known.items() if value is not None}
-    return Measured(row, path.with_name(ANSWERS))
+    return Measured(row, path.with_name(ANSWERS), run, str(row["name"]), _otherwise(row, stage))
+
+
+def _otherwise(row: Row, stage: Mapping[str, Any]) -> list[str]:
+    """How it was asked, in the words of a title, where that is not by the defaults.
+
+    A stage's own size of pictures is its default; a model without one has none, since it is shown pictures of whatever
+    size a chain is trained with. A server can do nothing but write.
+    """
+    asked = row.get("settings") or {}
+    compares = row["mode"] == "direct" and (row.get("engine") or {}).get("engine") != "server"
+    sizes = {key: asked.get(key) for key in ("image_min_pixels", "image_max_pixels")}
+    resized = any(size is not None and stage.get(key) not in (None, size) for key, size in sizes.items())
+    found = [
+        (asked.get("part") == "heldout", "wordings never trained on"),
+        (asked.get("language", "en") != "en", asked.get("language")),
+        (asked.get("style", "img") != "img", f"pictures named by {asked.get('style')}"),
+        (asked.get("warn"), "warned of the order"),
+        (asked.get("generate") and compares, "left to write"),
+        (resized, f"pictures of {' to '.join(map(str, sizes.values()))} pixels"),
+    ]
+    return [str(words) for holds, words in found if holds]

@@ -14,6 +14,7 @@ import pytest
 from chain_of_runs import judged, results, write, write_answered
 from PIL import Image
 
+from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation.comparators import comparator
@@ -329,11 +330,11 @@ def test_folder_of_another_make_is_told(runs, registry, tmp_path):
 
 
 def test_control_rows_added_later_are_in_the_report(runs, registry, tmp_path):
-    from stcr_plugin.evaluation.controls import read_header
+    from stcr_plugin.evaluation.controls import CONTROLS_JSON
     from stcr_plugin.evaluation.groups import control
 
     run = shutil.copytree(runs[2], tmp_path / "run")
     row = json.loads((run / "eval" / "toy-heldout-3-closest" / "groups.json").read_text())
     folder = run / "controls" / "toy-heldout"
-    write_controls(folder, read_header(folder), [control(row)])
+    write_controls(folder, artefacts.read_json(folder / CONTROLS_JSON)["of"], [control(row)])
     assert "three pictures" in page([run], tmp_path / "out", registry).sections["controls"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 
 import pytest
 from chain_of_runs import answered_chain, chain, judged, results, write, write_answered
@@ -10,6 +11,7 @@ from PIL import Image
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation.metrics import figures
 from stcr_plugin.report import console_table, report
+from stcr_plugin.report.chain import _says_img2
 from stcr_plugin.types import Answer
 
 
@@ -82,11 +84,102 @@ def test_nothing_is_claimed_without_answers_to_the_same_pairs(tmp_path, spoilt):
     assert "does not show that the CoT stage helps" in text
 
 
-def test_runs_of_one_name_are_told_apart_from_a_chain(tmp_path):
-    runs = [write_answered(tmp_path / seed, "stage2", judged(0.9, seed)) for seed in ("1", "2")]
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    runs = [write_answered(tmp_path / seed, "stage2", judged(share, 1)) for seed, share in (("A", 0.6), ("B", 0.9))]
     text = written(runs, tmp_path / "out")
-    assert "Several runs are called `stage2`: the words are of the first" in text
-    assert text.count("| stage2 | toy | heldout | direct |") == 2
+    assert "The first, `stage2 (A/stage2)`: pair accuracy" in text
+    assert "The second, `stage2 (B/stage2)`: pair accuracy" in text
+    assert "`stage2 (B/stage2)` minus `stage2 (A/stage2)` is +" in text
+    assert "| stage2 (A/stage2) | toy | heldout | direct |" in text
+    assert "| stage2 (B/stage2) | toy | heldout | direct |" in text
+    assert "Only `stage2" not in text
+
+
+def test_name_given_to_an_evaluation_is_that_of_the_report(tmp_path):
+    runs = [write_answered(tmp_path / "A", "stage2", judged(0.9, 1))]
+    runs.append(write_answered(tmp_path / "B", "stage2", judged(0.6, 1), called="modelB"))
+    text = written(runs, tmp_path / "out")
+    assert "`stage2` minus `modelB` is +" in text
+    assert "(A/stage2)" not in text
+
+
+def test_end_of_a_chain_stays_stage2_beside_another_chain(tmp_path):
+    runs = answered_chain(tmp_path / "A", judged(0.9, 1), judged(0.6, 2))
+    runs.append(write_answered(tmp_path / "B", "stage2", judged(0.5, 3)))
+    text = written(runs, tmp_path / "out")
+    assert "Before, `base`: pair accuracy 0.0" in text
+    assert "After, `stage2 (A/stage2)`: pair accuracy" in text
+    assert "`stage2 (A/stage2)` minus `weak_only` is +" in text
+
+
+def test_what_else_two_runs_of_one_name_left_is_told_apart(tmp_path):
+    runs = [write_answered(tmp_path / seed, "stage2", judged(0.9, 1)) for seed in "AB"]
+    rates = {"accuracy": 80.0, "f1": 80.0, "yes_ratio": 50.0, "unparsed_rate": 0.0, "n": 40}
+    row = {"name": "stage2", "questions": "own", "n_pictures": 20, "kinds": {"random": rates}}
+    for run in runs:
+        (run / "guard.json").write_text(json.dumps(row))
+    text = written(runs, tmp_path / "out")
+    assert "| stage2 (A/stage2) | random | 80.0 |" in text
+    assert "| stage2 (B/stage2) | random | 80.0 |" in text
+
+
+def test_file_that_two_runs_hold_is_read_once(tmp_path):
+    run = write_answered(tmp_path, "stage2", judged(0.9, 1))
+    text = written([run, tmp_path / "." / "stage2", run / "eval" / "heldout"], tmp_path / "out")
+    assert "Only `stage2` was evaluated" in text
+    assert text.count("| stage2 | toy | heldout | direct |") == 1
+
+
+def test_two_evaluations_of_one_run_are_told_apart_and_timed_once(tmp_path):
+    run = write_answered(tmp_path, "stage2", judged(0.9, 1))
+    write_answered(tmp_path, "stage2", judged(0.8, 1), room="again", data_digest="other")
+    (run / "stage.json").write_text(json.dumps({"name": "stage2", "seconds": 30}))
+    text = written([run], tmp_path / "out")
+    assert "The first, `stage2 (again)`" in text
+    assert "The second, `stage2 (heldout)`" in text
+    assert "| total |  |  | 30 |" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"style": "letters", "warn": True}, "pictures named by letters, warned of the order"),
+        ({"generate": True}, "left to write"),
+        ({"image_max_pixels": 7056, "image_min_pixels": 784}, "pictures of 784 to 7056 pixels"),
+    ],
+)
+def test_one_run_asked_in_another_way_is_not_the_headline(tmp_path, settings, told):
+    base = write_answered(tmp_path, "base", judged(0.5, 1))
+    run = write_answered(tmp_path, "stage2", judged(0.9, 1))
+    write_answered(tmp_path, "stage2", judged(0.2, 1), room="another", settings=settings)
+    (run / "stage.json").write_text(json.dumps({"name": "stage2", "image_max_pixels": 50176, "image_min_pixels": 784}))
+    plain, other = written([run, base], tmp_path / "out").split("### toy, heldout\n\n")[1].split("### ")[:2]
+    assert "Before, `base`" in plain
+    assert "After, `stage2`" in plain
+    assert other.startswith(f"toy, heldout, {told}\n")
+    assert "Only `stage2` was evaluated" in other
+
+
+def test_how_it_was_asked_stands_beside_the_figures(tmp_path):
+    run = write_answered(tmp_path, "stage2", judged(0.9, 1))
+    assert "| direct | as usual |" not in written([run], tmp_path / "out")
+    write_answered(tmp_path, "stage2", judged(0.2, 1), room="another", settings={"style": "letters"})
+    text = written([run], tmp_path / "out")
+    assert "| stage2 | toy | heldout | direct | pictures named by letters |" in text
+    assert "| stage2 | toy | heldout | direct | as usual |" in text
+
+
+def test_what_a_run_could_not_choose_is_no_other_question(tmp_path):
+    """A server only writes, a model without a stage has no size of its own, and stage 1 reasons."""
+    settings = {"generate": True, "image_max_pixels": 50176, "image_min_pixels": 784}
+    runs = [
+        write_answered(tmp_path, "api", judged(0.5, 1), settings=settings, engine={"engine": "server"}),
+        write_answered(tmp_path, "stage1", judged(0.5, 1), settings=settings, mode="cot"),
+        write_answered(tmp_path, "stage2", judged(0.9, 1)),
+    ]
+    text = written(runs, tmp_path / "out")
+    assert "### toy, heldout,".casefold() not in text.casefold()
+    assert "Before, `api`" in text
 
 
 def test_other_wordings_are_another_question_and_not_compared(tmp_path):
@@ -124,9 +217,83 @@ def test_swayed_judge_is_told_where_the_gap_cannot_show_it(tmp_path):
     """Always img2: where the earlier frame is closer in half of the pairs, its gap is 0."""
     row = results(50.0, 50.0, 0.0, position_bias=100.0, order_consistency=0.0, n_closer_earlier=100)
     text = written([write(tmp_path, "stage2", row)], tmp_path / "out")
-    assert "`stage2` is still swayed by order: 100.0 % of its answers say img2" in text
+    assert "`stage2` is still swayed by order: 100.0 % of its answers that name a picture say img2" in text
     assert "in 100 of 200 pairs the earlier frame is closer, and of order the gap shows the less" in text
     assert "in 100.0 % of the pairs it does not choose the same frame in both orders" in text
+
+
+def unread(answers, pairs):
+    """`answers`, but none to the first `pairs` can be read."""
+    return [dataclasses.replace(one, chosen=None) if int(one.pair_id[1:]) < pairs else one for one in answers]
+
+
+def test_answers_that_cannot_be_read_are_no_sign_of_order_bias(tmp_path):
+    """Right in both orders, but for a fifth that nobody can read: 40 % of all answers say img2, half of those read."""
+    text = written([write_answered(tmp_path, "stage2", unread(judged(1, 0), 40))], tmp_path / "out")
+    assert "20.0 % of `stage2`'s answers could not be read" in text
+    assert "still swayed" not in text
+    assert "contradicts itself" not in text
+    assert "in 20.0 % of the pairs it does not choose the same frame in both orders" in text
+
+
+def test_order_bias_is_told_among_the_answers_that_were_read(tmp_path):
+    """Half unread, the others always img2: that is half of all, as if unbiased."""
+    always = [dataclasses.replace(one, chosen="img2") for one in judged(1, 0)]
+    row = dataclasses.asdict(figures(unread(always, 100)))
+    assert row["position_bias"] == 50
+    text = written([write_answered(tmp_path, "stage2", unread(always, 100))], tmp_path / "out")
+    assert "`stage2` is still swayed by order: 100.0 % of its answers that name a picture say img2" in text
+
+
+def test_unread_answers_to_ties_and_neither_are_no_sign_of_order_bias(tmp_path):
+    """Unbiased where it names a picture: it cannot be read on ties alone, and says neither to some other pairs."""
+    ties = [
+        dataclasses.replace(one, expected="neither", chosen=None, pair_id=f"t{one.pair_id}") for one in judged(1, 0)
+    ]
+    shy = [dataclasses.replace(one, chosen="neither") if int(one.pair_id[1:]) < 40 else one for one in judged(1, 0)]
+    text = written([write_answered(tmp_path, "stage2", shy + ties)], tmp_path / "out")
+    assert "50.0 % of `stage2`'s answers could not be read" in text
+    assert "still swayed" not in text
+
+
+@pytest.mark.parametrize("ties", [0, 30])
+def test_share_of_img2_among_answers_that_name_a_picture_is_that_of_the_answers(ties):
+    """Counted from random answers; exact without ties, within its bounds with them."""
+    for seed in range(20):
+        draw = random.Random(seed)
+        weights = [draw.random() for _ in range(4)]
+        answers = [
+            dataclasses.replace(
+                one,
+                expected="neither" if int(one.pair_id[1:]) < ties else one.expected,
+                chosen=draw.choices(["img1", "img2", "neither", None], weights)[0],
+            )
+            for one in judged(1, 0)
+        ]
+        named = [one.chosen for one in answers if one.expected != "neither" and one.chosen in ("img1", "img2")]
+        share = 100 * named.count("img2") / len(named)
+        low, high = _says_img2(dataclasses.asdict(figures(answers)))
+        assert low - 1e-9 <= share <= high + 1e-9
+        assert ties or low == pytest.approx(high)
+
+
+def test_judge_that_names_no_picture_is_not_called_swayed(tmp_path):
+    text = written([write_answered(tmp_path, "stage2", unread(judged(1, 0), 200))], tmp_path / "out")
+    assert "100.0 % of `stage2`'s answers could not be read" in text
+    assert "still swayed" not in text
+
+
+def test_ties_are_in_no_verdict(tmp_path):
+    """50 ties answered rightly, and 50 ordinary pairs always answered img2."""
+    answers = [
+        dataclasses.replace(one, expected="neither", chosen="neither")
+        if int(one.pair_id[1:]) % 2
+        else dataclasses.replace(one, chosen="img2")
+        for one in judged(1, 0, episodes=10)
+    ]
+    text = written([write_answered(tmp_path, "stage2", answers)], tmp_path / "out")
+    assert "| stage2 | toy, heldout | 0 (0.0 %) | 50 (100.0 %) | 0 (0.0 %) | 0 (0.0 %) |" in text
+    assert "50 ties are left out" in text
 
 
 def test_judge_of_time_is_not_called_one_of_progress(tmp_path):
@@ -173,7 +340,7 @@ def test_chain_file_lists_rows_in_the_order_given_without_episodes(tmp_path):
 def test_every_split_has_its_row_its_words_and_its_panel(tmp_path):
     run = write(tmp_path, "stage1", results(80.0, 70.0, 60.0))
     report([run], tmp_path / "one")
-    write(tmp_path, "stage1", results(75.0, 65.0, 55.0, split="looks"), stage=False)
+    write(tmp_path, "stage1", results(75.0, 65.0, 55.0, split="looks"))
     text = written([run], tmp_path / "two")
     assert "| stage1 | toy | heldout | direct | 80.0 | 70.0 | +10.0 | 60.0 (57.0 to 63.0) |" in text
     assert "| stage1 | toy | looks | direct | 75.0 |" in text
