@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.types import Closer, Episode, Exclusion, GivenPair, Pair, Segment, State
+from stcr_plugin.types import Closer, Episode, Exclusion, GivenPair, Omission, Pair, Segment, State
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 # long one, so that an hour of video without `max_seconds` does not list its billions of pairs.
 _POOL = 100_000
 
+_Held = dict[tuple[str, str], set[str]]
+"""("task", a segment's text) or ("object", its name) -> the splits that hold it out."""
+
 
 @settings
 class SplitRule:
     """Which episodes a split takes: their ids, a count, or a share of those in `group` (all where None).
 
     tasks, objects: a list of names, or how many of them: every episode with one of these belongs to this split or to
-    none, so that what is evaluated was never trained on. With them, `episodes` and `fraction` may stay out (all).
+    none, so that what is evaluated was never trained on. A task is the text of a segment, which is what pairs are asked
+    with; the task of a whole episode stands for the texts of all its segments, and a number is one of whole tasks. Of
+    an episode that has other tasks too, the held-out segments alone are used. With them, `episodes` and `fraction` may
+    stay out (all).
     Counts and shares are spread evenly over the recording order, since scenes drift while recording.
     """
 
@@ -90,6 +96,9 @@ class PairRules:
     def __post_init__(self) -> None:
         if self.per_episode < 1:
             raise ValueError(f"`per_episode` must be at least 1, got {self.per_episode}")
+        for name in ("min_seconds", "max_seconds", "tie_within"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ValueError(f"`{name}` must be a finite number, got {getattr(self, name)}; leave it out for none")
         for name in ("drop_last_frames", "drop_from_frames", "tie_within"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
@@ -136,10 +145,12 @@ def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -
 
     Lists of ids are served before counts and fractions, those in the order of the configuration. Fractions are
     of the whole group, rounded so that fractions that add up to 1 leave no episode over.
-    Raises ConfigError for an unknown id or group, an id in two splits, and a rule that asks for too many.
+    Raises ConfigError for an unknown id or group, an id in two splits, an id that another split holds out, and a rule
+    that asks for too many.
     """
     by_id = {episode.episode_id: episode for episode in episodes}
     groups = sorted({episode.group for episode in episodes})
+    held = _held_out(episodes, rules)
     taken: dict[str, str] = {}
     for name, rule in rules.items():
         if rule.group is not None and rule.group not in groups:
@@ -155,8 +166,12 @@ def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -
                 raise ConfigError(
                     f"splits.{name}.episodes: episode {episode_id!r} already stands in {taken[episode_id]}"
                 )
+            if holders := _holders(by_id[episode_id], held):
+                raise ConfigError(
+                    f"splits.{name}.episodes: a task or the object of episode {episode_id!r} is held out by "
+                    f"{min(holders)}; take it from one of the two"
+                )
             taken[episode_id] = name
-    owner = _owners(episodes, rules)
     shares: dict[str, float] = {}
     for name, rule in rules.items():
         if isinstance(rule.episodes, tuple):
@@ -165,7 +180,7 @@ def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -
         group = [
             episode
             for episode in episodes
-            if rule.group in (None, episode.group) and owner.get(episode.episode_id) == (name if own else None)
+            if rule.group in (None, episode.group) and _holders(episode, held) == ({name} if own else set())
         ]
         left = [episode for episode in group if episode.episode_id not in taken]
         if rule.fraction is not None:
@@ -185,35 +200,69 @@ def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -
     split_of: dict[str, list[Episode]] = {name: [] for name in rules}
     for episode in episodes:
         if episode.episode_id in taken:
-            split_of[taken[episode.episode_id]].append(episode)
+            split = taken[episode.episode_id]
+            split_of[split].append(_held_part(episode, split, held))
     return split_of
 
 
-def _owners(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -> dict[str, str]:
-    """Episode id -> the split that owns its task or its object, for those that one owns."""
-    owner: dict[str, str] = {}
-    of: dict[str, str] = {}
+def stand_between(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -> list[Omission]:
+    """The episodes that `assign_splits` gives to no split, since two of them hold out a task or the object of it."""
+    held = _held_out(episodes, rules)
+    return [
+        Omission("episode", episode.episode_id, "its tasks or its object are held out by two splits")
+        for episode in episodes
+        if len(_holders(episode, held)) > 1
+    ]
+
+
+def _held_out(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -> _Held:
+    """What is held out, and by which splits. Raises ConfigError for unknown names and for a name in two splits."""
+    whole: dict[str, set[str]] = {"task": set(), "object": set()}
+    stands_for: dict[tuple[str, str], set[str]] = {}
+    for episode in episodes:
+        texts = {segment.task for segment in episode.segments}
+        whole["task"].add(episode.task)
+        whole["object"].add(episode.object)
+        stands_for.setdefault(("task", episode.task), set()).update(texts)
+        for key, text in (*(("task", text) for text in texts), ("object", episode.object)):
+            stands_for.setdefault((key, text), set()).add(text)
+    named: dict[tuple[str, str], str] = {}
+    held: _Held = {}
     for name, rule in rules.items():
         for key in ("task", "object"):
             wanted = getattr(rule, f"{key}s")
-            known = sorted({str(getattr(episode, key)) for episode in episodes} - {""})
             if isinstance(wanted, int):
-                free = [value for value in known if f"{key} {value}" not in of]
+                free = [
+                    value
+                    for value in sorted(whole[key] - {""})
+                    if not any((key, text) in held for text in stands_for[key, value])
+                ]
                 if wanted > len(free):
                     raise ConfigError(f"splits.{name}.{key}s: asks for {wanted} and {len(free)} are free: {free[:9]}")
                 wanted = [free[position] for position in _spread(len(free), wanted)]
             for value in wanted or ():
-                if value not in known:
+                if (key, value) not in stands_for or not value:
+                    known = [text for of, text in stands_for if of == key and text]
                     raise ConfigError(f"splits.{name}.{key}s: no episode has {value!r}, {nearest(value, known)}")
-                if of.setdefault(f"{key} {value}", name) != name:
-                    raise ConfigError(f"splits.{name}.{key}s: {value!r} already belongs to {of[f'{key} {value}']}")
-    for episode in episodes:
-        names = {of[of_key] for of_key in (f"task {episode.task}", f"object {episode.object}") if of_key in of}
-        if len(names) == 1:
-            owner[episode.episode_id] = names.pop()
-        elif names:
-            owner[episode.episode_id] = "-"  # of one split by its task and of another by its object: of none
-    return owner
+                if named.setdefault((key, value), name) != name:
+                    raise ConfigError(f"splits.{name}.{key}s: {value!r} already belongs to {named[key, value]}")
+                for text in stands_for[key, value]:
+                    held.setdefault((key, text), set()).add(name)
+    return held
+
+
+def _holders(episode: Episode, held: _Held) -> set[str]:
+    """The splits that hold out one of the episode's tasks, or its object."""
+    keys = [("object", episode.object), *(("task", segment.task) for segment in episode.segments)]
+    return {name for key in keys for name in held.get(key, ())}
+
+
+def _held_part(episode: Episode, split: str, held: _Held) -> Episode:
+    """The episode with the segments that its split holds out alone, if it is there for their sake."""
+    segments = tuple(segment for segment in episode.segments if split in held.get(("task", segment.task), ()))
+    if not segments or split in held.get(("object", episode.object), ()):
+        return episode
+    return replace(episode, segments=segments)
 
 
 def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRules, split: str, seed: int) -> Drawn:
@@ -290,10 +339,12 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
 def take_given(
     episode: Episode, states: Sequence[State] | None, given: Sequence[GivenPair], rules: PairRules, split: str
 ) -> Drawn:
-    """The pairs that a source brings with it, all of them, but for ties where `rules` drop those.
+    """The pairs that a source brings with it for the segments of `episode`, but for ties where `rules` drop those.
 
-    Raises DataError for a pair that leaves its episode.
+    No other rule applies. Raises DataError for a pair that leaves its episode.
     """
+    own = {segment.task for segment in episode.segments}
+    given = [pair for pair in given if pair.task in own]
     for pair in given:
         if not 0 <= pair.earlier < pair.later < episode.n_frames or not pair.orders:
             raise DataError(

@@ -63,6 +63,11 @@ class Exclusion:
 
 
 @dataclass(frozen=True)
+class Omission(Exclusion):
+    """An Exclusion that nobody can mend, such as a draw that a simulator made again: it never stops a build."""
+
+
+@dataclass(frozen=True)
 class Claim:
     """One machine-checkable statement about one frame, e.g. Claim("gripper", "open")."""
 
@@ -122,7 +127,7 @@ class PairSource(EpisodeSource, Protocol):
     """A source whose pairs are given, so that the same rows are used as by others; pair rules do not apply."""
 
     def given_pairs(self, episode: Episode) -> Sequence[GivenPair]:
-        """The pairs of `episode`, in published order, none twice."""
+        """The pairs of `episode`, in published order, none twice; a pair's task is that of one of its segments."""
         ...
 
 

@@ -68,6 +68,17 @@ def write_video(path: Path, shots: Sequence[tuple[int, int]], codec: str, fps: i
         container.mux(stream.encode())
 
 
+def write_frameless(path: Path) -> None:
+    """An mp4 as a recorder leaves it that is killed before its first frame: a header and no packet."""
+    with av.open(str(path), "w", options={"movflags": "empty_moov+frag_keyframe"}) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(1, 0), format="rgb24")))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moof") - 4])
+
+
 def vectors(frames: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """States [frames, 5]: the left arm never moves; the right one rests for a fifth at either end and sweeps 2 rad
     between; the gripper closes (100 -> 0) in the middle of that, and opens again at its end."""

@@ -1,11 +1,15 @@
 import dataclasses
+import math
 
 import pytest
-from fake_source import episode
+from fake_source import FakeSource, episode
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.pairs import PairRules, SplitRule, assign_splits, draw_pairs, take_given
+from stcr_plugin.pairs import PairRules, SplitRule, assign_splits, draw_pairs, stand_between, take_given
+from stcr_plugin.registry import build as build_module
+from stcr_plugin.registry.build import DataConfig
+from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.types import GivenPair, Query, Segment
 
 
@@ -132,6 +136,10 @@ def test_wrong_number_of_states_is_refused():
         ({"min_frames": 5, "max_frames": 4}, "min_frames. 5 is above"),
         ({"within_phase": 1.5}, "between 0 and 1"),
         ({"per_episode": 0}, "at least 1"),
+        ({"max_seconds": math.inf}, "`max_seconds` must be a finite number, got inf; leave it out for none"),
+        ({"min_seconds": math.inf}, "`min_seconds` must be a finite number"),
+        ({"max_seconds": math.nan}, "`max_seconds` must be a finite number"),
+        ({"tie_within": math.nan, "label": "progress"}, "`tie_within` must be a finite number"),
     ],
 )
 def test_bad_rules_are_refused(values, words):
@@ -276,6 +284,98 @@ def test_episode_of_two_owners_stands_in_neither():
     assert {(item.task, item.object) for item in splits["rest"]} == {("open", "door"), ("open", "drawer")}
 
 
+def of_segments(*texts):
+    """One episode for each entry of `texts`, a list of segment texts, as a table of segments gives it."""
+    return [
+        episode(
+            f"e{number}",
+            10 * len(own),
+            "; ".join(own),
+            segments=[Segment(text, 10 * at, 10 * at + 10) for at, text in enumerate(own)],
+        )
+        for number, own in enumerate(texts)
+    ]
+
+
+def texts_in(episodes):
+    return {segment.task for item in episodes for segment in item.segments}
+
+
+SEVERAL = of_segments(["open", "pick"], ["open"], ["close", "open"], ["close"], ["wipe"], ["wipe", "pour"], ["pour"])
+
+
+@pytest.mark.parametrize("tasks", [1, 2, ("open",), ("open; pick",), ("close", "pour")])
+def test_no_segment_of_a_held_out_task_is_trained_on(tasks):
+    splits = assign_splits(SEVERAL, {"unseen": SplitRule(tasks=tasks), "train": SplitRule(fraction=1.0)})
+    assert splits["unseen"]
+    assert splits["train"]
+    assert not texts_in(splits["unseen"]) & texts_in(splits["train"])
+
+
+def test_held_out_segment_leaves_the_others_of_its_episode_unused():
+    rules = {"unseen": SplitRule(tasks=("open",)), "train": SplitRule(fraction=1.0)}
+    splits = assign_splits(SEVERAL, rules)
+    assert [(item.episode_id, texts_in([item])) for item in splits["unseen"]] == [
+        ("e0", {"open"}),
+        ("e1", {"open"}),
+        ("e2", {"open"}),
+    ]
+    assert [item.episode_id for item in splits["train"]] == ["e3", "e4", "e5", "e6"]
+    assert stand_between(SEVERAL, rules) == []
+
+
+def test_whole_task_holds_out_the_texts_of_all_its_segments():
+    """As in AgiBot World, where a task has a name and its segments have texts of their own."""
+    episodes = [
+        dataclasses.replace(item, task=name)
+        for item, name in zip(SEVERAL, ["kitchen", "kitchen", "hall", "hall", "bath", "bath", "bath"], strict=True)
+    ]
+    splits = assign_splits(episodes, {"unseen": SplitRule(tasks=("kitchen",)), "train": SplitRule(fraction=1.0)})
+    assert [item.episode_id for item in splits["unseen"]] == ["e0", "e1", "e2"]
+    assert texts_in(splits["unseen"]) == {"open", "pick"}
+    assert [item.episode_id for item in splits["train"]] == ["e3", "e4", "e5", "e6"]
+    one = assign_splits(episodes, {"unseen": SplitRule(tasks=1), "train": SplitRule(fraction=1.0)})
+    assert [item.task for item in one["unseen"]].count("hall") == 2, "a count is of whole tasks"
+
+
+def test_episode_with_segments_of_two_splits_stands_in_neither_and_is_told():
+    rules = {"a": SplitRule(tasks=("open",)), "b": SplitRule(tasks=("close",)), "rest": SplitRule(fraction=1.0)}
+    splits = assign_splits(SEVERAL, rules)
+    assert {split: [item.episode_id for item in found] for split, found in splits.items()} == {
+        "a": ["e0", "e1"],
+        "b": ["e3"],
+        "rest": ["e4", "e5", "e6"],
+    }
+    assert [(item.what, item.where) for item in stand_between(SEVERAL, rules)] == [("episode", "e2")]
+
+
+def test_listed_episode_that_another_split_holds_out_is_refused():
+    rules = {"train": SplitRule(episodes=("e0", "e3")), "unseen": SplitRule(tasks=("open",))}
+    with pytest.raises(ConfigError, match=r"splits.train.episodes: .* episode 'e0' is held out by unseen"):
+        assign_splits(SEVERAL, rules)
+
+
+def test_episode_that_two_splits_hold_out_is_counted_in_the_manifest(monkeypatch, tmp_path):
+    monkeypatch.setattr(build_module, "open_source", lambda config, seed=0: FakeSource(SEVERAL))
+    config = {
+        "name": "toy",
+        "source": {"kind": "tabletop"},
+        "splits": {"a": {"tasks": ["open"]}, "b": {"tasks": ["close"]}},
+        "on_bad_data": "error",
+    }
+    build_module.build(from_mapping(DataConfig, config, "test"), tmp_path)
+    assert read_manifest(tmp_path, "toy")["counts"]["excluded"] == {
+        "its tasks or its object are held out by two splits": 1
+    }
+    assert {pair.task for pair in read_pairs(tmp_path, "toy", "a")} == {"open"}
+
+
+def test_published_pairs_follow_the_segments_that_a_split_owns():
+    given = [GivenPair(0, 3, "open"), GivenPair(1, 2, "pick")]
+    (one, *_) = assign_splits(SEVERAL, {"unseen": SplitRule(tasks=("open",))})["unseen"]
+    assert [pair.task for pair in take_given(one, None, given, PairRules(), "unseen").pairs] == ["open"]
+
+
 def test_unknown_task_and_too_many_are_told():
     with pytest.raises(ConfigError, match=r"splits.a.tasks: no episode has 'pusch', did you mean 'push'"):
         assign_splits(tasks_and_objects(), {"a": SplitRule(tasks=("pusch",))})
@@ -287,12 +387,12 @@ def test_unknown_task_and_too_many_are_told():
 
 def test_published_ties_are_taught_or_dropped_and_counted():
     given = [GivenPair(0, 3, "stack"), GivenPair(1, 2, "stack", closer="neither")]
-    dropped = take_given(episode("e"), None, given, PairRules(), "train")
+    dropped = take_given(episode("e", task="stack"), None, given, PairRules(), "train")
     assert ([pair.closer for pair in dropped.pairs], dropped.tied) == (["later"], 1)
-    taught = take_given(episode("e"), None, given, PairRules(ties="teach"), "train")
+    taught = take_given(episode("e", task="stack"), None, given, PairRules(ties="teach"), "train")
     assert ([pair.closer for pair in taught.pairs], taught.tied) == (["later", "neither"], 0)
 
 
 def test_published_pair_that_leaves_its_episode_is_refused():
     with pytest.raises(DataError, match="the given pair 3-20 is none of its 20 frames"):
-        take_given(episode("e", 20), None, [GivenPair(3, 20, "stack")], PairRules(), "train")
+        take_given(episode("e", 20, task="stack"), None, [GivenPair(3, 20, "stack")], PairRules(), "train")

@@ -1,7 +1,7 @@
 """`frames`: anyone's data, a table that names episodes and a folder of their pictures or videos.
 
 The table is CSV, JSONL or Parquet, by its suffix; the columns it may have are `COLUMNS`. A row is an episode, or one
-segment of it where several rows name the same episode: they all name the same path.
+segment of it where several rows name the same episode: they all name the same path, which no other episode has.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class FramesSource:
         self.table = self.root / config.table
         self._excluded: list[Exclusion] = []
         self._records = self._read_records()
+        self._owners: dict[Path, str] = {}
         # An episode's pictures, states and times are asked for one after the other, so the last one is remembered.
         self._pictures = lru_cache(1)(list_pictures)
         self._times = lru_cache(1)(_times)
@@ -193,6 +194,10 @@ class FramesSource:
     def holds(self, claim: Claim, state: State) -> bool:
         return False
 
+    def path_of(self, episode: Episode) -> str:
+        """The folder or video that the episode was read from, as the table gives it: relative to root."""
+        return str(self._record(episode).facts["path"])
+
     def _measure_motion(self, episode: Episode) -> list[float]:
         return picture_motion(self.frames(episode, range(episode.n_frames)), episode.fps)
 
@@ -213,6 +218,12 @@ class FramesSource:
             raise DataError(f"{path}: {count} picture; a pair needs two")
         if "states" in record.facts and not self._path(record.facts["states"]).is_file():
             raise DataError(f"{self._path(record.facts['states'])}: no such file of states")
+        owner = self._owners.setdefault(path, record.episode_id)
+        if owner != record.episode_id:  # it could stand on both sides of a split
+            raise DataError(
+                f"{path}, of episode {owner}: the path already belongs to that episode; give all of its rows the same "
+                "episode"
+            )
         segments = []
         for part in record.parts:
             end = count if part.end is None else part.end
@@ -344,10 +355,7 @@ def _probe(path: Path, given: float | None) -> tuple[int, float]:
     """Number of frames and fps (the given one, else the file's own) by a video's index. Raises DataError."""
     if path.suffix.lower() in SUFFIXES:
         raise DataError(f"{path}: a single picture; `path` names the folder of an episode's pictures, or a video")
-    try:
-        facts = video.probe(path)
-    except ValueError:  # a stream without one packet
-        raise DataError(f"{path}: a video without a frame") from None
+    facts = video.probe(path)
     with video._opened(path) as (_, stream):
         first = float((stream.start_time or 0) * stream.time_base)
         stated = float(stream.average_rate or 0)

@@ -184,10 +184,11 @@ class LeRobotSource:
         if record.actions:
             return tuple(_action_segment(action, record) for action in record.actions)
         if self._subtasks:
-            subtasks = _columns(record, ["subtask_index"])["subtask_index"].to_numpy()
+            read = _columns(record, ["subtask_index"])["subtask_index"].to_numpy().astype(np.float64)
+            subtasks = np.where(np.isfinite(read), read, -1).astype(np.int64)
             edges = [0, *(np.flatnonzero(np.diff(subtasks)) + 1).tolist(), len(subtasks)]
             runs = [(int(subtasks[start]), start, end) for start, end in itertools.pairwise(edges)]
-            # An index without a text, -1 by custom, marks frames that nobody annotated.
+            # An index without a text, -1 by custom, null and NaN too, marks frames that nobody annotated.
             found = tuple(Segment(self._subtasks[sub], start, end) for sub, start, end in runs if sub in self._subtasks)
             if found:
                 return found

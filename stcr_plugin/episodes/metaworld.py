@@ -19,7 +19,7 @@ from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import rollout as simulation
 from stcr_plugin.episodes.rollout import CAMERAS, CONTROL_HZ, LONGEST, Facts, Painter, Rollout, Scene
 from stcr_plugin.errors import DataError
-from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
+from stcr_plugin.types import Claim, Episode, Exclusion, Omission, Segment, State
 
 if TYPE_CHECKING:
     from stcr_plugin.types import Picture
@@ -172,7 +172,7 @@ class MetaworldSource:
         self._painter: tuple[str, Painter] | None = None
 
     def episodes(self) -> Iterator[Episode | Exclusion]:
-        """Every episode, from physics alone. A draw that is not of its kind is an Exclusion, and drawn again.
+        """Every episode, from physics alone. A draw that is not of its kind is an Omission, and drawn again.
 
         Raises ConfigError where the extra `sim` is not installed.
         """
@@ -193,11 +193,11 @@ class MetaworldSource:
         for name, group, number in tqdm(wanted, desc="metaworld: rollouts", unit="episode"):
             episode_id = f"{name}_{group}-{number:04d}"
             if group == "regressing" and TASKS[name].stays:
-                yield Exclusion("episode", episode_id, "leading the hand back does not undo this task")
+                yield Omission("episode", episode_id, "leading the hand back does not undo this task")
                 continue
             recording, failures = self._roll(name, group, number)
             for draw, reason in enumerate(failures):
-                yield Exclusion(f"draw {draw} of an episode", episode_id, reason)
+                yield Omission(f"draw {draw} of an episode", episode_id, reason)
             if recording is None:
                 yield Exclusion("episode", episode_id, f"none of {DRAWS} draws was {group}")
                 continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes.util import find_library
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from stcr_plugin.types import Picture
@@ -174,6 +174,8 @@ def simulator() -> Any:
         found = next((name for name, library in _LIBRARIES.items() if find_library(library)), None)
         if found is not None:  # chosen by the package when it is imported; physics alone needs none
             os.environ["MUJOCO_GL"] = found
+    with suppress(ImportError):
+        import triton  # noqa: F401  # behind OSMesa, where PEFT and torchvision would import it, it kills the process
     try:
         import metaworld.env_dict  # noqa: F401
         import mujoco
@@ -231,8 +233,8 @@ def go_back(rollout: Rollout, to_step: int, effort: float) -> None:
 class Painter:
     """Draws recorded frames of one task, pictures uint8 [height, width, 3], the right way up.
 
-    Site markers (the goal's among them) are not drawn, nor are shadows. Raises DataError where nothing can draw
-    without a screen.
+    Site markers (the goal's among them) are not drawn, nor are shadows. Raises ConfigError where nothing can draw
+    without a screen, which is no fault of an episode.
     """
 
     def __init__(self, env: Any, width: int, height: int, camera: str) -> None:
@@ -245,7 +247,7 @@ class Painter:
             self._gl.make_current()
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as error:  # each backend raises its own kind
-            raise DataError(
+            raise ConfigError(
                 f"source metaworld: no picture can be drawn without a screen ({error}); run {_INSTALL}, "
                 "or set MUJOCO_GL to a backend that works here"
             ) from None

@@ -32,11 +32,16 @@ class VideoFacts:
 
 
 def probe(path: Video) -> VideoFacts:
-    """Open `path` without decoding. Raises DataError for a file that is no video or whose data end before its index."""
+    """Open `path` without decoding.
+
+    Raises DataError for a file that is no video, that has no frame, or whose data end before its index.
+    """
     with _opened(path) as (container, stream):
         length = stream.duration
         if length is None or not stream.frames:  # a fragmented file has no index: look at every packet
             times = [packet.pts for packet in _packets(container, stream, path)]
+            if not times:
+                raise DataError(f"{path}: a video without a frame; download it again")
             return VideoFacts(len(times), float(max(times) * stream.time_base))
         end = (stream.start_time or 0) + length
         frame = length / stream.frames

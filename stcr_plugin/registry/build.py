@@ -19,16 +19,19 @@ import json
 import math
 import re
 import shutil
+import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.episodes import open_source
+from stcr_plugin.episodes.frames import FramesSource
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.pairs import assign_splits
+from stcr_plugin.pairs import assign_splits, stand_between
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import pictures, tables
 from stcr_plugin.registry.rules import DataConfig, DatasetRule, config_digest, frames_folder, load_data_config, plain
@@ -54,6 +57,10 @@ __all__ = ["DataConfig", "build", "load_data_config"]
 # Above this many samples, `format: auto` takes Parquet: JSON has to be read whole.
 _JSON_SAMPLES = 100_000
 _STEPS = ("draw", "picture", "tell")
+_REASONS_NAMED = 5
+# The folders of pictures and of staged work, which are a build's to the last file in them.
+_WHOLE = re.compile(r"frames-[0-9a-f]{8}|\.build-[0-9a-f]{8}")
+_ID_BYTES = {"tar": tarfile.LENGTH_PREFIX, "folder": 255}  # of a folder in a tar, and of one on the usual disks
 
 
 def build(config: DataConfig, registry: str | Path, hands: Hands = Hands()) -> Path:  # noqa: B008 - frozen
@@ -61,29 +68,37 @@ def build(config: DataConfig, registry: str | Path, hands: Hands = Hands()) -> P
 
     A finished build of the same configuration is left as it is, to the byte. One of another configuration is
     replaced: its manifest goes first, its pictures last, so a reader never meets a mixture. `hands` says where the
-    work is done and changes no byte. Raises ConfigError for a configuration that the source cannot serve, DataError
-    for bad data and for a full disk.
+    work is done and changes no byte. Raises ConfigError for a configuration that the source cannot serve and for
+    files in the build's folder that no build made, DataError for bad data (such as a split of which no picture can be
+    read) and for a full disk.
     """
     registry = Path(registry)
     # A second build in the same place waits here, then finds the first one's work done.
     with artefacts.locked(registry / f".{config.name}.lock"):
-        if not _finished(config, registry):
+        account = _finished(config, registry)
+        if account is None:
             _with_entries(config, registry, {})
+            _own_folder(config, registry)
             source = open_source(config.source, config.seed)
             wordings_of(config, source)
             staging = registry / config.name / f".build-{config_digest(config)[:8]}"
             place = Place(registry, staging, frames_folder(config))
-            _make(config, source, place, hands)
+            account = _make(config, source, place, hands)
+        if _left_over(registry, account):  # by this run, or by one that was killed before it had cleaned up
+            _prune(registry, account)
     return registry / config.name / manifests.MANIFEST
 
 
-def _make(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands) -> None:
+def _make(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands) -> dict[str, Any]:
+    """Stage the build and move it into place; its manifest."""
     plan = place.staging / "manifest.json"
+    if plan.is_file() and not _is_whole(place, artefacts.read_json(plan)):
+        shutil.rmtree(place.staging)  # receipts too: what they stand for was deleted since
     if not plan.is_file():  # otherwise all is staged, and the build was killed while it was moved into place
         artefacts.write_json(plan, _stage(config, source, place, hands))
-    account = artefacts.read_json(plan)
+    account: dict[str, Any] = artefacts.read_json(plan)
     _publish(config, place, account)
-    _prune(config, place, account)
+    return account
 
 
 def _stage(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands) -> dict[str, Any]:
@@ -93,8 +108,9 @@ def _stage(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands
     shards = _shards(config, splits)
     with runner(hands, config, place, source, sum(map(len, splits.values()))) as run:
         drawn = _step("draw", "pairs", [Job("draw", shard) for shard in shards], config, place, run)
-        _enough(config, shards, drawn)
+        _enough(config, shards, drawn, excluded)
         pictured = _step("picture", "pictures", [Job("picture", shard) for shard in shards], config, place, run)
+        _some_left(config, shards, drawn, pictured)
         sharded = {key: _is_sharded(rule, shards, pictured) for key, rule in config.datasets.items()}
         choices = _choices(config, sharded, shards, pictured)
         jobs = [Job("tell", shard, choices[shard.number]) for shard in shards if choices[shard.number]]
@@ -110,7 +126,14 @@ def _stage(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands
     }
     for receipt in (*drawn, *pictured):
         excluded += [Exclusion(**item) for item in receipt["excluded"]]
-    return _account(config, place, shards, ids, drawn, pictured, datasets, excluded)
+    for key, dataset in datasets.items():
+        if not dataset.counts["samples"]:
+            raise DataError(f"datasets.{key}: not one sample is left{_aside(item.reason for item in excluded)}")
+    account = _account(config, place, shards, ids, drawn, pictured, datasets, excluded)
+    if isinstance(source, FramesSource):  # elsewhere the source's root and the id say which recording it is
+        episodes = chain.from_iterable(splits.values())
+        account["paths"] = {episode.episode_id: source.path_of(episode) for episode in episodes}
+    return account
 
 
 # ---- which episodes, and how they are cut into shards ----
@@ -121,7 +144,7 @@ def _listed(config: DataConfig, source: EpisodeSource) -> tuple[dict[str, list[E
     excluded: list[Exclusion] = []
     usable: list[Episode] = []
     for item in source.episodes():
-        for found in _usable_parts(item):
+        for found in _usable_parts(item, config):
             if isinstance(found, Episode):
                 usable.append(found)
             else:
@@ -129,16 +152,36 @@ def _listed(config: DataConfig, source: EpisodeSource) -> tuple[dict[str, list[E
     twice = [name for name, count in Counter(episode.episode_id for episode in usable).items() if count > 1]
     if twice:
         raise DataError(f"the source gives two episodes the same id {min(twice)!r}; give each its own")
-    return assign_splits(usable, config.splits), excluded
+    reasons = [item.reason for item in excluded]
+    if excluded and not usable:
+        raise DataError(f"{config.name}: not one episode of the source can be used{_aside(reasons)}")
+    try:
+        splits = assign_splits(usable, config.splits)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_aside(reasons)}") from None
+    return splits, [*excluded, *stand_between(usable, config.splits)]
 
 
-def _usable_parts(item: Episode | Exclusion) -> Iterator[Episode | Exclusion]:
+def _aside(reasons: Iterable[str]) -> str:
+    """The end of an error's text: why things were set aside, the most frequent reasons first; "" where none were."""
+    counts = Counter(manifests.count_excluded(reasons)).most_common()
+    named = "".join(f"; set aside, {number} times: {reason}" for reason, number in counts[:_REASONS_NAMED])
+    more = len(counts) - _REASONS_NAMED
+    return named + (f"; and for {more} other reasons" if more > 0 else "")
+
+
+def _usable_parts(item: Episode | Exclusion, config: DataConfig) -> Iterator[Episode | Exclusion]:
     """An episode without the segments that cannot be used, and those."""
     if isinstance(item, Exclusion):
         yield item
         return
     if not re.fullmatch(r"[\w.+=@-]+", item.episode_id) or item.episode_id.startswith("."):
         yield Exclusion("episode", repr(item.episode_id), "the episode's id is not safe as a file name")
+        return
+    limit, length = _ID_BYTES[config.frames.store], len(item.episode_id.encode())
+    if length > limit:
+        too_long = f"the episode's id is too long for a folder's name, {length} bytes of at most {limit}"
+        yield Exclusion("episode", repr(item.episode_id), too_long)
         return
     good = []
     for segment in item.segments:
@@ -201,18 +244,38 @@ def _made_for(job: Job) -> str:
     return artefacts.digest([repr(job.shard.episodes), [vars(choice) for choice in job.choices]])[:8]
 
 
-def _enough(config: DataConfig, shards: Sequence[Shard], drawn: Sequence[Receipt]) -> None:
+def _enough(
+    config: DataConfig, shards: Sequence[Shard], drawn: Sequence[Receipt], excluded: Sequence[Exclusion]
+) -> None:
     """Raises ConfigError where a dataset asks for more pairs than were drawn, before a picture is decoded."""
-    reasons = manifests.count_excluded(item["reason"] for receipt in drawn for item in receipt["excluded"])
-    aside = "".join(f"; set aside, {number} times: {reason}" for reason, number in reasons.items())
+    aside = _aside([*(item.reason for item in excluded), *_reasons(drawn)])
     for key, rule in config.datasets.items():
-        have = sum(receipt["pairs"] for shard, receipt in zip(shards, drawn, strict=True) if shard.split == rule.split)
+        counted = "described" if rule.kind == "cot" else "pairs"
+        have = sum(receipt[counted] for shard, receipt in zip(shards, drawn, strict=True) if shard.split == rule.split)
         if have < (rule.pairs or 1):
             raise ConfigError(
                 f"datasets.{key}.pairs: asks for {rule.pairs or 'all'} pairs and split {rule.split!r} has {have}; ask "
                 "for fewer, raise pairs.per_episode, widen the allowed distances or give the split more episodes"
                 + aside
             )
+
+
+def _some_left(
+    config: DataConfig, shards: Sequence[Shard], drawn: Sequence[Receipt], pictured: Sequence[Receipt]
+) -> None:
+    """Raises DataError for a split without a pair, such as one of which no picture can be read."""
+    for split in config.splits:
+        own = [number for number, shard in enumerate(shards) if shard.split == split]
+        if not any(pictured[number]["counts"]["pairs"] for number in own):
+            reasons = _reasons([step[number] for number in own for step in (drawn, pictured)])
+            raise DataError(
+                f"splits.{split}: not one pair is left; mend what was set aside or loosen `pairs`, then run again"
+                + _aside(reasons)
+            )
+
+
+def _reasons(receipts: Sequence[Receipt]) -> list[str]:
+    return [item["reason"] for receipt in receipts for item in receipt["excluded"]]
 
 
 def _is_sharded(rule: DatasetRule, shards: Sequence[Shard], pictured: Sequence[Receipt]) -> bool:
@@ -244,7 +307,7 @@ def _choices(
     for key, rule in config.datasets.items():
         if not sharded[key]:
             continue
-        for part, (shortest, longest) in enumerate(_distance_bins(rule, shards, pictured)):
+        for part, (shortest, longest, wanted) in enumerate(_parts(rule, shards, pictured)):
             counts = {
                 shard.number: sum(
                     number
@@ -254,9 +317,6 @@ def _choices(
                 for shard, receipt in zip(shards, pictured, strict=True)
                 if shard.split == rule.split
             }
-            have, every = sum(counts.values()), sum(_pairs_of(rule, shards, pictured).values())
-            # A curriculum's parts share the pairs that were asked for by their size.
-            wanted = have if rule.pairs is None else min(have, round(rule.pairs * have / max(every, 1)))
             rng = np.random.default_rng(int(artefacts.digest([config.seed, "quota", key, part])[:16], 16))
             takes = rng.multivariate_hypergeometric(list(counts.values()), wanted, method="marginals")
             for number, take in zip(counts, takes.tolist(), strict=True):
@@ -264,14 +324,28 @@ def _choices(
     return {number: tuple(listed) for number, listed in choices.items()}
 
 
-def _distance_bins(rule: DatasetRule, shards: Sequence[Shard], pictured: Sequence[Receipt]) -> list[tuple[int, int]]:
-    """Ranges of distance (native frames, both ends meant) of about equally many pairs, in the curriculum's order."""
-    if rule.curriculum is None:
-        return [(0, 2**62)]
+def _parts(rule: DatasetRule, shards: Sequence[Shard], pictured: Sequence[Receipt]) -> list[tuple[int, int, int]]:
+    """A dataset's parts, in order: shortest and longest distance (native frames), and how many such pairs to take.
+
+    The parts share the pairs that were asked for by their size, rounded so that together they take no other number.
+    """
     distances: Counter[int] = Counter()
     for shard, receipt in zip(shards, pictured, strict=True):
         if shard.split == rule.split:
             distances.update({int(frames): count for frames, count in receipt["counts"]["distances"].items()})
+    bins = _distance_bins(rule, distances)
+    every = distances.total()
+    take = every if rule.pairs is None else min(rule.pairs, every)
+    sizes = [sum(distances[frames] for frames in distances if start <= frames <= end) for start, end in bins]
+    # Half up, in whole numbers: a part then never takes more than it has.
+    ends = [(2 * take * seen + every) // (2 * max(every, 1)) for seen in accumulate(sizes, initial=0)]
+    return [(*bounds, end - start) for bounds, (start, end) in zip(bins, pairwise(ends), strict=True)]
+
+
+def _distance_bins(rule: DatasetRule, distances: Counter[int]) -> list[tuple[int, int]]:
+    """Ranges of distance (native frames, both ends meant) of about equally many pairs, in the curriculum's order."""
+    if rule.curriculum is None:
+        return [(0, 2**62)]
     bins: list[tuple[int, int]] = []
     total, seen, start = sum(distances.values()), 0, 0
     for distance in sorted(distances):
@@ -337,9 +411,7 @@ def _in_one_file(
     episodes = Shard(-1, rule.split, tuple(episode for shard in own for episode in shard.episodes))
     rows: list[dict[str, Any]] = []
     checked = 0
-    for part, (shortest, longest) in enumerate(_distance_bins(rule, shards, pictured)):
-        have = sum(shortest <= pair.distance <= longest for pair in pairs)
-        take = have if rule.pairs is None else round(rule.pairs * have / len(pairs)) if rule.curriculum else rule.pairs
+    for part, (shortest, longest, take) in enumerate(_parts(rule, shards, pictured)):
         listed, count = samples(config, source, [(episodes, pairs)], Choice(key, take, shortest, longest, False, part))
         rows, checked = rows + listed, checked + count
     file = _write_rows(config, key, rows, place)
@@ -483,65 +555,122 @@ def _account(
 
 
 def _checksum(place: Place, file: str) -> str:
-    """Of a file named as it will stand in the registry; tar files of pictures stand there already."""
+    return artefacts.sha256(_present(place, file))
+
+
+def _present(place: Place, file: str) -> Path:
+    """Where a file named as in the registry stands now: staged, or in place, as tar files of pictures always do."""
     staged = place.staging / file.partition("/")[2]
-    return artefacts.sha256(staged if staged.is_file() else place.registry / file)
+    return staged if staged.is_file() else place.registry / file
 
 
 # ---- is it done, and what is left over ----
 
 
-def _finished(config: DataConfig, registry: Path) -> bool:
-    """Whether a manifest of this very configuration stands there, with all its files and no picture more."""
+def _own_folder(config: DataConfig, registry: Path) -> None:
+    """Raises ConfigError where other files lie in the build's folder, in which a build deletes what former ones made.
+
+    Hidden files, such as a file browser's, may lie there; nothing touches them.
+    """
+    folder = registry / config.name
+    mend = "move it elsewhere, or choose another `name` or --registry"
+    for key in ("root", "file"):
+        path = getattr(config.source, key, None)
+        if path is not None and Path(path).resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"source.{key}: {path} lies in {folder}, the folder of what is built; {mend}")
+    for path in _files(folder):
+        if not path.relative_to(folder).parts[0].startswith(".") and not _is_made(path, folder):
+            raise ConfigError(f"name {config.name}: {path} was made by no build; {mend}")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files in a build's folder, without pictures: of millions the list alone would fill the memory."""
+    for top in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not _WHOLE.fullmatch(top.name):
+            yield from (path for path in chain((top,), top.rglob("*")) if not path.is_dir())
+
+
+def _is_made(path: Path, folder: Path) -> bool:
+    """Whether a build whose folder is this one makes a file of that name."""
+    made = (
+        r"manifest\.json|\.manifest\.json\.\d+\.part",
+        r"(pairs|frames)/\d{5,}\.parquet",
+        rf"{folder.name}_[a-z0-9_]+(\.json|\.parquet|/\d{{2,}}-\d{{5,}}\.parquet)",
+    )
+    return any(re.fullmatch(pattern, path.relative_to(folder).as_posix()) for pattern in made)
+
+
+def _is_loose(account: Mapping[str, Any]) -> bool:
+    """Whether every picture is a file of its own."""
+    rules = account["config"]["frames"]
+    return bool(rules["format"] != "none" and rules["store"] == "folder")
+
+
+def _is_whole(place: Place, account: Mapping[str, Any]) -> bool:
+    """Whether all that a plan lists is on disk, staged or in place, and every picture as long as it was written."""
+    return all(_present(place, file).is_file() for file in account["checksums"]["files"]) and (
+        not _is_loose(account)
+        or all(
+            (place.registry / row["image"]).is_file() and (place.registry / row["image"]).stat().st_size == row["bytes"]
+            for shard in account["shards"]
+            for row in tables.read(_present(place, f"{account['name']}/{shard['frames']}"), ("image", "bytes"))
+        )
+    )
+
+
+def _finished(config: DataConfig, registry: Path) -> dict[str, Any] | None:
+    """The manifest, where it is of this very configuration and all its files are there and no picture more."""
     path = registry / config.name / manifests.MANIFEST
     if not path.is_file():
-        return False
+        return None
     try:
         manifest = manifests.read_manifest(registry, config.name)
         if manifest["config_digest"] != config_digest(config):
-            return False
+            return None
         info = artefacts.read_json(registry / manifests.DATASET_INFO)
     except DataError:
-        return False
+        return None
     suffix = pictures.SUFFIX[config.frames.format]
-    loose = config.frames.store == "folder" and config.frames.format != "none"
-    there = sum(1 for _ in (registry / manifest["frames"]["folder"]).glob(f"*/[!.]*{suffix}")) if loose else None
-    return (
+    loose = (registry / manifest["frames"]["folder"]).glob(f"*/[!.]*{suffix}") if _is_loose(manifest) else None
+    there = None if loose is None else sum(1 for _ in loose)
+    finished = (
         there in (None, manifest["frames"]["count"])
         and all((registry / file).is_file() for file in manifest["checksums"]["files"])
         and all(_ours(info.get(name), config) for name in manifest["datasets"])
     )
+    return manifest if finished else None
 
 
-def _prune(config: DataConfig, place: Place, account: Mapping[str, Any]) -> None:
-    """Delete what a former or killed build left in our folder."""
-    folder = place.registry / config.name
-    frames = place.registry / place.pictures
-    keep = {folder / manifests.MANIFEST}
-    keep |= {place.registry / file for file in account["checksums"]["files"]}
-    for other in (*folder.glob("frames-*"), *folder.glob(".build-*")):
-        if other != frames:
-            shutil.rmtree(other)
-    # Not the pictures: of millions the list alone would fill the memory.
-    tops = [path for path in folder.iterdir() if path != frames] if folder.is_dir() else []
-    for path in sorted((inner for top in tops for inner in (top, *top.rglob("*"))), reverse=True):
-        if path not in keep:
-            if path.is_file():
-                path.unlink()
-            elif not any(path.iterdir()):
-                path.rmdir()
+def _left_over(registry: Path, account: Mapping[str, Any]) -> list[Path]:
+    """Folders of pictures that are not this build's, then those of staged work."""
+    frames = registry / account["frames"]["folder"]
+    tops = (registry / account["name"]).iterdir()
+    return sorted((path for path in tops if path != frames and _WHOLE.fullmatch(path.name)), reverse=True)
+
+
+def _prune(registry: Path, account: Mapping[str, Any]) -> None:
+    """Delete what former and killed builds made; staged work last, since it tells the next run that this was begun."""
+    folder = registry / account["name"]
+    frames = registry / account["frames"]["folder"]
+    keep = {folder / manifests.MANIFEST, *(registry / file for file in account["checksums"]["files"])}
+    for path in [path for path in _files(folder) if path not in keep and _is_made(path, folder)]:
+        path.unlink()
+        if path.parent != folder and not any(path.parent.iterdir()):
+            path.parent.rmdir()
     for path in frames.iterdir() if frames.is_dir() else ():
         if path.is_file() and path not in keep:
             path.unlink()
-    _prune_pictures(place, account, frames)
+    _prune_pictures(registry, account, frames)
+    for other in _left_over(registry, account):
+        shutil.rmtree(other)
 
 
-def _prune_pictures(place: Place, account: Mapping[str, Any], frames: Path) -> None:
+def _prune_pictures(registry: Path, account: Mapping[str, Any], frames: Path) -> None:
     """Delete loose pictures that no pair uses, an episode at a time, so that memory does not grow with them."""
     folders = {path.name: path for path in frames.iterdir() if path.is_dir()} if frames.is_dir() else {}
     for shard in account["shards"] if folders else ():
         used: dict[str, set[str]] = {}
-        for row in tables.read(place.registry / account["name"] / shard["frames"], ("episode_id", "image")):
+        for row in tables.read(registry / account["name"] / shard["frames"], ("episode_id", "image")):
             used.setdefault(row["episode_id"], set()).add(row["image"].rpartition("/")[2])
         for episode_id, names in used.items():
             folder = folders.pop(episode_id, None)

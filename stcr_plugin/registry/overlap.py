@@ -22,7 +22,7 @@ Not seen either: one recording under two roots or read by two kinds of source wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +53,10 @@ _NAMED = 10
 class Side:
     """One side of a comparison, all builds and datasets that it consists of.
 
-    episodes: (source, episode id), none twice. The arrays have a row a picture, ordered by episode and frame, none
-    twice: `owners` its place in `episodes`, `frames` its native frame, `sums` the first 64 bits of its SHA-256,
-    `prints` its fingerprint, [n, 4] of 64 bits. Builds without pictures (frames.format none) have none.
+    episodes: (recording, episode id), no recording twice, while ids may be. The arrays have a row a picture, ordered by
+    episode and frame, none twice: `owners` its place in `episodes`, `frames` its native frame, `sums` the first 64
+    bits of its SHA-256, `prints` its fingerprint, [n, 4] of 64 bits. Builds without pictures (frames.format none) have
+    none.
     questions: wordings with {task} for the task.
     """
 
@@ -220,12 +221,12 @@ def merged(sides: Sequence[Side]) -> Side:
     """Several sides as one, each episode and picture once; named by all of them. Needs at least one."""
     import numpy as np
 
-    episodes = {episode: None for one in sides for episode in one.episodes}
-    place = {episode: number for number, episode in enumerate(episodes)}
-    owners = [np.array([place[episode] for episode in one.episodes], dtype=np.int64)[one.owners] for one in sides]
+    episodes = {recording: (recording, name) for one in sides for recording, name in one.episodes}
+    place = {recording: number for number, recording in enumerate(episodes)}
+    owners = [np.array([place[known] for known, _ in one.episodes], dtype=np.int64)[one.owners] for one in sides]
     return Side(
         ", ".join(one.name for one in sides),
-        tuple(episodes),
+        tuple(episodes.values()),
         frozenset[str]().union(*(one.tasks for one in sides)),
         frozenset[str]().union(*(one.questions for one in sides)),
         *_ordered(owners, *([getattr(one, part) for one in sides] for part in ("frames", "sums", "prints"))),
@@ -259,8 +260,8 @@ def _side(
         frames.append(np.array([row["frame"] for row in rows], dtype=np.int64))
         sums.append(_words_of([row["sha256"][:16] for row in rows], 1)[:, 0])
         prints.append(_words_of([row["fingerprint"] for row in rows], BITS // 64))
-    source = _source(manifest)
-    listed = tuple((source, episode_id) for episode_id in ids)
+    recording = _recordings(manifest)
+    listed = tuple((recording(episode_id), episode_id) for episode_id in ids)
     return Side(name, listed, frozenset(tasks), frozenset(questions), *_ordered(owners, frames, sums, prints))
 
 
@@ -289,15 +290,18 @@ def _ordered(
     return owner[new], frame[new], sum_[new], print_[new]
 
 
-def _source(manifest: Mapping[str, Any]) -> str:
-    """By what an episode id is told apart from the same id elsewhere: kind and folder, or kind and seed if simulated.
+def _recordings(manifest: Mapping[str, Any]) -> Callable[[str], str]:
+    """Episode id -> the recording that it names, in words that are the same in every build that reads it.
 
-    A relative folder is taken from the working directory, as the build takes it.
+    Kind, root and id, or kind, seed and id if simulated; of a table, whose ids are its own, kind and resolved path. A
+    relative root is taken from the working directory, as the build takes it.
     """
     source = manifest["config"]["source"]
-    if "root" in source:
-        return f"{source['kind']} {Path(source['root']).resolve()}"
-    return f"{source['kind']} seed {manifest['seed']}"
+    if "paths" in manifest:
+        paths = manifest["paths"]
+        return lambda episode_id: f"{source['kind']} {Path(source['root'], paths[episode_id]).resolve()}"
+    place = Path(source["root"]).resolve() if "root" in source else f"seed {manifest['seed']}"
+    return lambda episode_id: f"{source['kind']} {place} {episode_id}"
 
 
 def _tasks(registry: str | Path, manifest: Mapping[str, Any], splits: Sequence[str]) -> dict[str, str]:
@@ -324,7 +328,8 @@ def overlap(trained: str, evaluated: str, registry: str | Path, seed: int = 0) -
 
 def compare(trained: Side, evaluated: Side, seed: int = 0) -> Overlap:
     """What `trained` and `evaluated` share. The seed draws which pictures are looked at for near ones."""
-    episodes = sorted(set(trained.episodes) & set(evaluated.episodes))
+    recordings = {recording for recording, _ in trained.episodes}
+    episodes = [name for recording, name in sorted(evaluated.episodes) if recording in recordings]
     return Overlap(
         trained.name,
         evaluated.name,
@@ -332,7 +337,7 @@ def compare(trained: Side, evaluated: Side, seed: int = 0) -> Overlap:
             len(episodes),
             len(trained.episodes),
             len(evaluated.episodes),
-            tuple(episode_id for _, episode_id in episodes[:_NAMED]),
+            tuple(episodes[:_NAMED]),
         ),
         _shared_pictures(trained, evaluated),
         _shared_texts(trained.questions, evaluated.questions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import field
@@ -17,6 +18,7 @@ from stcr_plugin.samples.cot import claims_file
 from stcr_plugin.samples.general import WORDING
 from stcr_plugin.samples.questions import PROMPTS, questions
 
+_GIVEN = ("spatiallogic",)  # the kinds of source that bring their own pairs
 _NAME = re.compile(r"[a-z0-9_]+")
 # Our own code that decides what a build writes, and what a picture shows.
 _DECIDE_PICTURES = ("episodes", "registry/pictures.py", "registry/shards.py")
@@ -107,8 +109,10 @@ class DataConfig:
 
     on_bad_data: what cannot be used (an unreadable picture, a task text with a chat marker) is set aside and
     counted in the manifest (exclude), or stops the build (error). A segment too short for a pair is no bad data
-    and always set aside. A dataset that asked for no more pairs than were drawn, but lost some to bad pictures,
-    takes what is left and the manifest says `short_by`.
+    and always set aside, as is what a simulator draws again or cannot undo. A dataset that asked for no more pairs than
+    were drawn, but lost some to bad pictures (or, in Parquet, to published pairs without a description), takes what is
+    left and the manifest says `short_by`; where nothing is left, of a dataset or a split, the build stops.
+    pairs: of source kind spatiallogic, whose pairs are given, only `ties` may be set.
     shard_episodes: how many episodes, drawn at random from a split, are one piece of work and one Parquet file.
     """
 
@@ -130,6 +134,17 @@ class DataConfig:
             raise ValueError("`splits` must name at least one split")
         if self.shard_episodes < 1:
             raise ValueError(f"`shard_episodes` must be at least 1, got {self.shard_episodes}")
+        plain_rules = PairRules(ties=self.pairs.ties)
+        changed = [
+            rule.name
+            for rule in dataclasses.fields(PairRules)
+            if getattr(self.pairs, rule.name) != getattr(plain_rules, rule.name)
+        ]
+        if changed and self.source.kind in _GIVEN:
+            raise ValueError(
+                f"`pairs` has {', '.join(changed)}, but the pairs of source kind {self.source.kind} are given and all "
+                "are taken; remove it, and take rows out of source.file instead"
+            )
         for key, rule in self.datasets.items():
             if rule.split not in self.splits:
                 raise ValueError(f"datasets.{key}: no split {rule.split!r}, {nearest(rule.split, list(self.splits))}")

@@ -13,6 +13,7 @@ a step with a receipt is done; and the bytes are the same however the work was s
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from stcr_plugin.pairs import draw_pairs, take_given
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import pictures, tables
 from stcr_plugin.registry.rules import DataConfig, DatasetRule
-from stcr_plugin.samples.cot import Wording, check_target, cot_sample, given_sample, load_wordings
+from stcr_plugin.samples.cot import Wording, check_target, cot_sample, given_sample, is_described, load_wordings
 from stcr_plugin.samples.questions import unusable
 from stcr_plugin.samples.weak import weak_sample
 from stcr_plugin.types import (
@@ -37,6 +38,7 @@ from stcr_plugin.types import (
     EpisodeSource,
     Exclusion,
     GivenPair,
+    Omission,
     Order,
     Pair,
     PairSource,
@@ -46,6 +48,7 @@ from stcr_plugin.types import (
 )
 
 Receipt = dict[str, Any]
+_MUTE = "published without a description of each picture; only kind: weak can use it"
 _AHEAD = 4  # pictures that wait to be encoded, so that a slow encoder does not fill the memory
 
 
@@ -91,7 +94,7 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
     pairs: list[Pair] = []
     kept: list[str] = []
     excluded: list[Exclusion] = []
-    tied = unlabelled = 0
+    tied = unlabelled = mute = 0
     for episode in shard.episodes:
         bad: dict[GivenPair, str] = {}
         try:
@@ -115,6 +118,13 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
                     f"datasets.{described[0]}.kind: the source says nothing of episode {episode.episode_id} that "
                     "could be described; use kind: weak, or complete `source`"
                 )
+        if described and isinstance(source, PairSource):
+            told = _given(source, {episode.episode_id: episode}, drawn.pairs)
+            for pair in drawn.pairs:
+                if not is_described(told[pair.pair_id]):
+                    where = f"episode {episode.episode_id}, frames {pair.earlier}-{pair.later}"
+                    excluded.append(set_aside(Exclusion("description", where, _MUTE), config))
+                    mute += 1
         pairs += drawn.pairs
         kept.append(episode.episode_id)
         excluded += drawn.excluded
@@ -123,6 +133,7 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
     return {
         "episodes": kept,
         "pairs": len(pairs),
+        "described": len(pairs) - mute,
         "dropped": {"tied": tied, "unlabelled": unlabelled},
         "excluded": [dataclasses.asdict(item) for item in excluded],
     }
@@ -170,6 +181,8 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
         ]
     if tar is not None:
         tar.close()
+    elif config.frames.format != "none":
+        os.sync()  # a receipt must not outlive its pictures; flushed one by one they would take 30 times as long
     tables.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], tables.PAIRS)
     tables.write(place.staging / "frames" / shard.file, index, tables.FRAMES)
     return {
@@ -204,6 +217,9 @@ def samples(
     listed = list(pairs_of)
     episodes = {episode.episode_id: episode for shard, _ in listed for episode in shard.episodes}
     inside = [pair for _, pairs in listed for pair in pairs if choice.shortest <= pair.distance <= choice.longest]
+    given = _given(source, episodes, inside) if rule.kind == "cot" and isinstance(source, PairSource) else None
+    if given is not None:
+        inside = [pair for pair in inside if is_described(given[pair.pair_id])]
     # A dataset in one file is drawn from all its pairs; one in shards from each shard, by a seed of its own.
     numbers = [shard.number for shard, _ in listed] if choice.sharded else []
     parts = [choice.part] if rule.curriculum else []
@@ -214,8 +230,7 @@ def samples(
             _row(weak_sample(query, language, config.seed, offers), language)
             for query, language in _queries(chosen, rule)
         ], 0
-    if isinstance(source, PairSource):
-        given = _given(source, episodes, chosen)
+    if given is not None:
         return [
             _row(given_sample(query, given[query.pair.pair_id], language, config.seed, offers), language)
             for query, language in _queries(chosen, rule)
@@ -278,17 +293,28 @@ def _encoded(
 def _in_folder(
     config: DataConfig, source: EpisodeSource, episode: Episode, frames: Sequence[int], registry: Path, folder: str
 ) -> Iterator[tuple[int, tuple[str, bytes]]]:
-    """Frame -> its name and bytes; those that a killed or former build wrote are read back, not written again."""
+    """Frame -> its name and bytes; those that a killed or former build wrote whole are read back, not written again."""
     suffix = pictures.SUFFIX[config.frames.format]
     names = {frame: f"{folder}/{episode.episode_id}/{frame:06d}{suffix}" for frame in frames}
-    missing = [frame for frame in frames if not (registry / names[frame]).is_file()]
-    fresh = dict.fromkeys(missing)
+    missing = []
+    for frame in frames:
+        data = _read_back(registry, names[frame])
+        if data is None:
+            missing.append(frame)
+        else:
+            yield frame, (names[frame], data)
     for frame, data in _encoded(config, source, episode, missing):
         artefacts.write_bytes(registry / names[frame], data, durable=False)
         yield frame, (names[frame], data)
-    for frame in frames:
-        if frame not in fresh:
-            yield frame, (names[frame], pictures.read(registry, names[frame]))
+
+
+def _read_back(registry: Path, name: str) -> bytes | None:
+    """The bytes of a picture that is there whole, else None: a machine that was lost leaves empty and cut ones."""
+    try:
+        data = pictures.read(registry, name)
+    except DataError:
+        return None
+    return data if pictures.is_whole(data) else None
 
 
 def _indexed(name: str, data: bytes, episode: Episode, frame: int) -> dict[str, Any]:
@@ -304,7 +330,7 @@ def _indexed(name: str, data: bytes, episode: Episode, frame: int) -> dict[str, 
 
 def set_aside(item: Exclusion, config: DataConfig) -> Exclusion:
     """`item`, to be counted in the manifest. Raises DataError where bad data shall stop the build."""
-    if config.on_bad_data == "error":
+    if config.on_bad_data == "error" and not isinstance(item, Omission):
         raise DataError(f"{item.what} {item.where}: {item.reason}; mend it, or set on_bad_data: exclude")
     return item
 

@@ -132,9 +132,18 @@ def cot_sample(
     return Sample(query, "cot", prompt(query, "cot", language, seed, ties=ties), target)
 
 
+def is_described(given: GivenPair) -> bool:
+    """Whether both pictures were published with a text."""
+    return all(_halves(given))
+
+
+def _halves(given: GivenPair) -> list[str]:
+    return [text.strip().rstrip(".。") for text in given.descriptions]
+
+
 def given_sample(query: Query, given: GivenPair, language: str, seed: int, ties: bool = False) -> Sample:
     """A CoT sample in its publishers' words, which no machine has checked. Raises DataError where there are none."""
-    texts = [text.strip().rstrip(".。") for text in given.descriptions]
+    texts = _halves(given)
     one, two = texts if query.order == "forward" else texts[::-1]
     if not one or not two:
         raise DataError(f"pair {query.pair.pair_id}: was published without a description; use kind: weak")

@@ -87,8 +87,9 @@ def questions_about(scenes: Mapping[str, tuple[Visible, ...]], seed: int, langua
 
 
 def _asked(things: Sequence[Visible], order: Mapping[Thing, int]) -> list[Thing]:
-    """What is asked about in a picture as there: the first three in `order`."""
-    return sorted({(one.colour, one.shape) for one in things if _surely_there(one)}, key=order.__getitem__)[:3]
+    """What is asked about in a picture as there: the first three in `order`, which has no shape of group `shapes`."""
+    there = {(one.colour, one.shape) for one in things if _surely_there(one)}
+    return sorted(there & order.keys(), key=order.__getitem__)[:3]
 
 
 def _all_things() -> list[Thing]:

@@ -169,7 +169,8 @@ def test_a_photo_is_turned_upright(root):
 
 
 def test_fps_is_the_rows_then_the_configurations_then_the_videos(root):
-    rows = [ROWS[1] | {"episode": name, "fps": fps} for name, fps in (("own", 4), ("none", None))]
+    shutil.copy(root / "box.mp4", root / "none.mp4")
+    rows = [ROWS[1] | {"fps": 4}, ROWS[1] | {"episode": "none", "path": "none.mp4", "fps": None}]
     assert [e.fps for e in split(open_rows(root, rows, fps=6))[0]] == [4, 6]
     assert [e.fps for e in split(open_rows(root, rows))[0]] == [4, 10]
 
@@ -346,6 +347,20 @@ def test_a_bad_row_is_set_aside_and_the_rest_goes_on(root, case):
     assert reason in excluded[0].reason
 
 
+@pytest.mark.parametrize("path", ["cup", "./cup", "box/../cup", "mug"])
+def test_a_path_under_a_second_episode_is_set_aside_so_that_it_stands_in_no_two_splits(root, path):
+    (root / "box").mkdir()
+    (root / "mug").symlink_to("cup")
+    rows = [ROWS[0] | {"end": 6}, ROWS[1], ROWS[0] | {"episode": "c", "path": path, "start": 6}]
+    source = open_rows(root, rows)
+    for _ in range(2):  # listing twice says the same
+        episodes, (excluded,) = split(source)
+        assert [episode.episode_id for episode in episodes] == ["a", "b"]
+        assert (excluded.what, row(excluded)) == ("episode c", 4)
+        assert excluded.where.endswith(f"{root.resolve() / 'cup'}, of episode a")
+        assert excluded.reason == "the path already belongs to that episode; give all of its rows the same episode"
+
+
 def test_a_bad_segment_leaves_the_others_of_its_episode(root):
     rows = [ROWS[0] | {"end": end} for end in (4, 99, 8)]
     episodes, excluded = split(open_rows(root, rows))
@@ -484,13 +499,7 @@ def test_a_truncated_video_is_set_aside(root):
 
 
 def test_a_recording_that_was_killed_before_its_first_frame_is_set_aside(root):
-    with av.open(str(root / "cut.mp4"), "w", options={"movflags": "empty_moov+frag_keyframe"}) as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = made.WIDTH, made.HEIGHT, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(made.picture(1, 0), format="rgb24")))
-        container.mux(stream.encode())
-    data = (root / "cut.mp4").read_bytes()
-    (root / "cut.mp4").write_bytes(data[: data.index(b"moof") - 4])
+    made.write_frameless(root / "cut.mp4")
     _, (excluded,) = split(open_rows(root, [ROWS[0], ROWS[1] | {"path": "cut.mp4"}]))
     assert "a video without a frame" in excluded.reason
 

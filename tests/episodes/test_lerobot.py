@@ -140,6 +140,29 @@ def test_subtasks_give_segments_and_frames_without_one_are_left_out(tmp_path):
     assert episodes[1].segments == (Segment("reach", 0, 10), Segment("lift", 10, 20))
 
 
+@pytest.mark.parametrize("nothing", [None, float("nan"), -1])
+def test_frames_without_a_subtask_are_left_out_however_that_is_written(tmp_path, nothing):
+    root = made.write_v30(tmp_path / "set", made.Layout(lengths=(24, 24), subtasks=("reach", "lift")))
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("subtask_index")
+    indices = [nothing if index < 0 else index for index in table["subtask_index"].to_pylist()]
+    kind = pa.float64() if isinstance(nothing, float) else pa.int64()
+    pq.write_table(table.set_column(place, "subtask_index", pa.array(indices, kind)), path)
+    episodes, excluded = split(open_set(root))
+    assert not excluded
+    assert [e.segments for e in episodes] == [(Segment("reach", 0, 10), Segment("lift", 10, 20))] * 2
+
+
+def test_an_episode_without_any_subtask_is_one_segment(tmp_path):
+    root = made.write_v30(tmp_path / "set", made.Layout(lengths=(24, 24), subtasks=("reach", "lift")))
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    empty = pa.nulls(table.num_rows, pa.int64())
+    pq.write_table(table.set_column(table.schema.get_field_index("subtask_index"), "subtask_index", empty), path)
+    assert [e.segments for e in split(open_set(root))[0]] == [(Segment(made.TASK, 0, 24),)] * 2
+
+
 def test_the_task_comes_from_the_rows_where_the_episode_names_none(tmp_path):
     root = made.write_v21(tmp_path / "set", made.Layout(), {1: {"tasks": []}})
     assert split(open_set(root))[0][1].task == made.TASK
@@ -184,6 +207,15 @@ def test_an_unreadable_video_is_excluded(tmp_path, keep):
     episodes, excluded = split(open_set(root))
     assert [e.episode_id for e in episodes] == ["000000", "000002"]
     assert [e.where for e in excluded] == [str(video)]
+
+
+def test_a_video_without_a_frame_is_excluded(tmp_path):
+    root = made.write_v21(tmp_path / "set", made.Layout())
+    video = root / f"videos/chunk-000/{made.CAMERA}/episode_000001.mp4"
+    made.write_frameless(video)
+    episodes, (excluded,) = split(open_set(root))
+    assert [e.episode_id for e in episodes] == ["000000", "000002"]
+    assert (excluded.where, excluded.reason) == (str(video), "a video without a frame; download it again")
 
 
 def test_a_video_cut_after_episodes_were_listed_names_episode_and_frame(tmp_path):

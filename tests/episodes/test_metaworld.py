@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from stcr_plugin.config import from_mapping
 from stcr_plugin.episodes import open_source, rollout
 from stcr_plugin.episodes.metaworld import (
     CLOSED,
+    DRAWS,
     NEAR,
     OPEN,
     RANK,
@@ -27,8 +29,9 @@ from stcr_plugin.episodes.metaworld import (
 from stcr_plugin.episodes.rollout import CAMERAS, Facts, Painter, Scene
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry.build import DataConfig, build
+from stcr_plugin.registry.manifest import read_manifest
 from stcr_plugin.samples.cot import load_wordings
-from stcr_plugin.types import Claim, Episode, Exclusion
+from stcr_plugin.types import Claim, Episode, Exclusion, Omission
 
 SMALL = MetaworldConfig(
     tasks=("drawer-open-v3", "bin-picking-v3", "reach-v3"),
@@ -61,6 +64,11 @@ def obstacle():
 def sim():
     if obstacle():
         pytest.skip(f"Meta-World cannot be drawn here: {obstacle()}")
+
+
+def test_training_libraries_may_be_imported_after_drawing(sim):
+    probe = PROBE.replace("painter.close()", "import torchvision\npainter.close()")
+    assert subprocess.run([sys.executable, "-c", probe], timeout=120).returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -225,14 +233,30 @@ def test_regressing_episode_loses_ground_that_it_had(recorded):
 def test_expert_that_never_succeeds_is_set_aside_and_counted(sim):
     source = MetaworldSource(MetaworldConfig(tasks=("drawer-open-v3",), episodes=1, max_steps=50))
     listed = list(source.episodes())
-    assert all(isinstance(item, Exclusion) for item in listed)
+    assert [type(item) for item in listed] == [Omission] * DRAWS + [Exclusion]
     assert "did not succeed" in listed[0].reason
     assert listed[-1].where == "drawer-open-v3_expert-0000"
 
 
 def test_task_that_nothing_undoes_has_no_regressing_episodes(sim):
     source = MetaworldSource(MetaworldConfig(tasks=("window-open-v3",), episodes=0, regressing=2))
-    assert [type(item) for item in source.episodes()] == [Exclusion, Exclusion]
+    assert [type(item) for item in source.episodes()] == [Omission, Omission]
+
+
+def test_what_the_simulator_draws_again_or_never_has_stops_no_build(sim, tmp_path):
+    """In 90 steps some experts are too slow, so that they are drawn again; window-open has no regress."""
+    config = {
+        "name": "mw",
+        "source": {"kind": "metaworld", "tasks": ["window-open-v3"], "max_steps": 90, "episodes": 2, "regressing": 1},
+        "splits": {"train": {"episodes": 2, "group": "expert"}},
+        "frames": {"format": "none"},
+        "on_bad_data": "error",
+    }
+    build(from_mapping(DataConfig, config, "test"), tmp_path)
+    assert read_manifest(tmp_path, "mw")["counts"]["excluded"].keys() == {
+        "the expert did not succeed",
+        "leading the hand back does not undo this task",
+    }
 
 
 def test_restored_picture_is_the_one_of_the_rollout(sim):
@@ -392,3 +416,14 @@ def test_regressing_episodes_give_pairs_whose_earlier_frame_is_closer(sim, tmp_p
     rows = json.loads((tmp_path / "mw/mw_cot.json").read_text(encoding="utf-8"))
     assert {row["answer"] for row in rows if row["order"] == "forward"} == {"img1", "img2"}
     assert "spatial details: img1: " in rows[0]["messages"][1]["content"]
+
+
+def test_machine_that_cannot_draw_stops_the_build_instead_of_setting_episodes_aside(monkeypatch):
+    model = SimpleNamespace(vis=SimpleNamespace(global_=SimpleNamespace(), quality=SimpleNamespace()))
+
+    def no_screen(width, height):
+        raise RuntimeError("an OpenGL platform library has not been loaded")
+
+    monkeypatch.setattr(rollout, "simulator", lambda: SimpleNamespace(GLContext=no_screen))
+    with pytest.raises(ConfigError, match=r"without a screen \(an OpenGL platform .*\); run apt-get install"):
+        Painter(SimpleNamespace(model=model), 32, 32, "corner2")

@@ -122,6 +122,12 @@ def test_a_video_without_its_index_cannot_be_opened(tmp_path):
         probe(path)
 
 
+def test_a_video_with_a_header_and_no_frame_is_named(tmp_path):
+    made.write_frameless(tmp_path / "v.mp4")
+    with pytest.raises(DataError, match=r"v\.mp4: a video without a frame; download it again"):
+        probe(tmp_path / "v.mp4")
+
+
 @pytest.mark.parametrize(("data", "message"), [(b"", "0 bytes"), (b"not a video at all" * 50, "cannot be opened")])
 def test_a_file_that_is_no_video_is_named(tmp_path, data, message):
     (tmp_path / "v.mp4").write_bytes(data)

@@ -1,8 +1,11 @@
 import collections
 import errno
 import hashlib
+import itertools
 import json
 import os
+import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import time
 
 import pytest
 from fake_source import FakeSource, episode
+from lerobot_dataset import Layout, write_v21
 from PIL import Image
 
 from stcr_plugin import artefacts
@@ -220,6 +224,60 @@ def test_asking_for_more_pairs_than_there_are_says_how_many(tmp_path):
     assert not list(tmp_path.rglob("*.png"))
 
 
+# ---- files of the user's ----
+
+
+def recorded(folder, name="episodes.csv", fps=10):
+    """A table of two recordings of eight pictures each; the source that reads it."""
+    for take in ("take_1", "take_2"):
+        (folder / take).mkdir(parents=True, exist_ok=True)
+        for index in range(8):
+            Image.new("RGB", (16, 16), (30 * index, 0, 0)).save(folder / take / f"{index}.png")
+    lines = "".join(f"{take},put the cup away,{take},{fps}\n" for take in ("take_1", "take_2"))
+    (folder / name).write_text("episode,task,path,fps\n" + lines)
+    return {"kind": "frames", "root": str(folder), "table": name}
+
+
+def of_table(source, **changes):
+    return config({"name": "mine", "splits": {"train": {"episodes": 2}}, "source": source}, **changes)
+
+
+@pytest.mark.parametrize("place", ["recordings", "frames", "frames-0123abcd"])
+def test_recordings_in_the_builds_folder_are_refused_and_stay(tmp_path, place):
+    source = recorded(tmp_path / "mine" / place)
+    before = tree(tmp_path)
+    with pytest.raises(ConfigError, match=r"source.root: .*mine.* lies in .*mine, the folder of what is built; move"):
+        build(of_table(source), tmp_path)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("file", ["notes.txt", "take_1/0.png", "pairs/a/0.png", "frames-raw/0.png", "mine_old/0.png"])
+def test_file_that_no_build_made_is_refused_and_stays(tmp_path, file):
+    path = tmp_path / "registry" / "mine" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"precious")
+    source = recorded(tmp_path / "recordings")
+    with pytest.raises(ConfigError, match=f"name mine: .*{file} was made by no build; move it elsewhere"):
+        build(of_table(source), tmp_path / "registry")
+    assert tree(tmp_path / "registry") == {f"mine/{file}": hashlib.sha256(b"precious").hexdigest()}
+
+
+def test_note_beside_a_finished_build_neither_breaks_nor_loses_it(tmp_path):
+    source = recorded(tmp_path / "recordings")
+    registry = tmp_path / "registry"
+    build(of_table(source), registry)
+    (registry / "mine" / "notes.txt").write_text("precious")
+    (registry / "mine" / ".DS_Store").write_text("a file browser's")
+    build(of_table(source), registry)
+    with pytest.raises(ConfigError, match=r"notes.txt was made by no build"):
+        build(of_table(source, seed=1), registry)
+    assert check("mine", registry).ok
+    (registry / "mine" / "notes.txt").unlink()
+    build(of_table(source, seed=1), registry)
+    assert (registry / "mine" / ".DS_Store").is_file()
+    assert len(list((registry / "mine").glob("frames-*"))) == 1
+
+
 # ---- pictures ----
 
 
@@ -268,6 +326,63 @@ def test_mended_episode_is_taken_up_by_the_next_run(fake, tmp_path):
     build(config(FAKE, on_bad_data="error"), tmp_path / "a")
     build(config(FAKE, on_bad_data="error"), tmp_path / "b")
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_build_of_which_no_picture_can_be_read_is_not_finished(fake, tmp_path, form):
+    values = FAKE | {"datasets": {"weak": {"split": "train", "kind": "weak", "format": form}}}
+    listed = [episode("e0"), episode("e1")]
+    fake(listed, unreadable=["e0", "e1"])
+    with pytest.raises(DataError, match=r"splits.train: not one pair .*; set aside, 2 times: frame # cannot be dec"):
+        build(config(values), tmp_path)
+    assert not (tmp_path / "fake" / "manifest.json").exists()
+    fake(listed)
+    build(config(values), tmp_path)
+    assert read_manifest(tmp_path, "fake")["counts"]["datasets"]["fake_weak"]["pairs"] == 8
+    assert check("fake", tmp_path).ok
+
+
+def test_split_to_evaluate_on_that_is_left_empty_is_told(fake, tmp_path):
+    fake([episode("e0"), episode("e1")], unreadable=["e1"])
+    splits = {"train": {"episodes": ["e0"]}, "heldout": {"episodes": ["e1"]}}
+    with pytest.raises(DataError, match=r"splits.heldout: not one pair is left.* 1 times: frame # cannot be decoded"):
+        build(config(FAKE, splits=splits), tmp_path)
+
+
+@pytest.mark.parametrize("rule", [{"fraction": 1.0}, {"episodes": ["000000", "000001"]}])
+def test_lerobot_dataset_without_its_rows_says_so(tmp_path, rule):
+    root = write_v21(tmp_path / "root", Layout(lengths=(12, 12)))
+    shutil.rmtree(root / "data")
+    source = {"kind": "lerobot", "root": str(root)}
+    with pytest.raises(DataError, match=r"not one episode of the source .*set aside, 2 times: no such parquet file"):
+        build(config(FAKE, source=source, splits={"train": rule}), tmp_path / "registry")
+
+
+def test_table_with_units_in_its_cells_says_so(tmp_path):
+    source = recorded(tmp_path / "recordings", fps="10 fps")
+    with pytest.raises(DataError, match=r"not one episode of the source .*set aside, 2 times: its fps '# fps' is no"):
+        build(of_table(source), tmp_path / "registry")
+
+
+def test_split_that_asks_for_what_was_set_aside_says_why_it_was(fake, tmp_path):
+    reasons = [*["no such video"] * 3, *(f"reason {letter}" for letter in "abcdefg")]
+    lost = [Exclusion("episode", f"{number}.mp4", reason) for number, reason in enumerate(reasons)]
+    fake([episode("e0"), *lost])
+    for asked, words in ((2, "asks for 2 episodes"), (["e0", "e1"], "no usable episode 'e1'")):
+        with pytest.raises(ConfigError, match=words + r".*; set aside, 3 times: no such video; .*; and for 3 other"):
+            build(config(FAKE, splits={"train": {"episodes": asked}}), tmp_path)
+
+
+@pytest.mark.parametrize(("store", "limit"), [("tar", 155), ("folder", 255)])
+def test_id_that_is_too_long_for_a_folder_is_set_aside(fake, tmp_path, store, limit):
+    longest = "é" * (limit // 2) + "x"  # two bytes a letter
+    fake([episode(longest), episode(longest + "x")])
+    build(config(FAKE, frames={"store": store}), tmp_path)
+    manifest = read_manifest(tmp_path, "fake")
+    assert manifest["splits"]["train"] == [longest]
+    reason = f"the episode's id is too long for a folder's name, {limit + 1} bytes of at most {limit}"
+    assert [item["reason"] for item in manifest["excluded"]] == [reason]
+    assert check("fake", tmp_path).ok
 
 
 def test_what_cannot_be_used_is_set_aside_with_its_reason(fake, tmp_path):
@@ -397,6 +512,108 @@ def test_full_disk_leaves_nothing_half_written_and_a_rerun_goes_on(built, tmp_pa
 def test_missing_picture_is_written_again(built, tmp_path):
     build(config(), tmp_path)
     sorted(tmp_path.rglob("*.png"))[3].unlink()
+    build(config(), tmp_path)
+    assert tree(tmp_path) == tree(built)
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def test_pictures_that_a_lost_machine_damaged_are_written_again(built, tmp_path, monkeypatch):
+    write_json = artefacts.write_json
+
+    def to_the_receipt(path, value):
+        if "-picture-" in path.name:
+            killed()
+        write_json(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artefacts, "write_json", to_the_receipt)
+        with pytest.raises(KeyboardInterrupt):
+            build(config(), tmp_path)
+    empty, cut, whole, *_ = sorted(tmp_path.rglob("*.png"))
+    empty.write_bytes(b"")
+    cut.write_bytes(cut.read_bytes()[:-20])
+    before = whole.stat().st_mtime_ns
+    build(config(), tmp_path)
+    assert tree(tmp_path) == tree(built)
+    assert whole.stat().st_mtime_ns == before
+
+
+def test_pictures_are_on_the_disk_before_the_receipt_that_counts_on_them(tmp_path, monkeypatch):
+    events = []
+    write_bytes, sync = artefacts.write_bytes, os.sync
+
+    def writing(path, data, durable=True):
+        events.append("picture" if not durable else "receipt" if "-picture-" in path.name else "")
+        write_bytes(path, data, durable)
+
+    monkeypatch.setattr(artefacts, "write_bytes", writing)
+    monkeypatch.setattr(os, "sync", lambda: (events.append("sync"), sync()))
+    build(config(shard_episodes=3), tmp_path)
+    told = [event for event in events if event]
+    receipts = [place for place, event in enumerate(told) if event == "receipt"]
+    assert len(receipts) == 4
+    for start, end in itertools.pairwise([0, *receipts]):
+        assert "picture" in told[start:end]
+        assert told[end - 1] == "sync"
+
+
+OTHER = {"frames": {"width": 14, "height": 14}, "datasets": {"small": {"split": "train", "kind": "weak"}}}
+
+
+@pytest.fixture(scope="module")
+def replaced(tmp_path_factory):
+    """An unbroken build of another configuration, not to be changed."""
+    registry = tmp_path_factory.mktemp("replaced")
+    build(config(**OTHER), registry)
+    return registry
+
+
+@pytest.mark.parametrize("after", range(5))
+def test_build_that_was_killed_while_it_cleaned_up_is_mended_by_one_run(built, replaced, tmp_path, monkeypatch, after):
+    """Killed before the n-th of the old build's three datasets and its pictures, and of the staged work, is deleted."""
+    registry = shutil.copytree(built, tmp_path / "killed")
+    deleted = []
+
+    def counting(real):
+        def delete(path, *more, **options):
+            if len(deleted) == after:
+                killed()
+            deleted.append(path)
+            return real(path, *more, **options)
+
+        return delete
+
+    publish = build_module._publish
+
+    def published(*arguments):
+        publish(*arguments)
+        monkeypatch.setattr(shutil, "rmtree", counting(shutil.rmtree))
+        monkeypatch.setattr(pathlib.Path, "unlink", counting(pathlib.Path.unlink))
+
+    monkeypatch.setattr(build_module, "_publish", published)
+    with pytest.raises(KeyboardInterrupt):
+        build(config(**OTHER), registry)
+    monkeypatch.undo()
+    build(config(**OTHER), registry)
+    assert tree(registry) == tree(replaced)
+    assert not list(registry.glob("toy/.build-*"))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut"])
+def test_plan_of_a_killed_build_is_not_believed_against_the_disk(built, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(build_module, "_prune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(config(), tmp_path)
+    monkeypatch.undo()
+    picture = sorted(tmp_path.rglob("*.png"))[3]
+    if damage == "deleted":
+        picture.unlink()
+    else:
+        (tmp_path / "toy" / "toy_weak.json").unlink()
+        picture.write_bytes(picture.read_bytes()[:-20])
     build(config(), tmp_path)
     assert tree(tmp_path) == tree(built)
 

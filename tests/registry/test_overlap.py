@@ -79,7 +79,7 @@ def made_side(name, rows, owners, frames=None, sums=None):
     owners = np.array(owners, dtype=np.int64)
     frames = np.arange(len(rows)) if frames is None else np.array(frames)
     sums = np.arange(len(rows), dtype=np.uint64) if sums is None else np.array(sums, dtype=np.uint64)
-    episodes = tuple((name, f"{name}-{number}") for number in range(max(owners.tolist(), default=-1) + 1))
+    episodes = tuple((f"{name} {number}", f"{name}-{number}") for number in range(max(owners.tolist(), default=-1) + 1))
     return Side(name, episodes, frozenset(), frozenset(), owners, frames, sums, np.array(rows, dtype=np.uint64))
 
 
@@ -241,6 +241,35 @@ def frames_source(root, pictures):
         rows = [["episode", "task", "path"], ["one", "stack the cups", "one"], ["two", "stack the cups", "two"]]
         csv.writer(file).writerows(rows)
     return {"kind": "frames", "root": str(root), "table": "table.csv", "fps": 10}
+
+
+def test_episodes_of_a_table_are_known_by_what_they_were_read_from(tmp_path):
+    """Every table may number its episodes from 1, and may name a recording anew."""
+    rng = np.random.default_rng(0)
+    shown = {name: rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8) for name in ("one", "two")}
+    source = frames_source(tmp_path / "root", shown)
+    listed_in = {"train": [("1", "one")], "test": [("1", "two")], "every": [("1", "two"), ("2", "./one")]}
+    for width, (table, listed) in enumerate(listed_in.items(), 14):
+        lines = [["episode", "task", "path"], *([name, "stack the cups", path] for name, path in listed)]
+        with open(tmp_path / "root" / f"{table}.csv", "w", newline="") as file:
+            csv.writer(file).writerows(lines)
+        read = source | {"table": f"{table}.csv"}
+        split = {"all": {"episodes": len(listed)}}
+        made(
+            tmp_path,
+            name=table,
+            source=read,
+            frames={"width": width, "height": 14},  # so that no picture is identical
+            splits=split,
+            datasets={},
+        )
+    found = overlap("train", "test", tmp_path)
+    assert (found.leaks, found.episodes.shared, found.pictures.shared) == (False, 0, 0)
+    found = overlap("train", "every", tmp_path)
+    assert (found.episodes.shared, found.episodes.named, found.pictures.shared) == (1, ("2",), 0)
+    both = merged([side("train", tmp_path), side("every", tmp_path)])
+    assert len(both.episodes) == 2
+    assert compare(both, side("test", tmp_path)).episodes.named == ("1",)
 
 
 def test_copied_recordings_under_another_root_are_found_by_their_pictures(tmp_path):

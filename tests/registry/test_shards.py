@@ -1,5 +1,6 @@
 """The same rows, however they are stored and wherever the work is done."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -208,6 +209,28 @@ def test_curriculum_orders_rows_by_distance_in_equal_parts(tmp_path, form, first
     assert check("toy", tmp_path).ok
 
 
+@pytest.mark.parametrize("form", ["json", "parquet"])
+@pytest.mark.parametrize(("pairs", "bins"), [(10, 4), (30, 8), (None, 3)])
+def test_curriculum_takes_as_many_pairs_as_were_asked_for(tmp_path, form, pairs, bins):
+    rule = {"split": "train", "kind": "weak", "format": form, "pairs": pairs, "curriculum": {"bins": bins}}
+    build(config(datasets={"weak": rule}), tmp_path, ALONE)
+    counts = read_manifest(tmp_path, "toy")["counts"]["datasets"]["toy_weak"]
+    assert (counts["pairs"], counts["short_by"]) == (pairs or 42, 0)
+
+
+def test_parts_of_a_curriculum_never_take_more_than_they_have():
+    """Also where half a pair is to be rounded, part after part."""
+    rule = config(datasets={"weak": {"split": "train", "kind": "weak", "curriculum": {"bins": 6}}}).datasets["weak"]
+    shard = build_module.Shard(0, "train", ())
+    for pairs in range(1, 8):
+        for lengths in itertools.product((1, 2), repeat=6):
+            rows = [{"counts": {"distances": {str(n): count for n, count in enumerate(lengths, 1)}}}]
+            parts = build_module._parts(dataclasses.replace(rule, pairs=pairs), [shard], rows)
+            has = [sum(lengths[n - 1] for n in range(1, 7) if start <= n <= end) for start, end, _ in parts]
+            assert all(0 <= take <= size for (*_, take), size in zip(parts, has, strict=True))
+            assert sum(take for *_, take in parts) == min(pairs, sum(lengths))
+
+
 # ---- labels from truth, and pairs that a source brings ----
 
 
@@ -259,7 +282,7 @@ class Published(FakeSource):
 
 
 def test_published_pairs_are_taken_as_they_are(monkeypatch, tmp_path):
-    fake(monkeypatch, Published([episode("e", 10)]))
+    fake(monkeypatch, Published([episode("e", 10, task="stack")]))
     cot = {"split": "train", "kind": "cot", "orders": "given"}
     build(config(FAKE, pairs={}, datasets={"cot": cot}), tmp_path)
     told = {(row["pair_id"], row["order"]): row["messages"][1]["content"] for row in dataset_rows(tmp_path, "fake_cot")}

@@ -271,6 +271,24 @@ def test_path_that_their_loader_would_change_is_refused(registry, tmp_path, monk
         export("toy", registry, tmp_path / "gt.csv", "csv", "heldout")
 
 
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        ({"min_frames": 12}, "min_frames"),
+        ({"trim_idle": 0.02, "per_episode": 8, "ties": "teach"}, "per_episode, trim_idle"),
+    ],
+)
+def test_pair_rules_that_published_pairs_cannot_follow_are_refused(rules, named):
+    settings = {
+        "name": "theirs",
+        "source": {"kind": "spatiallogic", "file": "cot.json", "root": "clips"},
+        "splits": {"train": {"fraction": 1.0}},
+    }
+    from_mapping(DataConfig, settings | {"pairs": {"ties": "teach"}}, "test")
+    with pytest.raises(ConfigError, match=rf"`pairs` has {named}, but the pairs of source kind spatiallogic are given"):
+        from_mapping(DataConfig, settings | {"pairs": rules}, "test")
+
+
 # ---- the command ----
 
 

@@ -1,9 +1,16 @@
+import dataclasses
+
 import pytest
+import spatiallogic_files as made
 from fake_source import FakeSource, episode
+from spatiallogic_files import OTHER, PLACE, path, row
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.registry.build import DataConfig, build
+from stcr_plugin.registry.check import check
+from stcr_plugin.registry.manifest import dataset_rows, read_manifest
 from stcr_plugin.samples.cot import Wording, check_target, cot_sample, load_wordings
 from stcr_plugin.types import ORDERS, Claim, Episode, Pair, Query
 
@@ -118,3 +125,73 @@ def test_every_tabletop_frame_can_be_said_and_read_back(language):
             assert wording.read(wording.say(source.claims(state))) == source.claims(state)
             frames += 1
     assert frames > 100
+
+
+# ---- descriptions that were published ----
+
+
+def published(tmp_path, described, pairs=None, **more):
+    """A config of published pairs, `described` with descriptions and two without, of two clips."""
+    rows = [
+        row(path(PLACE, 1), path(PLACE, 5 + at), made.cot("corn in hand.", f"corn {at} in the bag.", "img2"))
+        for at in range(described)
+    ]
+    rows += [row(path(clip, 2), path(clip, 4), made.weak("img2")) for clip in (PLACE, OTHER)]
+    return from_mapping(
+        DataConfig,
+        {
+            "name": "theirs",
+            "source": {
+                "kind": "spatiallogic",
+                "file": str(made.write_json(tmp_path / "rows.json", rows)),
+                "root": str(made.write_clips(tmp_path / "clips")),
+            },
+            "splits": {"train": {"fraction": 1.0}},
+            "datasets": {
+                "cot": {"split": "train", "kind": "cot", "pairs": pairs},
+                "weak": {"split": "train", "kind": "weak"},
+            },
+            **more,
+        },
+        "test",
+    )
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_published_pair_without_descriptions_is_left_out_of_cot_alone_and_counted(tmp_path, form):
+    config = published(tmp_path, 3)
+    config = dataclasses.replace(
+        config, datasets={key: dataclasses.replace(rule, format=form) for key, rule in config.datasets.items()}
+    )
+    build(config, tmp_path / "sets")
+    counts = read_manifest(tmp_path / "sets", "theirs")["counts"]
+    assert {name: figures["pairs"] for name, figures in counts["datasets"].items()} == {
+        "theirs_cot": 3,
+        "theirs_weak": 5,
+    }
+    assert counts["excluded"] == {"published without a description of each picture; only kind: weak can use it": 2}
+    assert all(
+        "corn in hand" in item["messages"][1]["content"] for item in dataset_rows(tmp_path / "sets", "theirs_cot")
+    )
+    assert check("theirs", tmp_path / "sets").ok
+
+
+def test_as_many_described_pairs_are_taken_as_were_asked_for(tmp_path):
+    build(published(tmp_path, 3, pairs=3), tmp_path / "sets")
+    counts = read_manifest(tmp_path / "sets", "theirs")["counts"]["datasets"]["theirs_cot"]
+    assert (counts["pairs"], counts["short_by"]) == (3, 0)
+
+
+@pytest.mark.parametrize(("described", "pairs", "have"), [(0, None, 0), (3, 4, 3)])
+def test_too_few_described_pairs_stop_the_build_before_a_picture_is_decoded(tmp_path, described, pairs, have):
+    words = rf"datasets\.cot\.pairs: .* has {have}.*set aside, 2 times: published without a description"
+    with pytest.raises(ConfigError, match=words):
+        build(published(tmp_path, described, pairs), tmp_path / "sets")
+    assert not list((tmp_path / "sets").rglob("*.png"))
+
+
+def test_pair_without_descriptions_stops_a_build_that_takes_no_bad_data(tmp_path):
+    with pytest.raises(
+        DataError, match=r"^description episode .*, frames 2-4: published without .*on_bad_data: exclude"
+    ):
+        build(published(tmp_path, 3, on_bad_data="error"), tmp_path / "sets")

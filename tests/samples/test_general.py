@@ -12,7 +12,7 @@ import pytest
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
-from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
+from stcr_plugin.episodes.tabletop import HELDOUT_SHAPES, TabletopConfig, TabletopSource
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation import yesno
 from stcr_plugin.evaluation.prompts import content
@@ -152,6 +152,21 @@ def test_settings_of_pairs_are_refused(more: dict[str, Any]) -> None:
     rule = {"split": "train", "kind": "general", **more}
     with pytest.raises(ConfigError, match="remove orders, format, curriculum"):
         from_mapping(DataConfig, CONFIG | {"datasets": {"general": rule}}, "test")
+
+
+def test_shapes_never_trained_on_are_not_asked_about(tmp_path: Path) -> None:
+    """Their pictures are: of the pad that stands in them, by colours and shapes that have names in the questions."""
+    source = {"kind": "tabletop", "seen": 0, "heldout": 0, "shapes": 2}
+    built(
+        tmp_path,
+        source=source,
+        splits={"train": {"episodes": 2, "group": "shapes"}},
+        datasets={"all": {"split": "train", "kind": "general"}},
+    )
+    texts = " ".join(row["messages"][0]["content"] for row in rows(tmp_path, "all"))
+    assert "pad" in texts
+    assert not [shape for shape in HELDOUT_SHAPES if f"{shape} in the picture" in texts]
+    assert check("toy", tmp_path).ok
 
 
 def test_recordings_cannot_be_asked_about() -> None:
