@@ -199,11 +199,21 @@ def provenance() -> dict[str, Any]:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Hold an advisory lock on the file `path`; a second process waits until the first is done (POSIX flock)."""
+    """Hold an advisory lock on the file `path`; a second process waits until the first is done (POSIX flock).
+
+    Raises DataError where its folder cannot be made or written into.
+    """
     import fcntl
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115 - closed below; an error of what is done meanwhile is not this one's
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written into ({error.strerror}); name a folder that can, or one that is not there yet"
+        ) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

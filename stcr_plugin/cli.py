@@ -34,6 +34,8 @@ _ASK: dict[str, dict[str, Any]] = {
     "style": {"metavar": "NAME", "help": "what pictures are called: img, letters, ordinals or frames (default: img)"},
     "warn": {"action": "store_const", "const": True, "help": "say that the pictures may stand in either order"},
 }
+# Those that are about pictures and how much is asked at once, not about how two pictures are named and asked about.
+_SIZES = ("batch_size", "max_new_tokens", "image_max_pixels", "image_min_pixels", "other_image_size", "language")
 # Options that are settings of an engine: option -> its name there. All others are set in a file (--engine-config).
 _ENGINE = {
     "url": "url",
@@ -44,6 +46,34 @@ _ENGINE = {
     "requests_per_minute": "requests_per_minute",
     "price_in": "price_in",
     "price_out": "price_out",
+}
+_REGISTRY = "folder of the training sets"
+_BY_HAND = ("engine", "engine_config", *_ENGINE)  # which engine it is, and how it is set
+_GROUPS = ("ask", "per_episode", "rotations")
+# Command -> option -> the options that it would make no use of. Both together are refused.
+_APART: dict[str, dict[str, tuple[str, ...]]] = {
+    "eval": {
+        "control": ("comparator", "weight", "pictures", *_GROUPS),
+        "pictures": ("comparator", "weight"),
+        "oracle": _BY_HAND,
+    },
+    "controls": {"oracle": _BY_HAND},
+    "rank": {
+        "voc": ("comparisons", "task"),
+        "pictures": ("split",),
+        "oracle": _BY_HAND,
+    },
+    "guard": {
+        "compare": ("model", "name", "episodes", "pope", "images", "oracle", *_BY_HAND, "generate", *_SIZES),
+        "pope": ("episodes",),
+    },
+    "judge": {"oracle": _BY_HAND},
+}
+# Command -> option -> the one without which it would say nothing.
+_OF: dict[str, dict[str, str]] = {
+    "eval": {"weight": "comparator", **dict.fromkeys(_GROUPS, "pictures")},
+    "rank": {"episodes": "voc"},
+    "guard": {"images": "pope", "pope": "images"},
 }
 
 
@@ -57,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides = [*arguments.overrides, *rest]
     run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
+        _agree(arguments)
         return run(arguments) or 0
     except StcrError as error:
         print(f"stcr: {error}", file=sys.stderr)
@@ -67,6 +98,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stcr: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+
+
+def _agree(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError for options that would be taken and not used, and for a seed that nothing can be drawn by."""
+    from stcr_plugin.errors import ConfigError
+
+    def given(option: str) -> bool:
+        return getattr(arguments, option, None) not in (None, [], ()) and getattr(arguments, option) is not False
+
+    def dashed(option: str) -> str:
+        return "PICTURE" if (arguments.command, option) == ("rank", "pictures") else f"--{option.replace('_', '-')}"
+
+    for option, others in _APART.get(arguments.command, {}).items():
+        for other in others if given(option) else ():
+            if given(other):
+                raise ConfigError(f"{dashed(option)} makes no use of {dashed(other)}; leave one of the two out")
+    for option, other in _OF.get(arguments.command, {}).items():
+        if given(option) and not given(other):
+            raise ConfigError(f"{dashed(option)} is of {dashed(other)}; give that with it, or neither")
+    if getattr(arguments, "seed", 0) < 0:
+        raise ConfigError(f"--seed {arguments.seed}: must be at least 0")
 
 
 def _data_build(arguments: argparse.Namespace) -> None:
@@ -127,7 +179,18 @@ def _train(arguments: argparse.Namespace) -> None:
     from importlib import import_module
 
     backend = import_module(f"stcr_plugin.frameworks.{arguments.backend}.training")
-    backend.train(arguments.recipe, arguments.overrides)
+    backend.train(arguments.recipe, _recipe_overrides(arguments))
+
+
+def _recipe_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The overrides of a recipe, in which --registry is `dataset_dir`."""
+    from stcr_plugin.errors import ConfigError
+
+    if arguments.registry is None:
+        return list(arguments.overrides)
+    if any(text.startswith("dataset_dir=") for text in arguments.overrides):
+        raise ConfigError("--registry and dataset_dir= say the same; leave one of the two out")
+    return [*arguments.overrides, f"dataset_dir={arguments.registry}"]
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -137,7 +200,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     fields = ("gpus", "gpu_memory", "throughput", "tflops", "mfu", "images", "samples")
     report = preflight(
-        arguments.recipe, arguments.overrides, Asked(**{field: getattr(arguments, field) for field in fields})
+        arguments.recipe, _recipe_overrides(arguments), Asked(**{field: getattr(arguments, field) for field in fields})
     )
     print(report)
     if arguments.out:
@@ -178,21 +241,12 @@ def _eval(arguments: argparse.Namespace) -> None:
 
 
 def _comparator(arguments: argparse.Namespace) -> Comparator | None:
-    from stcr_plugin.errors import ConfigError
     from stcr_plugin.evaluation.comparators import comparator
 
-    if any(value is not None for value in (arguments.ask, arguments.per_episode, arguments.rotations)):
-        raise ConfigError("--ask, --per-episode and --rotations are of groups of pictures; give --pictures N with them")
-    if arguments.comparator is None and arguments.weight is not None:
-        raise ConfigError("--weight is that of a comparator; give --comparator NAME with it")
     return comparator(arguments.comparator, arguments.weight) if arguments.comparator else None
 
 
 def _eval_control(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> None:
-    from stcr_plugin.errors import ConfigError
-
-    if arguments.comparator or arguments.pictures is not None:
-        raise ConfigError("--control goes with neither --comparator nor --pictures; run them one by one")
     _put_controls(arguments, engine, ask, [arguments.control], ())
 
 
@@ -233,11 +287,8 @@ def _put_controls(
 
 
 def _eval_groups(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> None:
-    from stcr_plugin.errors import ConfigError
     from stcr_plugin.evaluation.groups import GroupSettings, evaluate_groups, summary
 
-    if arguments.comparator or arguments.weight is not None:
-        raise ConfigError("--pictures asks about groups; --comparator and --weight are for pairs alone")
     asked = _settings(GroupSettings, arguments, ("pictures", "ask", "per_episode", "rotations"))
     results = evaluate_groups(
         arguments.model,
@@ -260,13 +311,16 @@ def _rank(arguments: argparse.Namespace) -> None:
     from stcr_plugin.errors import ConfigError
     from stcr_plugin.evaluation import progress, strips
 
-    out, build, paths = arguments.out, (arguments.registry, arguments.dataset, arguments.split), arguments.pictures
+    out, paths = arguments.out, arguments.pictures
+    build = arguments.registry, arguments.dataset, arguments.split or "heldout"
     if bool(arguments.dataset) == bool(paths):
         raise ConfigError("give either --dataset with --episode or --voc, or pictures or a video file with --task")
     if arguments.dataset and bool(arguments.episode) == arguments.voc:
         raise ConfigError("with --dataset: give either --episode, to rank its frames, or --voc")
     if paths and (arguments.voc or arguments.episode or not arguments.task):
         raise ConfigError("pictures and videos are ranked with --task, and without --episode and --voc")
+    if len(paths) > 1 and arguments.frames is not None:
+        raise ConfigError("--frames is of an episode or a video; of pictures all that are named are ranked")
     frames = strips.FRAMES if arguments.frames is None else arguments.frames
     if arguments.voc:
         found = strips.of_split(*build, frames, arguments.episodes, arguments.seed)
@@ -319,7 +373,7 @@ def _engine(
     options |= {
         field: getattr(arguments, name) for name, field in _ENGINE.items() if getattr(arguments, name) is not None
     }
-    return engine_for(arguments.engine, arguments.model, pictures or arguments.registry, ask, options)
+    return engine_for(arguments.engine or "local", arguments.model, pictures or arguments.registry, ask, options)
 
 
 def _results_of(arguments: argparse.Namespace, engine: Engine, how: str = "", room: str = "eval") -> Path:
@@ -328,7 +382,9 @@ def _results_of(arguments: argparse.Namespace, engine: Engine, how: str = "", ro
     if arguments.model is None:
         served = re.sub(r"[^\w.-]+", "_", str(engine.identity().get("model") or arguments.oracle)).strip("._")
         return Path("runs", room, served or "model", folder)
-    return Path(arguments.model, room, folder if arguments.engine == "local" else f"{folder}-{arguments.engine}")
+    return Path(
+        arguments.model, room, folder if arguments.engine in (None, "local") else f"{folder}-{arguments.engine}"
+    )
 
 
 def _study(arguments: argparse.Namespace) -> None:
@@ -349,11 +405,12 @@ def _guard(arguments: argparse.Namespace) -> None:
         return
     if arguments.out is None or arguments.oracle:
         raise ConfigError("give --out, the folder of the results; and no --oracle, which knows of pairs alone")
+    episodes = yesno.EPISODES if arguments.episodes is None else arguments.episodes
     engine, ask = _engine(arguments, _asked(arguments), arguments.images if arguments.pope else arguments.out)
     row = yesno.guard(
         arguments.model,
         arguments.out,
-        arguments.episodes,
+        episodes,
         arguments.seed,
         ask,
         arguments.pope,
@@ -492,9 +549,12 @@ def _parser() -> argparse.ArgumentParser:
     base_build.add_argument("config", help="base config, YAML")
     base_build.add_argument("overrides", nargs="*", help="key=value laid over the config")
 
-    train = _command(commands, "train", _train, "train one stage through LLaMA-Factory's official functions, or TRL's")
+    train = _command(
+        commands, "train", _train, "train one stage through LLaMA-Factory's official functions, or TRL's", False
+    )
     train.add_argument("recipe", help="recipe, YAML, as for llamafactory-cli train")
     train.add_argument("overrides", nargs="*", help="key=value laid over the recipe")
+    train.add_argument("--registry", type=Path, help=f"{_REGISTRY} (default: the recipe's dataset_dir)")
     train.add_argument(
         "--backend",
         choices=["llamafactory", "trl"],
@@ -502,9 +562,12 @@ def _parser() -> argparse.ArgumentParser:
         help="whose trainer: LLaMA-Factory's own (default), or TRL's SFTTrainer, with the same samples and losses",
     )
 
-    check = _command(commands, "check", _check, "what is wrong with a recipe, its model and data, before a GPU is paid")
+    check = _command(
+        commands, "check", _check, "what is wrong with a recipe, its model and data, before a GPU is paid", False
+    )
     check.add_argument("recipe", help="recipe, YAML, as for stcr train")
     check.add_argument("overrides", nargs="*", help="key=value laid over the recipe")
+    check.add_argument("--registry", type=Path, help=f"{_REGISTRY} (default: the recipe's dataset_dir)")
     check.add_argument("--gpus", type=int, default=1, metavar="N", help="processes of the run (default: 1)")
     check.add_argument("--gpu-memory", type=float, metavar="GIB", help="of one GPU; an estimate above it is an error")
     check.add_argument("--throughput", type=float, metavar="SAMPLES_PER_SECOND", help="of all GPUs, for the time")
@@ -547,7 +610,7 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--model", type=Path, help="folder of a model, such as a stage's output; a server needs none")
     rank.add_argument("--task", help="what is being done, in a few words; of an episode only where it has several")
     rank.add_argument("--dataset", help="name of a build, such as stcr, instead of pictures")
-    rank.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
+    rank.add_argument("--split", help="split of the build (default: heldout)")
     rank.add_argument("--episode", help="rank the frames of this episode of the split")
     rank.add_argument("--voc", action="store_true", help="how well values agree with time, over episodes of the split")
     rank.add_argument("--episodes", type=int, help="with --voc: so many episodes, drawn by the seed (default: all)")
@@ -558,24 +621,24 @@ def _parser() -> argparse.ArgumentParser:
     _ask_options(rank)
     _engine_options(rank)
 
-    study = _command(commands, "study", _study, "train and compare a grid of chains over several seeds")
+    study = _command(commands, "study", _study, "train and compare a grid of chains over several seeds", False)
     study.add_argument("config", help="study, YAML, such as recipes/studies/ablation.yaml")
     study.add_argument("overrides", nargs="*", help="key=value laid over the study, such as 'seeds=[5]'")
     study.add_argument("--out", type=Path, help="folder of all that is made (default: runs/studies/NAME)")
     study.add_argument("--jobs", type=int, default=1, help="seeds at a time, each with its share of the cores")
 
-    guard = _command(commands, "guard", _guard, "what training cost: yes/no questions about one picture, as in POPE")
+    guard = _command(
+        commands, "guard", _guard, "what training cost: yes/no questions about one picture, as in POPE", False
+    )
     guard.add_argument("--model", type=Path, help="folder of a model, such as a stage's output; a server needs none")
     guard.add_argument("--out", type=Path, help="folder of the results")
     guard.add_argument("--name", help="the model's name in tables (default: that of its stage)")
-    guard.add_argument("--episodes", type=int, default=200, help="simulated scenes to ask about (default: 200)")
+    guard.add_argument("--episodes", type=int, help="simulated scenes to ask about (default: 200)")
     guard.add_argument("--seed", type=int, default=0, help="draws the scenes, the questions and the bootstrap")
     guard.add_argument("--pope", type=Path, nargs="+", default=(), metavar="FILE", help="ask POPE's own files instead")
     guard.add_argument("--images", type=Path, help="folder of the pictures that POPE's files name")
     guard.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="ask nothing; finished runs side by side")
-    # The others are about how two pictures are asked about.
-    sizes = ("batch_size", "max_new_tokens", "image_max_pixels", "image_min_pixels", "other_image_size", "language")
-    _ask_options(guard, sizes, generate="let it write its answer, and parse that")
+    _ask_options(guard, _SIZES, generate="let it write its answer, and parse that")
     _engine_options(guard)
 
     report = _command(commands, "report", _report, "all that is known of a chain's runs, as one HTML file and Markdown")
@@ -592,7 +655,7 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument("--license", metavar="ID", help="of the card (default: what the base's own card says)")
     exported.add_argument("--datasets", nargs="+", default=(), metavar="ID", help="of the card: data on the Hub")
 
-    judge = _command(commands, "judge", _judge, "which of 2 to 8 pictures of one task is closest to completion")
+    judge = _command(commands, "judge", _judge, "which of 2 to 8 pictures of one task is closest to completion", False)
     judge.add_argument(
         "given", nargs="+", metavar="MODEL PICTURE", help="a model's folder (none with a server), then files or VIDEO@S"
     )
@@ -679,7 +742,6 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine",
         choices=["local", "server", "vllm"],
-        default="local",
         help="transformers here, an OpenAI-compatible server (always left to write), or vLLM here (default: local)",
     )
     group.add_argument("--engine-config", metavar="FILE", help="YAML with the engine's settings; options go before it")
@@ -702,10 +764,13 @@ def _command(
     name: str,
     run: Callable[[argparse.Namespace], int | None],
     help: str,
+    registry: bool = True,
 ) -> argparse.ArgumentParser:
+    """`registry`: it reads or writes the folder of the training sets, which --registry names."""
     parser = commands.add_parser(name, help=help, description=help)
-    parser.set_defaults(run=run)
-    parser.add_argument("--registry", type=Path, default=Path("data_registry"), help="folder of the training sets")
+    parser.set_defaults(run=run, command=name)
+    if registry:
+        parser.add_argument("--registry", type=Path, default=Path("data_registry"), help=_REGISTRY)
     return parser
 
 

@@ -273,6 +273,22 @@ def test_second_process_waits_until_the_first_is_done(tmp_path, holder):
         assert (tmp_path / "done").exists()
 
 
+@pytest.mark.parametrize("taken", ["out", "out/.lock/folder"])
+def test_lock_where_no_folder_can_be_is_told(tmp_path, taken):
+    (tmp_path / taken).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / taken).write_text("of someone else")
+    with (
+        pytest.raises(DataError, match=r"out: cannot be written into \(.*\); name a folder that can"),
+        artefacts.locked(tmp_path / "out" / ".lock"),
+    ):
+        raise AssertionError
+
+
+def test_lock_passes_on_what_goes_wrong_inside(tmp_path):
+    with pytest.raises(OSError, match="of the work"), artefacts.locked(tmp_path / "lock"):
+        raise OSError("of the work")
+
+
 def test_lock_of_a_killed_process_is_free(tmp_path, holder):
     child = holder(600)
     child.kill()

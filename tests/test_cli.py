@@ -6,6 +6,7 @@ import pytest
 
 from stcr_plugin import __version__, cli
 from stcr_plugin.cli import main
+from stcr_plugin.errors import ConfigError
 
 CONFIG = """
 name: toy
@@ -115,6 +116,66 @@ def test_interrupt_says_how_to_go_on(capsys, monkeypatch):
         "",
         ["stcr: interrupted; run the same command again to go on"],
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("eval --control letters --weight 3", "--control makes no use of --weight; leave one of the two out"),
+        ("eval --control letters --weight 0", "--control makes no use of --weight"),
+        ("eval --control letters --rotations 2", "--control makes no use of --rotations"),
+        ("eval --control letters --ask order", "--control makes no use of --ask"),
+        ("eval --control letters --comparator ritual", "--control makes no use of --comparator"),
+        ("eval --pictures 3 --comparator ritual", "--pictures makes no use of --comparator"),
+        ("eval --per-episode 3", "--per-episode is of --pictures; give that with it, or neither"),
+        ("eval --oracle coin --engine server --url http://127.0.0.1/v1", "--oracle makes no use of --engine"),
+        ("controls --oracle coin --concurrency 3", "--oracle makes no use of --concurrency"),
+        ("rank --voc --dataset toy --comparisons 3 --out x", "--voc makes no use of --comparisons"),
+        ("rank --voc --dataset toy --task t --out x", "--voc makes no use of --task"),
+        ("rank --dataset toy --episode e --episodes 3 --out x", "--episodes is of --voc"),
+        ("rank a.png b.png --task t --frames 3 --out x", "--frames is of an episode or a video"),
+        ("rank a.png b.png --task t --split seen --out x", "PICTURE makes no use of --split"),
+        ("rank a.png b.png --task t --oracle coin --timeout 3 --out x", "--oracle makes no use of --timeout"),
+        ("guard --model m --images d --out x", "--images is of --pope"),
+        ("guard --model m --pope f --out x", "--pope is of --images"),
+        ("guard --model m --pope f --images d --episodes 3 --out x", "--pope makes no use of --episodes"),
+        ("guard --compare a b --model m", "--compare makes no use of --model"),
+        ("judge a.png b.png --task t --oracle coin --url http://127.0.0.1/v1", "--oracle makes no use of --url"),
+        ("eval --seed -1", "--seed -1: must be at least 0"),
+        ("data show toy --seed -2", "--seed -2: must be at least 0"),
+        ("train r.yaml --registry sets dataset_dir=others", "--registry and dataset_dir= say the same"),
+    ],
+)
+def test_option_that_would_not_be_used_is_refused(capsys, tmp_path, monkeypatch, command, words):
+    monkeypatch.chdir(tmp_path)
+    given = command.split() + (["--dataset", "toy"] if command.startswith(("eval", "controls")) else [])
+    code, out, errors = run(capsys, *given)
+    assert (code, out, len(errors)) == (1, "", 1)
+    assert words in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_registry_is_an_option_where_it_is_read_alone(capsys):
+    for command in ("study", "guard", "judge a b --task t"):
+        assert "--registry" in refused(capsys, *command.split(), *(["x"] if command == "study" else []), "--registry=r")
+
+
+def test_registry_is_the_dataset_dir_of_a_recipe(capsys, monkeypatch, tmp_path):
+    from stcr_plugin.frameworks.llamafactory import training
+    from stcr_plugin.preflight import checks
+
+    seen = []
+    monkeypatch.setattr(training, "train", lambda recipe, overrides: seen.append(overrides))
+    assert run(capsys, "train", "r.yaml", "max_steps=3", "--registry", tmp_path / "sets")[0] == 0
+    assert run(capsys, "train", "r.yaml")[0] == 0
+
+    def preflight(recipe, overrides, asked):
+        seen.append(overrides)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(checks, "preflight", preflight)
+    run(capsys, "check", "r.yaml", "--registry", tmp_path / "sets")
+    assert seen == [["max_steps=3", f"dataset_dir={tmp_path / 'sets'}"], [], [f"dataset_dir={tmp_path / 'sets'}"]]
 
 
 # ---- stcr data ----
@@ -231,6 +292,10 @@ def test_model_is_measured_and_reported(capsys, work, tmp_path):
         (["--batch-size", "0"], "batch_size and max_new_tokens are at least 1"),
         (["--image-max-pixels", "10"], "image_min_pixels <= image_max_pixels"),
         (["--model", "nowhere"], "nowhere: no model there"),
+        (
+            ["--engine", "server", "--server-model", "m", "--url", "http://127.0.0.1:80a0/v1"],
+            "its host or port is none",
+        ),
     ],
 )
 def test_bad_evaluation_is_told(capsys, work, tmp_path, more, words):
@@ -238,6 +303,18 @@ def test_bad_evaluation_is_told(capsys, work, tmp_path, more, words):
     code, out, errors = run(capsys, *arguments, "--out", tmp_path / "run", *more)
     assert (code, out, len(errors)) == (1, "", 1)
     assert words in errors[0]
+
+
+@pytest.mark.parametrize("command", ["eval", "eval --pictures 3", "controls", "rank --voc", "guard"])
+def test_results_in_place_of_a_file_are_refused_by_name(capsys, work, tmp_path, command):
+    (tmp_path / "results.md").write_text("mine")
+    name, *more = command.split()
+    more += ["--episodes", 1] if name == "guard" else ["--dataset", "toy", "--registry", work / "sets"]
+    code, out, errors = run(capsys, name, *more, "--model", work / "model", "--out", tmp_path / "results.md")
+    assert (code, out, len(errors)) == (1, "", 1)
+    assert errors[0].startswith(f"stcr: {tmp_path / 'results.md'}")
+    assert "cannot be written into (" in errors[0]
+    assert (tmp_path / "results.md").read_text() == "mine"
 
 
 def test_report_on_a_folder_without_results_says_what_to_run(capsys, tmp_path):

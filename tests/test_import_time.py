@@ -23,7 +23,7 @@ ROOMS = (
     ("evaluation",),
     ("benchmark",),
     ("report", "benchmark"),
-    ("frameworks.stage",),
+    ("frameworks.stage", "frameworks.logits"),
     ("release",),
     ("pretraining", "architecture"),
     ("base",),

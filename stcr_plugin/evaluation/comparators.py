@@ -66,7 +66,12 @@ def comparator(name: str, weight: float | None = None) -> Comparator:
 
 
 def ask(
-    comparator: Comparator, engine: Engine, prompts: Sequence[Prompt], out: Path, asked: Mapping[str, Any]
+    comparator: Comparator,
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    out: Path,
+    asked: Mapping[str, Any],
+    pictures: Mapping[str, str],
 ) -> tuple[list[Said], list[Said] | None]:
     """What counts as said to each of `prompts`, and what the plain prompts alone gave, None where they were not put.
 
@@ -75,7 +80,7 @@ def ask(
     """
     checked = _Comparing(engine, comparator.name) if comparator.compares else engine
     said = {
-        variant: put(checked, [_changed(prompt, change) for prompt in prompts], out / variant, asked)
+        variant: put(checked, [_changed(prompt, change) for prompt in prompts], out / variant, asked, pictures)
         for variant, change in comparator.variants.items()
     }
     return comparator.combine(comparator, prompts, said), said.get(PLAIN)

@@ -29,6 +29,7 @@ from stcr_plugin.types import ORDERS, Answer, Change, Prompt, Query, Shown
 
 CONTROLS_JSON, CONTROLS_MD = "controls.json", "controls.md"
 PLAIN = "plain"
+_GROUPS = "{}_pictures"  # the folder of a row about groups
 _SIDES = re.compile(r"\b(?:left|right)\b|左|右", re.IGNORECASE)
 _BOTH_ORDERS = "training pairs in both orders, as many of each (`orders: both`)"
 
@@ -107,7 +108,7 @@ def controls(
     from stcr_plugin.registry.manifest import read_pairs
 
     chosen = _chosen(only)
-    others = [_other(text) for text in also]
+    others = _others(also)
     count = 3 if pictures is None and only is None else pictures
     grouped = None if count is None else from_mapping(GroupSettings, {"pictures": count}, "the options")
     out, registry = Path(out), Path(registry)
@@ -142,7 +143,7 @@ def controls(
         else:
             rows.append(_row(control, found, answers, len(pairs), resamples, seed))
     if grouped:
-        folder = f"{grouped.pictures}_pictures"
+        folder = _GROUPS.format(grouped.pictures)
         try:
             of_groups = evaluate_groups(
                 model_dir, dataset, split, out / folder, registry, asked, grouped, limit, seed, resamples, name, engine
@@ -150,7 +151,7 @@ def controls(
             rows.append(groups.control(of_groups.row, folder))
         except (NotApplicableError, ConfigError) as reason:  # the plain run went well, so it is about the groups
             rows.append(groups.not_asked(grouped, reason))
-    for label, data in others:
+    for label, data in others.items():
         rows.append(_known(label, f"other data: {data[0]}, {data[1]}", run(label, data, asked), label))
     write(out, _header(plain.row), rows)
     return rows
@@ -174,28 +175,18 @@ def write(out: Path, header: Mapping[str, Any], rows: Sequence[Row]) -> None:
         artefacts.write_text(Path(out) / CONTROLS_MD, markdown(header, read_rows(path)))
 
 
-def read_header(out: Path) -> dict[str, Any]:
-    """What the rows in the folder's controls.json are of, to `write` further rows beside them."""
-    of: dict[str, Any] = _read(Path(out) / CONTROLS_JSON)["of"]
-    return of
-
-
 def read_rows(path: Path) -> list[Row]:
     """The rows of a controls.json. Raises DataError where it holds anything else."""
     import pydantic
 
-    try:
-        return pydantic.TypeAdapter(list[Row]).validate_python(_read(path)["rows"])
-    except pydantic.ValidationError as error:
-        problem = error.errors()[0]
-        raise DataError(f"{path}: row {problem['loc'][0]}: {problem['msg']}; delete it, run again") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
     found = artefacts.read_json(path)
     if not isinstance(found, dict) or not {"of", "rows"} <= found.keys():
         raise DataError(f"{path}: is no file of controls; delete it, run `stcr controls` again")
-    return found
+    try:
+        return pydantic.TypeAdapter(list[Row]).validate_python(found["rows"])
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        raise DataError(f"{path}: row {problem['loc'][0]}: {problem['msg']}; delete it, run again") from None
 
 
 def _place(name: str, order: Sequence[str]) -> int:
@@ -217,15 +208,22 @@ def _chosen(only: Sequence[str] | None) -> list[Control]:
     return [control for name, control in CONTROLS.items() if only is None or name in only]
 
 
-def _other(text: str) -> tuple[str, tuple[str, str]]:
-    """ "NAME:SPLIT=label" -> (label, (NAME, SPLIT))."""
-    match = re.fullmatch(r"([\w-]+):([\w-]+)=(\w[\w.-]*)", text)
-    if not match:
-        raise ConfigError(f"other data read NAME:SPLIT=label, such as stcr_regress:regress=non_monotone, got {text!r}")
-    dataset, split, label = match.groups()
-    if label in (PLAIN, *CONTROLS):
-        raise ConfigError(f"{text!r}: a control is called {label!r}; give another label")
-    return label, (dataset, split)
+def _others(also: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Each "NAME:SPLIT=label" -> label and (NAME, SPLIT); a label is a row's name and that of its folder."""
+    found: dict[str, tuple[str, str]] = {}
+    for text in also:
+        match = re.fullmatch(r"([\w-]+):([\w-]+)=(\w[\w.-]*)", text)
+        if not match:
+            raise ConfigError(
+                f"other data read NAME:SPLIT=label, such as stcr_regress:regress=non_monotone, got {text!r}"
+            )
+        dataset, split, label = match.groups()
+        if label in (PLAIN, *CONTROLS, CONTROLS_JSON, CONTROLS_MD, *map(_GROUPS.format, groups.ROWS)):
+            raise ConfigError(f"{text!r}: {label!r} is a name of the controls' own; give another label")
+        if label in found:
+            raise ConfigError(f"{text!r}: another row has the label {label!r}; give each its own")
+        found[label] = dataset, split
+    return found
 
 
 def _prompts(control: Control, plain: Plain) -> list[Prompt]:

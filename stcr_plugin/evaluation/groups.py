@@ -162,9 +162,11 @@ def evaluate_groups(
     arrangements = [(group, shown) for group in drawn for shown in arranged(group, asked, seed)]
     prompts = [prompt(group, shown, asked, settings) for group, shown in arrangements]
     shown_of = {image: f"group {group.group_id}" for group in drawn for image in group.images}
-    data_digest = artefacts.digest([[dataclasses.asdict(group) for group in drawn], picture_sums(registry, shown_of)])
+    sums = picture_sums(registry, shown_of)
+    data_digest = artefacts.digest([[dataclasses.asdict(group) for group in drawn], sums])
     with artefacts.locked(out / ".lock"):
-        said = put(engine, prompts, out, {"data_digest": data_digest, "settings": settings.decides, "seed": seed})
+        asking = {"data_digest": data_digest, "settings": settings.decides, "seed": seed}
+        said = put(engine, prompts, out, asking, sums)
         answers = [
             answered(group, shown, one, heard, asked)
             for (group, shown), one, heard in zip(arrangements, prompts, said, strict=True)

@@ -83,13 +83,14 @@ def rank_frames(
     for a picture that cannot be read, and what the engine raises.
     """
     settings, known = settings or AskSettings(), _Identified(engine, engine.identity())
-    asked = _asked(settings, seed, strip.digest())
+    sums = strip.sums()
+    asked = _asked(settings, seed, strip.digest(sums))
     given: list[Answer] = []
     with artefacts.locked(out / ".lock"):
 
         def compare(number: int, pairs: list[tuple[int, int]]) -> list[Comparison]:
             places = [(strip, *pair) for pair in pairs]
-            answers = _ask(known, places, settings, seed, out / ASKED / f"{number:03d}", asked)
+            answers = _ask(known, places, settings, seed, out / ASKED / f"{number:03d}", asked, sums)
             given.extend(answer for both in answers for answer in both)
             return [Comparison(*pair, *outcome(both)) for pair, both in zip(pairs, answers, strict=True)]
 
@@ -146,10 +147,13 @@ def value_order(
     import numpy as np
 
     settings, known = settings or AskSettings(), _Identified(engine, engine.identity())
-    asked = _asked(settings, seed, artefacts.digest([strip.digest() for strip in strips]))
+    pictures = [strip.sums() for strip in strips]
+    digests = [strip.digest(own) for strip, own in zip(strips, pictures, strict=True)]
+    shown = {path: of for own in pictures for path, of in own.items()}
+    asked = _asked(settings, seed, artefacts.digest(digests))
     places = [(strip, *pair) for strip in strips for pair in hops(len(strip.images))]
     with artefacts.locked(out / ".lock"):
-        answers = _ask(known, places, settings, seed, out / ASKED, asked)
+        answers = _ask(known, places, settings, seed, out / ASKED, asked, shown)
         left = iter(zip(places, answers, strict=True))
         rows = [_orders(strip, [next(left) for _ in hops(len(strip.images))]) for strip in strips]
         shares: dict[str, list[list[float]]] = defaultdict(list)
@@ -208,12 +212,14 @@ def _ask(
     seed: int,
     out: Path,
     asked: Mapping[str, Any],
+    pictures: Mapping[str, str],
 ) -> list[tuple[Answer, Answer]]:
     """(forward, backward) answers about the frames at two places of a strip each."""
     queries = [Query(strip.pair(*pair), order) for strip, *pair in places for order in ORDERS]
     ties = [strip.ties for strip, _, _ in places]
     prompts = prompts_for(queries, settings, seed, any(ties))
-    answers = [answered(*one) for one in zip(queries, prompts, put(engine, prompts, out, asked), strict=True)]
+    said = put(engine, prompts, out, asked, pictures)
+    answers = [answered(*one) for one in zip(queries, prompts, said, strict=True)]
     return list(zip(answers[::2], answers[1::2], strict=True))
 
 

@@ -63,9 +63,9 @@ def evaluate(
     wordings and the bootstrap. `engine` is asked instead of the model in the folder `model_dir`, which may then be
     None. `change` makes other prompts of those that would be put, item and order kept; pairs that it leaves out are not
     asked. `comparator` asks otherwise and combines what is said, into folders of its own inside `out` (see
-    comparators). What an earlier run was told is used again where the model, the data and the settings are the same;
-    otherwise the run starts anew. `overlap` in results.json says what the pairs share with the training of the model
-    and of the stages before it.
+    comparators). What an earlier run was told is used again, prompt by prompt, where model and settings, words and
+    pictures are the same. `overlap` in results.json says what the pairs share with the training of the model and of the
+    stages before it.
     Raises DataError for data or a model that cannot be used.
     """
     from stcr_plugin.registry.manifest import read_manifest, read_pairs, teaches_ties
@@ -82,14 +82,15 @@ def evaluate(
         kept = {prompt.item for prompt in prompts}
         pairs = [pair for pair in pairs if pair.pair_id in kept]
         queries = [query for query in queries if query.pair.pair_id in kept]
-    data_digest = digest_of_data(pairs, registry)
+    sums = _pictures_of(pairs, registry)
+    data_digest = artefacts.digest([[dataclasses.asdict(pair) for pair in pairs], sums])
     shared = contamination(who.model_dir, registry, dataset, split, pairs, [one.question for one in prompts], seed)
     with artefacts.locked(out / ".lock"):
         asked = {"data_digest": data_digest, "settings": settings.decides, "seed": seed}
         if comparator:
-            said, plain = comparators.ask(comparator, engine, prompts, out, asked)
+            said, plain = comparators.ask(comparator, engine, prompts, out, asked, sums)
         else:
-            said, plain = put(engine, prompts, out, asked), None
+            said, plain = put(engine, prompts, out, asked, sums), None
         answers = [answered(*one) for one in zip(queries, prompts, said, strict=True)]
         write_answers(out / ANSWERS, answers)
         figures = metrics.figures(answers)
@@ -196,8 +197,12 @@ def evenly(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
 
 def digest_of_data(pairs: Sequence[Pair], registry: Path) -> str:
     """SHA-256 over the pairs and the contents of their pictures, which may be replaced under the same path."""
+    return artefacts.digest([[dataclasses.asdict(pair) for pair in pairs], _pictures_of(pairs, registry)])
+
+
+def _pictures_of(pairs: Sequence[Pair], registry: Path) -> dict[str, str]:
     shown = {image: f"pair {pair.pair_id}" for pair in pairs for image in (pair.earlier_image, pair.later_image)}
-    return artefacts.digest([[dataclasses.asdict(pair) for pair in pairs], picture_sums(registry, shown)])
+    return picture_sums(registry, shown)
 
 
 def _write_report(
@@ -261,11 +266,11 @@ def _gap_words(row: Mapping[str, Any]) -> str:
 def _examples(
     pairs: Sequence[Pair], answers: Sequence[Answer], each: int = 2
 ) -> list[tuple[str, Pair, Answer, Answer]]:
-    """Up to `each` pairs of every verdict that occurs, evenly spaced over the split."""
-    both = metrics.by_pair(answers)
+    """Up to `each` pairs of every verdict that occurs, evenly spaced over the split; ties have none, as in figures."""
+    both = metrics.untied(metrics.by_pair(answers))
     chosen = []
     for right, verdict in _VERDICTS:
-        found = [pair for pair in pairs if tuple(answer.right for answer in both[pair.pair_id]) == right]
+        found = [pair for pair in pairs if tuple(answer.right for answer in both.get(pair.pair_id, ())) == right]
         step = max(1, len(found) // each)
         chosen += [(verdict, pair, *both[pair.pair_id]) for pair in found[::step][:each]]
     return chosen

@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import settings
@@ -69,7 +69,7 @@ class ServerSettings:
     price_out: float | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        parts = _parts(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url {parts.hostname or self.url!r}: give an address such as http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
@@ -296,6 +296,18 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
     if seconds > 0:
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), seconds)
+
+
+def _parts(url: str) -> SplitResult:
+    """Of an address that httpx can ask. The ValueError for any other does not repeat it: it might hold a key."""
+    import httpx
+
+    try:
+        parts = urlsplit(url)
+        _ = httpx.URL(url), parts.port  # which is checked when it is read
+    except (ValueError, httpx.InvalidURL):
+        raise ValueError("url: its host or port is none; give an address such as http://127.0.0.1:8000/v1") from None
+    return parts
 
 
 def _key(server: ServerSettings) -> str:

@@ -63,9 +63,12 @@ class Strip:
             later_image=self.images[second],
         )
 
-    def digest(self) -> str:
-        """SHA-256 of its texts and of the contents of its pictures. Raises DataError for one that cannot be read."""
-        sums = picture_sums(self.root, dict.fromkeys(self.images, f"episode {self.episode_id}"))
+    def sums(self) -> dict[str, str]:
+        """Picture -> SHA-256 of its contents. Raises DataError for one that cannot be read."""
+        return picture_sums(self.root, dict.fromkeys(self.images, f"episode {self.episode_id}"))
+
+    def digest(self, sums: Mapping[str, str]) -> str:
+        """SHA-256 of its texts and of the `sums` of its pictures."""
         return artefacts.digest([self.episode_id, self.task, self.frames, self.seconds, self.ties, sums])
 
 

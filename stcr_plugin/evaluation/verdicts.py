@@ -209,9 +209,9 @@ def _keeps(measures: Measures) -> Verdict:
     difference, accuracy = measures["difference"], measures["pair_accuracy"]
     if not (difference.interval and accuracy.interval):
         return "not shown"
-    if difference.high < -MARGIN or accuracy.low <= CHANCE:
+    if difference.high < -MARGIN or accuracy.high <= CHANCE:
         return "fails"
-    return "holds" if difference.low > -MARGIN else "not shown"
+    return "holds" if difference.low > -MARGIN and accuracy.low > CHANCE else "not shown"
 
 
 def _falls(measures: Measures) -> Verdict:
@@ -243,8 +243,9 @@ RULES: Mapping[str, Rule] = {
         _knows,
     ),
     "keeps": Rule(
-        f"pair accuracy may fall by at most {MARGIN:.0f} points: holds where the interval of the difference lies above "
-        f"-{MARGIN:.0f}, fails where it lies below, or where that of pair accuracy reaches {CHANCE:.0f} % or less",
+        f"pair accuracy may fall by at most {MARGIN:.0f} points, and must stay above {CHANCE:.0f} %: holds where the "
+        f"interval of the difference lies above -{MARGIN:.0f} and that of pair accuracy above {CHANCE:.0f} %, fails "
+        f"where the first lies below -{MARGIN:.0f}, or the second reaches no more than {CHANCE:.0f} %",
         ("pair_accuracy", "difference"),
         _keeps,
     ),

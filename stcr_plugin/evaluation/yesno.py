@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stcr_plugin.episodes.tabletop import Visible
 
 GUARD, ANSWERS, REPORT, QUESTIONS = "guard.json", "answers.jsonl", "guard.md", "questions.jsonl"
+EPISODES = 200  # scenes to ask about, where nobody says
 _APART = 2_000_003  # scenes of their own: demonstrations and the base's lessons have other seeds
 
 
@@ -123,7 +124,7 @@ def _pope_row(row: Any, where: str) -> tuple[str, str, Label]:
 def guard(
     model_dir: Path | None,
     out: Path,
-    episodes: int = 200,
+    episodes: int = EPISODES,
     seed: int = 0,
     settings: AskSettings | None = None,
     pope: Sequence[Path] = (),
@@ -153,7 +154,7 @@ def guard(
         prompts = [_prompt(question, names) for question in questions]
         pictures = picture_sums(folder, {one.picture: f"the question {one.text!r}" for one in questions})
         digest = artefacts.digest([[dataclasses.asdict(question) for question in questions], pictures])
-        said = put(engine, prompts, out, {"questions_digest": digest, "settings": settings.decides})
+        said = put(engine, prompts, out, {"questions_digest": digest, "settings": settings.decides}, pictures)
         replies = [_reply(*one, names) for one in zip(questions, said, strict=True)]
         write_answers(out / ANSWERS, replies)
         row = {

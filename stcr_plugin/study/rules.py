@@ -56,7 +56,8 @@ class StudyConfig:
     `base`, the folder of a model that is there already, which every seed starts from. seeds: each has data, base and
     stages of its own. reference: the row that the others are compared with, pair by pair.
     equal: "steps" demands that all rows take as many steps from the base on as the reference does; "tokens" sets
-    `max_steps` of each row's last stage so that all are trained on as many supervised tokens. "nothing" asks nothing.
+    `max_steps` of each row's last stage so that all are trained on as many supervised tokens, for which no other stage
+    may start from a row but the reference. "nothing" asks nothing.
     mode: how all rows are asked, whatever each was trained for; null: by its own mode.
     pairs: so many of each of `splits`, which are splits of the data, or BUILD:SPLIT of a config under `also`.
     controls: which rows the controls are put to, none where it is null. guard: which rows are asked of their general
@@ -83,8 +84,8 @@ class StudyConfig:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"`seeds` must be different numbers, at least one, got {list(self.seeds)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"`seeds` must be different numbers from 0 on, at least one, got {list(self.seeds)}")
         if (self.base is None) == (self.model is None):
             raise ValueError(
                 "give either `base`, the configuration of one to build, or `model`, a folder that holds one"
@@ -100,15 +101,26 @@ class StudyConfig:
             for row in asked.rows if asked else ():
                 if row not in self.rows:
                     raise ValueError(f"{key}.rows: {row!r} is no row, {nearest(row, list(self.rows))}")
-        if self.reference not in self.stages:
+        if self.reference not in self.rows[1:]:
             raise ValueError(
-                f"`reference` {self.reference!r} is no stage, {nearest(self.reference, list(self.stages))}"
+                f"`reference` {self.reference!r} is no stage that is a row, {nearest(self.reference, self.rows[1:])}"
             )
+        for name, stage in self.stages.items() if self.equal == "tokens" else ():
+            if (row := stage.starts_from) in self.rows and row not in (BASE, self.reference):
+                raise ValueError(
+                    f"equal: tokens sets the steps of the row {row}, which {name} starts from, so {name} would not "
+                    f"take what it should; set stages.{row}.row=false, or equal to steps or nothing"
+                )
 
     @property
     def rows(self) -> tuple[str, ...]:
         """The rows of the table: the base, and the stages that are rows."""
         return (BASE, *(name for name, stage in self.stages.items() if stage.row))
+
+    def asked(self, build: str) -> list[tuple[str, str]]:
+        """(build, split) of each of `splits`; of `build`, the study's own data, where one names no other."""
+        named = (split.rpartition(":") for split in self.splits)
+        return [(other or build, part) for other, _, part in named]
 
     def chain(self, name: str) -> list[str]:
         """The stages from the base on that end in the stage `name`. Raises ValueError for a circle."""
@@ -125,7 +137,7 @@ class StudyConfig:
 class Plan:
     """One stage as it is run for one seed: `recipe` as `stcr train` will see it, from `overrides`.
 
-    steps: of this stage. tokens: supervised tokens that it is trained on, about (see `supervised_tokens`).
+    steps: of this stage. tokens: those of the answers that it is trained on, about (see `supervised_tokens`).
     """
 
     name: str

@@ -52,11 +52,11 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
     with tqdm(total=total, desc=f"study {config.name}", unit="step") as bar, ThreadPoolExecutor(jobs) as pool:
         running = [pool.submit(_run_seed, config, seed, out / f"seed{seed}", environment, bar) for seed in config.seeds]
         try:
-            plans = {seed: one.result() for seed, one in zip(config.seeds, running, strict=True)}
+            planned = {seed: one.result() for seed, one in zip(config.seeds, running, strict=True)}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return write_study(config, out, plans)
+    return write_study(config, out, planned, _data(config, config.seeds[0]).name)
 
 
 def _claim(out: Path, config: StudyConfig) -> None:
@@ -98,7 +98,7 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, environment: Mapping[st
     planned = plans(config, seed, out, data.name)
     for plan in planned:
         record = read_record(out / plan.name) or {}
-        if record.get("finished") and record["recipe"] != plan.recipe:
+        if record.get("finished") and _placed(record["recipe"]) != _placed(plan.recipe):
             raise ConfigError(
                 f"{out / plan.name}: was trained by another recipe than the study's now; delete that folder and those "
                 "of the stages that start from it, or give another --out"
@@ -109,10 +109,9 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, environment: Mapping[st
             stcr(plan.name, "train", plan.path, *plan.overrides)
     asking = ("--batch-size", str(config.batch_size), "--registry", str(registry))
     for name in config.rows:
-        for split in config.splits:
-            build, _, part = split.rpartition(":")
+        for build, part in config.asked(data.name):
             stcr(
-                f"{name}-{part}", "eval", "--model", str(out / name), "--dataset", build or data.name, "--split", part,
+                f"{name}-{part}", "eval", "--model", str(out / name), "--dataset", build, "--split", part,
                 "--name", name, *_limit(config.pairs), *(("--mode", config.mode) if config.mode else ()), *asking,
             )  # fmt: skip
     for name in config.controls.rows if config.controls else ():
@@ -131,6 +130,12 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, environment: Mapping[st
     return planned
 
 
+def _placed(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with its folders as seen from its own: the same however the study's was spelt."""
+    folders = ("model_name_or_path", "dataset_dir", "output_dir")
+    return {**recipe, **{key: os.path.relpath(recipe[key], recipe["output_dir"]) for key in folders}}
+
+
 def _link(model: Path, out: Path) -> None:
     """`out` with links to the files of `model`: evaluations write beside them, and that folder is not the study's."""
     if not (model / "config.json").is_file():
@@ -146,7 +151,10 @@ def _limit(pairs: int | None) -> list[str]:
 
 
 def plans(config: StudyConfig, seed: int, out: Path, build: str) -> list[Plan]:
-    """The stages in the order to run them, each after the one it starts from; their data and base exist."""
+    """The stages in the order to run them, each after the one it starts from; their data and base exist.
+
+    Raises ConfigError where rows cannot be trained on as many supervised tokens.
+    """
     order = list(dict.fromkeys(name for end in config.stages for name in config.chain(end)))
     made = {name: _plan(config, name, seed, out, build) for name in order}
     if config.equal == "tokens":
@@ -154,8 +162,14 @@ def plans(config: StudyConfig, seed: int, out: Path, build: str) -> list[Plan]:
         for name in order:
             if config.stages[name].row and name != config.reference:
                 before = sum(made[other].tokens for other in config.chain(name)[:-1])
-                steps = max(1, round((wanted - before) / (made[name].tokens / made[name].steps)))
-                made[name] = _plan(config, name, seed, out, build, (f"max_steps={steps}",))
+                step = made[name].tokens / made[name].steps
+                if wanted - before < step:
+                    raise ConfigError(
+                        f"study {config.name}: equal: tokens, but {config.reference} is trained on {wanted:,.0f} and "
+                        f"{name} on {before:,.0f} before its last stage, where one step takes {step:,.0f}; set fewer "
+                        f"max_steps in what {name} starts from, or take the longest row as the reference"
+                    )
+                made[name] = _plan(config, name, seed, out, build, (f"max_steps={round((wanted - before) / step)}",))
     return list(made.values())
 
 
@@ -175,28 +189,54 @@ def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more
         *more,
     )
     recipe = _recipe(stage.recipe, overrides)
-    samples = recipe["max_steps"] * recipe["per_device_train_batch_size"] * recipe.get("gradient_accumulation_steps", 1)
-    tokens = samples * supervised_tokens(registry, tuple(datasets), out / BASE)
-    return Plan(name, stage.recipe, overrides, recipe, recipe["max_steps"], tokens)
+    with _IMPORTING:
+        from stcr_plugin.frameworks.llamafactory.training import processes
+
+        ranks = processes(recipe)
+    per_device = recipe.get("per_device_train_batch_size", 8) * recipe.get("gradient_accumulation_steps", 1)
+    samples = recipe["max_steps"] * per_device * ranks
+    shares = _shares(recipe, registry, datasets)
+    each = sum(
+        share * supervised_tokens(registry, one, out / BASE) for one, share in zip(datasets, shares, strict=True)
+    )
+    return Plan(name, stage.recipe, overrides, recipe, recipe["max_steps"], samples * each)
 
 
-_TOKENISING = Lock()  # transformers fills its module as names are asked for, and two seeds at once find it half full
+def _shares(recipe: Mapping[str, Any], registry: Path, datasets: Sequence[str]) -> list[float]:
+    """How large a part of the samples is of each dataset, as LLaMA-Factory mixes them: adds up to 1."""
+    from stcr_plugin.registry.manifest import read_manifest
+
+    if len(datasets) == 1:
+        return [1.0]
+    given = recipe.get("interleave_probs")
+    if given is not None:
+        parts = [float(part) for part in (given.split(",") if isinstance(given, str) else given)]
+        if len(parts) != len(datasets):
+            raise ConfigError(f"interleave_probs {given}: must be a share for each of {', '.join(datasets)}")
+    elif str(recipe.get("mix_strategy", "concat")).startswith("interleave"):
+        parts = [1.0] * len(datasets)  # in turn
+    else:
+        most = recipe.get("max_samples") or sys.maxsize
+        counts = [read_manifest(registry, name)["counts"]["datasets"][name]["samples"] for name in datasets]
+        parts = [float(min(count, most)) for count in counts]
+    return [part / sum(parts) for part in parts]
+
+
+_IMPORTING = Lock()  # transformers fills its module as names are asked for, and two seeds at once find it half full
 
 
 @cache  # many stages train on the same datasets, and their answers are tokenised for it
-def supervised_tokens(registry: Path, datasets: tuple[str, ...], model: Path, rows: int = 1000) -> float:
-    """Supervised tokens of a sample, on average over up to `rows` rows of each dataset: its answer and end of turn."""
+def supervised_tokens(registry: Path, dataset: str, model: Path, rows: int = 1000) -> float:
+    """Tokens of a sample's answer and end of turn, on average over up to `rows` rows of a dataset."""
     from itertools import islice
 
-    with _TOKENISING:
+    with _IMPORTING:
         from transformers import AutoTokenizer
 
     from stcr_plugin.registry.manifest import dataset_rows
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    targets = [
-        row["messages"][-1]["content"] for name in datasets for row in islice(dataset_rows(registry, name), rows)
-    ]
+    targets = [row["messages"][-1]["content"] for row in islice(dataset_rows(registry, dataset), rows)]
     return 1 + sum(map(len, tokenizer(targets, add_special_tokens=False)["input_ids"])) / len(targets)
 
 

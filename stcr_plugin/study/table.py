@@ -30,16 +30,22 @@ class Cost:
     seconds: float
 
 
-def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Plan]]) -> Path:
+def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Plan]], build: str) -> Path:
     """Write the table of a study whose stages have finished; returns the path of study.md.
 
-    `plans` are those of each seed. Raises DataError where a row lacks results or was asked other pairs.
+    `plans` are those of each seed, `build` is the name of the study's data. What else lies in the folders of its rows,
+    such as an evaluation by a comparator or controls of another split, is no part of it. Raises DataError where a row
+    lacks results or was asked other pairs.
     """
     results = [
-        {**artefacts.read_json(path), "name": row, "seed": seed}
+        {
+            **artefacts.read_json(out / f"seed{seed}" / row / "eval" / f"{data}-{split}" / RESULTS),
+            "name": row,
+            "seed": seed,
+        }
         for row in config.rows
         for seed in config.seeds
-        for path in sorted((out / f"seed{seed}" / row).glob(f"eval/*/{RESULTS}"))
+        for data, split in config.asked(build)
     ]
     costs = {row: _cost(config, row, out, plans) for row in config.rows if row in config.stages}
     spreads = seeds.over_seeds(results)
@@ -49,7 +55,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
         for row in config.rows
         if row in config.stages and row != config.reference
     ]
-    controls = _controls(config, out)
+    controls = _controls(config, out, build)
     ability = _ability(config, out)
     table = {
         "study": config.name,
@@ -78,8 +84,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
                 for row, cost in costs.items()
             ],
         ),
-        "Seconds are those of this machine, with the callback's measurements, "
-        "and say nothing where other work ran beside.",
+        _counted(config, plans),
     ]
     panels = {
         f"{dataset}, {split}": [
@@ -107,14 +112,14 @@ class ControlOverSeeds:
     measures: Mapping[str, seeds.Spread]
 
 
-def _controls(config: StudyConfig, out: Path) -> list[ControlOverSeeds]:
+def _controls(config: StudyConfig, out: Path, build: str) -> list[ControlOverSeeds]:
     """Raises DataError where controls.json of a seed cannot be read."""
     found: list[ControlOverSeeds] = []
     for row in config.controls.rows if config.controls else ():
-        folders = [out / f"seed{seed}" / row / "controls" for seed in config.seeds]
-        files = [path for folder in folders for path in sorted(folder.glob(f"*/{CONTROLS_JSON}"))]
-        by_seed = [{one.name: one for one in read_rows(path)} for path in files]
-        for name, first in by_seed[0].items() if by_seed else ():
+        assert config.controls
+        asked = Path("controls", f"{build}-{config.controls.split}", CONTROLS_JSON)
+        by_seed = [{one.name: one for one in read_rows(out / f"seed{seed}" / row / asked)} for seed in config.seeds]
+        for name, first in by_seed[0].items():
             same = [rows[name] for rows in by_seed if name in rows]
             measured = {
                 key: [value for one in same if key in one.measures and (value := one.measures[key].value) is not None]
@@ -221,6 +226,23 @@ def _cost(config: StudyConfig, row: str, out: Path, plans: Mapping[int, Sequence
         sum(planned[name].steps for name in chain),
         round(sum(planned[name].tokens for name in chain)),
         sum(seconds) / len(seconds),
+    )
+
+
+def _counted(config: StudyConfig, plans: Mapping[int, Sequence[Plan]]) -> str:
+    """What the figures of the table of costs are of, and of which rows they are not all that the loss covers."""
+    masked = {plan.name for plan in next(iter(plans.values())) if "authors" in str(plan.recipe["stcr"].get("mask"))}
+    rows = [row for row in config.stages if row in config.rows and masked & {*config.chain(row)}]
+    more = (
+        f" In {', '.join(rows)} the loss also covers the end of the prompt and its image tokens (`stcr.mask=authors`), "
+        "which are not counted."
+        if rows
+        else ""
+    )
+    return (
+        "Supervised tokens are those of the answers, with their end of turn, in all processes together, about."
+        f"{more} Seconds are those of this machine, with the callback's measurements, and say nothing where other work "
+        "ran beside."
     )
 
 

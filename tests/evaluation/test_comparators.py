@@ -256,6 +256,6 @@ def test_command_line_names_the_comparator_and_its_weight(registry, tmp_path, ca
     assert main([*given, "--ask", "order"]) == 1
     assert main([*given, "--comparator", "ritual", "--pictures", "3"]) == 1
     errors = capsys.readouterr().err
-    assert "give --comparator NAME" in errors
-    assert "give --pictures N" in errors
-    assert "for pairs alone" in errors
+    assert "--weight is of --comparator; give that with it" in errors
+    assert "--ask is of --pictures; give that with it" in errors
+    assert "--pictures makes no use of --comparator" in errors

@@ -15,7 +15,6 @@ from stcr_plugin.evaluation.controls import (
     PLAIN,
     console,
     controls,
-    read_header,
     read_rows,
     write,
 )
@@ -392,6 +391,11 @@ def test_unknown_control_and_malformed_other_data_are_refused(registry, tmp_path
         run(registry, tmp_path, by_sight, only=[], also=["toy"])
     with pytest.raises(ConfigError, match="another label"):
         run(registry, tmp_path, by_sight, only=[], also=["toy:train=noise"])
+    for label in (PLAIN, "3_pictures", "controls.json"):
+        with pytest.raises(ConfigError, match=f"{label}' is a name of the controls' own; give another label"):
+            run(registry, tmp_path, by_sight, only=[], also=[f"toy:train={label}"])
+    with pytest.raises(ConfigError, match="'toy:train=mine': another row has the label 'mine'"):
+        run(registry, tmp_path, by_sight, only=[], also=["toy:heldout=mine", "toy:train=mine"])
     with pytest.raises(ConfigError, match="nothing to ask"):
         controls(None, "toy", "heldout", tmp_path, registry)
     assert not any(tmp_path.iterdir())
@@ -474,7 +478,7 @@ def test_rows_of_other_runs_stay_while_all_else_is_the_same(registry, tmp_path, 
     run(registry, tmp_path, by_sight, only=["letters"])
     run(registry, tmp_path, by_sight, only=["noise"])
     mine = Row("closest_of_three", "three pictures", "finds it", "more of them", "above chance", "holds", "80 %")
-    write(tmp_path, read_header(tmp_path), [mine])
+    write(tmp_path, artefacts.read_json(tmp_path / "controls.json")["of"], [mine])
     rows = read_rows(tmp_path / "controls.json")
     assert [row.name for row in rows] == [PLAIN, "letters", "noise", "closest_of_three"]
     assert rows[-1] == mine
@@ -517,7 +521,8 @@ def measures(**given):
         ("keeps", {"pair_accuracy": (80, 90), "difference": (-9, 0)}, "holds"),
         ("keeps", {"pair_accuracy": (80, 90), "difference": (-12, 0)}, "not shown"),
         ("keeps", {"pair_accuracy": (80, 90), "difference": (-20, -11)}, "fails"),
-        ("keeps", {"pair_accuracy": (50, 90), "difference": (-5, 5)}, "fails"),
+        ("keeps", {"pair_accuracy": (50, 90), "difference": (-5, 5)}, "not shown"),
+        ("keeps", {"pair_accuracy": (30, 50), "difference": (-5, 5)}, "fails"),
         ("falls", {"difference": (-90, -11)}, "holds"),
         ("falls", {"difference": (-12, -5)}, "not shown"),
         ("falls", {"difference": (-9, 5)}, "fails"),

@@ -408,7 +408,8 @@ def test_command_ranks_a_video(model, tmp_path):
         (["--dataset", "toy"], "either --episode"),
         (["--dataset", "toy", "--episode", "e", "--voc"], "either --episode"),
         (["a.png"], "with --task"),
-        (["a.png", "--task", "t", "--voc"], "without --episode and --voc"),
+        (["a.png", "--task", "t", "--episode", "e"], "without --episode and --voc"),
+        (["a.png", "--task", "t", "--voc"], "--voc makes no use of --task"),
     ],
 )
 def test_command_says_which_options_go_together(tmp_path, capsys, options, words):

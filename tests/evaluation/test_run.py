@@ -14,7 +14,7 @@ from stcr_plugin.evaluation.breakdown import breakdowns
 from stcr_plugin.evaluation.contamination import overlap_words, stage_of
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.metrics import RATES, figures, per_episode
-from stcr_plugin.evaluation.run import evaluate, spread
+from stcr_plugin.evaluation.run import _examples, evaluate, spread
 from stcr_plugin.evaluation.significance import gap_p
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.samples.questions import paraphrases
@@ -136,7 +136,29 @@ def test_finished_run_asks_nothing_even_with_another_batch_size(model, registry,
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("change", ["settings", "picture", "model", "seed", "wording", "code"])
+def test_higher_limit_asks_only_the_pairs_that_are_new(model, registry, tmp_path, asked):
+    run(model, registry, tmp_path / "out", limit=4)
+    found = run(model, registry, tmp_path / "out")
+    assert asked == [8, len(answers_in(tmp_path / "out")) - 8]
+    assert run(model, registry, tmp_path / "whole").figures == found.figures
+    for one, whole in zip(answers_in(tmp_path / "out"), answers_in(tmp_path / "whole"), strict=True):
+        assert (one.pair_id, one.order, one.chosen) == (whole.pair_id, whole.order, whole.chosen)
+        assert one.logprob_img1 == pytest.approx(whole.logprob_img1, abs=1e-5)  # batches of other pairs round otherwise
+
+
+def test_pairs_whose_picture_was_replaced_are_asked_again(model, registry, tmp_path, asked, caplog):
+    folder = shutil.copytree(registry, tmp_path / "registry")
+    before = run(model, folder, tmp_path / "out").row["data_digest"]
+    pairs = read_pairs(folder, "toy", "heldout")
+    image = pairs[-1].later_image
+    Image.new("RGB", (56, 56)).save(folder / image)
+    assert run(model, folder, tmp_path / "out").row["data_digest"] != before
+    shown = sum(image in (pair.earlier_image, pair.later_image) for pair in pairs)
+    assert asked[1:] == [2 * shown]
+    assert f"{2 * shown} answers are to other words or pictures, asking anew" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["settings", "model", "seed", "wording", "code"])
 def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, asked, caplog, monkeypatch, change):
     folder = shutil.copytree(registry, tmp_path / "registry")
     weights = shutil.copytree(model, tmp_path / "model")
@@ -144,9 +166,6 @@ def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, 
     settings, seed = SMALL, 0
     if change == "settings":
         settings = dataclasses.replace(SMALL, part="heldout")
-    elif change == "picture":
-        path = folder / read_pairs(folder, "toy", "heldout")[-1].later_image
-        Image.new("RGB", (56, 56)).save(path)
     elif change == "model":
         config = json.loads((weights / "config.json").read_text())
         (weights / "config.json").write_text(json.dumps({**config, "use_cache": False}))
@@ -380,3 +399,14 @@ def test_build_that_teaches_ties_is_asked_for_one_of_three_answers(model, regist
     assert all(answer.logprob_neither is None for answer in answers_in(tmp_path / "plain"))
     assert "likeliest of the three" in (tmp_path / "tied" / "report.md").read_text()
     assert "three" not in (tmp_path / "plain" / "report.md").read_text()
+
+
+def test_ties_are_no_examples_of_right_or_wrong():
+    """A tie answered "neither" twice is right in both orders, which no figure counts."""
+    ordinary = Pair("p0", "e0", "heldout", "task", 0, 9, 0.3)
+    tie = dataclasses.replace(ordinary, pair_id="p1", closer="neither")
+    answers = [Answer("p0", "e0", "forward", "img2", "img2", ""), Answer("p0", "e0", "backward", "img1", "img2", "")]
+    answers += [Answer("p1", "e0", order, "neither", "neither", "") for order in ("forward", "backward")]
+    assert [(verdict, pair) for verdict, pair, *_ in _examples([ordinary, tie], answers)] == [
+        ("right forward only", ordinary)
+    ]

@@ -36,6 +36,9 @@ def keyless(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # loopback is never asked through a proxy
 
 
+SUMS = {"a.jpg": "of a", "b.jpg": "of b"}
+
+
 def prompts(number, **more):
     fields = {"shown": (Shown("a.jpg"), Shown("b.jpg")), "labels": ("img1", "img2"), "reasons": True, **more}
     return [Prompt(f"p{n}", f"e{n // 2}", "forward", question=f"question {n}", **fields) for n in range(number)]
@@ -191,7 +194,7 @@ def test_late_answer_of_a_try_that_was_given_up_is_not_counted(registry, tmp_pat
         return answer(f"said to {asked}, try {tries}", after=0.5 if tries == 1 else 0)
 
     with serving(script) as desk:
-        found = put(engine(registry, desk, timeout=0.2), prompts(3), tmp_path, {})
+        found = put(engine(registry, desk, timeout=0.2), prompts(3), tmp_path, {}, SUMS)
         time.sleep(0.5)  # until the late ones have been sent too
     assert desk.answered == {f"question {n}": 2 for n in range(3)}
     assert [one.text for one in found] == [f"said to question {n}, try 2" for n in range(3)]
@@ -268,12 +271,12 @@ def test_run_that_a_server_stopped_goes_on_with_what_is_missing(registry, tmp_pa
 
     with serving(script) as desk:
         with pytest.raises(ServerError):
-            put(engine(registry, desk, tries=2, concurrency=3), prompts(9), tmp_path, {})
+            put(engine(registry, desk, tries=2, concurrency=3), prompts(9), tmp_path, {}, SUMS)
         kept = [json.loads(line)["item"] for line in (tmp_path / "said.jsonl").read_text().splitlines()]
         assert len(kept) == len(set(kept))
         well = True
         before = len(desk.bodies)
-        found = put(engine(registry, desk), prompts(9), tmp_path, {})
+        found = put(engine(registry, desk), prompts(9), tmp_path, {}, SUMS)
         again = Counter(question(body) for body in desk.bodies[before:])
     assert [one.text for one in found] == [f"said to question {n}" for n in range(9)]
     assert again == {f"question {n}": 1 for n in range(9) if f"p{n}" not in kept}
@@ -294,10 +297,10 @@ def test_killed_run_goes_on_with_what_is_missing(registry, tmp_path):
                     yield found
 
         with pytest.raises(KeyboardInterrupt):
-            put(Killed(), prompts(12), tmp_path, {})
+            put(Killed(), prompts(12), tmp_path, {}, SUMS)
         assert len((tmp_path / "said.jsonl").read_text().splitlines()) == 4
         before = len(desk.bodies)
-        found = put(one, prompts(12), tmp_path, {})
+        found = put(one, prompts(12), tmp_path, {}, SUMS)
     assert [one.text for one in found] == [f"said to question {n}" for n in range(12)]
     assert len(desk.bodies) - before == 8
 
@@ -314,7 +317,7 @@ def test_as_many_requests_are_under_way_as_asked_for_and_no_more(registry):
 def test_order_of_completion_does_not_matter(registry, tmp_path):
     waits = {f"question {n}": wait for n, wait in enumerate(random.Random(3).sample(range(12), 12))}
     with serving(lambda asked, tries: answer(f"said to {asked}", after=waits[asked] / 50)) as desk:
-        found = put(engine(registry, desk, concurrency=12), prompts(12), tmp_path, {})
+        found = put(engine(registry, desk, concurrency=12), prompts(12), tmp_path, {}, SUMS)
     came = [json.loads(line)["item"] for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     assert came != sorted(came, key=lambda item: int(item[1:]))
     assert [one.text for one in found] == [f"said to question {n}" for n in range(12)]
@@ -408,7 +411,7 @@ def test_key_goes_to_the_server_and_nowhere_else(registry, monkeypatch, tmp_path
     ):
         one = engine(registry, desk, key_env="MY_KEY", concurrency=1)
         with pytest.raises(ServerError) as caught:
-            put(one, prompts(2), tmp_path, {})
+            put(one, prompts(2), tmp_path, {}, SUMS)
     assert desk.headers[0]["Authorization"] == f"Bearer {KEY}"
     written = "".join(path.read_text() for path in tmp_path.iterdir())
     assert "wrong key [key] (is the key in the variable 'MY_KEY' right?)" in str(caught.value)
@@ -441,6 +444,10 @@ def test_key_that_is_none_is_refused_without_showing_it(registry, monkeypatch):
     [
         ({"url": "localhost:8000/v1"}, "give an address such as http://127"),
         ({"url": "ftp://host/v1"}, "give an address"),
+        ({"url": "http://127.0.0.1:80a0/v1"}, "url: its host or port is none; give an address"),
+        ({"url": "http://127.0.0.1:99999/v1"}, "its host or port is none"),
+        ({"url": "http://[::1/v1"}, "its host or port is none"),
+        ({"url": "http://sk-\x01/v1"}, "its host or port is none"),
         ({"url": "http://me:sk-secret@host/v1"}, "holds more than an address"),
         ({"url": "http://host/v1?key=sk-secret"}, "holds more than an address"),
         ({"model": ""}, "model: is empty"),

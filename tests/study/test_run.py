@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from tiny_stage import DATA, RECIPES, TINY, Workshop
 
 from stcr_plugin.config import from_mapping, load
-from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.study.rules import Plan, StudyConfig
 from stcr_plugin.study.run import check_steps, run_study
 
@@ -51,7 +51,11 @@ def test_chain_lists_the_stages_from_the_base_on() -> None:
         ({"stages": stages(stage1={"starts_from": "stage2"})}, "starts from itself, by way of stage"),
         ({"stages": stages(stage2={"starts_from": "stage3"})}, "'stage3' is no stage, did you mean 'stage"),
         ({"reference": "weak"}, "did you mean 'weak_only'"),
+        ({"reference": "stage1"}, "`reference` 'stage1' is no stage that is a row, did you mean 'stage2'"),
+        ({"reference": "base"}, "`reference` 'base' is no stage that is a row"),
+        ({"equal": "tokens", "stages": stages(stage1={"row": True})}, r"the row stage1, which stage2 .*\.row=false"),
         ({"seeds": [1, 1]}, "different numbers"),
+        ({"seeds": [-1]}, "from 0 on"),
         ({"seeds": []}, "at least one"),
         ({"stages": {**MINIMAL["stages"], "base": MINIMAL["stages"]["weak_only"]}}, "no stage may be called base"),
         ({"controls": {"rows": ["stage1"]}}, "controls.rows: 'stage1' is no row, did you mean 'stage2'"),
@@ -171,6 +175,19 @@ def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) 
         run_study(dataclasses.replace(config, data_overrides=("pairs.per_episode=4",)), tmp_path / "out")
 
 
+def test_recipe_is_the_same_however_the_folder_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin.study.run import _placed, _plan
+
+    monkeypatch.setattr("stcr_plugin.study.run.supervised_tokens", lambda *_: 8.0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    plans = [_plan(study(), "stage2", 1, out / "seed1", "toy") for out in (Path("s"), tmp_path / "s", Path("link/s"))]
+    assert len({plan.recipe["output_dir"] for plan in plans}) == 3
+    assert _placed(plans[0].recipe) == _placed(plans[1].recipe) == _placed(plans[2].recipe)
+    others = [{"learning_rate": 0.5}, {"model_name_or_path": "s/seed1/base"}]
+    assert all(_placed({**plans[0].recipe, **other}) != _placed(plans[0].recipe) for other in others)
+
+
 @pytest.mark.slow
 def test_failed_command_is_told_with_its_last_words(tmp_path: Path) -> None:
     config = tiny_study(tmp_path, data_overrides=["splits.train.episodes=999"])
@@ -182,13 +199,137 @@ def test_equal_tokens_sets_the_steps_of_the_last_stage(tmp_path: Path, monkeypat
     from stcr_plugin.study import run as module
 
     per_sample = {"cot": 40.0, "weak": 8.0}
-    monkeypatch.setattr(
-        module, "supervised_tokens", lambda registry, names, model: per_sample[names[0].removeprefix("toy_")]
-    )
+    monkeypatch.setattr(module, "supervised_tokens", lambda _, name, model: per_sample[name.removeprefix("toy_")])
     found: list[Plan] = module.plans(study(equal="tokens"), 1, tmp_path, "toy")
     tokens = {plan.name: plan.tokens for plan in found}
     assert tokens["weak_only"] == pytest.approx(tokens["stage1"] + tokens["stage2"], rel=1e-3)
     assert {plan.name: plan.steps for plan in found}["weak_only"] > 3 * found[0].steps
+    with pytest.raises(ConfigError, match=r"weak_only is trained on [\d,]+ and stage2 on [\d,]+ before its last stage"):
+        module.plans(study(equal="tokens", reference="weak_only"), 1, tmp_path, "toy")
+
+
+def test_equal_tokens_refuses_the_shipped_studies_in_which_a_row_leads_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    for name in ("forgetting", "seeds"):
+        with pytest.raises(ConfigError, match="equal: tokens sets the steps of the row stage1"):
+            load(StudyConfig, RECIPES / "studies" / f"{name}.yaml", ["equal=tokens"])
+    assert load(StudyConfig, RECIPES / "studies/ablation.yaml", ["equal=tokens"]).equal == "tokens"
+
+
+def two_datasets(folder: Path) -> tuple[Path, list[float], list[int]]:
+    """A registry of CoT samples and fewer weak ones, in the folder of their base; mean tokens and rows of each."""
+    from toy_build import build_toy
+
+    from stcr_plugin.architecture import write_checkpoint
+    from stcr_plugin.registry.manifest import dataset_rows
+    from stcr_plugin.study.run import supervised_tokens
+
+    write_checkpoint(folder / "base")
+    datasets = {"cot": {"split": "train", "kind": "cot"}, "weak": {"split": "train", "kind": "weak", "pairs": 3}}
+    registry = build_toy(folder / "data_registry", datasets=datasets)
+    names = ["toy_cot", "toy_weak"]
+    tokens = [supervised_tokens(registry, name, folder / "base") for name in names]
+    return registry, tokens, [len(list(dataset_rows(registry, name))) for name in names]
+
+
+def test_tokens_of_a_stage_are_weighted_as_its_datasets_are_mixed(tmp_path: Path) -> None:
+    from stcr_plugin.study.run import _plan
+
+    _, (cot, weak), (long, short) = two_datasets(tmp_path)
+    assert cot > 2 * weak
+    assert long > short
+    small = ["max_steps=10", "per_device_train_batch_size=4", "gradient_accumulation_steps=2"]
+
+    def each(*overrides: str) -> float:
+        stage = {"datasets": ["cot", "weak"], "overrides": [*small, *overrides]}
+        return _plan(study(stages=stages(weak_only=stage)), "weak_only", 1, tmp_path, "toy").tokens / 80
+
+    assert each() == pytest.approx((long * cot + short * weak) / (long + short))
+    assert each("max_samples=6") == pytest.approx((cot + weak) / 2)
+    assert each("mix_strategy=interleave_under") == pytest.approx((cot + weak) / 2)
+    given = ("mix_strategy=interleave_over", "interleave_probs='0.2,0.8'")
+    assert each(*given) == pytest.approx(0.2 * cot + 0.8 * weak)
+    with pytest.raises(ConfigError, match=r"interleave_probs 0\.5,0\.3,0\.2: must be a share for each of toy_cot"):
+        each("mix_strategy=interleave_over", "interleave_probs='0.5,0.3,0.2'")
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "ranks"),
+    [
+        ({}, [], 1),
+        ({"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "4"}, [], 4),
+        ({"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "4", "NNODES": "2"}, [], 8),
+        ({"USE_RAY": "1"}, ["ray_num_workers=3"], 3),
+    ],
+)
+def test_tokens_of_a_stage_are_those_of_all_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], overrides: list[str], ranks: int
+) -> None:
+    from llamafactory.extras import misc
+
+    from stcr_plugin.study import run as module
+
+    for name in ("FORCE_TORCHRUN", "NPROC_PER_NODE", "NNODES", "USE_RAY", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(misc, "get_device_count", lambda: 0)
+    monkeypatch.setattr(module, "supervised_tokens", lambda *_: 8.0)
+    recipe = OmegaConf.load(RECIPES / "weak_only.yaml")
+    del recipe["per_device_train_batch_size"]  # LLaMA-Factory then takes 8
+    OmegaConf.save(recipe, tmp_path / "weak.yaml")
+    stage = {"recipe": str(tmp_path / "weak.yaml"), "overrides": ["max_steps=10", *overrides]}
+    plan = module._plan(study(stages=stages(weak_only=stage)), "weak_only", 1, tmp_path, "toy")
+    assert plan.tokens == 10 * 8 * 8.0 * ranks
+
+
+def test_table_reads_what_the_study_asked_for_and_says_what_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside it lie, in the same folders, a comparator's results and the controls of another split."""
+    from stcr_plugin.artefacts import write_json
+    from stcr_plugin.evaluation import plots
+    from stcr_plugin.evaluation.controls import write
+    from stcr_plugin.evaluation.engine import AskSettings
+    from stcr_plugin.evaluation.oracles import Oracle
+    from stcr_plugin.evaluation.run import evaluate
+    from stcr_plugin.evaluation.verdicts import Row, Verdict
+    from stcr_plugin.registry.manifest import read_pairs
+    from stcr_plugin.study import run as module
+    from stcr_plugin.study.table import write_study
+
+    masked = stages(
+        weak_only={"overrides": ["stcr.mask=authors", "max_steps=4"]}, stage2={"overrides": ["max_steps=2"]}
+    )
+    controls = {"rows": ["stage2"], "split": "heldout"}
+    config = study(stages=masked, splits=["heldout"], seeds=[1], controls=controls)
+    registry, _, _ = two_datasets(tmp_path / "seed1")
+    verdicts: dict[str, Verdict] = {"heldout": "holds", "dev": "fails"}
+    header = {"name": "x", "dataset": "toy", "split": "x", "n_pairs": 1, "n_episodes": 1, "mode": "direct"}
+    for name in ("accuracies", "contact_sheet"):
+        monkeypatch.setattr(plots, name, lambda *arguments: None)
+    pairs = read_pairs(registry, "toy", "heldout")
+    for oracle, folder in (("right", "toy-heldout"), ("coin", "toy-heldout-swap_ensemble")):
+        engine, direct = Oracle(oracle, pairs), AskSettings(mode="direct")
+        found = evaluate(None, "toy", "heldout", tmp_path / oracle, registry, direct, engine=engine, resamples=20)
+        for name in config.rows:
+            write_json(tmp_path / "seed1" / name / "eval" / folder / "results.json", dict(found.row))
+    for split, verdict in verdicts.items():
+        row = Row("noise", "", "", "", "", verdict, "")
+        write(tmp_path / "seed1" / "stage2" / "controls" / f"toy-{split}", header, [row])
+    text = write_study(config, tmp_path, {1: module.plans(config, 1, tmp_path / "seed1", "toy")}, "toy").read_text()
+    table = json.loads((tmp_path / "study.json").read_text())
+    assert [(row["of"]["name"], row["of"]["split"]) for row in table["rows"]] == [
+        (name, "heldout") for name in config.rows
+    ]
+    assert all(row["figures"]["pair_accuracy"]["values"] == [100.0] for row in table["rows"])
+    assert [one["verdicts"] for one in table["controls"]] == [["holds"]]
+    assert "In weak_only the loss also covers the end of the prompt and its image tokens" in text
+    (tmp_path / "seed1" / "base" / "eval" / "toy-heldout" / "results.json").unlink()
+    with pytest.raises(DataError, match=r"base/eval/toy-heldout/results\.json: no such file"):
+        write_study(config, tmp_path, {1: module.plans(config, 1, tmp_path / "seed1", "toy")}, "toy")
 
 
 def test_general_ability_is_compared_with_the_first_row_seed_by_seed(tmp_path: Path) -> None:
