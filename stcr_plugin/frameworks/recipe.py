@@ -15,7 +15,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     Raises ConfigError where there is no such file, it is no YAML, or it has no `stcr:` block.
     """
     import yaml
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     if not Path(path).is_file():
@@ -23,15 +23,16 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     if without := [word for word in overrides if "=" not in word]:
         raise ConfigError(f"{without[0]!r}: is no override; write key=value")
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        args = OmegaConf.to_container(merged, resolve=True)
+        read = OmegaConf.load(path)
+        if not isinstance(read, DictConfig):
+            raise ConfigError(f"{path}: holds no `key: value` lines; give a recipe such as recipes/stage1_cot.yaml")
+        merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
+        args: dict[str, Any] = OmegaConf.to_container(merged, resolve=True)  # type: ignore[assignment]
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(args, dict):
-        raise ConfigError(f"{path}: holds no `key: value` lines; give a recipe such as recipes/stage1_cot.yaml")
     if "stcr" not in args:
         raise ConfigError(f"{path}: has no `stcr:` block; add one with at least name and mode, or use llamafactory-cli")
-    return {str(key): value for key, value in args.items()}
+    return args
 
 
 def datasets(args: Mapping[str, Any]) -> list[str]:

@@ -157,11 +157,19 @@ def test_a_missing_recipe_is_named() -> None:
         train("recipes/nowhere.yaml")
 
 
-@pytest.mark.parametrize("text", ["stcr: {name: [a", "just words", "- a\n- list"])
-def test_a_recipe_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("stcr: {name: [a", "cannot be read as YAML"),
+        ("seed: ${nowhere}", "cannot be read as YAML"),
+        ("- a\n- list", "holds no `key: value` lines"),
+        ("just words", "has no `stcr:` block"),
+    ],
+)
+def test_a_recipe_that_is_none_is_named(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"bad\.yaml: (cannot be read as YAML|holds no `key: value` lines)"):
+    with pytest.raises(ConfigError, match=rf"bad\.yaml: {says}"):
         train(str(path))
 
 
