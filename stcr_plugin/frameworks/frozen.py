@@ -19,7 +19,7 @@ def rest_frozen_parts(model: Any) -> None:
     for part in model.modules():
         if not isinstance(part, PreTrainedModel) or any(weight.requires_grad for weight in part.parameters()):
             continue
-        embeddings = part.get_input_embeddings()
-        for handle, hook in list(getattr(embeddings, "_forward_hooks", {}).items()):
-            if getattr(hook, "__name__", "") == _HOOK:
-                del embeddings._forward_hooks[handle]
+        for module in part.modules():
+            for handle, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__name__", "") == _HOOK:
+                    del module._forward_hooks[handle]

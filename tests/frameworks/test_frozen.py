@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_internvl import write_internvl
+from tiny_qwen3_vl import write_qwen3_vl
 from tiny_stage import RECIPES, Workshop
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Tower
 
@@ -55,17 +56,27 @@ def test_frozen_tower_is_not_computed_backwards(
     assert set(seen) == {requires}
 
 
-def test_frozen_tower_of_internvl_is_not_computed_backwards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["InternVL", "Qwen3-VL"])
+def test_frozen_tower_of_another_model_is_not_computed_backwards(name: str, workshop: Workshop, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
-    model = AutoModelForImageTextToText.from_pretrained(write_internvl(tmp_path / "model"))
+    out = tmp_path / "model"
+    written = write_internvl(out) if name == "InternVL" else write_qwen3_vl(out, workshop.base)
+    model = AutoModelForImageTextToText.from_pretrained(written)
     model.gradient_checkpointing_enable()
     model = get_peft_model(model, LoraConfig(r=2, target_modules=r".*language_model.*q_proj")).train()
-    pixels = torch.zeros(1, 3, 56, 56)
-    assert model.get_base_model().get_image_features(pixel_values=pixels).pooler_output.requires_grad
+    pictures = {"pixel_values": torch.zeros(1, 3, 56, 56)}
+    if name == "Qwen3-VL":
+        pictures = {"pixel_values": torch.zeros(16, 3 * 2 * 16 * 16), "image_grid_thw": torch.tensor([[1, 4, 4]])}
+
+    def requires_gradients() -> bool:
+        found = model.get_base_model().get_image_features(**pictures).pooler_output
+        return bool((found if torch.is_tensor(found) else found[0]).requires_grad)
+
+    assert requires_gradients() == (name == "InternVL")  # Qwen3-VL's tower has no embeddings that could be hooked
     rest_frozen_parts(model)
-    assert not model.get_base_model().get_image_features(pixel_values=pixels).pooler_output.requires_grad
+    assert not requires_gradients()
 
 
 def test_adapters_get_the_gradients_that_they_got(workshop: Workshop) -> None:
