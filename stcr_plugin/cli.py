@@ -216,7 +216,7 @@ def _eval(arguments: argparse.Namespace) -> None:
 
     engine, ask = _engine(arguments, _asked(arguments))
     if arguments.control:
-        return _eval_control(arguments, engine, ask)
+        return _put_controls(arguments, engine, ask, [arguments.control], ())
     if arguments.pictures is not None:
         return _eval_groups(arguments, engine, ask)
     chosen = _comparator(arguments)
@@ -244,10 +244,6 @@ def _comparator(arguments: argparse.Namespace) -> Comparator | None:
     from stcr_plugin.evaluation.comparators import comparator
 
     return comparator(arguments.comparator, arguments.weight) if arguments.comparator else None
-
-
-def _eval_control(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> None:
-    _put_controls(arguments, engine, ask, [arguments.control], ())
 
 
 def _controls(arguments: argparse.Namespace) -> None:

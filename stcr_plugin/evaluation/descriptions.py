@@ -103,17 +103,18 @@ def _worded(
 
 def _published(source: PairSource, episodes: Mapping[str, Episode], pairs: Mapping[str, Pair]) -> dict[str, Halves]:
     """pair_id -> the published descriptions of the earlier and of the later picture, where both are there."""
+    from stcr_plugin.samples.cot import published_halves
+
     given = {
-        (episode.episode_id, one.earlier, one.later): one.descriptions
+        (episode.episode_id, one.earlier, one.later): published_halves(one)
         for episode in episodes.values()
         for one in source.given_pairs(episode)
     }
     found = {}
     for pair in pairs.values():
         texts = given.get((pair.episode_id, pair.earlier, pair.later), ("", ""))
-        earlier, later = (text.strip().rstrip(".。") for text in texts)
-        if earlier and later:
-            found[pair.pair_id] = (earlier, later)
+        if all(texts):
+            found[pair.pair_id] = texts
     if not found:
         raise DataError("its pairs were published without descriptions")
     return found

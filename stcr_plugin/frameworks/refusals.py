@@ -14,14 +14,13 @@ from stcr_plugin.errors import ChainError, ConfigError
 from stcr_plugin.frameworks.numbering import TEMPLATES
 from stcr_plugin.frameworks.stage import read_record
 
-# LLaMA-Factory's other trainers do not run the callbacks that the plugin needs: switch -> why it is refused.
+_DEAF = "trainer does not call the plugin's callbacks"
+# Switch -> why it is refused: LLaMA-Factory's other trainers, and what it or transformers take without a word and get
+# wrong for these models.
 REFUSED = {
-    "use_mca": "Megatron-Core's trainer",
-    "use_hyper_parallel": "HyperParallel's trainer",
-    "use_megatron_bridge": "Megatron-Bridge's trainer",
-}
-# What LLaMA-Factory and transformers take without a word and get wrong for these models: switch -> what it does.
-SPOILS = {
+    "use_mca": f"Megatron-Core's {_DEAF}",
+    "use_hyper_parallel": f"HyperParallel's {_DEAF}",
+    "use_megatron_bridge": f"Megatron-Bridge's {_DEAF}",
     "predict_with_generate": "LLaMA-Factory then leaves the places of the pictures out of every batch, of training "
     "too; `stcr eval` generates",
     "label_smoothing_factor": "transformers does not shift the labels of a vision-language model for it, so the model "
@@ -58,12 +57,9 @@ def refuse_what_cannot_work(args: Mapping[str, Any]) -> None:
     """Raises ConfigError for a trainer, a stage or a template that the plugin does not work with, or a missing key."""
     if os.environ.get("USE_V1", "0").lower() in ("1", "true", "y"):
         raise ConfigError(_V1)
-    for switch, what in REFUSED.items():
+    for switch, why in REFUSED.items():
         if args.get(switch):
-            raise ConfigError(f"{switch}: {what} does not call the plugin's callbacks; remove {switch} from the recipe")
-    for switch, does in SPOILS.items():
-        if args.get(switch):
-            raise ConfigError(f"{switch}: {does}; remove {switch} from the recipe")
+            raise ConfigError(f"{switch}: {why}; remove {switch} from the recipe")
     if not args.get("do_train"):
         raise ConfigError("do_train: is not true, so nothing would be trained; set do_train: true")
     if args.get("stage") != "sft":

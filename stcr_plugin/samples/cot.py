@@ -134,16 +134,18 @@ def cot_sample(
 
 def is_described(given: GivenPair) -> bool:
     """Whether both pictures were published with a text."""
-    return all(_halves(given))
+    return all(published_halves(given))
 
 
-def _halves(given: GivenPair) -> list[str]:
-    return [text.strip().rstrip(".。") for text in given.descriptions]
+def published_halves(given: GivenPair) -> tuple[str, str]:
+    """The published descriptions of the earlier and of the later picture, "" where there is none."""
+    earlier, later = given.descriptions
+    return earlier.strip().rstrip(".。"), later.strip().rstrip(".。")
 
 
 def given_sample(query: Query, given: GivenPair, language: str, seed: int, ties: bool = False) -> Sample:
     """A CoT sample in its publishers' words, which no machine has checked. Raises DataError where there are none."""
-    texts = _halves(given)
+    texts = published_halves(given)
     one, two = texts if query.order == "forward" else texts[::-1]
     if not one or not two:
         raise DataError(f"pair {query.pair.pair_id}: was published without a description; use kind: weak")
