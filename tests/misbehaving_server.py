@@ -15,12 +15,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What is sent back. `cut`: the connection is closed after half of the body; `after`: seconds before any of it."""
+    """What is sent back. `cut`: the connection is closed after half of the body; `held`: what it waits for, and
+    `after`: the seconds then, before any of it."""
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
+    held: threading.Event | None = None
     after: float = 0.0
 
 
@@ -70,6 +72,8 @@ def serving(script: Callable[[str, int], Reply]) -> Iterator[Desk]:
                 desk.busy += 1
                 desk.most = max(desk.most, desk.busy)
                 reply = script(asked, desk.tries[asked])
+            if reply.held is not None:
+                reply.held.wait(30)
             time.sleep(reply.after)
             with desk.lock:
                 desk.busy -= 1

@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import random
+import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -249,8 +250,16 @@ def test_refused_request_is_not_repeated_and_stops_with_the_servers_words(regist
 
 
 def test_nothing_new_is_asked_after_a_refusal_but_what_is_under_way_is_kept(registry):
+    all_asked = threading.Event()
+
     def script(asked, tries):
-        return Reply(400, b"no") if asked == "question 0" else answer(f"said to {asked}", after=0.3)
+        if desk.busy == 3:
+            all_asked.set()
+        return (
+            Reply(400, b"no", held=all_asked)
+            if asked == "question 0"
+            else answer(f"said to {asked}", held=all_asked, after=0.5)
+        )
 
     found = []
     with serving(script) as desk, pytest.raises(ServerError, match="2 answers of this run are kept"):
