@@ -189,14 +189,18 @@ def test_lasting_trouble_stops_the_run_naming_the_prompt(registry, trouble):
 
 
 def test_late_answer_of_a_try_that_was_given_up_is_not_counted(registry, tmp_path):
-    """The server answers both tries, the first one after the client's time-out."""
+    """The server answers both tries, the first one when the run is over."""
+    over = threading.Event()
 
     def script(asked, tries):
-        return answer(f"said to {asked}, try {tries}", after=0.5 if tries == 1 else 0)
+        return answer(f"said to {asked}, try {tries}", held=over if tries == 1 else None)
 
     with serving(script) as desk:
-        found = put(engine(registry, desk, timeout=0.2), prompts(3), tmp_path, {}, SUMS)
-        time.sleep(0.5)  # until the late ones have been sent too
+        found = put(engine(registry, desk, timeout=1), prompts(3), tmp_path, {}, SUMS)
+        over.set()
+        until = time.monotonic() + 30
+        while desk.busy and time.monotonic() < until:
+            time.sleep(0.01)
     assert desk.answered == {f"question {n}": 2 for n in range(3)}
     assert [one.text for one in found] == [f"said to question {n}, try 2" for n in range(3)]
     assert len((tmp_path / "said.jsonl").read_text().splitlines()) == 3
@@ -205,7 +209,6 @@ def test_late_answer_of_a_try_that_was_given_up_is_not_counted(registry, tmp_pat
 def test_trickling_server_is_timed_as_a_whole(registry, monkeypatch):
     """Bytes that keep coming do not keep the time-out away."""
     import socket
-    import threading
 
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -213,7 +216,7 @@ def test_trickling_server_is_timed_as_a_whole(registry, monkeypatch):
         connection, _ = listener.accept()
         with connection:
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-            for _ in range(50):
+            for _ in range(600):
                 try:
                     connection.sendall(b" ")
                 except OSError:
@@ -226,7 +229,7 @@ def test_trickling_server_is_timed_as_a_whole(registry, monkeypatch):
     started = time.monotonic()
     with pytest.raises(ServerError, match=r"nothing within 0\.3 seconds"):
         list(ServerEngine(registry, ASK, settings).say(prompts(1)))
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 15  # the server would go on for thirty
     thread.join()
     listener.close()
 
@@ -318,7 +321,14 @@ def test_killed_run_goes_on_with_what_is_missing(registry, tmp_path):
 
 
 def test_as_many_requests_are_under_way_as_asked_for_and_no_more(registry):
-    with serving(lambda asked, tries: answer(f"said to {asked}", after=0.1)) as desk:
+    four = threading.Event()
+
+    def script(asked, tries):
+        if desk.busy == 4:
+            four.set()
+        return answer(f"said to {asked}", held=four, after=0.1)
+
+    with serving(script) as desk:
         assert right(said(registry, desk, 12, concurrency=4), 12)
     assert desk.most == 4
 
@@ -336,12 +346,12 @@ def test_rate_limit_holds_for_repeated_requests_too(registry):
     def script(asked, tries):
         return Reply(500) if tries == 1 and asked == "question 1" else echo(asked, tries)
 
+    started = time.monotonic()
     with serving(script) as desk:
-        assert right(said(registry, desk, 5, requests_per_minute=600), 5)
-    apart = [later - earlier for earlier, later in zip(desk.times, desk.times[1:], strict=False)]
+        assert right(said(registry, desk, 5, requests_per_minute=300), 5)
     assert len(desk.times) == 6
-    assert desk.times[-1] - desk.times[0] > 0.5 - 0.05
-    assert min(apart) > 0.03  # a tenth of a second, less what a busy machine moves it by
+    # A busy machine makes a request come later than its turn, never earlier.
+    assert all(came - started > turn * 0.2 - 0.001 for turn, came in enumerate(desk.times))
 
 
 def test_server_that_asks_to_wait_is_left_alone_by_all(registry):
@@ -376,9 +386,9 @@ def test_retry_after_is_read_as_number_and_as_date():
 def test_pace_gives_out_times_evenly_apart():
     pace = _Pace(60)
     waits = [pace.delay() for _ in range(3)]
-    assert waits == pytest.approx([0, 1, 2], abs=0.05)
+    assert waits == pytest.approx([0, 1, 2], abs=0.5)
     pace.hold(30)
-    assert pace.delay() == pytest.approx(30, abs=0.05)
+    assert pace.delay() == pytest.approx(30, abs=0.5)
     free = _Pace(None)
     assert [free.delay() for _ in range(3)] == [0, 0, 0]
 
