@@ -108,7 +108,7 @@ def controls(
     from stcr_plugin.registry.manifest import read_pairs
 
     chosen = _chosen(only)
-    others = _others(also)
+    others = other_data(also)
     count = 3 if pictures is None and only is None else pictures
     grouped = None if count is None else from_mapping(GroupSettings, {"pictures": count}, "the options")
     out, registry = Path(out), Path(registry)
@@ -208,8 +208,11 @@ def _chosen(only: Sequence[str] | None) -> list[Control]:
     return [control for name, control in CONTROLS.items() if only is None or name in only]
 
 
-def _others(also: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Each "NAME:SPLIT=label" -> label and (NAME, SPLIT); a label is a row's name and that of its folder."""
+def other_data(also: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Each "NAME:SPLIT=label" -> label and (NAME, SPLIT); a label is a row's name and that of its folder.
+
+    Raises ConfigError for another form, and for a label that is taken.
+    """
     found: dict[str, tuple[str, str]] = {}
     for text in also:
         match = re.fullmatch(r"([\w-]+):([\w-]+)=(\w[\w.-]*)", text)

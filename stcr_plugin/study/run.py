@@ -272,6 +272,7 @@ def check_steps(config: StudyConfig) -> None:
 
 
 def _data(config: StudyConfig, seed: int) -> DataConfig:
+    from stcr_plugin.evaluation.controls import other_data
     from stcr_plugin.registry.rules import load_data_config
 
     data = load_data_config(config.data, [*config.data_overrides, f"seed={seed}"])
@@ -281,6 +282,16 @@ def _data(config: StudyConfig, seed: int) -> DataConfig:
                 raise ConfigError(
                     f"stages.{name}: {config.data} has no dataset {key!r}, {nearest(key, list(data.datasets))}"
                 )
+    builds = {build.name: build for build in (data, *map(load_data_config, config.also))}
+    asked = [("splits", *one) for one in config.asked(data.name)]
+    if config.controls:
+        asked.append(("controls.split", data.name, config.controls.split))
+        asked += [("controls.also", *one) for one in other_data(config.controls.also).values()]
+    for key, build, part in asked:
+        if build not in builds:
+            raise ConfigError(f"{key}: neither `data` nor `also` builds {build!r}, {nearest(build, list(builds))}")
+        if part not in (splits := list(builds[build].splits)):
+            raise ConfigError(f"{key}: {build} has no split {part!r}, {nearest(part, splits)}")
     return data
 
 

@@ -181,8 +181,16 @@ def test_heldout_looks_never_occur_among_seen_ones():
     ways = LAYOUT_COLUMNS * (LAYOUT_COLUMNS - 1) * LAYOUT_ROWS**2
     assert len(layouts["seen"]) > 0.9 * 3 / 4 * ways
     assert len(layouts["heldout"]) > 0.9 / 4 * ways
+    # New is how two places are combined: a place or a direction by itself would tell how far a task is.
+    cells = set(itertools.product(range(LAYOUT_COLUMNS), range(LAYOUT_ROWS)))
     for group in layouts.values():
-        assert {thing[0] < goal[0] for thing, goal in group} == {True, False}
+        assert {thing for thing, _ in group} == {goal for _, goal in group} == cells
+    right, across = (
+        {name: np.mean([f(a, b) for a, b in group]) for name, group in layouts.items()}
+        for f in (lambda thing, goal: thing[0] < goal[0], lambda thing, goal: abs(thing[0] - goal[0]) == 2)
+    )
+    assert right["seen"] == right["heldout"] == 1 / 2
+    assert across["seen"] == across["heldout"] == pytest.approx(1 / 3)
 
 
 def test_distractors_stand_apart_and_are_never_mistaken_for_the_object():

@@ -95,19 +95,14 @@ def test_rows_of_unequal_steps_are_named() -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_shipped_studies_are_whole_and_equal_as_they_say(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stcr_plugin.registry.rules import load_data_config
     from stcr_plugin.study.run import _data
 
     monkeypatch.chdir(RECIPES.parent)
     config = load(StudyConfig, path)
-    data = _data(config, config.seeds[0])
+    _data(config, config.seeds[0])
     if config.equal == "steps":
         check_steps(config)
     assert config.name == path.stem
-    builds = {build.name: build for build in (data, *map(load_data_config, config.also))}
-    for split in config.splits:
-        build, _, part = split.rpartition(":")
-        assert part in builds[build or data.name].splits
 
 
 def test_unknown_dataset_is_told_before_anything_is_trained(tmp_path: Path) -> None:
@@ -116,6 +111,24 @@ def test_unknown_dataset_is_told_before_anything_is_trained(tmp_path: Path) -> N
     wrong = study(data=str(workshop.data), stages=stages(weak_only={"datasets": ["waek"]}))
     with pytest.raises(ConfigError, match="no dataset 'waek', did you mean 'weak'"):
         run_study(wrong, tmp_path / "out")
+    assert not (tmp_path / "out" / "seed1").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"splits": ["dev", "helout"]}, "splits: tiny has no split 'helout', did you mean 'heldout'"),
+        ({"splits": ["tyni:dev"]}, "splits: neither `data` nor `also` builds 'tyni', did you mean 'tiny'"),
+        ({"controls": {"rows": ["stage2"], "split": "seen"}}, "controls.split: tiny has no split 'seen'"),
+        ({"controls": {"rows": ["stage2"], "split": "dev", "also": ["tiny:dve=x"]}}, "controls.also: .*mean 'dev'"),
+        ({"controls": {"rows": ["stage2"], "split": "dev", "also": ["tiny/dev"]}}, "NAME:SPLIT=label"),
+    ],
+)
+def test_unknown_split_is_told_before_anything_is_trained(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    workshop = Workshop(tmp_path)
+    workshop.write_yaml(workshop.data, DATA)
+    with pytest.raises(ConfigError, match=words):
+        run_study(study(**{"data": str(workshop.data), "splits": ["dev"], **changes}), tmp_path / "out")
     assert not (tmp_path / "out" / "seed1").exists()
 
 
