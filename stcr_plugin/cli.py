@@ -621,7 +621,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("config", help="study, YAML, such as recipes/studies/ablation.yaml")
     study.add_argument("overrides", nargs="*", help="key=value laid over the study, such as 'seeds=[5]'")
     study.add_argument("--out", type=Path, help="folder of all that is made (default: runs/studies/NAME)")
-    study.add_argument("--jobs", type=int, default=1, help="seeds at a time, each with its share of the cores")
+    study.add_argument("--jobs", type=int, default=1, help="commands at a time, each with its share of the cores")
 
     guard = _command(
         commands, "guard", _guard, "what training cost: yes/no questions about one picture, as in POPE", False

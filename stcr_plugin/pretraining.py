@@ -17,7 +17,7 @@ import numpy.typing as npt
 from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
-from stcr_plugin.frameworks.logits import IGNORE, cut_to_tail
+from stcr_plugin.logits import IGNORE, cut_to_tail
 from stcr_plugin.types import Episode
 
 _PROMPT = (

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from stcr_plugin.frameworks.collators import CollatorInFront, put_in_front
-from stcr_plugin.frameworks.logits import IGNORE
+from stcr_plugin.logits import IGNORE
 
 
 class AuthorsMask(TrainerCallback):  # type: ignore[misc]

@@ -261,8 +261,8 @@ def _trainer_made_known(callbacks: Sequence[Any], steps_before: int) -> Iterator
 
     from stcr_plugin.frameworks.checkpoints import load_whole, save_whole
     from stcr_plugin.frameworks.frozen import rest_frozen_parts
-    from stcr_plugin.frameworks.logits import keep_tail
     from stcr_plugin.frameworks.logs import keep_names
+    from stcr_plugin.logits import keep_tail
 
     original = Trainer.__init__
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import StcrError
-from stcr_plugin.frameworks.logits import IGNORE
 from stcr_plugin.frameworks.numbering import TEMPLATES
 from stcr_plugin.frameworks.stage import parent_record, read_record
+from stcr_plugin.logits import IGNORE
 from stcr_plugin.preflight import duration, memory, pitfalls
 from stcr_plugin.preflight.data import Data, Encoder, Size
 from stcr_plugin.preflight.model import Model

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError, StcrError
-from stcr_plugin.frameworks.logits import IGNORE
+from stcr_plugin.logits import IGNORE
 from stcr_plugin.preflight.model import Model
 from stcr_plugin.preflight.resolve import Resolved
 from stcr_plugin.registry import manifest as manifests

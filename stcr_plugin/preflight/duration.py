@@ -5,7 +5,7 @@ section 2.1), of which 2 fall away where a weight is frozen, and all 4 where not
 12 times layers, width of the heads and tokens seen (Chowdhery et al., PaLM, arXiv 2204.02311, appendix B, which also
 defines the share of the peak, MFU: what checkpointing recomputes does not count). A vision tower multiplies patches,
 not tokens of text, and its windows see so many patches as they hold; the vocabulary's matrix multiplies the tokens from
-the first supervised one on (frameworks/logits.py).
+the first supervised one on (logits.py).
 """
 
 from __future__ import annotations

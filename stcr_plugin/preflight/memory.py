@@ -85,7 +85,7 @@ class Memory:
 @dataclass(frozen=True)
 class Batch:
     """What one GPU computes at once: padded text tokens and patches of pictures, of all its samples together, and
-    `tail`, those of the tokens that logits are computed of (frameworks/logits.py)."""
+    `tail`, those of the tokens that logits are computed of (logits.py)."""
 
     tokens: int
     patches: int

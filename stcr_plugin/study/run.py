@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from threading import Event, Lock, Semaphore
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
@@ -25,13 +25,16 @@ from stcr_plugin.study.rules import BASE, Plan, StudyConfig
 if TYPE_CHECKING:
     from stcr_plugin.registry.rules import DataConfig
 
+Result = TypeVar("Result")
+
 
 def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
     """Train and evaluate every stage for every seed, and write the table; returns the path of study.md.
 
-    `jobs` seeds at a time, each with its share of the cores. A stage that has finished as it is asked for is left
-    alone, and a killed one goes on, so the same command goes on with a killed study. Raises ConfigError for rows that
-    are not equal as asked or a folder of another study, StcrError with the last words of a command that failed.
+    `jobs` commands at a time, each with its share of the cores, of `jobs` seeds at most. A stage that has finished as
+    it is asked for is left alone, and a killed one goes on, so the same command goes on with a killed study. Raises
+    ConfigError for rows that are not equal as asked or a folder of another study, StcrError with the last words of a
+    command that failed.
     """
     from tqdm import tqdm
 
@@ -49,13 +52,10 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
     asked = len(config.rows) * len(config.splits) + len(apart)
     total = len(config.seeds) * (2 + len(config.also) + len(config.stages) + asked)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    with tqdm(total=total, desc=f"study {config.name}", unit="step") as bar, ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(_run_seed, config, seed, out / f"seed{seed}", environment, bar) for seed in config.seeds]
-        try:
-            planned = {seed: one.result() for seed, one in zip(config.seeds, running, strict=True)}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with tqdm(total=total, desc=f"study {config.name}", unit="step") as bar:
+        commands = _Commands(environment, jobs, bar)
+        of_seeds = [partial(_run_seed, config, seed, out / f"seed{seed}", commands) for seed in config.seeds]
+        planned = dict(zip(config.seeds, commands.at_once(of_seeds), strict=True))
     return write_study(config, out, planned, _data(config, config.seeds[0]).name)
 
 
@@ -74,21 +74,58 @@ def _claim(out: Path, config: StudyConfig) -> None:
     artefacts.write_json(path, values)
 
 
-def _run_seed(config: StudyConfig, seed: int, out: Path, environment: Mapping[str, str], bar: Any) -> list[Plan]:
+class _Commands:
+    """Runs `stcr` commands as processes, `jobs` at a time, and begins none once something has failed."""
+
+    def __init__(self, environment: Mapping[str, str], jobs: int, bar: Any) -> None:
+        self.environment = environment
+        self.jobs = jobs
+        self.bar = bar
+        self._slots = Semaphore(jobs)
+        self._failed = Event()
+
+    def run(self, log: Path, *arguments: str) -> None:
+        with self._slots:
+            if self._failed.is_set():
+                raise _NotBegunError
+            _run([sys.executable, "-m", "stcr_plugin.cli", *arguments], log, self.environment)
+        self.bar.update()
+
+    def at_once(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """What each of `calls` returns; what is under way when one fails is let end, then its error is raised."""
+
+        def watched(call: Callable[[], Result]) -> Result:
+            try:
+                return call()
+            except BaseException:
+                self._failed.set()
+                raise
+
+        with ThreadPoolExecutor(self.jobs) as pool:
+            running = [pool.submit(watched, call) for call in calls]
+        errors = [error for one in running if (error := one.exception())]
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, _NotBegunError))
+        return [one.result() for one in running]
+
+
+class _NotBegunError(Exception):
+    """Another command has failed, whose error is the one to tell."""
+
+
+def _run_seed(config: StudyConfig, seed: int, out: Path, commands: _Commands) -> list[Plan]:
     registry = out / "data_registry"
     data = _data(config, seed)
-    logs = out / "logs"
 
     def stcr(log: str, *arguments: str) -> None:
-        _run([sys.executable, "-m", "stcr_plugin.cli", *arguments], logs / f"{log}.log", environment)
-        bar.update()
+        commands.run(out / "logs" / f"{log}.log", *arguments)
 
     stcr("data", "data", "build", config.data, *config.data_overrides, f"seed={seed}", "--registry", str(registry))
     for number, other in enumerate(config.also):
         stcr(f"data{number + 2}", "data", "build", other, f"seed={seed}", "--registry", str(registry))
     if config.model:
         _link(Path(config.model), out / BASE)
-        bar.update()
+        commands.bar.update()
     else:
         assert config.base
         stcr(
@@ -96,38 +133,51 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, environment: Mapping[st
             f"dataset={data.name}_forward", "--registry", str(registry),
         )  # fmt: skip
     planned = plans(config, seed, out, data.name)
-    for plan in planned:
-        record = read_record(out / plan.name) or {}
-        if record.get("finished") and _placed(record["recipe"]) != _placed(plan.recipe):
-            raise ConfigError(
-                f"{out / plan.name}: was trained by another recipe than the study's now; delete that folder and those "
-                "of the stages that start from it, or give another --out"
-            )
-        if record.get("finished"):
-            bar.update()
-        else:
-            stcr(plan.name, "train", plan.path, *plan.overrides)
+    missing = [plan for plan in planned if not _is_trained(plan, out / plan.name)]
+    commands.bar.update(len(planned) - len(missing))
+    depths = {plan.name: len(config.chain(plan.name)) for plan in missing}
+    for depth in sorted(set(depths.values())):  # what a stage starts from is trained when its turn comes
+        ready = sorted((plan for plan in missing if depths[plan.name] == depth), key=lambda plan: -plan.steps)
+        commands.at_once([partial(stcr, plan.name, "train", plan.path, *plan.overrides) for plan in ready])
+    commands.at_once([partial(stcr, *asking) for asking in _askings(config, seed, out, data.name, registry)])
+    return planned
+
+
+def _is_trained(plan: Plan, folder: Path) -> bool:
+    """Raises ConfigError where the stage was trained by another recipe."""
+    record = read_record(folder) or {}
+    if not record.get("finished"):
+        return False
+    if _placed(record["recipe"]) != _placed(plan.recipe):
+        raise ConfigError(
+            f"{folder}: was trained by another recipe than the study's now; delete that folder and those of the stages "
+            "that start from it, or give another --out"
+        )
+    return True
+
+
+def _askings(config: StudyConfig, seed: int, out: Path, build: str, registry: Path) -> Iterator[tuple[str, ...]]:
+    """The evaluations of one seed's rows: the name of the log, and the command's words."""
     asking = ("--batch-size", str(config.batch_size), "--registry", str(registry))
     for name in config.rows:
-        for build, part in config.asked(data.name):
-            stcr(
-                f"{name}-{part}", "eval", "--model", str(out / name), "--dataset", build, "--split", part,
+        for other, part in config.asked(build):
+            yield (
+                f"{name}-{part}", "eval", "--model", str(out / name), "--dataset", other, "--split", part,
                 "--name", name, *_limit(config.pairs), *(("--mode", config.mode) if config.mode else ()), *asking,
             )  # fmt: skip
     for name in config.controls.rows if config.controls else ():
         assert config.controls
-        stcr(
-            f"{name}-controls", "controls", "--model", str(out / name), "--dataset", data.name, "--split",
+        yield (
+            f"{name}-controls", "controls", "--model", str(out / name), "--dataset", build, "--split",
             config.controls.split, "--name", name, *_limit(config.controls.pairs), *asking,
             *(word for also in config.controls.also for word in ("--also", also)),
         )  # fmt: skip
     for name in config.guard.rows if config.guard else ():
         assert config.guard
-        stcr(
+        yield (
             f"{name}-guard", "guard", "--model", str(out / name), "--out", str(out / name / "guard"), "--name", name,
             "--episodes", str(config.guard.episodes), "--seed", str(seed), "--batch-size", str(config.batch_size),
         )  # fmt: skip
-    return planned
 
 
 def _placed(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +202,61 @@ def test_recipe_is_the_same_however_the_folder_is_spelt(tmp_path: Path, monkeypa
     assert _placed(plans[0].recipe) == _placed(plans[1].recipe) == _placed(plans[2].recipe)
     others = [{"learning_rate": 0.5}, {"model_name_or_path": "s/seed1/base"}]
     assert all(_placed({**plans[0].recipe, **other}) != _placed(plans[0].recipe) for other in others)
+
+
+def faked(monkeypatch: pytest.MonkeyPatch, root: Path, run: Callable[[Path], None]) -> StudyConfig:
+    """A study whose commands are calls of `run` with the path of their log."""
+    from stcr_plugin.study import run as module
+
+    workshop = Workshop(root)
+    workshop.write_yaml(workshop.data, DATA)
+    monkeypatch.setattr("stcr_plugin.study.run.supervised_tokens", lambda *_: 8.0)
+    monkeypatch.setattr("stcr_plugin.study.table.write_study", lambda config, out, planned, build: out)
+    monkeypatch.setattr(module, "_run", lambda command, log, environment: run(log))
+    return study(data=str(workshop.data), splits=["dev"])
+
+
+def test_jobs_of_one_seed_run_at_once_and_none_before_what_it_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most, begun, ended = set[Path](), 0, list[str](), list[str]()
+    both = threading.Barrier(2)
+
+    def run(log: Path) -> None:
+        nonlocal most
+        under_way.add(log)
+        most = max(most, len(under_way))
+        begun.append(log.stem)
+        if log.stem == "stage2":
+            assert {"stage1", "weak_only"} <= set(ended)
+        if log.stem in ("stage1", "weak_only"):
+            both.wait(30)  # which no one passes alone
+        ended.append(log.stem)
+        under_way.discard(log)
+
+    config = dataclasses.replace(faked(monkeypatch, tmp_path, run), seeds=(1,))
+    run_study(config, tmp_path / "out", jobs=2)
+    assert most == 2
+    assert begun[:2] == ["data", "base"]
+    assert sorted(begun[2:5]) == ["stage1", "stage2", "weak_only"]
+    assert sorted(begun[5:]) == ["base-dev", "stage2-dev", "weak_only-dev"]
+
+
+def test_nothing_is_begun_after_a_failure_whose_words_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, failed = list[tuple[str, str]](), threading.Event()
+
+    def run(log: Path) -> None:
+        begun.append((log.parents[1].name, log.stem))
+        if begun[-1] == ("seed2", "base"):
+            failed.set()
+            raise StcrError("the disk is full")
+        if begun[-1] == ("seed1", "base"):
+            failed.wait(30)
+            time.sleep(0.2)
+
+    with pytest.raises(StcrError, match="the disk is full"):
+        run_study(faked(monkeypatch, tmp_path, run), tmp_path / "out", jobs=2)
+    assert sorted(begun) == [("seed1", "base"), ("seed1", "data"), ("seed2", "base"), ("seed2", "data")]
 
 
 @pytest.mark.slow

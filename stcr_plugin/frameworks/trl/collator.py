@@ -12,9 +12,9 @@ from stcr_plugin.artefacts import code_digest
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.evaluation.local import fit, scaled_size
-from stcr_plugin.frameworks.logits import IGNORE
 from stcr_plugin.frameworks.numbering import opened
 from stcr_plugin.frameworks.trl.conversation import segments
+from stcr_plugin.logits import IGNORE
 from stcr_plugin.registry import pictures
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from stcr_plugin.frameworks.launch import under_torchrun
-from stcr_plugin.frameworks.logits import IGNORE
 from stcr_plugin.frameworks.recipe import read_recipe
 from stcr_plugin.frameworks.run import run_stage
 from stcr_plugin.frameworks.trl.collator import TemporalCollator
@@ -15,6 +14,7 @@ from stcr_plugin.frameworks.trl.conversation import refuse_another_template
 from stcr_plugin.frameworks.trl.keys import DataKeys, sorted_keys, trainer_config
 from stcr_plugin.frameworks.trl.model import load_model, load_processor
 from stcr_plugin.frameworks.trl.rows import dataset, mixed
+from stcr_plugin.logits import IGNORE
 
 
 def train(recipe: str, overrides: Sequence[str] = ()) -> None:

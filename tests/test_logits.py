@@ -13,7 +13,7 @@ from tiny_internvl import write_internvl
 from tiny_qwen3_vl import write_qwen3_vl
 from tiny_stage import Workshop
 
-from stcr_plugin.frameworks.logits import IGNORE, cut_to_tail, keep_tail, supervised_tail
+from stcr_plugin.logits import IGNORE, cut_to_tail, keep_tail, supervised_tail
 
 
 def labels(*rows: str) -> torch.Tensor:
@@ -140,7 +140,7 @@ def test_stage_computes_logits_of_answers_alone(
     watched.__wrapped__ = forward  # type: ignore[attr-defined]
     monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, "forward", watched)
     overrides = workshop.overrides("weak", f"tail-{backend}", workshop.base, "max_steps=2", "stcr.evaluate=null")
-    recipe = str(Path(__file__).parents[2] / "recipes" / "weak_only.yaml")
+    recipe = str(Path(__file__).parents[1] / "recipes" / "weak_only.yaml")
     assert main(["train", recipe, "--backend", backend, *overrides]) == 0
     assert len(shapes) == 2
     assert all(kept < tokens / 2 for tokens, kept in shapes), shapes
