@@ -78,6 +78,8 @@ class TabletopConfig:
         after all, or left undone. shapes: objects of HELDOUT_SHAPES.
     push: the object is pushed along the table to the pad and never grasped. take_off: the object stands on the pad
         and is taken off it, the reverse of the other tasks.
+    distractors: the fewest and the most that are tried; one that would touch another thing is left out, so that of
+        (1, 2) a third of the scenes keep none.
     """
 
     kind: Literal["tabletop"] = "tabletop"

@@ -55,6 +55,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
         for row in config.rows
         if row in config.stages and row != config.reference
     ]
+    kinds = _kinds_of_pairs(results, config.reference)
     controls = _controls(config, out, build)
     ability = _ability(config, out)
     table = {
@@ -64,6 +65,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
         "costs": {row: dataclasses.asdict(cost) for row, cost in costs.items()},
         "rows": seeds.rows(spreads),
         "differences": seeds.rows(leads),
+        "kinds_of_pairs": [dataclasses.asdict(one) for one in kinds],
         "controls": [dataclasses.asdict(one) for one in controls],
         "general_ability": [dataclasses.asdict(one) for one in ability],
         "provenance": artefacts.provenance(),
@@ -74,6 +76,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
         _how(config),
         f"![Pair accuracy of every row, a point a seed]({PLOT})",
         *(line for split in _splits(results) for line in _section(config, split, spreads, leads)),
+        *_kinds_section(kinds, config.reference),
         *_controls_section(controls),
         *_ability_section(ability),
         "## What it took",
@@ -98,6 +101,76 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
     artefacts.write_json(out / TABLE, table)
     artefacts.write_text(out / REPORT, "\n\n".join(parts) + "\n")
     return out / REPORT
+
+
+@dataclass(frozen=True)
+class KindOfPairs:
+    """One row's pair accuracy on one kind of a split's pairs, over the seeds, in percent; `pairs` of all seeds.
+
+    `more`: that minus the reference's, seed by seed, on the same pairs; None for the reference.
+    """
+
+    dataset: str
+    split: str
+    kind: str
+    row: str
+    pairs: int
+    pair_accuracy: seeds.Spread
+    more: seeds.Spread | None
+
+
+def _kinds_of_pairs(results: Sequence[dict[str, Any]], reference: str) -> list[KindOfPairs]:
+    """Kinds that every seed has pairs of: within and across phases, and SpatialLogic-Bench's windows of distance."""
+    found = []
+    for split in _splits(results):
+        parts = {
+            row: [_parts(one) for one in _of(results, row, split)] for row in dict.fromkeys(r["name"] for r in results)
+        }
+        for kind in parts[reference][0]:
+            if not all(kind in one for of_seeds in parts.values() for one in of_seeds):
+                continue
+            values = {row: [one[kind]["pair_accuracy"] for one in of_seeds] for row, of_seeds in parts.items()}
+            for row, mine in values.items():
+                pairs = sum(one[kind]["n_pairs"] for one in parts[row])
+                more = [value - other for value, other in zip(mine, values[reference], strict=True)]
+                spreads = seeds.spread(mine), seeds.spread(more) if row != reference else None
+                found.append(KindOfPairs(*split, kind, row, pairs, *spreads))
+    return found
+
+
+def _parts(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    phases, windows = result["by_phase"] or {}, (result["by_distance"] or {}).get("windows", ())
+    named = {"within": "within one phase", "crossing": "from one phase to another"}
+    return {named[kind]: part for kind, part in phases.items()} | {f"{one['steps']} steps": one for one in windows}
+
+
+def _kinds_section(kinds: Sequence[KindOfPairs], reference: str) -> list[str]:
+    if not kinds:
+        return []
+    lines = [
+        [
+            tables.cell(f"{one.dataset}, {one.split}"),
+            one.kind,
+            tables.cell(one.row),
+            _spread(one.pair_accuracy, "pair_accuracy"),
+            _spread(one.more, "gap_points") if one.more else "",
+            str(one.pairs),
+        ]
+        for one in kinds
+    ]
+    heads = [
+        "split",
+        "pairs",
+        "row",
+        tables.COLUMNS["pair_accuracy"].heading,
+        f"minus {reference}",
+        "pairs of all seeds",
+    ]
+    return [
+        "## Kinds of pairs",
+        "A step is one frame in ten of 30 a second, as the windows of SpatialLogic-Bench count.",
+        tables.markdown(heads, lines),
+    ]
 
 
 @dataclass(frozen=True)

@@ -403,6 +403,33 @@ def test_table_reads_what_the_study_asked_for_and_says_what_it_counts(
         write_study(config, tmp_path, {1: module.plans(config, 1, tmp_path / "seed1", "toy")}, "toy")
 
 
+def test_kinds_of_pairs_are_compared_with_the_reference_seed_by_seed() -> None:
+    from stcr_plugin.study.table import _kinds_of_pairs, _kinds_section
+
+    def result(name: str, seed: int, within: float | None, near: float) -> dict[str, Any]:
+        phases = {} if within is None else {"within": {"pair_accuracy": within, "n_pairs": 20}}
+        windows = [{"steps": "5..11", "pair_accuracy": near, "n_pairs": 30}]
+        parts = {"by_phase": phases, "by_distance": {"windows": windows}}
+        return {"name": name, "seed": seed, "dataset": "toy", "split": "heldout", **parts}
+
+    results = [result("stage2", 1, 80.0, 90.0), result("stage2", 2, 70.0, 94.0)]
+    results += [result("weak_only", 1, 60.0, 91.0), result("weak_only", 2, 64.0, 93.0)]
+    chain, rival, *near = _kinds_of_pairs(results, "stage2")
+    assert (chain.kind, chain.row, chain.more) == ("within one phase", "stage2", None)
+    assert (rival.row, rival.pairs, rival.pair_accuracy.mean) == ("weak_only", 40, 62.0)
+    assert rival.more is not None
+    assert rival.more.values == (-20.0, -6.0)
+    assert [(one.kind, one.row, one.pairs) for one in near] == [
+        ("5..11 steps", "stage2", 60),
+        ("5..11 steps", "weak_only", 60),
+    ]
+    assert "| toy, heldout | within one phase | weak_only | 62.0 ± 2.8 | -13.0 ± 9.9 | 40 |" in _kinds_section(
+        [rival], "stage2"
+    )[-1].replace("`", "")
+    without = [result("stage2", 1, None, 90.0), *results[1:]]  # no such pairs under one seed
+    assert {one.kind for one in _kinds_of_pairs(without, "stage2")} == {"5..11 steps"}
+
+
 def test_general_ability_is_compared_with_the_first_row_seed_by_seed(tmp_path: Path) -> None:
     from stcr_plugin.study.table import _ability, _ability_section
 
