@@ -15,7 +15,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-SEED ?= 7
+SEED ?= 13
 RUN ?= runs/demo
 DATA ?= recipes/data/tabletop.yaml
 NAME ?= stcr
