@@ -249,6 +249,18 @@ def fit(image: Image, max_pixels: int, min_pixels: int) -> Image:
     return image
 
 
+def fitted_size(size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
+    """Width and height that `fit` gives a picture of `size`."""
+    width, height = size
+    if width * height > max_pixels:
+        width, height = scaled_size(width, height, max_pixels)
+    if width * height < min_pixels:
+        width, height = scaled_size(width, height, min_pixels)
+    width, height = max(width, 28), max(height, 28)
+    width = height * 180 if width / height > 200 else width
+    return width, width * 180 if height / width > 200 else height
+
+
 def scaled_size(width: int, height: int, pixels: int) -> tuple[int, int]:
     """Width and height of the same shape with at most `pixels` pixels, as LLaMA-Factory rounds them."""
     scale = math.sqrt(pixels / (width * height))

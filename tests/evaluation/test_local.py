@@ -1,4 +1,5 @@
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import local
 from stcr_plugin.evaluation.answers import answered
 from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.local import answer_tokens, fit, load, say
+from stcr_plugin.evaluation.local import answer_tokens, fit, fitted_size, load, say
 from stcr_plugin.evaluation.prompts import content, prompts_for
 from stcr_plugin.types import ORDERS, Pair, Prompt, Query, Shown
 
@@ -516,3 +517,11 @@ def test_settings_out_of_range_are_refused():
         from_mapping(AskSettings, {"batch_size": 0}, "test")
     with pytest.raises(ConfigError, match="mode"):
         from_mapping(AskSettings, {"mode": "guess"}, "test")
+
+
+def test_the_size_of_a_fitted_picture_is_told_without_it():
+    draw = random.Random(0)
+    sizes = [(draw.randint(1, 900), draw.randint(1, 900)) for _ in range(200)] + [(9000, 3), (2, 7000), (1, 1)]
+    for size in sizes:
+        most, least = draw.choice([(7056, 784), (589824, 1024), (4000, 3900)])
+        assert fitted_size(size, most, least) == fit(Image.new("L", size), most, least).size

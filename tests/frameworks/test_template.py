@@ -175,3 +175,28 @@ def test_registering_twice_is_harmless() -> None:
     register(template)
     assert before == template.TEMPLATES
     assert before["stcr_qwen3_vl"].mm_plugin.image_token == "<|image_pad|>"
+
+
+@pytest.mark.parametrize("name", ["stcr_qwen2_vl", "stcr_qwen3_vl"])
+def test_image_tokens_are_counted_by_size_and_no_patch_is_made(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = request.getfixturevalue({"stcr_qwen2_vl": "qwen25", "stcr_qwen3_vl": "qwen3"}[name])
+    sizes = [(84, 84), (640, 480), (333, 97), (20, 31), (3, 900), (1000, 1400), (57, 56)]
+    images = [Image.new("RGB", size) for size in sizes]
+    question = {"role": "user", "content": "<image>" * len(images) + "Which?"}
+    messages = [question, {"role": "assistant", "content": "closer to completion: img1"}]
+    ids, _ = encode(name, processor, messages, images)  # which also registers the templates
+    from llamafactory.data.mm_plugin import get_mm_plugin
+
+    plugin: Any = get_mm_plugin(name, "<|image_pad|>", "<|video_pad|>")
+    made = plugin._get_mm_inputs(images, [], [], processor)["image_grid_thw"].prod(-1)
+    counted = plugin._get_mm_token_metadata(images, [], [], processor)["image_grid_thw"].prod(-1)
+    assert counted.tolist() == made.tolist()
+    assert ids.count(processor.image_token_id) == sum(made.tolist()) // 4
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("patches were made to count tokens")
+
+    monkeypatch.setattr(type(plugin), "_get_mm_inputs", refuse)
+    assert encode(name, processor, messages, images)[0] == ids

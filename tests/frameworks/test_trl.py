@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import random
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from stcr_plugin.artefacts import model_digest
 from stcr_plugin.cli import main
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.local import fit
 from stcr_plugin.frameworks import launch
 from stcr_plugin.frameworks import trl as door
 from stcr_plugin.frameworks.mask import AuthorsMaskCollator
@@ -30,7 +28,6 @@ from stcr_plugin.frameworks.run import run_stage
 from stcr_plugin.frameworks.stage import read_record
 from stcr_plugin.frameworks.trl import TemporalCollator, dataset
 from stcr_plugin.frameworks.trl import training as backend
-from stcr_plugin.frameworks.trl.collator import fitted_size
 from stcr_plugin.frameworks.trl.keys import sorted_keys, trainer_config
 from stcr_plugin.frameworks.trl.training import through_trl
 from stcr_plugin.registry.rules import DataConfig
@@ -189,14 +186,6 @@ def test_a_picture_that_was_replaced_by_one_of_another_size_is_named(stocked: Wo
     row = collator.encoded(dataset(stocked.registry, "everyday")[0])
     with pytest.raises(DataError, match=r"has another size than when .* set overwrite_cache: true"):
         collator([{**row, "images": [Image.new("RGB", (30, 30))]}])
-
-
-def test_the_size_of_a_fitted_picture_is_told_without_it() -> None:
-    draw = random.Random(0)
-    sizes = [(draw.randint(1, 900), draw.randint(1, 900)) for _ in range(200)] + [(9000, 3), (2, 7000), (1, 1)]
-    for size in sizes:
-        most, least = draw.choice([(7056, 784), (589824, 1024), (4000, 3900)])
-        assert fitted_size(size, most, least) == fit(Image.new("L", size), most, least).size
 
 
 # ---- what is refused ----

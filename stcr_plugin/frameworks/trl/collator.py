@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stcr_plugin.artefacts import code_digest
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
-from stcr_plugin.evaluation.local import fit, scaled_size
+from stcr_plugin.evaluation.local import fit, fitted_size
 from stcr_plugin.frameworks.numbering import opened
 from stcr_plugin.frameworks.trl.conversation import segments
 from stcr_plugin.logits import IGNORE
@@ -178,18 +178,6 @@ class TemporalCollator:
     def _blank(self, tokens: int) -> list[int]:
         text = f"<|vision_start|>{self.processor.image_token * tokens}<|vision_end|>"
         return list(self.processor.tokenizer.encode(text, add_special_tokens=False))
-
-
-def fitted_size(size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
-    """Width and height that `evaluation.local.fit` gives a picture of `size`."""
-    width, height = size
-    if width * height > max_pixels:
-        width, height = scaled_size(width, height, max_pixels)
-    if width * height < min_pixels:
-        width, height = scaled_size(width, height, min_pixels)
-    width, height = max(width, 28), max(height, 28)
-    width = height * 180 if width / height > 200 else width
-    return width, width * 180 if height / width > 200 else height
 
 
 def _expanded(text: str, image: str, counts: Iterator[int]) -> str:
