@@ -39,7 +39,8 @@ TINY = (
     "logging_steps=1",
     "stcr.evaluate.pairs=4",
     "stcr.evaluate.max_new_tokens=12",
-    "dataloader_num_workers=0",  # a worker takes longer to start than so few steps
+    "dataloader_num_workers=0",  # a worker takes longer to start than so few steps, and so does another process
+    "preprocessing_num_workers=1",
 )
 UNPREPARED = ("stcr.prepare.data=null", "stcr.prepare.base=null")
 
