@@ -79,9 +79,8 @@ $(RUN)/.weak_only.done: $(RUN)/.base.done
 	$(DONE)
 
 $(RUN)/.%.evaluated: $(RUN)/.%.done
-	for split in $(SPLITS); do \
-	  stcr eval --model $(RUN)/$* --dataset $(NAME) --split $$split --limit $(PAIRS) --batch-size 32 \
-	    --registry $(REGISTRY); done
+	echo $(SPLITS) | OMP_NUM_THREADS=1 xargs -n 1 -P 2 stcr eval --model $(RUN)/$* --dataset $(NAME) --limit $(PAIRS) \
+	  --batch-size 32 --registry $(REGISTRY) --split
 	$(DONE)
 
 $(RUN)/.report.done: $(STAGES:%=$(RUN)/.%.evaluated)
