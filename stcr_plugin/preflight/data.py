@@ -288,6 +288,7 @@ class Encoder:
         self.template.mm_plugin = copy.copy(self.template.mm_plugin)
         self.process = self.template.mm_plugin._get_mm_inputs
         self.template.mm_plugin._get_mm_inputs = self._inputs
+        self.template.mm_plugin._get_mm_token_metadata = lambda *_: None  # then LLaMA-Factory asks _get_mm_inputs
         self.known: dict[tuple[Size, ...], Any] = {}
         self.tokenizer, self.model = model.tokenizer, model
         self.image_token = _image_token(self.template.mm_plugin, model)
