@@ -17,6 +17,9 @@ WINDOWS: tuple[tuple[str, float, float | None], ...] = (
 )
 """(steps, seconds from, seconds below). A step is one frame in ten of 30 a second, as SpatialLogic-Bench counts."""
 _QUARTERS = 4
+STEP = "A step is one frame in ten of 30 a second, the unit of SpatialLogic-Bench's windows."
+PHASE_KINDS = {"within": "within one phase", "crossing": "crossing phases"}
+"""The kinds of pairs that `by_phase` tells apart, in words."""
 _MOST_TASKS = 50
 Row = dict[str, Any]
 
@@ -66,7 +69,7 @@ def sections(row: Mapping[str, Any]) -> list[str]:
     quarters = [{**one, "seconds": _span(*one["seconds"])} for one in distances["quarters"]]
     parts = [
         "## By distance",
-        "A step is one frame in ten of 30 a second, the unit of SpatialLogic-Bench's windows.",
+        STEP,
         tables.figures_table(windows, ["steps", "seconds"]),
         "The same pairs in quarters of about equal size:",
         tables.figures_table(quarters, ["seconds"]),

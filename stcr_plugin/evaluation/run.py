@@ -209,8 +209,7 @@ def _write_report(
     out: Path, row: Mapping[str, Any], pairs: Sequence[Pair], answers: Sequence[Answer], registry: Path
 ) -> None:
     groups = [("all pairs", row)]
-    names = {"within": "within one phase", "crossing": "crossing phases"}
-    groups += [(names[kind], figures) for kind, figures in row["by_phase"].items()]
+    groups += [(breakdown.PHASE_KINDS[kind], figures) for kind, figures in row["by_phase"].items()]
     title = f"{row['name']}: {row['dataset']}, {row['split']}"
     plots.accuracies(out / PLOT, {title: groups})
     chosen = _examples(pairs, answers)

@@ -9,6 +9,7 @@ from typing import Any
 
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation import tables
+from stcr_plugin.evaluation.breakdown import PHASE_KINDS
 from stcr_plugin.evaluation.contamination import overlap_words
 from stcr_plugin.evaluation.metrics import paired_difference
 from stcr_plugin.evaluation.verdicts import CHANCE, RULES, Measure, Verdict, judged
@@ -307,11 +308,12 @@ def by_task(of: Sequence[Chain]) -> list[Section]:
 
 def by_phase(of: Sequence[Chain]) -> list[Section]:
     """The end of each chain: within and across phases, and a heat table of the earlier by the later frame's phase."""
-    kinds = {"within": "within one phase", "crossing": "crossing phases"}
     blocks: list[Block] = []
     for chain in of:
         row = chain.after.row
-        parts = [{"pairs of": kinds.get(kind, kind), **part} for kind, part in (row.get("by_phase") or {}).items()]
+        parts = [
+            {"pairs of": PHASE_KINDS.get(kind, kind), **part} for kind, part in (row.get("by_phase") or {}).items()
+        ]
         if parts:
             blocks += [Heading(f"{chain.title}: {code(chain.after.name)}")]
             blocks += [figures(parts, ["pairs of"], f"By phase, {chain.title}")]

@@ -42,8 +42,7 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
 
     if jobs < 1:
         raise ConfigError(f"jobs {jobs}: must be at least 1")
-    for seed in config.seeds:
-        _data(config, seed)  # a wrong name shall be told before hours of training
+    check_names(config)
     if config.equal == "steps":
         check_steps(config)
     out.mkdir(parents=True, exist_ok=True)
@@ -322,10 +321,17 @@ def check_steps(config: StudyConfig) -> None:
 
 
 def _data(config: StudyConfig, seed: int) -> DataConfig:
+    from stcr_plugin.registry.rules import load_data_config
+
+    return load_data_config(config.data, [*config.data_overrides, f"seed={seed}"])
+
+
+def check_names(config: StudyConfig) -> None:
+    """Raises ConfigError for a dataset or a split that no build of the study has, before hours of training."""
     from stcr_plugin.evaluation.controls import other_data
     from stcr_plugin.registry.rules import load_data_config
 
-    data = load_data_config(config.data, [*config.data_overrides, f"seed={seed}"])
+    data = _data(config, config.seeds[0])
     for name, stage in config.stages.items():
         for key in stage.datasets:
             if key not in data.datasets:
@@ -342,7 +348,6 @@ def _data(config: StudyConfig, seed: int) -> DataConfig:
             raise ConfigError(f"{key}: neither `data` nor `also` builds {build!r}, {nearest(build, list(builds))}")
         if part not in (splits := list(builds[build].splits)):
             raise ConfigError(f"{key}: {build} has no split {part!r}, {nearest(part, splits)}")
-    return data
 
 
 def _run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.evaluation import plots, seeds, tables, yesno
+from stcr_plugin.evaluation.breakdown import PHASE_KINDS, STEP
 from stcr_plugin.evaluation.controls import CONTROLS_JSON, read_rows
 from stcr_plugin.evaluation.run import RESULTS
 from stcr_plugin.evaluation.verdicts import MEANINGS
@@ -140,8 +141,9 @@ def _kinds_of_pairs(results: Sequence[dict[str, Any]], reference: str) -> list[K
 
 def _parts(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     phases, windows = result["by_phase"] or {}, (result["by_distance"] or {}).get("windows", ())
-    named = {"within": "within one phase", "crossing": "from one phase to another"}
-    return {named[kind]: part for kind, part in phases.items()} | {f"{one['steps']} steps": one for one in windows}
+    return {PHASE_KINDS[kind]: part for kind, part in phases.items()} | {
+        f"{one['steps']} steps": one for one in windows
+    }
 
 
 def _kinds_section(kinds: Sequence[KindOfPairs], reference: str) -> list[str]:
@@ -168,7 +170,7 @@ def _kinds_section(kinds: Sequence[KindOfPairs], reference: str) -> list[str]:
     ]
     return [
         "## Kinds of pairs",
-        "A step is one frame in ten of 30 a second, as the windows of SpatialLogic-Bench count.",
+        STEP,
         tables.markdown(heads, lines),
     ]
 

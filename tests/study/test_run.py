@@ -17,7 +17,7 @@ from tiny_stage import DATA, RECIPES, TINY, Workshop
 from stcr_plugin.config import from_mapping, load
 from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.study.rules import Plan, StudyConfig
-from stcr_plugin.study.run import check_steps, run_study
+from stcr_plugin.study.run import check_names, check_steps, run_study
 
 STUDIES = sorted((RECIPES / "studies").glob("*.yaml"))
 MINIMAL: dict[str, Any] = {
@@ -98,11 +98,9 @@ def test_rows_of_unequal_steps_are_named() -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_shipped_studies_are_whole_and_equal_as_they_say(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stcr_plugin.study.run import _data
-
     monkeypatch.chdir(RECIPES.parent)
     config = load(StudyConfig, path)
-    _data(config, config.seeds[0])
+    check_names(config)
     if config.equal == "steps":
         check_steps(config)
     assert config.name == path.stem

@@ -12,6 +12,7 @@ from typing import Any
 
 from stcr_plugin.artefacts import code_digest
 from stcr_plugin.errors import DataError
+from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.evaluation.local import fitted_size
 from stcr_plugin.frameworks.images import decoded, stand_in
 from stcr_plugin.frameworks.numbering import TEMPLATES, number_images
@@ -81,7 +82,10 @@ def _numbering(parent: type, after_image: str) -> type:
             count = getattr(processor.image_processor, "get_number_of_image_patches", None)
             if videos or audios or not images or count is None:
                 return super()._get_mm_token_metadata(images, videos, audios, processor)
-            pixels = getattr(processor, "image_max_pixels", 768 * 768), getattr(processor, "image_min_pixels", 32 * 32)
+            pixels = (
+                getattr(processor, "image_max_pixels", MAX_PIXELS),
+                getattr(processor, "image_min_pixels", MIN_PIXELS),
+            )
             sizes = [fitted_size(self._shown(image).size, *pixels) for image in images]
             return {"image_grid_thw": torch.tensor([[1, 1, count(height, width, {})] for width, height in sizes])}
 
