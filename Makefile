@@ -38,7 +38,7 @@ $(READY): pyproject.toml constraints.txt autoload/stcr_plugin_autoload.pth
 
 # ---- the main job: base and both stages, on a seed that chose nothing. Each line is a step that a user can run
 # alone; a step that was done is not done again, so a killed demo goes on. demo-ablation adds the rival: weak pairs
-# alone, from the same base and for as many steps as both stages together.
+# alone, from the same base and for as many steps as both stages together. Splits are evaluated side by side.
 
 STAGES := base stage1 stage2
 REGISTRY = $(RUN)/data_registry
@@ -79,7 +79,8 @@ $(RUN)/.weak_only.done: $(RUN)/.base.done
 	$(DONE)
 
 $(RUN)/.%.evaluated: $(RUN)/.%.done
-	echo $(SPLITS) | OMP_NUM_THREADS=1 xargs -n 1 -P 2 stcr eval --model $(RUN)/$* --dataset $(NAME) --limit $(PAIRS) \
+	echo $(SPLITS) | OMP_NUM_THREADS=$$(( ($(OMP_NUM_THREADS) + $(words $(SPLITS)) - 1) / $(words $(SPLITS)) )) \
+	  xargs -n 1 -P $(words $(SPLITS)) stcr eval --model $(RUN)/$* --dataset $(NAME) --limit $(PAIRS) \
 	  --batch-size 32 --registry $(REGISTRY) --split
 	$(DONE)
 

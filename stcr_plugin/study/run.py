@@ -132,7 +132,7 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, commands: _Commands) ->
             f"dataset={data.name}_forward", "--registry", str(registry),
         )  # fmt: skip
     planned = plans(config, seed, out, data.name)
-    missing = [plan for plan in planned if not _is_trained(plan, out / plan.name)]
+    missing = [plan for plan in planned if not _is_trained(plan, out / plan.name, registry)]
     commands.bar.update(len(planned) - len(missing))
     depths = {plan.name: len(config.chain(plan.name)) for plan in missing}
     for depth in sorted(set(depths.values())):  # what a stage starts from is trained when its turn comes
@@ -142,15 +142,25 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, commands: _Commands) ->
     return planned
 
 
-def _is_trained(plan: Plan, folder: Path) -> bool:
-    """Raises ConfigError where the stage was trained by another recipe."""
+def _is_trained(plan: Plan, folder: Path, registry: Path) -> bool:
+    """Raises ConfigError where the stage was trained by another recipe, on other data or from other weights."""
+    from stcr_plugin.registry.manifest import read_manifest
+
     record = read_record(folder) or {}
     if not record.get("finished"):
         return False
-    if _placed(record["recipe"]) != _placed(plan.recipe):
+    builds = [read_manifest(registry, name) for name in record["datasets"]]
+    data_then = {one["build"]: one["config_digest"] for one in record["data"]}
+    parent = read_record(Path(plan.recipe["model_name_or_path"])) or {}
+    another = {
+        "by another recipe": _placed(record["recipe"]) != _placed(plan.recipe),
+        "on other data": data_then != {one["name"]: one["config_digest"] for one in builds},
+        "from other weights": parent.get("model_digest") not in (None, record["parent_digest"]),
+    }
+    for how in (how for how, unlike in another.items() if unlike):
         raise ConfigError(
-            f"{folder}: was trained by another recipe than the study's now; delete that folder and those of the stages "
-            "that start from it, or give another --out"
+            f"{folder}: was trained {how} than the study's now; delete that folder and those of the stages that start "
+            "from it, or give another --out"
         )
     return True
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +187,16 @@ def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) 
     with pytest.raises(ConfigError, match="another `data_overrides`"):
         run_study(dataclasses.replace(config, data_overrides=("pairs.per_episode=4",)), tmp_path / "out")
 
+    stage = tmp_path / "out" / "seed1" / "stage2" / "stage.json"
+    record = stage.read_text()
+    for there, then, how in (
+        ("parent_digest", "0" * 64, "from other weights"),
+        ("data", [{"build": "tiny", "config_digest": "0" * 64}], "on other data"),
+    ):
+        stage.write_text(json.dumps({**json.loads(record), there: then}))
+        with pytest.raises(ConfigError, match=f"seed1/stage2: was trained {how}"):
+            run_study(config, tmp_path / "out")
+
 
 def test_recipe_is_the_same_however_the_folder_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stcr_plugin.study.run import _placed, _plan
@@ -241,17 +250,28 @@ def test_jobs_of_one_seed_run_at_once_and_none_before_what_it_starts_from(
 
 
 def test_nothing_is_begun_after_a_failure_whose_words_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, failed = list[tuple[str, str]](), threading.Event()
+    from stcr_plugin.study import run as module
+
+    begun, commands = list[tuple[str, str]](), list[module._Commands]()
+    both, first_base = threading.Barrier(2), threading.Event()
+
+    def kept(*arguments: Any) -> module._Commands:
+        commands.append(made(*arguments))
+        return commands[-1]
 
     def run(log: Path) -> None:
         begun.append((log.parents[1].name, log.stem))
-        if begun[-1] == ("seed2", "base"):
-            failed.set()
+        if log.stem == "data":
+            both.wait(30)
+        elif log.parents[1].name == "seed2":
+            first_base.wait(30)
             raise StcrError("the disk is full")
-        if begun[-1] == ("seed1", "base"):
-            failed.wait(30)
-            time.sleep(0.2)
+        else:
+            first_base.set()
+            commands[0]._failed.wait(30)
 
+    made = module._Commands
+    monkeypatch.setattr(module, "_Commands", kept)
     with pytest.raises(StcrError, match="the disk is full"):
         run_study(faked(monkeypatch, tmp_path, run), tmp_path / "out", jobs=2)
     assert sorted(begun) == [("seed1", "base"), ("seed1", "data"), ("seed2", "base"), ("seed2", "data")]
