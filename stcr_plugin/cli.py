@@ -373,8 +373,12 @@ def _engine(
 
 
 def _results_of(arguments: argparse.Namespace, engine: Engine, how: str = "", room: str = "eval") -> Path:
-    """Where results go unless --out says: beside the model, or for one that a server has below runs/eval."""
-    folder = f"{arguments.dataset}-{arguments.split}{f'-{how}' if how else ''}"
+    """Where results go unless --out says: beside the model, or for one that a server has below runs/eval.
+
+    What is asked otherwise than by the defaults has a folder of its own, and writes over no other figures.
+    """
+    told = [how] if how else []
+    folder = "-".join((arguments.dataset, arguments.split, *told, *_asked(arguments).otherwise))
     if arguments.model is None:
         served = re.sub(r"[^\w.-]+", "_", str(engine.identity().get("model") or arguments.oracle)).strip("._")
         return Path("runs", room, served or "model", folder)

@@ -29,7 +29,6 @@ from stcr_plugin.types import ORDERS, Answer, Change, Prompt, Query, Shown
 
 CONTROLS_JSON, CONTROLS_MD = "controls.json", "controls.md"
 PLAIN = "plain"
-_GROUPS = "{}_pictures"  # the folder of a row about groups
 _SIDES = re.compile(r"\b(?:left|right)\b|左|右", re.IGNORECASE)
 _BOTH_ORDERS = "training pairs in both orders, as many of each (`orders: both`)"
 
@@ -98,7 +97,7 @@ def controls(
 
     Each has a folder in `out` with all that run.evaluate writes, `plain` is the plain run, and a killed run goes on.
     `also` names other data, "NAME:SPLIT=label", whose rows are judged as the plain run is. Rows of an earlier run of
-    the same model, data and settings stay in the files. All else is as in run.evaluate. `pictures`: a row that asks
+    the same model, data and settings stay in the files. All else is as in run.evaluate. `pictures`: two rows that ask
     about groups of so many (see groups), 3 by default, with `only` none; `limit` takes as many groups as pairs.
     Returns the rows of this run. Raises ConfigError for an unknown control, a malformed `also` or a number of pictures
     that cannot be asked about, and what evaluate raises.
@@ -110,7 +109,10 @@ def controls(
     chosen = _chosen(only)
     others = other_data(also)
     count = 3 if pictures is None and only is None else pictures
-    grouped = None if count is None else from_mapping(GroupSettings, {"pictures": count}, "the options")
+    asked_of_groups = [
+        from_mapping(GroupSettings, {"pictures": count, "ask": ask}, "the options")
+        for ask in (groups.ASKS if count is not None else ())
+    ]
     out, registry = Path(out), Path(registry)
     who = subject(model_dir, registry, settings, engine)
     asked, engine = who.settings, who.engine  # one engine for all, so that a model is loaded once
@@ -142,8 +144,8 @@ def controls(
             rows.append(_not_applicable(control, reason))  # not every engine lets its model's turn be begun
         else:
             rows.append(_row(control, found, answers, len(pairs), resamples, seed))
-    if grouped:
-        folder = _GROUPS.format(grouped.pictures)
+    for grouped in asked_of_groups:
+        folder = _folder(grouped.pictures, grouped.ask)
         try:
             of_groups = evaluate_groups(
                 model_dir, dataset, split, out / folder, registry, asked, grouped, limit, seed, resamples, name, engine
@@ -189,6 +191,11 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(f"{path}: row {problem['loc'][0]}: {problem['msg']}; delete it, run again") from None
 
 
+def _folder(pictures: int, ask: str) -> str:
+    """Where a row about groups of pictures has its files."""
+    return f"{pictures}_pictures{'_order' if ask == 'order' else ''}"
+
+
 def _place(name: str, order: Sequence[str]) -> int:
     return order.index(name) if name in order else len(order)
 
@@ -221,7 +228,7 @@ def other_data(also: Sequence[str]) -> dict[str, tuple[str, str]]:
                 f"other data read NAME:SPLIT=label, such as stcr_regress:regress=non_monotone, got {text!r}"
             )
         dataset, split, label = match.groups()
-        if label in (PLAIN, *CONTROLS, CONTROLS_JSON, CONTROLS_MD, *map(_GROUPS.format, groups.ROWS)):
+        if label in (PLAIN, *CONTROLS, CONTROLS_JSON, CONTROLS_MD, *(_folder(*row) for row in groups.ROWS)):
             raise ConfigError(f"{text!r}: {label!r} is a name of the controls' own; give another label")
         if label in found:
             raise ConfigError(f"{text!r}: another row has the label {label!r}; give each its own")
@@ -247,7 +254,7 @@ def _prompts(control: Control, plain: Plain) -> list[Prompt]:
 
 def _row(control: Control, found: Results, plain: Sequence[Answer], pairs: int, resamples: int, seed: int) -> Row:
     measures = measured(found.row, read_answers(found.out / ANSWERS), plain, resamples, seed)
-    verdict, why = judged(RULES[control.rule], measures)
+    verdict, why = judged(RULES[control.rule], measures, found.row["n_episodes"])
     figures = dataclasses.asdict(found.figures) | {"intervals": found.row["intervals"]}
     return Row(
         **_texts(control),
@@ -277,7 +284,7 @@ def _known(name: str, asks: str, found: Results, folder: str) -> Row:
         for key in ("pair_accuracy", "earlier_closer_accuracy", "position_bias", "unparsed_rate")
         if found.row[key] is not None
     }
-    verdict, why = judged(RULES["knows"], measures)
+    verdict, why = judged(RULES["knows"], measures, found.row["n_episodes"])
     return Row(
         name=name,
         asks=asks,

@@ -62,6 +62,13 @@ class AskSettings:
         no_answers = ("batch_size", "other_image_size")
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in no_answers}
 
+    @property
+    def otherwise(self) -> tuple[str, ...]:
+        """What of `decides` is not the default, as a folder of results is named: "style_letters", "warn"."""
+        usual = AskSettings().decides
+        changed = {key: value for key, value in self.decides.items() if value != usual[key]}
+        return tuple(key if value is True else f"{key}_{value}" for key, value in changed.items())
+
 
 class Engine(Protocol):
     """Whatever can be asked. A new engine implements these two and nothing else."""

@@ -25,7 +25,7 @@ from stcr_plugin.evaluation.prompts import WORDINGS, names_of
 from stcr_plugin.evaluation.run import evenly
 from stcr_plugin.evaluation.subject import subject
 from stcr_plugin.evaluation.truth import config_of, true_progress
-from stcr_plugin.evaluation.verdicts import Measure, NotApplicableError, Row, above, said
+from stcr_plugin.evaluation.verdicts import Measure, NotApplicableError, Row, Rule, above, judged, worst
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.samples.questions import fill
 from stcr_plugin.types import Pair, Prompt, Said, Shown
@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
 GROUPS, ANSWERS, REPORT = "groups.json", "answers.jsonl", "groups.md"
 FEWEST, MOST = 3, 8
-ROWS: Mapping[int, str] = {
-    pictures: f"{word} pictures"
+ASKS = {"closest": "which is closest to completion", "order": "all in order, the closest first"}
+ROWS: Mapping[tuple[int, str], str] = {
+    (pictures, ask): f"{word} pictures{named}"
     for pictures, word in enumerate(("three", "four", "five", "six", "seven", "eight"), FEWEST)
+    for ask, named in (("closest", ""), ("order", " in order"))
 }
-"""Pictures -> what the controls call the row of such groups."""
+"""(pictures, what is asked) -> what the controls call the row of such groups."""
 _TRIES = 40  # random draws of a group's frames before a segment is taken to hold no further group
 
 
@@ -353,11 +355,16 @@ def chance(asked: GroupSettings) -> dict[str, float]:
 
 def summary(row: Mapping[str, Any]) -> str:
     """groups.json in one line."""
-    order = f", orders right {_shown(row, 'exact')}, tau {_shown(row, 'kendall_tau')}" if row["ask"] == "order" else ""
+    order = (
+        f", orders right {with_interval(row, 'exact')}, tau {with_interval(row, 'kendall_tau')}"
+        if row["ask"] == "order"
+        else ""
+    )
     return (
-        f"{row['name']}: closest of {row['pictures']} right {_shown(row, 'accuracy')}, chance "
-        f"{row['chance']['accuracy']:.1f} %; groups right in every arrangement {_shown(row, 'all_rotations')}{order}; "
-        f"named by place {list(row['places'])}; unparsed {row['unparsed_rate']:.1f} %"
+        f"{row['name']}: closest of {row['pictures']} right {with_interval(row, 'accuracy')}, chance "
+        f"{row['chance']['accuracy']:.1f} %; groups right in every arrangement "
+        f"{with_interval(row, 'all_rotations')}{order}; named by place {list(row['places'])}; "
+        f"unparsed {row['unparsed_rate']:.1f} %"
     )
 
 
@@ -365,15 +372,22 @@ def control(row: Mapping[str, Any], folder: str = "") -> Row:
     """groups.json as a row of the controls: whether the rule learned for two pictures is more than a rule of places."""
     asked = GroupSettings(pictures=row["pictures"], ask=row["ask"])
     bounds = row["intervals"] or {}
-    names = {"closest": "accuracy", "every_arrangement": "all_rotations", "unparsed_rate": "unparsed_rate"}
-    measures = {name: Measure(row[key], bounds.get(key)) for name, key in names.items()}
-    # A judge by place has exactly the level of chance, which rounding must not lift above itself.
+    names = {
+        "closest": "accuracy", "every_arrangement": "all_rotations", "whole_order": "exact",
+        "order_tau": "kendall_tau", "unparsed_rate": "unparsed_rate",
+    }  # fmt: skip
+    measures = {
+        name: _measure(row[key], bounds.get(key), 100 if name == "order_tau" else 1)
+        for name, key in names.items()
+        if row[key] is not None
+    }
+    verdict, why = judged(_rule(asked), measures, row["n_episodes"])
     return Row(
         **_texts(asked),
-        verdict=above(measures["closest"], row["chance"]["accuracy"] + 1e-9),
-        why="; ".join(said(name, measures[name]) for name in ("closest", "every_arrangement")),
+        verdict=verdict,
+        why=why,
         measures=measures,
-        figures={key: row[key] for key in (*_FIGURES, "intervals", "chance")},
+        figures={key: row[key] for key in (*FIGURES, "intervals", "chance")},
         folder=folder,
     )
 
@@ -383,20 +397,44 @@ def not_asked(asked: GroupSettings, reason: Exception) -> Row:
     return Row(**_texts(asked), verdict="not applicable", why=str(reason))
 
 
+def _measure(value: float, bounds: Sequence[float] | None, scale: int) -> Measure:
+    return Measure(scale * value, (scale * bounds[0], scale * bounds[1]) if bounds else None)
+
+
 def _texts(asked: GroupSettings) -> dict[str, Any]:
-    count, level = asked.pictures, chance(asked)["accuracy"]
+    count = asked.pictures
+    looks = {
+        "closest": "names the picture that is closest to completion in whatever place it stands",
+        "order": "lists the pictures by their state, wherever they stand",
+    }
     return {
-        "name": ROWS[count],
-        "asks": f"{count} pictures of one task in every rotation: {_ASKS[asked.ask]}",
-        "looks": "names the picture that is closest to completion in whatever place it stands",
-        "mends": f"training samples of {count} pictures, in all arrangements",
-        "rule": f"holds where the interval of accuracy lies above chance, {level:.1f} %, and fails where none of it "
-        "does",
+        "name": ROWS[count, asked.ask],
+        "asks": f"{count} pictures of one task in every rotation: {ASKS[asked.ask]}",
+        "looks": looks[asked.ask],
+        "mends": f"training samples of {count} pictures, in all arrangements"
+        + (", that ask for the order" if asked.ask == "order" else ""),
+        "rule": _rule(asked).words,
     }
 
 
-_FIGURES = tuple(field.name for field in dataclasses.fields(GroupFigures))
-_ASKS = {"closest": "which is closest to completion", "order": "all in order, the closest first"}
+def _rule(asked: GroupSettings) -> Rule:
+    level = chance(asked)["accuracy"]
+    words = f"holds where the interval of accuracy lies above chance, {level:.1f} %"
+    # A judge by place has exactly the level of chance, which rounding must not lift above itself.
+    if asked.ask == "closest":
+        return Rule(
+            f"{words}, and fails where none of it does",
+            ("closest", "every_arrangement"),
+            lambda measures: above(measures["closest"], level + 1e-9),
+        )
+    return Rule(
+        f"{words}, and that of tau above 0; fails where none of either does",
+        ("closest", "order_tau", "whole_order"),
+        lambda measures: worst((above(measures["closest"], level + 1e-9), above(measures["order_tau"], 1e-9))),
+    )
+
+
+FIGURES = tuple(field.name for field in dataclasses.fields(GroupFigures))
 _RATIOS = {
     "accuracy": ("right", "queries"),
     "all_rotations": ("all_right", "groups"),
@@ -501,7 +539,7 @@ def _truth(
     return known
 
 
-def _shown(row: Mapping[str, Any], name: str) -> str:
+def with_interval(row: Mapping[str, Any], name: str) -> str:
     """A figure with its interval; tau with two decimals, shares in percent with one."""
     form, unit = ("{:.2f}", "") if name == "kendall_tau" else ("{:.1f}", " %")
     bounds = (row["intervals"] or {}).get(name)
@@ -517,7 +555,11 @@ def _report(row: Mapping[str, Any]) -> str:
         "kendall_tau": "Kendall's tau-b with the true order; unparsed counts as 0",
     }
     lines = [
-        [meaning, _shown(row, name), ("{:.2f}" if name == "kendall_tau" else "{:.1f} %").format(row["chance"][name])]
+        [
+            meaning,
+            with_interval(row, name),
+            ("{:.2f}" if name == "kendall_tau" else "{:.1f} %").format(row["chance"][name]),
+        ]
         for name, meaning in meanings.items()
         if row[name] is not None
     ]
@@ -533,7 +575,7 @@ def _report(row: Mapping[str, Any]) -> str:
         "\n\n".join(
             [
                 f"# Groups of {row['pictures']} pictures: {title}",
-                f"{_ASKS[row['ask']].capitalize()}? {row['n_groups']} groups of {row['n_episodes']} episodes, each in "
+                f"{ASKS[row['ask']].capitalize()}? {row['n_groups']} groups of {row['n_episodes']} episodes, each in "
                 f"{row['n_queries'] // row['n_groups']} arrangements: {row['n_queries']} queries. Intervals: 95 %, "
                 f"bootstrap over episodes, {row['resamples']} resamples.",
                 tables.markdown(["figure", "value", "a coin gives"], lines),

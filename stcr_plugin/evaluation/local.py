@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +34,22 @@ def load(model_dir: Path) -> tuple[Any, Any]:
 
     if not Path(model_dir).is_dir():
         raise DataError(f"{model_dir}: no such folder; give a model folder, e.g. one that `hf download` has written")
-    cuda = torch.cuda.is_available()
-    model = assembled(model_dir, "auto" if cuda else torch.float32)
+    device = _device()
+    model = assembled(model_dir, torch.float32 if device == "cpu" else "auto")
     try:
         processor = AutoProcessor.from_pretrained(str(model_dir), local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{model_dir}: not loadable as a vision-language model: {error}") from error
-    model.to("cuda" if cuda else "cpu").eval()
+    model.to(device).eval()
     model.config.use_cache = True  # training saves false, and generation without a cache is quadratic
     processor.tokenizer.padding_side = "left"
     return model, processor
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def assembled(model_dir: Path, dtype: Any) -> Any:
@@ -119,7 +126,9 @@ class LocalEngine:
         return {
             "engine": "local",
             "model_digest": self._digest,
-            "code_digest": artefacts.code_digest("evaluation/local.py"),
+            "device": _device(),  # which decides the precision too
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+            "code_digest": artefacts.code_digest("evaluation/local.py", "evaluation/prompts.py"),
         }
 
     def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:

@@ -23,6 +23,7 @@ MARGIN = 10.0  # points of pair accuracy that a harmless change may cost, and a 
 CHANCE = 50.0  # pair accuracy, in percent, of a judge that ignores order but cannot tell the frames apart
 SWAY = 15.0  # points from 50 % that the second place may draw where the places are alike
 CLEAR = 75.0  # percent that a judgment must reach where all that it needs is given
+FEWEST = 10  # episodes of a verdict: of fewer, the bootstrap's intervals are far too narrow
 SAME = 95.0  # percent of answers that stay: from here on a change counts as not noticed
 
 
@@ -53,6 +54,11 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "second": ("second place %", "of the answers that could be read, those that name it; neither counts as half"),
     "second_probability": ("P(second) %", "mean probability of naming the second place"),
     "closest": ("closest named right %", "of groups of three and more pictures, answers that name the closest"),
+    "whole_order": ("whole order right %", "of groups of pictures, answers that list all in their order"),
+    "order_tau": (
+        "100 x tau",
+        "Kendall's tau of the order listed and the true one, times 100; an answer that lists none counts as 0",
+    ),
     "every_arrangement": ("right in every arrangement %", "groups whose closest picture is named in every rotation"),
     "same_answer": ("same answer %", "answers that are as in the plain run"),
     "same_frame": (
@@ -100,9 +106,16 @@ class Row:
     folder: str = ""
 
 
-def judged(rule: Rule, measures: Measures) -> tuple[Verdict, str]:
-    """The verdict, and the figures that it was reached by in words."""
-    return rule.verdict(measures), "; ".join(said(name, measures[name]) for name in rule.judged if name in measures)
+def judged(rule: Rule, measures: Measures, episodes: int) -> tuple[Verdict, str]:
+    """The verdict, and the figures that it was reached by in words. Of fewer than FEWEST `episodes` nothing is shown:
+
+    with few clusters an interval by bootstrap holds the truth much less often than it says (Cameron, Gelbach and
+    Miller 2008, Review of Economics and Statistics 90).
+    """
+    why = [said(name, measures[name]) for name in rule.judged if name in measures]
+    if episodes < FEWEST:
+        return "not shown", "; ".join([*why, f"{episodes} episodes, a verdict needs {FEWEST}"])
+    return rule.verdict(measures), "; ".join(why)
 
 
 def said(name: str, measure: Measure) -> str:
@@ -199,10 +212,13 @@ def above(measure: Measure, bound: float) -> Verdict:
     return "holds" if measure.low > bound else "fails" if measure.high <= bound else "not shown"
 
 
+def worst(found: Iterable[Verdict]) -> Verdict:
+    """Of the verdicts on several figures, the one on all of them."""
+    return max(found, key=("holds", "not shown", "fails").index)
+
+
 def _knows(measures: Measures) -> Verdict:
-    found = {above(measures[name], CHANCE) for name in RULES["knows"].judged if name in measures}
-    worst: tuple[Verdict, ...] = ("fails", "not shown", "holds")
-    return next(verdict for verdict in worst if verdict in found)
+    return worst(above(measures[name], CHANCE) for name in RULES["knows"].judged if name in measures)
 
 
 def _keeps(measures: Measures) -> Verdict:
@@ -257,7 +273,8 @@ RULES: Mapping[str, Rule] = {
     ),
     "unswayed": Rule(
         f"the second place may draw {50 - SWAY:.0f} to {50 + SWAY:.0f} %: holds where the interval lies inside, fails "
-        "where it lies outside; of the mean probability where probabilities were compared, else of the answers",
+        "where it lies outside; of the mean probability where probabilities were compared, since the likelier of two "
+        "places is always the same one where there is nothing to see, else of the answers",
         ("second_probability", "second"),
         _unswayed,
     ),

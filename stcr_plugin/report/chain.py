@@ -12,7 +12,7 @@ from stcr_plugin.evaluation import tables
 from stcr_plugin.evaluation.breakdown import PHASE_KINDS
 from stcr_plugin.evaluation.contamination import overlap_words
 from stcr_plugin.evaluation.metrics import paired_difference
-from stcr_plugin.evaluation.verdicts import CHANCE, RULES, Measure, Verdict, judged
+from stcr_plugin.evaluation.verdicts import CHANCE, FEWEST, RULES, Measure, Verdict, judged
 from stcr_plugin.report.document import (
     Block,
     Bullets,
@@ -118,7 +118,7 @@ def _asked(chain: Chain) -> str:
 
 
 _FOUND: Mapping[Verdict, str] = {
-    "holds": "is shown to tell which frame is closer to completion, in whatever order the two are shown",
+    "holds": "is shown to do better than a judge that ignores order but cannot tell the frames apart",
     "fails": "is shown not to do better than a judge that ignores order but cannot tell the frames apart",
     "not shown": "is not shown to do better than a judge that ignores order but cannot tell the frames apart",
 }
@@ -136,9 +136,12 @@ def _finding(row: Row) -> Finding:
         for name in rule.judged
         if row.get(name) is not None
     }
-    verdict, _ = judged(rule, measures)
+    verdict, _ = judged(rule, measures, row["n_episodes"])
+    if verdict == "holds" and row.get("overlap") and overlap_words(row["overlap"]).startswith("WARNING"):
+        verdict = "not shown"  # by pairs that it may have learned by heart
     shown = " and ".join(f"{_WHAT[name]} {tables.with_interval(row, name)} %" for name in measures)
-    return Finding(verdict, f"{code(row['name'])} {_FOUND[verdict]}: {shown}, against {CHANCE:.0f} %.")
+    few = f" {row['n_episodes']} episodes are too few for a verdict." if row["n_episodes"] < FEWEST else ""
+    return Finding(verdict, f"{code(row['name'])} {_FOUND[verdict]}: {shown}, against {CHANCE:.0f} %.{few}")
 
 
 def _state(row: Row) -> str:

@@ -121,12 +121,15 @@ def _groups(found: Sequence[Left]) -> list[Block]:
                 f"{row['chance']['accuracy']:.1f}",
                 share(row, "all_rotations"),
                 f"{row['chance']['all_rotations']:.1f}",
+                share(row, "exact"),
+                "-" if row["kendall_tau"] is None else groups.with_interval(row, "kendall_tau"),
                 " / ".join(map(str, row["places"])),
                 f"{row['n_groups']} of {row['n_episodes']}",
             ]
         )
     heads = ["name", "asked about", "pictures", "verdict", "closest named right %", "a coin gives"]
-    heads += ["groups right in every arrangement %", "a coin gives", "named by place", "groups of episodes"]
+    heads += ["groups right in every arrangement %", "a coin gives", "whole order right %", "Kendall's tau"]
+    heads += ["named by place", "groups of episodes"]
     rules = dict.fromkeys(f"{one.name}: {one.rule}." for one in (groups.control(left.row) for left in found))
     return [Table(heads, rows, "Groups of pictures"), Bullets(tuple(rules))]
 

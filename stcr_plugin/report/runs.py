@@ -21,7 +21,7 @@ Row = dict[str, Any]
 _NEEDED = {
     RESULTS: ("name", "dataset", "split", "mode", *RATES, "n_pairs", "n_episodes", "n_queries"),
     controls.CONTROLS_JSON: ("of", "rows"),
-    groups.GROUPS: ("name", "dataset", "split", "pictures", "ask", "accuracy", "intervals", "chance", "places"),
+    groups.GROUPS: ("name", "dataset", "split", "pictures", "ask", "intervals", "chance", *groups.FIGURES),
     yesno.GUARD: ("name", "questions", "n_pictures", "kinds"),
     progress.RANKING: ("words", "episode_id", "task", "frames"),
     progress.VOC: ("n_strips", "n_episodes", "intervals", "per_strip", *progress.MEANINGS),

@@ -12,6 +12,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.evaluation import plots, seeds, tables, yesno
 from stcr_plugin.evaluation.breakdown import PHASE_KINDS, STEP
 from stcr_plugin.evaluation.controls import CONTROLS_JSON, read_rows
+from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.run import RESULTS
 from stcr_plugin.evaluation.verdicts import MEANINGS
 from stcr_plugin.frameworks.stage import read_record
@@ -38,9 +39,12 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
     such as an evaluation by a comparator or controls of another split, is no part of it. Raises DataError where a row
     lacks results or was asked other pairs.
     """
+    asked_otherwise = AskSettings(mode=config.mode).otherwise
     results = [
         {
-            **artefacts.read_json(out / f"seed{seed}" / row / "eval" / f"{data}-{split}" / RESULTS),
+            **artefacts.read_json(
+                out / f"seed{seed}" / row / "eval" / "-".join((data, split, *asked_otherwise)) / RESULTS
+            ),
             "name": row,
             "seed": seed,
         }

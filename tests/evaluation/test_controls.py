@@ -38,6 +38,11 @@ def registry(tmp_path_factory):
     return build_toy(tmp_path_factory.mktemp("registry"), heldout=4, pairs=pairs, datasets=datasets)
 
 
+@pytest.fixture(autouse=True)
+def few_episodes_suffice(monkeypatch):
+    monkeypatch.setattr(verdicts, "FEWEST", 2)
+
+
 # ---- judges whose ways are known ----
 
 
@@ -442,7 +447,9 @@ def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_pa
     pairs = read_pairs(registry, "toy", "heldout")
     place = Oracle("position-only", pairs)
     rows = run(registry, tmp_path, None, engine=place, limit=8)  # every control, and groups of three
-    assert rows.keys() == {PLAIN, *CONTROLS, "three pictures"}
+    assert rows.keys() == {PLAIN, *CONTROLS, "three pictures", "three pictures in order"}
+    assert rows["three pictures in order"].verdict == "fails"
+    assert rows["three pictures in order"].measures["whole_order"].value < 50
     row = rows["three pictures"]
     assert row.verdict == "fails"
     assert row.why == (
@@ -455,9 +462,10 @@ def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_pa
     assert artefacts.read_json(tmp_path / row.folder / "groups.json")["accuracy"] == row.measures["closest"].value
     assert "closest named right % |" in (tmp_path / "controls.md").read_text()
     more = run(registry, tmp_path, None, only=["letters"], engine=place, limit=8, pictures=4)
-    assert [*more] == [PLAIN, "letters", "four pictures"]
+    assert [*more] == [PLAIN, "letters", "four pictures", "four pictures in order"]
     written = [row.name for row in read_rows(tmp_path / "controls.json")]
-    assert written == [PLAIN, *CONTROLS, "three pictures", "four pictures"]
+    of_groups = [f"{count} pictures{asked}" for count in ("three", "four") for asked in ("", " in order")]
+    assert written == [PLAIN, *CONTROLS, *of_groups]
     none = run(registry, tmp_path, None, only=["letters"], engine=place, limit=8)
     assert [*none] == [PLAIN, "letters"]
 
@@ -552,7 +560,15 @@ def test_verdict_follows_from_the_intervals(rule, given, verdict):
 def test_nothing_is_shown_by_a_single_episode():
     alone = {name: Measure(80.0) for name in verdicts.MEANINGS}
     assert {name: rule.verdict(alone) for name, rule in RULES.items()} == dict.fromkeys(RULES, "not shown")
-    assert judged(RULES["keeps"], alone)[1] == "pair accuracy % 80.0 (no interval); difference +80.0 (no interval)"
+    assert judged(RULES["keeps"], alone, 10)[1] == "pair accuracy % 80.0 (no interval); difference +80.0 (no interval)"
+
+
+def test_too_few_episodes_show_nothing(monkeypatch):
+    monkeypatch.undo()
+    sure = {"pair_accuracy": Measure(99.0, (98.0, 100.0))}
+    assert judged(RULES["knows"], sure, verdicts.FEWEST)[0] == "holds"
+    verdict, why = judged(RULES["knows"], sure, verdicts.FEWEST - 1)
+    assert (verdict, why) == ("not shown", "pair accuracy % 99.0 (98.0 to 100.0); 9 episodes, a verdict needs 10")
 
 
 def answers(chosen, logprobs=(None, None, None)):

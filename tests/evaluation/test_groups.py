@@ -10,6 +10,7 @@ from toy_build import build_toy
 from stcr_plugin.cli import main
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation import verdicts
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.groups import (
     Group,
@@ -39,6 +40,11 @@ DIRECT = AskSettings(mode="direct")
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
     return build_toy(tmp_path_factory.mktemp("registry"), heldout=4, pairs=PAIRS)
+
+
+@pytest.fixture(autouse=True)
+def few_episodes_suffice(monkeypatch):
+    monkeypatch.setattr(verdicts, "FEWEST", 2)
 
 
 class Judge:
@@ -245,14 +251,24 @@ def test_judge_that_looks_holds_and_one_that_goes_by_place_fails(registry, tmp_p
     assert (place["accuracy"], place["all_rotations"]) == (25, 0)
     assert place["places"] == (0, place["n_queries"], 0, 0)
     assert place["place_p"] < 1e-6
-    assert (control(place).verdict, control(place).name) == ("fails", "four pictures")
+    name = "four pictures" if ask == "closest" else "four pictures in order"
+    assert (control(place).verdict, control(place).name) == ("fails", name)
     if ask == "order":
         assert (looks["exact"], looks["kendall_tau"]) == (100, 1)
         assert place["exact"] < 50
         assert place["chance"]["exact"] == pytest.approx(100 / math.factorial(4))
     report = (tmp_path / "looks" / "groups.md").read_text()
-    assert "four pictures: **holds**" in report
+    assert f"{name}: **holds**" in report
     assert json.loads((tmp_path / "looks" / "groups.json").read_text())["accuracy"] == 100
+
+
+def test_order_must_be_better_than_none():
+    row = dict.fromkeys([field.name for field in dataclasses.fields(GroupFigures)], 5.0)
+    row |= {"pictures": 3, "ask": "order", "chance": {"accuracy": 100 / 3}, "accuracy": 60.0, "kendall_tau": 0.1}
+    closest = {"accuracy": (50.0, 70.0)}
+    assert control(row | {"intervals": closest | {"kendall_tau": (0.02, 0.2)}}).verdict == "holds"
+    assert control(row | {"intervals": closest | {"kendall_tau": (-0.02, 0.2)}}).verdict == "not shown"
+    assert control(row | {"intervals": closest | {"kendall_tau": (-0.4, -0.2)}}).verdict == "fails"
 
 
 def test_interval_that_reaches_chance_shows_nothing():

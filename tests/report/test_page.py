@@ -17,6 +17,7 @@ from PIL import Image
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import DataError
+from stcr_plugin.evaluation import verdicts
 from stcr_plugin.evaluation.comparators import comparator
 from stcr_plugin.evaluation.controls import controls
 from stcr_plugin.evaluation.controls import write as write_controls
@@ -136,6 +137,13 @@ def runs(registry, pairs, tmp_path_factory):
     rank_frames(engine, strips[0], stage2 / "rank" / "one")
     value_order(engine, strips, stage2 / "rank" / "voc", resamples=50)
     return [folder / name for name in chain]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_episodes_suffice():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdicts, "FEWEST", 2)
+        yield
 
 
 @pytest.fixture(scope="module")

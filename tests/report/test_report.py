@@ -21,7 +21,7 @@ def written(runs, out):
 
 def test_gap_before_and_after_is_told(tmp_path):
     text = written(chain(tmp_path, results(96.0, 94.5, 91.0), results(80.0, 40.0, 30.0)), tmp_path / "out")
-    assert "`stage2` is shown to tell which frame is closer to completion" in text
+    assert "`stage2` is shown to do better than a judge that ignores order" in text
     before = "pair accuracy 0.0 (-3.0 to 3.0) %, forward 100.0 %, backward 0.0 %, gap +100.0 points"
     after = "pair accuracy 91.0 (88.0 to 94.0) %, forward 96.0 %, backward 94.5 %, gap +1.5 points"
     assert f"Before, `base`: {before}. After, `stage2`: {after}. " in text
@@ -366,7 +366,9 @@ def test_overlap_with_the_training_is_told_where_results_carry_it(tmp_path):
     assert (
         "| stage1 | toy | heldout | WARNING: the model was trained on what it is evaluated on: 3 of 4 episodes" in text
     )
-    assert "Overlap with the training data" not in written(runs[2:], tmp_path / "old_out")
+    assert "`stage1` is not shown to do better than a judge" in written(runs[1:2], tmp_path / "stage1_out")
+    assert "`old` is shown to do better than a judge" in (old := written(runs[2:], tmp_path / "old_out"))
+    assert "Overlap with the training data" not in old
 
 
 def test_training_time_is_summed_where_known(tmp_path):
