@@ -97,7 +97,7 @@ REAL ?= ../shared/real/g1_pick_bottle
 
 real: | $(READY)
 	$(MAKE) demo RUN=runs/g1 DATA='recipes/data/g1_pick_bottle.yaml source.root=$(REAL)' NAME=g1 SPLITS=heldout \
-	  DEV=heldout PAIRS=900 STAGE1=max_steps=800 STAGE2=max_steps=1400 WEAK_ONLY=max_steps=2200
+	  DEV=heldout PAIRS=900 STAGE1=max_steps=800 STAGE2=max_steps=1400
 
 # ---- checks
 

@@ -7,13 +7,19 @@ embedded base has random weights (architecture.py), so `build` teaches it the fi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from stcr_plugin import artefacts
 from stcr_plugin.architecture import Architecture, write_checkpoint
 from stcr_plugin.config import load, settings
 from stcr_plugin.errors import ChainError
 from stcr_plugin.pretraining import Pretraining, teach_to_describe
+
+MADE = "base.json"
+"""What a base was made by, in its folder."""
 
 
 @settings
@@ -37,14 +43,22 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
     """`stcr base build`: write the checkpoint, teach it to describe, train the prior into it. Returns its folder.
 
     `train` trains one stage, as `stcr train` does: a recipe with overrides laid over it. A finished base is left as
-    it is. Raises ChainError where the gap stays too small or was not measured.
+    it is. Raises ChainError where that was made by another configuration, and as `check_prior` does.
     """
     from stcr_plugin.frameworks.stage import read_record
 
     base = load(BaseConfig, config, overrides)
     out = Path(base.out)
     start = out.with_name(f"{out.name}_random")
-    if not (read_record(out) or {}).get("finished"):
+    made = json.loads(json.dumps({key: value for key, value in asdict(base).items() if key not in ("out", "gap_over")}))
+    if (read_record(out) or {}).get("finished"):
+        there = artefacts.read_json(out / MADE) if (out / MADE).is_file() else made
+        if unlike := [key for key in made if made[key] != there.get(key)]:
+            raise ChainError(
+                f"{out}: holds a base that was made with another {' and '.join(unlike)}; to make it anew delete that "
+                f"folder and {start}, or give another `out`"
+            )
+    else:
         write_checkpoint(start, base.architecture, base.seed)
         if base.pretraining:
             teach_to_describe(start, base.pretraining, base.seed)
@@ -54,6 +68,16 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
         if base.split:
             overrides += [f"stcr.evaluate.split={base.split}"]
         train(base.prior, overrides)
+        artefacts.write_json(out / MADE, made)
+    check_prior(base)
+    return out
+
+
+def check_prior(base: BaseConfig) -> None:
+    """Raises ChainError where the gap of a finished base is too small or was not measured."""
+    from stcr_plugin.frameworks.stage import read_record
+
+    out = Path(base.out)
     figures = (read_record(out) or {}).get("figures", [])
     gap = next((row["gap_points"] for row in reversed(figures) if row["when"] == "after"), None)
     if gap is None:
@@ -66,4 +90,3 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
             f"{out}: the prior's gap is {gap:.1f} points, not over {base.gap_over:g}; raise max_steps in {base.prior} "
             "and delete that folder, then run again"
         )
-    return out

@@ -44,6 +44,15 @@ def test_prior_is_trained_into_the_random_checkpoint_once(config, tmp_path):
     assert len(calls) == 1, "a finished base was trained again"
 
 
+def test_base_that_was_made_otherwise_is_not_taken_for_this_one(config):
+    build(config, ["seed=3"], "sets", trained(95.0, []))
+    with pytest.raises(
+        ChainError, match=r"made with another seed and architecture; to make it anew delete that folder and .*_random"
+    ):
+        build(config, ["seed=4", "architecture.layers=5"], "sets", trained(95.0, []))
+    assert build(config, ["seed=3", "gap_over=80"], "sets", trained(95.0, []))
+
+
 @pytest.mark.parametrize("gap", [70.0, 12.5, -95.0])
 def test_base_without_the_order_bias_is_refused(config, gap):
     with pytest.raises(

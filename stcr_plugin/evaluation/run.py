@@ -224,7 +224,7 @@ def _write_report(
         if row["settings"]["generate"] or row["mode"] == "cot"
         else "The model was not left to write: "
         f"the {'likeliest of the three' if row['ties'] else 'likelier of the two'} answers counts, "
-        "so none can be unparsed."
+        "so that none is unparsed, unless they are equally likely."
     )
     words = [
         [

@@ -60,6 +60,8 @@ def subject(
 def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
     """`settings` with what they leave open taken from the model's stage: pictures are sized as in its training.
 
+    Answers may be as long as its callback let them be, where `max_new_tokens` is the default.
+
     Raises ConfigError where they ask for another size of pictures and do not say `other_image_size`.
     """
     where, given = "the settings, completed by the model's stage.json", dataclasses.asdict(settings)
@@ -72,5 +74,8 @@ def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
     trained = {key: stage.get(key) for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None}
     taken = from_mapping(AskSettings, given | trained, where)
     most, least = taken.pixels
-    rest = {"mode": taken.mode or "direct", "image_max_pixels": most, "image_min_pixels": least}
+    rest: dict[str, Any] = {"mode": taken.mode or "direct", "image_max_pixels": most, "image_min_pixels": least}
+    if given["max_new_tokens"] == AskSettings.max_new_tokens:  # reasons as long as the callback let them be
+        asked = (stage.get("settings") or {}).get("evaluate") or {}
+        rest["max_new_tokens"] = asked.get("max_new_tokens") or AskSettings.max_new_tokens
     return from_mapping(AskSettings, given | rest, where)

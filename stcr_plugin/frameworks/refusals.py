@@ -77,6 +77,24 @@ def refuse_what_cannot_work(args: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_more_than_the_answer(args: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what would put the loss on other tokens than a sample's answer, or mix two samples."""
+    refused = {
+        "train_on_prompt": (args.get("train_on_prompt"), "the loss would be on the question and on picture tokens too"),
+        "ignore_pad_token_for_loss": (
+            args.get("ignore_pad_token_for_loss") is False,
+            "the loss would be on the padding too",
+        ),
+        "packing": (
+            args.get("packing") and not args.get("neat_packing"),
+            "the samples of a pack would see each other, unless neat_packing: true keeps them apart",
+        ),
+    }
+    for key, (is_so, why) in refused.items():
+        if is_so:
+            raise ConfigError(f"{key}: {args[key]}, but {why}; remove {key} from the recipe")
+
+
 def refuse_to_stream_in_vain(args: Mapping[str, Any]) -> None:
     """Raises ConfigError where `streaming` lacks a setting without which LLaMA-Factory dies, or trains on nothing.
 

@@ -17,6 +17,7 @@ from stcr_plugin.config import from_mapping, load
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks.recipe import datasets, media_dir, starting_point
 from stcr_plugin.frameworks.refusals import (
+    refuse_more_than_the_answer,
     refuse_to_mix_a_curriculum,
     refuse_to_overwrite,
     refuse_to_stream_in_vain,
@@ -26,6 +27,7 @@ from stcr_plugin.frameworks.settings import Evaluate, StcrSettings
 from stcr_plugin.frameworks.stage import parent_record, read_record
 
 if TYPE_CHECKING:
+    from stcr_plugin.base import BaseConfig
     from stcr_plugin.frameworks.adapters import Start
     from stcr_plugin.frameworks.record import Record
 
@@ -59,12 +61,13 @@ def run_stage(args: dict[str, Any], callbacks: list[Any] | None, train: Train, b
         )
     settings = from_mapping(StcrSettings, block, "the recipe's `stcr:` block")
     refuse_what_cannot_work(args)
+    refuse_more_than_the_answer(args)
     refuse_to_stream_in_vain(args)
     refuse_to_overwrite(args)
     registry = Path(args.setdefault("dataset_dir", "data_registry"))
-    _prepare(settings, args, registry)
     from_stage = settings.starts_from == "stage"
     parent = parent_record(starting_point(args), args["template"], settings.name) if from_stage else None
+    _prepare(settings, args, registry)
     start = start_of(args, settings.adapter, from_stage)
     manifests = manifests_of(args, registry)
     build = next(iter(manifests), None)
@@ -122,13 +125,17 @@ def _prepare(settings: StcrSettings, args: Mapping[str, Any], registry: Path) ->
 
         base = load(BaseConfig, settings.prepare.base)
         if Path(args["model_name_or_path"]) == Path(base.out):
-            _build_base(settings.prepare.base, Path(base.out), registry)
+            _build_base(settings.prepare.base, base, registry)
 
 
-def _build_base(config: str, out: Path, registry: Path) -> None:
-    """`stcr base build` in a process of its own, since one process trains one model."""
+def _build_base(config: str, base: BaseConfig, registry: Path) -> None:
+    """`stcr base build` in a process of its own, since one process trains one model; a finished one is left alone."""
+    from stcr_plugin.base import check_prior
+
+    out = Path(base.out)
     with artefacts.locked(out.with_name(f".{out.name}.lock")):
         if (read_record(out) or {}).get("finished"):
+            check_prior(base)
             return
         environment = {
             key: value

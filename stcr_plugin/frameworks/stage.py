@@ -21,12 +21,18 @@ def parent_record(model: str, template: str, recipe: str) -> dict[str, Any]:
     """The record of the finished stage whose output `model` is. Raises ChainError saying how to mend it."""
     run = Path(model)
     record = read_record(run)
-    mend = f"train it first, or set model_name_or_path to a finished stage (recipe: {recipe})"
+    mend = f"or set model_name_or_path of {recipe!r} to a finished stage"
     if record is None:
         what = "holds no stage.json, so it is no stage's output" if run.is_dir() else "does not exist"
-        raise ChainError(f"{model}: this stage starts from a stage, but that {what}; {mend}")
+        raise ChainError(
+            f"{model}: {recipe!r} starts from a stage, but that {what}; train it first, by a recipe whose output_dir "
+            f"is {model} (such as recipes/stage1_cot.yaml), {mend}"
+        )
     if not record.get("finished"):
-        raise ChainError(f"{model}: the stage {record.get('name')!r} was started but did not finish; {mend}")
+        raise ChainError(
+            f"{model}: the stage {record.get('name')!r} was started but did not finish; run its command again, which "
+            f"goes on where it stopped, {mend}"
+        )
     if record.get("template") != template:
         raise ChainError(
             f"{model}: stage {record.get('name')!r} was trained with template {record.get('template')!r}, this one "

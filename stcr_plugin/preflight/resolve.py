@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError
+from stcr_plugin.frameworks.llamafactory.training import refuse_unknown_keys
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,12 @@ class Resolved:
 
 
 def resolve(args: Mapping[str, Any], gpus: int) -> Resolved:
-    """`args`: a recipe without its `stcr:` block. Raises ConfigError for what LLaMA-Factory would refuse.
-
-    An unknown key is named with the nearest match, which LLaMA-Factory's own message lacks.
-    """
+    """`args`: a recipe without its `stcr:` block. Raises ConfigError for what LLaMA-Factory would refuse."""
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")  # its tables of settings hide the verdicts
     from llamafactory.hparams import parser
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    known = [field.name for kind in parser._TRAIN_ARGS for field in dataclasses.fields(kind) if field.init]
-    unknown = [f"unknown key {key!r}, {nearest(key, known)}" for key in args if key not in known]
-    if unknown:
-        raise ConfigError("; ".join(unknown))
+    refuse_unknown_keys(args)
     with _on(gpus, distributed=gpus > 1 or bool(args.get("deepspeed"))):
         try:
             model, data, training, finetuning, _ = parser.get_train_args(dict(args))

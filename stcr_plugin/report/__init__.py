@@ -98,8 +98,8 @@ def _results(found: Runs, of: Sequence[Chain], compared: Sequence[Section], out:
         figures(rows, ["name", "dataset", "split", "mode", *asked], "Figures of the chain"),
         Words(
             "Pair accuracy with its 95 % interval (bootstrap over episodes) where there are two episodes or more. In "
-            "mode cot the answer is written and parsed; in mode direct the likeliest answer counts, so that none can "
-            "be unparsed, unless `generate` was set."
+            "mode cot the answer is written and parsed; in mode direct the likeliest answer counts, so that none is "
+            "unparsed, unless two are equally likely or `generate` was set."
         ),
         Plot(out / PLOT, "Forward, backward and pair accuracy, stage by stage", len(panels)),
     ]

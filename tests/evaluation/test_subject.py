@@ -26,6 +26,16 @@ def test_settings_are_completed_by_the_stage_and_changes_lie_over_them(tmp_path)
     assert subject(tmp_path, tmp_path, engine=Served(engine="e"), mode="direct").settings.mode == "direct"
 
 
+def test_answers_may_be_as_long_as_the_callback_of_the_stage_let_them_be(tmp_path):
+    evaluate = {"max_new_tokens": 400}
+    (tmp_path / "stage.json").write_text(json.dumps({"name": "stage1", "settings": {"evaluate": evaluate}}))
+    engine = Served(engine="e")
+    assert subject(tmp_path, tmp_path, engine=engine).settings.max_new_tokens == 400
+    assert subject(tmp_path, tmp_path, AskSettings(max_new_tokens=64), engine).settings.max_new_tokens == 64
+    (tmp_path / "stage.json").write_text(json.dumps({"name": "stage1", "settings": {"evaluate": None}}))
+    assert subject(tmp_path, tmp_path, engine=engine).settings.max_new_tokens == 256
+
+
 def test_model_is_called_as_it_is_told_then_by_stage_folder_and_server(tmp_path):
     folder = tmp_path / "base"
     folder.mkdir()

@@ -12,6 +12,7 @@ import pytest
 from tiny_stage import DATA, RECIPES, Workshop
 
 from stcr_plugin.artefacts import model_digest
+from stcr_plugin.base import BaseConfig
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
 from stcr_plugin.frameworks import launch, run
 from stcr_plugin.frameworks.llamafactory import training
@@ -49,6 +50,15 @@ def args_of(workshop: Workshop, recipe: str = "stage1_cot", **changes: Any) -> d
         ),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: transformers does not shift the labels"),
         ({"use_asft_loss": True}, "use_asft_loss: its reference model is not shown the pictures; remove use_asft_loss"),
+        (
+            {"train_on_prompt": True},
+            "train_on_prompt: True, but the loss would be on the question and on picture tokens too",
+        ),
+        ({"packing": True}, "packing: True, but the samples of a pack would see each other"),
+        (
+            {"ignore_pad_token_for_loss": False},
+            "ignore_pad_token_for_loss: False, but the loss would be on the padding",
+        ),
         ({"do_train": None}, "do_train: is not true, so nothing would be trained; set do_train: true"),
         ({"stage": "dpo"}, "stage: 'dpo', but both STCR stages are supervised; set stage: sft"),
         ({"stage": None}, "stage: None, but both"),
@@ -97,7 +107,7 @@ def test_a_wrong_block_names_what_is_wrong_in_it(workshop: Workshop, block: Any,
 
 
 def stage_folder(root: Path, **record: Any) -> str:
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     values = {"name": "stage1", "template": "stcr_qwen2_vl", "finished": True, **record}
     (root / "stage.json").write_text(json.dumps(values), encoding="utf-8")
     return str(root)
@@ -106,7 +116,7 @@ def stage_folder(root: Path, **record: Any) -> str:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda root: str(root), "this stage starts from a stage, but that does not exist; train it first"),
+        (lambda root: str(root), "'stage2' starts from a stage, but that does not exist; train it first"),
         (lambda root: stage_folder(root, finished=False), "the stage 'stage1' was started but did not finish"),
         (lambda root: stage_folder(root, template="stcr_qwen3_vl"), "set template: stcr_qwen3_vl"),
     ],
@@ -122,6 +132,18 @@ def test_stage_2_is_refused_without_a_finished_stage_1_of_its_template(
     assert str(caught.value).startswith(f"{start}: ")
     assert says in str(caught.value)
     assert not (workshop.root / "refused").exists()
+
+
+def test_nothing_is_prepared_for_a_stage_that_cannot_start(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_prepare", lambda *_: pytest.fail("data were built for a stage that cannot start"))
+    args = args_of(empty, "stage2_weak", model_name_or_path=str(empty.root / "stage1"))
+    with pytest.raises(ChainError, match="does not exist; train it first, by a recipe whose output_dir is"):
+        run_stage(args, None, trained)
+
+
+def test_unknown_key_of_a_recipe_names_the_nearest(workshop: Workshop) -> None:
+    with pytest.raises(ConfigError, match="unknown key 'learning_rte', did you mean 'learning_rate'"):
+        workshop.train("weak", "misspelt", "learning_rte=1")
 
 
 def test_a_finished_stage_is_not_overwritten_unless_asked_to_and_its_record_stays(
@@ -226,7 +248,7 @@ def test_only_what_the_recipe_names_is_prepared(
     base = empty.write_yaml(empty.root / "base.yaml", {"out": "base", "prior": "prior.yaml"})
     built: list[Any] = []
     monkeypatch.setattr("stcr_plugin.registry.build.build", lambda data, registry: built.append(("data", data.name)))
-    monkeypatch.setattr(run, "_build_base", lambda config, out, registry: built.append(("base", out)))
+    monkeypatch.setattr(run, "_build_base", lambda config, base, registry: built.append(("base", Path(base.out))))
     block = run.from_mapping(
         run.StcrSettings,
         {"name": "a", "mode": "cot", "prepare": {"data": str(empty.data), "base": str(base)}},
@@ -240,9 +262,13 @@ def test_a_base_that_is_finished_is_left_alone(empty: Workshop, monkeypatch: pyt
     def called(*_: Any, **__: Any) -> None:
         raise AssertionError("a finished base was to be left alone")
 
-    stage_folder(empty.base)
+    base = BaseConfig(out=str(empty.base), prior="prior.yaml")
+    stage_folder(empty.base, figures=[{"when": "after", "gap_points": 95.0}])
     monkeypatch.setattr(run.subprocess, "run", called)
-    run._build_base("base.yaml", empty.base, empty.registry)
+    run._build_base("base.yaml", base, empty.registry)
+    stage_folder(empty.base, figures=[{"when": "after", "gap_points": 12.5}])
+    with pytest.raises(ChainError, match=r"the prior's gap is 12\.5 points, not over 70"):
+        run._build_base("base.yaml", base, empty.registry)
 
 
 def test_a_base_is_built_by_one_process_that_knows_nothing_of_the_ranks(
@@ -259,7 +285,7 @@ def test_a_base_is_built_by_one_process_that_knows_nothing_of_the_ranks(
         monkeypatch.setenv(variable, "1")
     monkeypatch.setattr(run.subprocess, "run", failing)
     with pytest.raises(StcrError, match=r"base\.yaml: the base could not be built \(exit code 3\)"):
-        run._build_base("base.yaml", empty.base, empty.registry)
+        run._build_base("base.yaml", BaseConfig(out=str(empty.base), prior="prior.yaml"), empty.registry)
     assert seen["command"][0] == sys.executable
     assert not [key for key in seen["env"] if "RANK" in key or key.startswith("TORCHEL") or key in launcher]
 

@@ -67,10 +67,13 @@ def _numbering(parent: type, after_image: str) -> type:
         def _shown(self, image: Any) -> Any:
             try:
                 return decoded(image, self.media_dir)
-            except DataError:
+            except DataError as error:
                 if self.bad_pictures == "replace":
                     return stand_in(image)
-                raise
+                raise DataError(
+                    f"{error}; `stcr data build` with that data's configuration puts a damaged or missing picture "
+                    "back, and stcr.bad_pictures: replace trains on other samples in its place"
+                ) from None
 
         def _get_mm_token_metadata(self, images: Any, videos: Any, audios: Any, processor: Any) -> Any:
             """What LLaMA-Factory counts a sample's image tokens by: its patches, from each picture's size alone.

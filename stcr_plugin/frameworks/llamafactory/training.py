@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks.launch import under_torchrun
 from stcr_plugin.frameworks.recipe import media_dir, read_recipe
@@ -17,7 +19,7 @@ from stcr_plugin.frameworks.run import Train, run_stage
 
 RunExp = Callable[..., None]
 
-KNOWN_VERSIONS = ("0.9.3", "0.9.4", "0.9.5")
+KNOWN_VERSIONS = ("0.9.4", "0.9.5")
 
 
 def wrap_run_exp(tuner: Any) -> None:
@@ -43,6 +45,7 @@ def wrap_run_exp(tuner: Any) -> None:
         if not isinstance(args, dict) or "stcr" not in args or _on_ray():
             return original(args, callbacks)
         try:
+            refuse_unknown_keys({key: value for key, value in args.items() if key != "stcr"})
             run_stage(args, callbacks, through(original))
         except StcrError as error:
             raise SystemExit(f"stcr: {error}") from None
@@ -99,7 +102,17 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
         tuner.run_exp(args)
         return
     run_exp = getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)
+    refuse_unknown_keys({key: value for key, value in args.items() if key != "stcr"})
     run_stage(args, None, through(run_exp))
+
+
+def refuse_unknown_keys(args: Mapping[str, Any]) -> None:
+    """Of a recipe without its `stcr:` block. Raises ConfigError with the nearest match, which LLaMA-Factory's lacks."""
+    from llamafactory.hparams import parser
+
+    known = [field.name for kind in parser._TRAIN_ARGS for field in dataclasses.fields(kind) if field.init]
+    if unknown := [f"unknown key {key!r}, {nearest(key, known)}" for key in args if key not in known]:
+        raise ConfigError("; ".join(unknown))
 
 
 def _needs_torchrun() -> bool:
