@@ -19,7 +19,7 @@ from stcr_plugin.frameworks.stage import read_record
 from stcr_plugin.study.rules import Plan, StudyConfig
 
 REPORT, TABLE, PLOT = "study.md", "study.json", "study.png"
-_SHOWN = ("pair_accuracy", "forward_accuracy", "backward_accuracy", "gap_points", "order_consistency")
+_SHOWN = ("pair_accuracy", "forward_accuracy", "backward_accuracy", "gap_points", "order_consistency", "unparsed_rate")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
         for seed in config.seeds
         for data, split in config.asked(build)
     ]
+    modes = {str(one["name"]): str(one["mode"]) for one in results}
     costs = {row: _cost(config, row, out, plans) for row in config.rows if row in config.stages}
     spreads = seeds.over_seeds(results)
     leads = [
@@ -78,9 +79,9 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
     parts = [
         f"# Study: {config.name}",
         config.asks,
-        _how(config),
+        _how(config, len(leads), modes),
         f"![Pair accuracy of every row, a point a seed]({PLOT})",
-        *(line for split in _splits(results) for line in _section(config, split, spreads, leads)),
+        *(line for split in _splits(results) for line in _section(config, split, spreads, leads, modes)),
         *_kinds_section(kinds, config.reference),
         *_controls_section(controls),
         *_ability_section(ability),
@@ -325,17 +326,31 @@ def _counted(config: StudyConfig, plans: Mapping[int, Sequence[Plan]]) -> str:
     )
 
 
-def _how(config: StudyConfig) -> str:
+def _how(config: StudyConfig, comparisons: int, modes: Mapping[str, str]) -> str:
     equal = {
         "nothing": "The rows take the steps that the table of costs says.",
         "steps": "All rows take equally many steps from the base on.",
         "tokens": "All rows are trained on about equally many supervised tokens from the base on.",
     }[config.equal]
+    several = len(config.seeds) > 1
+    seeds_words = (
+        "Figures are means over seeds, ± one standard deviation of a single run. Differences are paired, seed by seed: "
+        "their interval over seeds is a t-interval, p that of the sign-flip test (its smallest value with "
+        f"{len(config.seeds)} seeds is {2 / 2 ** len(config.seeds):.3g}). "
+        if several
+        else "One seed cannot say whether another training would come out alike. "
+    )
+    asked = (
+        " Rows are asked in the mode that they were trained in: in mode cot a model writes, and may be cut or say "
+        "nothing that can be read (unparsed, which counts as wrong); in mode direct the likelier answer counts. A "
+        "difference between the two modes is one of the asking too."
+        if len(set(modes.values())) > 1
+        else ""
+    )
     return (
-        f"Seeds {', '.join(map(str, config.seeds))}; each has data, a base and stages of its own. {equal} Figures are "
-        "means over seeds, ± one standard deviation of a single run. Differences are paired, seed by seed: their "
-        "interval is a t-interval over seeds, p that of the sign-flip test "
-        f"(its smallest value with {len(config.seeds)} seeds is {2 / 2 ** len(config.seeds):.3g})."
+        f"Seeds {', '.join(map(str, config.seeds))}; each has data, a base and stages of its own. {equal} {seeds_words}"
+        "The interval over episodes says what other episodes would have given of the same runs. "
+        f"{comparisons} differences stand below, and none is adjusted for their number.{asked}"
     )
 
 
@@ -344,15 +359,22 @@ def _section(
     split: tuple[str, str],
     spreads: Sequence[seeds.OverSeeds],
     leads: Sequence[seeds.SeedsDifference],
+    modes: Mapping[str, str],
 ) -> list[str]:
-    heads = ["row", *(tables.COLUMNS[name].heading for name in _SHOWN), f"minus {config.reference}", "95 %", "p"]
+    heads = ["row", "mode", *(tables.COLUMNS[name].heading for name in _SHOWN), f"minus {config.reference}"]
+    heads += ["95 % over seeds", "p", "95 % over episodes"]
     lines = []
     for one in spreads:
         if (one.of["dataset"], one.of["split"]) != split:
             continue
         lead = next((lead for lead in leads if lead.of == one.of), None)
         lines.append(
-            [tables.cell(one.of["name"]), *(_spread(one.figures[name], name) for name in _SHOWN), *_lead(lead)]
+            [
+                tables.cell(one.of["name"]),
+                modes[one.of["name"]],
+                *(_spread(one.figures[name], name) for name in _SHOWN),
+                *_lead(lead),
+            ]
         )
     return [f"## {tables.cell(', '.join(split))}", tables.markdown(heads, lines)]
 
@@ -364,7 +386,10 @@ def _spread(found: seeds.Spread, name: str) -> str:
 
 def _lead(lead: seeds.SeedsDifference | None) -> list[str]:
     if lead is None:
-        return ["", "", ""]
-    points = lead.points
-    interval = "-" if points.interval is None else " to ".join(f"{bound:+.1f}" for bound in points.interval)
-    return [f"{points.mean:+.1f}", interval, f"{lead.p_flips.p:.3f}"]
+        return [""] * 4
+    of_seeds, of_episodes = (
+        "-" if bounds is None else " to ".join(f"{bound:+.1f}" for bound in bounds)
+        for bounds in (lead.points.interval, lead.episodes_interval)
+    )
+    p = f"{lead.p_flips.p:.3f}" if len(lead.seeds) > 1 else "-"
+    return [f"{lead.points.mean:+.1f}", of_seeds, p, of_episodes]

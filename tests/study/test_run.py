@@ -415,10 +415,21 @@ def test_table_reads_what_the_study_asked_for_and_says_what_it_counts(
     ]
     assert all(row["figures"]["pair_accuracy"]["values"] == [100.0] for row in table["rows"])
     assert [one["verdicts"] for one in table["controls"]] == [["holds"]]
+    assert "One seed cannot say whether another training would come out alike." in text
+    assert "| weak_only | direct | 100.0 |" in text
+    assert "| +0.0 | - | - | +0.0 to +0.0 |" in text
     assert "In weak_only the loss also covers the end of the prompt and its image tokens" in text
     (tmp_path / "seed1" / "base" / "eval" / "toy-heldout" / "results.json").unlink()
     with pytest.raises(DataError, match=r"base/eval/toy-heldout/results\.json: no such file"):
         write_study(config, tmp_path, {1: module.plans(config, 1, tmp_path / "seed1", "toy")}, "toy")
+
+
+def test_rows_asked_in_two_modes_are_said_to_be() -> None:
+    from stcr_plugin.study.table import _how
+
+    two, one = ({"stage1": "cot", "stage2": mode} for mode in ("direct", "cot"))
+    assert "A difference between the two modes is one of the asking too." in _how(study(), 2, two)
+    assert "two modes" not in _how(study(), 2, one)
 
 
 def test_kinds_of_pairs_are_compared_with_the_reference_seed_by_seed() -> None:
