@@ -83,6 +83,8 @@ class DatasetRule:
     or Parquet in shards; auto takes JSON up to 100,000 samples.
     kind general: yes/no questions about the pictures of these pairs, one at a time, in one JSON file: what `stcr guard`
     asks, of other scenes. To replay in a stage, against forgetting. The simulator's pictures alone can be asked about.
+    draw: a name; datasets of one split and one `draw` take their pairs from one random order, so that all pairs of a
+    smaller set are in a larger one. Without it each is drawn by its own name. With `format: json`, no curriculum.
     """
 
     split: str
@@ -92,8 +94,13 @@ class DatasetRule:
     orders: Literal["both", "forward", "backward", "given"] = "both"
     format: Literal["auto", "json", "parquet"] = "auto"
     curriculum: Curriculum | None = None
+    draw: str | None = None
 
     def __post_init__(self) -> None:
+        if self.draw is not None and (self.format != "json" or self.curriculum or self.kind == "general"):
+            raise ValueError(
+                "`draw` orders the pairs of one file: set format: json, and remove curriculum; not general"
+            )
         if self.pairs is not None and self.pairs < 1:
             raise ValueError(f"`pairs` must be at least 1, or null for all, got {self.pairs}")
         unknown = [language for language in self.languages if language not in questions()]

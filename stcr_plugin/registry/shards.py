@@ -223,7 +223,7 @@ def samples(
     # A dataset in one file is drawn from all its pairs; one in shards from each shard, by a seed of its own.
     numbers = [shard.number for shard, _ in listed] if choice.sharded else []
     parts = [choice.part] if rule.curriculum else []
-    chosen = _chosen(inside, choice.take, [config.seed, "dataset", choice.key, *numbers, *parts])
+    chosen = _chosen(inside, choice.take, [config.seed, "dataset", rule.draw or choice.key, *numbers, *parts])
     offers = config.pairs.ties == "teach"
     if rule.kind == "weak":
         return [

@@ -148,6 +148,15 @@ def test_same_seed_same_bytes_other_seed_other_pairs(built, tmp_path):
     assert read_pairs(tmp_path / "other", "toy", "train") != read_pairs(built, "toy", "train")
 
 
+def test_smaller_sets_of_one_draw_are_parts_of_the_larger(tmp_path):
+    small, large, apart = ({"pairs": pairs, "format": "json"} for pairs in (5, 15, 15))
+    rules = {"small": small | {"draw": "one"}, "large": large | {"draw": "one"}, "apart": apart}
+    build(config(datasets={key: {"split": "train", "kind": "weak"} | rule for key, rule in rules.items()}), tmp_path)
+    sets = {key: {frozenset(row["images"]) for row in rows(tmp_path, key)} for key in rules}
+    assert [len(sets[key]) for key in rules] == [5, 15, 15]
+    assert sets["small"] < sets["large"] != sets["apart"]
+
+
 def test_a_split_more_leaves_the_pairs_of_the_others(built, tmp_path):
     splits = {name: rule for name, rule in TABLETOP["splits"].items() if name != "heldout"}
     build(config(splits=splits), tmp_path)
@@ -200,6 +209,7 @@ def test_dataset_name_of_another_is_not_taken(tmp_path):
         ({"name": "My Data"}, "a-z, 0-9 and _"),
         ({"datasets": {"weak": {"split": "tran", "kind": "weak"}}}, "no split 'tran', did you mean 'train'"),
         ({"datasets": {"weak": {"split": "train", "kind": "weak", "languages": ["fr"]}}}, r"\['en', 'zh'\]"),
+        ({"datasets": {"weak": {"split": "train", "kind": "weak", "draw": "one"}}}, "set format: json"),
         ({"frames": {"width": 84}}, "both `width` and `height`"),
         ({"frames": {"crop": [0.5, 0, 0.5, 1]}}, "left, top, right, bottom"),
         ({"splits": {"train": {"group": "seen"}}}, "either `episodes`"),
