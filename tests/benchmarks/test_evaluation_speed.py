@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from stcr_plugin.types import ORDERS, Prompt, Query
 MODEL = os.environ.get("STCR_BENCH_MODEL")
 PAIRS, NEW_TOKENS = 100, 64
 MANY, FEW = 10_000, 1_000
+GROWTH_MIB = 150  # what nine thousand pairs more may take
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,11 @@ def test_evaluation_against_one_by_one(
     print(f"answers that differ: {len(differ)} of {len(prompts)}")
     for number in differ[:3]:
         print(f"  {said[number].text!r} {dict(said[number].logprobs)} against {alone[number]!r}")
-    assert single / batched > least / 2
+    if MODEL:  # which ends its answers, and so says the same; on one core both computations are as slow
+        assert not differ
+        assert single / batched > (least if (os.cpu_count() or 1) > 1 else least / 2)
+    else:
+        assert single / batched > least / 2
 
 
 @pytest.mark.bench
@@ -105,4 +111,38 @@ def test_evaluation_memory_is_flat(report: Callable[..., None], workshop: Worksh
         assert json.loads((out / "results.json").read_text(encoding="utf-8"))["n_pairs"] == limit
         return int(done.stdout.strip().splitlines()[-1]) / 1024
 
-    report("eval_memory_mib", most(MANY), "MiB", most(FEW))
+    many, few = most(MANY), most(FEW)
+    report("eval_memory_mib", many, "MiB", few)
+    assert many - few < GROWTH_MIB
+
+
+@pytest.mark.bench
+def test_evaluation_that_was_killed_ends_in_the_same_bytes(
+    report: Callable[..., None], workshop: Workshop, tmp_path: Path
+) -> None:
+    """value: seconds of `stcr eval` on a thousand pairs when it is killed (SIGKILL) three times; baseline: unbroken."""
+    arguments = ["--model", MODEL or workshop.base, "--dataset", "tiny", "--split", "dev", "--mode", "direct"]
+    arguments += ["--registry", workshop.registry, "--limit", FEW, "--batch-size", 32, "--out"]
+    command = [sys.executable, "-m", "stcr_plugin.cli", "eval", *map(str, arguments)]
+
+    def files(out: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.iterdir() if path.name != ".lock"}
+
+    def said(out: Path) -> int:
+        path = out / "said.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    started = time.perf_counter()
+    subprocess.run([*command, str(tmp_path / "whole")], cwd=REPOSITORY, check=True, capture_output=True)
+    whole, started = time.perf_counter() - started, time.perf_counter()
+    out = tmp_path / "killed"
+    for third in (1, 2, 3):
+        with subprocess.Popen([*command, str(out)], cwd=REPOSITORY, stderr=subprocess.DEVNULL) as process:
+            while said(out) < third * FEW // 2 and process.poll() is None:
+                time.sleep(0.02)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert not (out / "results.json").exists()
+    subprocess.run([*command, str(out)], cwd=REPOSITORY, check=True, capture_output=True)
+    report("eval_killed_seconds", time.perf_counter() - started, "s", whole)
+    assert files(out) == files(tmp_path / "whole")

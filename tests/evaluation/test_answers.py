@@ -1,4 +1,5 @@
 import itertools
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -414,9 +415,11 @@ def test_answer_that_is_cut_never_becomes_another(style, size, first, rest, reas
     assert {parse(whole[:end], names) for end in range(len(whole))} <= {None, answer}
 
 
-def test_long_hostile_text_is_quick():
+def test_long_hostile_text_is_read_in_seconds():
+    started = time.process_time()
     assert parse("closer to " * 5000 + "closer" + " " * 50000 + "*" * 50000) is None
     assert parse("neither " * 5000 + "img1 和 " * 5000 + "nor " * 5000, TIES) is None
     for hostile in ("first and " * 5000, "images 1 and 2 or " * 5000, KEY * 5000, "第一、" * 5000, "A, B " * 5000):
         assert parse(hostile, ("A", "B")) is None
         assert parse_order(hostile, ("img1", "img2", "img3")) is None
+    assert time.process_time() - started < 60  # where a pattern goes back over the text, it takes hours

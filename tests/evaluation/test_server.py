@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -189,7 +190,7 @@ def test_lasting_trouble_stops_the_run_naming_the_prompt(registry, trouble):
 
 
 def test_late_answer_of_a_try_that_was_given_up_is_not_counted(registry, tmp_path):
-    """The server answers both tries, the first one when the run is over."""
+    """The server answers every try, the first one when the run is over."""
     over = threading.Event()
 
     def script(asked, tries):
@@ -201,8 +202,9 @@ def test_late_answer_of_a_try_that_was_given_up_is_not_counted(registry, tmp_pat
         until = time.monotonic() + 30
         while desk.busy and time.monotonic() < until:
             time.sleep(0.01)
-    assert desk.answered == {f"question {n}": 2 for n in range(3)}
-    assert [one.text for one in found] == [f"said to question {n}, try 2" for n in range(3)]
+    assert desk.answered == desk.tries
+    assert all(desk.tries[f"question {n}"] > 1 for n in range(3))  # a busy machine may be late a second time
+    assert all(re.fullmatch(rf"said to question {n}, try [2-9]", one.text) for n, one in enumerate(found))
     assert len((tmp_path / "said.jsonl").read_text().splitlines()) == 3
 
 
