@@ -34,6 +34,7 @@ _MIXING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "streaming": (bool, "set streaming: false (streaming shuffles a buffer)"),
     "val_size": (lambda value: float(value or 0) > 0, "remove val_size (it splits at random)"),
     "packing": (bool, "set packing: false (it sorts by length)"),
+    "neat_packing": (bool, "set neat_packing: false (it packs)"),
 }
 # Any of these in a folder is the work of some training.
 _TRAINED = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "checkpoint-*")

@@ -376,7 +376,8 @@ def test_a_curriculum_comes_to_the_model_in_its_order(stocked: Workshop) -> None
     [
         ({}, "set disable_shuffling: true"),
         ({"disable_shuffling": True, "val_size": 0.1}, "remove val_size"),
-        ({"disable_shuffling": True, "packing": True}, "set packing: false"),
+        ({"disable_shuffling": True, "packing": True, "neat_packing": True}, "set packing: false"),
+        ({"disable_shuffling": True, "neat_packing": True}, "set neat_packing: false"),
         (
             {
                 "disable_shuffling": True,
@@ -387,7 +388,7 @@ def test_a_curriculum_comes_to_the_model_in_its_order(stocked: Workshop) -> None
             "set streaming: false (streaming shuffles a buffer)",
         ),
     ],
-    ids=["shuffling", "validation split", "packing", "streaming"],
+    ids=["shuffling", "validation split", "packing", "neat packing", "streaming"],
 )
 def test_a_curriculum_that_would_be_mixed_is_refused(stocked: Workshop, changes: dict[str, Any], mend: str) -> None:
     args = recipe(stocked, "general,tarred_steps", "refused", **changes)

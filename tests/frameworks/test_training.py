@@ -364,7 +364,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_1_through_either_door(worksho
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("stcr: ")]
-    assert line.startswith(f"stcr: {workshop.base}: this stage starts from a stage, but that holds no stage.json")
+    assert line.startswith(f"stcr: {workshop.base}: 'stage2' starts from a stage, but that holds no stage.json")
 
 
 @pytest.mark.slow
