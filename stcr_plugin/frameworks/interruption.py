@@ -33,6 +33,7 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         self.signal: str | None = None
         self._training = self._agreed = False
         self._saved: int | None = None
+        self._process = os.getpid()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -54,6 +55,10 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         return f"{self.signal} came; the same command goes on from {where}"
 
     def _note(self, number: int, _: Any) -> None:
+        if os.getpid() != self._process:  # forked since, to make tokens: its pool ends it by this signal
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self.signal = signal.Signals(number).name
         if not self._training:
             raise SystemExit(INTERRUPTED)

@@ -15,6 +15,7 @@ from tiny_stage import Workshop, history, losses, started, wait_for_step
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.frameworks.checkpoints import checkpoints
+from stcr_plugin.frameworks.interruption import Interruption
 from stcr_plugin.frameworks.launch import INTERRUPTED
 from stcr_plugin.frameworks.record import Record
 from stcr_plugin.frameworks.stage import read_record
@@ -68,6 +69,21 @@ def test_a_signal_ends_the_stage_after_its_step_and_the_same_command_goes_on(
     assert record["model_digest"] == other["model_digest"]
     assert losses(run) == losses(straight)
     assert history(run, "stcr_gap_points") == history(straight, "stcr_gap_points")
+
+
+def test_a_process_that_was_forked_dies_of_a_signal_as_ever() -> None:
+    interruption = Interruption()
+    with interruption.listening():
+        child = os.fork()
+        if not child:
+            try:
+                time.sleep(60)
+            finally:
+                os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+    assert interruption.signal is None
 
 
 def test_before_the_first_step_a_signal_ends_the_process_at_once(
