@@ -33,7 +33,7 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         self.signal: str | None = None
         self._training = self._agreed = False
         self._saved: int | None = None
-        self._process = os.getpid()
+        self._listening = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -42,9 +42,12 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
             yield
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._listening = True
+        os.register_at_fork(after_in_child=self._leave_be)
         try:
             yield
         finally:
+            self._listening = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -54,11 +57,12 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         where = f"checkpoint-{self._saved}" if self._saved else "the last checkpoint, where there is one"
         return f"{self.signal} came; the same command goes on from {where}"
 
-    def _note(self, number: int, _: Any) -> None:
-        if os.getpid() != self._process:  # forked since, to make tokens: its pool ends it by this signal
+    def _leave_be(self) -> None:
+        """In a forked process: a pool ends those that make tokens by SIGTERM, which a handler may miss in a lock."""
+        for number in SIGNALS if self._listening else ():
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
+
+    def _note(self, number: int, _: Any) -> None:
         self.signal = signal.Signals(number).name
         if not self._training:
             raise SystemExit(INTERRUPTED)

@@ -74,12 +74,15 @@ def test_a_signal_ends_the_stage_after_its_step_and_the_same_command_goes_on(
 def test_a_process_that_was_forked_dies_of_a_signal_as_ever() -> None:
     interruption = Interruption()
     with interruption.listening():
+        forked, tell = os.pipe()
         child = os.fork()
         if not child:
             try:
+                os.write(tell, b"here")
                 time.sleep(60)
             finally:
                 os._exit(0)
+        os.read(forked, 4)
         os.kill(child, signal.SIGTERM)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
