@@ -63,8 +63,8 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
             signal.signal(number, signal.SIG_DFL)
 
     def _note(self, number: int, _: Any) -> None:
-        self.signal = signal.Signals(number).name
-        if not self._training:
+        first, self.signal = self.signal is None, self.signal or signal.Signals(number).name
+        if first and not self._training:
             raise SystemExit(INTERRUPTED)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:

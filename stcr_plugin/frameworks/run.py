@@ -83,27 +83,25 @@ def run_stage(args: dict[str, Any], callbacks: list[Any] | None, train: Train, b
     ours += [*_callbacks(settings, build, registry, args, record), watch]
     name_run(args, settings.name)
     record.start()
-    try:
-        with (
-            interruption.listening(),
-            tracked(args, record.values["log_run_id"]),
-            _trainer_made_known(ours, opening["chain_step_at_start"]),
-        ):
-            train(args, [*(callbacks or []), *ours])
-    except StcrError as error:
-        # One of a dataloader worker arrives behind that worker's traceback.
-        kind = type(error)
-        said = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()
-        record.end("failed", said)
-        raise kind(said) from error
-    except SystemExit:
-        if interruption.signal:
-            record.end("interrupted", interruption.words)
-            print(f"stcr: {interruption.words}", file=sys.stderr, flush=True)
-        raise
-    except BaseException as error:
-        record.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", _in_words(error))
-        raise
+    # Until the record says how it ended: once one rank has left, torchrun sends SIGTERM to the others.
+    with interruption.listening():
+        try:
+            with tracked(args, record.values["log_run_id"]), _trainer_made_known(ours, opening["chain_step_at_start"]):
+                train(args, [*(callbacks or []), *ours])
+        except StcrError as error:
+            # One of a dataloader worker arrives behind that worker's traceback.
+            kind = type(error)
+            said = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2].strip()
+            record.end("failed", said)
+            raise kind(said) from error
+        except SystemExit:
+            if interruption.signal:
+                record.end("interrupted", interruption.words)
+                print(f"stcr: {interruption.words}", file=sys.stderr, flush=True)
+            raise
+        except BaseException as error:
+            record.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", _in_words(error))
+            raise
     record.finish()
 
 

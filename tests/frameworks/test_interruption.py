@@ -104,6 +104,34 @@ def test_before_the_first_step_a_signal_ends_the_process_at_once(
     assert (ended["how"], ended["step"]) == ("interrupted", None)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "stcr_plugin.frameworks.llamafactory.training._set_template",
+        "stcr_plugin.frameworks.record.Record.on_step_begin",
+    ],
+)
+def test_a_second_signal_while_the_record_is_written_loses_nothing(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def signalled(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def end(self: Record, how: str, why: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # as torchrun sends it to a rank that is slower to leave than another
+        original(self, how, why)
+
+    original = Record.end
+    monkeypatch.setattr(place, signalled)
+    monkeypatch.setattr(Record, "end", end)
+    name = f"twice_{place.rpartition('.')[2]}"
+    with pytest.raises(SystemExit) as caught:
+        workshop.train("weak", name, "stcr.evaluate=null")
+    assert caught.value.code == INTERRUPTED
+    ended = (read_record(workshop.root / name) or {})["ended"]
+    assert (ended["how"], ended["why"].split()[0]) == ("interrupted", "SIGUSR1")
+
+
 def test_in_the_last_step_a_signal_changes_nothing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     def signalled(self: Record, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == 3:

@@ -45,7 +45,7 @@ def wrap_run_exp(tuner: Any) -> None:
         if not isinstance(args, dict) or "stcr" not in args or _on_ray():
             return original(args, callbacks)
         try:
-            refuse_unknown_keys({key: value for key, value in args.items() if key != "stcr"})
+            refuse_unknown_keys(args)
             run_stage(args, callbacks, through(original))
         except StcrError as error:
             raise SystemExit(f"stcr: {error}") from None
@@ -102,16 +102,16 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
         tuner.run_exp(args)
         return
     run_exp = getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)
-    refuse_unknown_keys({key: value for key, value in args.items() if key != "stcr"})
+    refuse_unknown_keys(args)
     run_stage(args, None, through(run_exp))
 
 
 def refuse_unknown_keys(args: Mapping[str, Any]) -> None:
-    """Of a recipe without its `stcr:` block. Raises ConfigError with the nearest match, which LLaMA-Factory's lacks."""
+    """Raises ConfigError with the nearest match, which LLaMA-Factory's own words lack."""
     from llamafactory.hparams import parser
 
     known = [field.name for kind in parser._TRAIN_ARGS for field in dataclasses.fields(kind) if field.init]
-    if unknown := [f"unknown key {key!r}, {nearest(key, known)}" for key in args if key not in known]:
+    if unknown := [f"unknown key {key!r}, {nearest(key, known)}" for key in args if key not in (*known, "stcr")]:
         raise ConfigError("; ".join(unknown))
 
 
