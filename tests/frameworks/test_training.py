@@ -141,7 +141,11 @@ def test_nothing_is_prepared_for_a_stage_that_cannot_start(empty: Workshop, monk
         run_stage(args, None, trained)
 
 
-def test_unknown_key_of_a_recipe_names_the_nearest(workshop: Workshop) -> None:
+@pytest.mark.parametrize("ray", ["0", "1"])
+def test_unknown_key_of_a_recipe_names_the_nearest(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, ray: str
+) -> None:
+    monkeypatch.setenv("USE_RAY", ray)
     with pytest.raises(ConfigError, match="unknown key 'learning_rte', did you mean 'learning_rate'"):
         workshop.train("weak", "misspelt", "learning_rte=1")
 

@@ -42,10 +42,12 @@ def wrap_run_exp(tuner: Any) -> None:
         from llamafactory.hparams import read_args
 
         args = read_args(args)
-        if not isinstance(args, dict) or "stcr" not in args or _on_ray():
+        if not isinstance(args, dict) or "stcr" not in args:
             return original(args, callbacks)
         try:
             refuse_unknown_keys(args)
+            if _on_ray():
+                return original(args, callbacks)
             run_stage(args, callbacks, through(original))
         except StcrError as error:
             raise SystemExit(f"stcr: {error}") from None
@@ -96,13 +98,13 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
     from stcr_plugin.frameworks.llamafactory.template import register
 
     register(template)
+    refuse_unknown_keys(args)
     if _on_ray():
         if not hasattr(tuner.run_exp, "__wrapped__"):
             raise ConfigError("USE_RAY: Ray's workers need the start-up hook; remove STCR_AUTOLOAD=0")
         tuner.run_exp(args)
         return
     run_exp = getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)
-    refuse_unknown_keys(args)
     run_stage(args, None, through(run_exp))
 
 
