@@ -14,7 +14,7 @@ from stcr_plugin.evaluation.breakdown import PHASE_KINDS, STEP
 from stcr_plugin.evaluation.controls import CONTROLS_JSON, read_rows
 from stcr_plugin.evaluation.engine import AskSettings
 from stcr_plugin.evaluation.run import RESULTS
-from stcr_plugin.evaluation.verdicts import MEANINGS
+from stcr_plugin.evaluation.verdicts import MEANINGS, RULES
 from stcr_plugin.frameworks.stage import read_record
 from stcr_plugin.study.rules import Plan, StudyConfig
 
@@ -182,19 +182,21 @@ def _kinds_section(kinds: Sequence[KindOfPairs], reference: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ControlOverSeeds:
-    """A control of one row over the seeds: its verdicts, seed by seed, and the spread of what it was judged by."""
+    """A control of one row over the seeds: verdicts, seed by seed, and measures; `judged` are those they go by."""
 
     row: str
     control: str
     asks: str
     informative: bool
     verdicts: tuple[str, ...]
+    judged: tuple[str, ...]
     measures: Mapping[str, seeds.Spread]
 
 
 def _controls(config: StudyConfig, out: Path, build: str) -> list[ControlOverSeeds]:
     """Raises DataError where controls.json of a seed cannot be read."""
     found: list[ControlOverSeeds] = []
+    judged = {rule.words: rule.judged for rule in RULES.values()}
     for row in config.controls.rows if config.controls else ():
         assert config.controls
         asked = Path("controls", f"{build}-{config.controls.split}", CONTROLS_JSON)
@@ -207,12 +209,13 @@ def _controls(config: StudyConfig, out: Path, build: str) -> list[ControlOverSee
             }
             spreads = {key: seeds.spread(values) for key, values in measured.items() if values}
             verdicts = tuple(one.verdict for one in same)
-            found.append(ControlOverSeeds(row, name, first.asks, first.informative, verdicts, spreads))
+            by = tuple(key for key in judged.get(first.rule, tuple(spreads)) if key in spreads)
+            found.append(ControlOverSeeds(row, name, first.asks, first.informative, verdicts, by, spreads))
     return found
 
 
 def _controls_section(controls: Sequence[ControlOverSeeds]) -> list[str]:
-    """A line a control and row: how many seeds hold, and the figures, mean and deviation."""
+    """A line a control and row: how many seeds hold, and the figures that this goes by, mean and deviation."""
     if not controls:
         return []
     lines = [
@@ -221,15 +224,16 @@ def _controls_section(controls: Sequence[ControlOverSeeds]) -> list[str]:
             one.row,
             ", ".join(f"{one.verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(one.verdicts))),
             "; ".join(
-                f"{MEANINGS[key][0]} {_spread(spread, 'gap_points' if key == 'difference' else key)}"
-                for key, spread in one.measures.items()
+                f"{MEANINGS[key][0]} {_spread(one.measures[key], 'gap_points' if key == 'difference' else key)}"
+                for key in one.judged
             ),
         ]
         for one in sorted(controls, key=lambda one: [other.control for other in controls].index(one.control))
     ]
     return [
         "## Controls",
-        "What each asks, and the rule of its verdict: docs/evaluation.md, and controls.md in the folder of each row.",
+        "What each asks, and the rule of its verdict: docs/evaluation.md, and controls.md in the folder of each row. "
+        "Here stand the figures that the rule goes by; study.json has all.",
         tables.markdown(["control", "row", "seeds", "figures, mean and deviation over seeds"], lines),
     ]
 

@@ -384,7 +384,7 @@ def test_table_reads_what_the_study_asked_for_and_says_what_it_counts(
     from stcr_plugin.evaluation.engine import AskSettings
     from stcr_plugin.evaluation.oracles import Oracle
     from stcr_plugin.evaluation.run import evaluate
-    from stcr_plugin.evaluation.verdicts import Row, Verdict
+    from stcr_plugin.evaluation.verdicts import RULES, Measure, Row, Verdict
     from stcr_plugin.registry.manifest import read_pairs
     from stcr_plugin.study import run as module
     from stcr_plugin.study.table import write_study
@@ -406,7 +406,8 @@ def test_table_reads_what_the_study_asked_for_and_says_what_it_counts(
         for name in config.rows:
             write_json(tmp_path / "seed1" / name / "eval" / folder / "results.json", dict(found.row))
     for split, verdict in verdicts.items():
-        row = Row("noise", "", "", "", "", verdict, "")
+        measures = {"pair_accuracy": Measure(90.0), "difference": Measure(-2.0), "unparsed_rate": Measure(1.0)}
+        row = Row("wording", "", "", "", RULES["keeps"].words, verdict, "", measures=measures)
         write(tmp_path / "seed1" / "stage2" / "controls" / f"toy-{split}", header, [row])
     text = write_study(config, tmp_path, {1: module.plans(config, 1, tmp_path / "seed1", "toy")}, "toy").read_text()
     table = json.loads((tmp_path / "study.json").read_text())
@@ -415,6 +416,8 @@ def test_table_reads_what_the_study_asked_for_and_says_what_it_counts(
     ]
     assert all(row["figures"]["pair_accuracy"]["values"] == [100.0] for row in table["rows"])
     assert [one["verdicts"] for one in table["controls"]] == [["holds"]]
+    assert set(table["controls"][0]["measures"]) == set(measures)
+    assert "| `wording` | stage2 | 1 holds | pair accuracy % 90.0; difference -2.0 |" in text
     assert "One seed cannot say whether another training would come out alike." in text
     assert "| weak_only | direct | 100.0 |" in text
     assert "| +0.0 | - | - | +0.0 to +0.0 |" in text
