@@ -33,7 +33,6 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         self.signal: str | None = None
         self._training = self._agreed = False
         self._saved: int | None = None
-        self._listening = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -42,12 +41,10 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
             yield
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        self._listening = True
         os.register_at_fork(after_in_child=self._leave_be)
         try:
             yield
         finally:
-            self._listening = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -59,8 +56,9 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
 
     def _leave_be(self) -> None:
         """In a forked process: a pool ends those that make tokens by SIGTERM, which a handler may miss in a lock."""
-        for number in SIGNALS if self._listening else ():
-            signal.signal(number, signal.SIG_DFL)
+        for number in SIGNALS:
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, signal.SIG_DFL)
 
     def _note(self, number: int, _: Any) -> None:
         first, self.signal = self.signal is None, self.signal or signal.Signals(number).name
