@@ -69,6 +69,10 @@ class AskSettings:
         changed = {key: value for key, value in self.decides.items() if value != usual[key]}
         return tuple(key if value is True else f"{key}_{value}" for key, value in changed.items())
 
+    def folder(self, dataset: str, split: str, *how: str) -> str:
+        """What a folder of results is called: what is asked otherwise than by the defaults has one of its own."""
+        return "-".join((dataset, split, *how, *self.otherwise))
+
 
 class Engine(Protocol):
     """Whatever can be asked. A new engine implements these two and nothing else."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache, partial
@@ -20,6 +20,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.study.askings import Asking, askings, stamp
 from stcr_plugin.study.rules import BASE, Plan, StudyConfig
 
 if TYPE_CHECKING:
@@ -113,11 +114,11 @@ class _NotBegunError(Exception):
 
 
 def _run_seed(config: StudyConfig, seed: int, out: Path, commands: _Commands) -> list[Plan]:
-    registry = out / "data_registry"
+    registry, logs = out / "data_registry", out / "logs"
     data = _data(config, seed)
 
     def stcr(log: str, *arguments: str) -> None:
-        commands.run(out / "logs" / f"{log}.log", *arguments)
+        commands.run(logs / f"{log}.log", *arguments)
 
     stcr("data", "data", "build", config.data, *config.data_overrides, f"seed={seed}", "--registry", str(registry))
     for number, other in enumerate(config.also):
@@ -138,7 +139,9 @@ def _run_seed(config: StudyConfig, seed: int, out: Path, commands: _Commands) ->
     for depth in sorted(set(depths.values())):  # what a stage starts from is trained when its turn comes
         ready = sorted((plan for plan in missing if depths[plan.name] == depth), key=lambda plan: -plan.steps)
         commands.at_once([partial(stcr, plan.name, "train", plan.path, *plan.overrides) for plan in ready])
-    commands.at_once([partial(stcr, *asking) for asking in _askings(config, seed, out, data.name, registry)])
+    digest_of = cache(artefacts.model_digest)
+    asked = askings(config, seed, out, data.name, registry)
+    commands.at_once([partial(_ask, one, digest_of, registry, logs, commands) for one in asked])
     return planned
 
 
@@ -165,28 +168,14 @@ def _is_trained(plan: Plan, folder: Path, registry: Path) -> bool:
     return True
 
 
-def _askings(config: StudyConfig, seed: int, out: Path, build: str, registry: Path) -> Iterator[tuple[str, ...]]:
-    """The evaluations of one seed's rows: the name of the log, and the command's words."""
-    asking = ("--batch-size", str(config.batch_size), "--registry", str(registry))
-    for name in config.rows:
-        for other, part in config.asked(build):
-            yield (
-                f"{name}-{part}", "eval", "--model", str(out / name), "--dataset", other, "--split", part,
-                "--name", name, *_limit(config.pairs), *(("--mode", config.mode) if config.mode else ()), *asking,
-            )  # fmt: skip
-    for name in config.controls.rows if config.controls else ():
-        assert config.controls
-        yield (
-            f"{name}-controls", "controls", "--model", str(out / name), "--dataset", build, "--split",
-            config.controls.split, "--name", name, *_limit(config.controls.pairs), *asking,
-            *(word for also in config.controls.also for word in ("--also", also)),
-        )  # fmt: skip
-    for name in config.guard.rows if config.guard else ():
-        assert config.guard
-        yield (
-            f"{name}-guard", "guard", "--model", str(out / name), "--out", str(out / name / "guard"), "--name", name,
-            "--episodes", str(config.guard.episodes), "--seed", str(seed), "--batch-size", str(config.batch_size),
-        )  # fmt: skip
+def _ask(asking: Asking, digest_of: Callable[[Path], str], registry: Path, logs: Path, commands: _Commands) -> None:
+    """Run one evaluation, unless its figures stand and all that decided them is as it was."""
+    done, now = logs / f"{asking.name}.done", stamp(asking, digest_of(asking.model), registry)
+    if asking.figures.is_file() and done.is_file() and done.read_text(encoding="utf-8") == now:
+        commands.bar.update()
+        return
+    commands.run(logs / f"{asking.name}.log", *asking.words)
+    artefacts.write_text(done, now)
 
 
 def _placed(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,10 +192,6 @@ def _link(model: Path, out: Path) -> None:
     for file in model.iterdir():
         if file.is_file() and not (out / file.name).exists():
             (out / file.name).symlink_to(file.resolve())
-
-
-def _limit(pairs: int | None) -> list[str]:
-    return [] if pairs is None else ["--limit", str(pairs)]
 
 
 def plans(config: StudyConfig, seed: int, out: Path, build: str) -> list[Plan]:

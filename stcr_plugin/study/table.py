@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.evaluation import plots, seeds, tables, yesno
+from stcr_plugin.evaluation import plots, seeds, tables
 from stcr_plugin.evaluation.breakdown import PHASE_KINDS, STEP
-from stcr_plugin.evaluation.controls import CONTROLS_JSON, read_rows
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.run import RESULTS
+from stcr_plugin.evaluation.controls import read_rows
 from stcr_plugin.evaluation.verdicts import MEANINGS, RULES
 from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.study.askings import controls_file, guard_file, results_file
 from stcr_plugin.study.rules import Plan, StudyConfig
 
 REPORT, TABLE, PLOT = "study.md", "study.json", "study.png"
@@ -39,12 +38,9 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
     such as an evaluation by a comparator or controls of another split, is no part of it. Raises DataError where a row
     lacks results or was asked other pairs.
     """
-    asked_otherwise = AskSettings(mode=config.mode).otherwise
     results = [
         {
-            **artefacts.read_json(
-                out / f"seed{seed}" / row / "eval" / "-".join((data, split, *asked_otherwise)) / RESULTS
-            ),
+            **artefacts.read_json(results_file(config, out / f"seed{seed}" / row, data, split)),
             "name": row,
             "seed": seed,
         }
@@ -199,8 +195,8 @@ def _controls(config: StudyConfig, out: Path, build: str) -> list[ControlOverSee
     judged = {rule.words: rule.judged for rule in RULES.values()}
     for row in config.controls.rows if config.controls else ():
         assert config.controls
-        asked = Path("controls", f"{build}-{config.controls.split}", CONTROLS_JSON)
-        by_seed = [{one.name: one for one in read_rows(out / f"seed{seed}" / row / asked)} for seed in config.seeds]
+        files = [controls_file(out / f"seed{seed}" / row, build, config.controls.split) for seed in config.seeds]
+        by_seed = [{one.name: one for one in read_rows(file)} for file in files]
         for name, first in by_seed[0].items():
             same = [rows[name] for rows in by_seed if name in rows]
             measured = {
@@ -256,10 +252,7 @@ def _ability(config: StudyConfig, out: Path) -> list[Ability]:
     found: list[Ability] = []
     first: list[float] = []
     for row in config.guard.rows if config.guard else ():
-        by_seed = [
-            artefacts.read_json(out / f"seed{seed}" / row / "guard" / yesno.GUARD)["kinds"]["all"]
-            for seed in config.seeds
-        ]
+        by_seed = [artefacts.read_json(guard_file(out / f"seed{seed}" / row))["kinds"]["all"] for seed in config.seeds]
         figures = {key: seeds.spread([one[key] for one in by_seed]) for key in _ABILITY}
         values = [one["accuracy"] for one in by_seed]
         more = seeds.spread([value - start for value, start in zip(values, first, strict=True)]) if first else None

@@ -15,7 +15,7 @@ from tiny_stage import DATA, RECIPES, TINY, Workshop
 
 from stcr_plugin.config import from_mapping, load
 from stcr_plugin.errors import ConfigError, DataError, StcrError
-from stcr_plugin.study.rules import Plan, StudyConfig
+from stcr_plugin.study.rules import Plan, StudyConfig, StudyControls
 from stcr_plugin.study.run import check_names, check_steps, run_study
 
 STUDIES = sorted((RECIPES / "studies").glob("*.yaml"))
@@ -175,10 +175,11 @@ def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) 
     )
     assert before["questions"] == after["questions"] > 0
     assert (tmp_path / "out" / "study.png").stat().st_size > 5000
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    kept = [path for name in ("*.safetensors", "results.json") for path in (tmp_path / "out").rglob(name)]
+    times = [path.stat().st_mtime_ns for path in kept]
     text = report.read_text()
     assert run_study(config, tmp_path / "out").read_text() == text
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == times
+    assert [path.stat().st_mtime_ns for path in kept] == times
 
     retrained = dataclasses.replace(config, stages={**config.stages, "weak_only": config.stages["stage2"]})
     retrained = dataclasses.replace(retrained, equal="nothing")
@@ -220,6 +221,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, root: Path, run: Callable[[Path], Non
     monkeypatch.setattr("stcr_plugin.study.run.supervised_tokens", lambda *_: 8.0)
     monkeypatch.setattr("stcr_plugin.study.table.write_study", lambda config, out, planned, build: out)
     monkeypatch.setattr(module, "_run", lambda command, log, environment: run(log))
+    monkeypatch.setattr("stcr_plugin.artefacts.model_digest", lambda folder: f"the weights in {folder}")
     return study(data=str(workshop.data), splits=["dev"])
 
 
@@ -247,6 +249,44 @@ def test_jobs_of_one_seed_run_at_once_and_none_before_what_it_starts_from(
     assert begun[:2] == ["data", "base"]
     assert sorted(begun[2:5]) == ["stage1", "stage2", "weak_only"]
     assert sorted(begun[5:]) == ["base-dev", "stage2-dev", "weak_only-dev"]
+
+
+def test_figures_that_stand_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin.study.askings import askings
+
+    begun, weights, seed_folder = list[str](), {"stage2": "first"}, tmp_path / "out" / "seed1"
+    registry = seed_folder / "data_registry"
+
+    def run(log: Path) -> None:
+        if log.stem == "data":
+            (registry / "tiny").mkdir(parents=True, exist_ok=True)
+            (registry / "tiny" / "manifest.json").write_text("{}", encoding="utf-8")
+        for one in askings(config, 1, seed_folder, "tiny", registry):
+            if one.name == log.stem:
+                begun.append(log.stem)
+                one.figures.parent.mkdir(parents=True, exist_ok=True)
+                one.figures.touch()
+
+    def asked(of: StudyConfig) -> list[str]:
+        begun.clear()
+        run_study(of, tmp_path / "out")
+        return sorted(begun)
+
+    made = faked(monkeypatch, tmp_path, run)
+    controls = from_mapping(StudyControls, {"rows": ["stage2"], "split": "dev"}, "test")
+    config = dataclasses.replace(made, seeds=(1,), controls=controls)
+    monkeypatch.setattr("stcr_plugin.artefacts.model_digest", lambda folder: weights.get(folder.name, folder.name))
+    every = ["base-dev", "stage2-controls", "stage2-dev", "weak_only-dev"]
+    assert asked(config) == every
+    assert asked(config) == []
+    weights["stage2"] = "second"
+    assert asked(config) == ["stage2-controls", "stage2-dev"]
+    assert asked(dataclasses.replace(config, pairs=7)) == ["base-dev", "stage2-dev", "weak_only-dev"]
+    next(askings(config, 1, seed_folder, "tiny", registry)).figures.unlink()
+    assert "base-dev" in asked(dataclasses.replace(config, pairs=7))
+    (registry / "tiny" / "manifest.json").write_text('{"other": 1}', encoding="utf-8")
+    monkeypatch.setattr("stcr_plugin.study.run._run", lambda command, log, environment: log.stem != "data" and run(log))
+    assert asked(dataclasses.replace(config, pairs=7)) == every
 
 
 def test_nothing_is_begun_after_a_failure_whose_words_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
