@@ -21,7 +21,8 @@ from stcr_plugin.evaluation.significance import Permutation, sign_flips
 
 SAME = ("name", "dataset", "split")
 """The keys of results.json in which the rows of one chain agree."""
-_RARE = ("tie_accuracy", "neither_rate", "earlier_closer_accuracy")
+RARE = ("tie_accuracy", "neither_rate", "earlier_closer_accuracy")
+"""The figures of results.json that only some pairs have."""
 _OF_PAIRS = tuple(name for name in RATES if name != "unparsed_rate")
 """Shares of n_pairs, which can be added up over episodes."""
 
@@ -81,7 +82,7 @@ def over_seeds(results: Sequence[Mapping[str, Any]], same: Sequence[str] = SAME,
     found = []
     for values, group in groups.items():
         by_seed = _by_seed(group)
-        names = [*RATES, *(name for name in _RARE if all(row.get(name) is not None for row in group))]
+        names = [*RATES, *(name for name in RARE if all(row.get(name) is not None for row in group))]
         figures = {name: spread([float(_value(row, name)) for row in by_seed.values()], level) for name in names}
         found.append(OverSeeds(dict(zip(same, values, strict=True)), tuple(by_seed), figures))
     return found

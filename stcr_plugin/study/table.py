@@ -11,45 +11,24 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.evaluation import plots, seeds, tables
 from stcr_plugin.evaluation.breakdown import PHASE_KINDS, STEP
-from stcr_plugin.evaluation.controls import read_rows
 from stcr_plugin.evaluation.verdicts import MEANINGS, RULES
-from stcr_plugin.frameworks.stage import read_record
-from stcr_plugin.study.askings import controls_file, guard_file, results_file
-from stcr_plugin.study.rules import Plan, StudyConfig
+from stcr_plugin.study.outcomes import Cost, Outcome
+from stcr_plugin.study.plans import recipe_of
+from stcr_plugin.study.rules import StudyConfig
 
 REPORT, TABLE, PLOT = "study.md", "study.json", "study.png"
 _SHOWN = ("pair_accuracy", "forward_accuracy", "backward_accuracy", "gap_points", "order_consistency", "unparsed_rate")
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a row took from the base on, all its stages together, for one seed."""
+def write_study(config: StudyConfig, out: Path, outcomes: Sequence[Outcome]) -> Path:
+    """Write the table of `outcomes`, one of each seed of the study; returns the path of study.md.
 
-    stages: tuple[str, ...]
-    steps: int
-    supervised_tokens: int
-    seconds: float
-
-
-def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Plan]], build: str) -> Path:
-    """Write the table of a study whose stages have finished; returns the path of study.md.
-
-    `plans` are those of each seed, `build` is the name of the study's data. What else lies in the folders of its rows,
-    such as an evaluation by a comparator or controls of another split, is no part of it. Raises DataError where a row
-    lacks results or was asked other pairs.
+    Raises DataError where two rows were asked different pairs.
     """
-    results = [
-        {
-            **artefacts.read_json(results_file(config, out / f"seed{seed}" / row, data, split)),
-            "name": row,
-            "seed": seed,
-        }
-        for row in config.rows
-        for seed in config.seeds
-        for data, split in config.asked(build)
-    ]
+    results = [one for outcome in outcomes for one in outcome.results if one["name"] in config.rows]
+    results.sort(key=lambda one: config.rows.index(one["name"]))
     modes = {str(one["name"]): str(one["mode"]) for one in results}
-    costs = {row: _cost(config, row, out, plans) for row in config.rows if row in config.stages}
+    costs = {row: _cost([outcome.costs[row] for outcome in outcomes]) for row in config.rows if row in config.stages}
     spreads = seeds.over_seeds(results)
     leads = [
         seeds.difference(_of(results, row, split), _of(results, config.reference, split))
@@ -58,8 +37,8 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
         if row in config.stages and row != config.reference
     ]
     kinds = _kinds_of_pairs(results, config.reference)
-    controls = _controls(config, out, build)
-    ability = _ability(config, out)
+    controls = _controls(config, outcomes)
+    ability = _ability(config, outcomes)
     table = {
         "study": config.name,
         "asks": config.asks,
@@ -75,7 +54,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
     parts = [
         f"# Study: {config.name}",
         config.asks,
-        _how(config, len(leads), modes),
+        _how(config, len(leads), modes, sorted({one for outcome in outcomes for one in outcome.revisions})),
         f"![Pair accuracy of every row, a point a seed]({PLOT})",
         *(line for split in _splits(results) for line in _section(config, split, spreads, leads, modes)),
         *_kinds_section(kinds, config.reference),
@@ -89,7 +68,7 @@ def write_study(config: StudyConfig, out: Path, plans: Mapping[int, Sequence[Pla
                 for row, cost in costs.items()
             ],
         ),
-        _counted(config, plans),
+        _counted(config),
     ]
     panels = {
         f"{dataset}, {split}": [
@@ -121,7 +100,7 @@ class KindOfPairs:
     more: seeds.Spread | None
 
 
-def _kinds_of_pairs(results: Sequence[dict[str, Any]], reference: str) -> list[KindOfPairs]:
+def _kinds_of_pairs(results: Sequence[Mapping[str, Any]], reference: str) -> list[KindOfPairs]:
     """Kinds that every seed has pairs of: within and across phases, and SpatialLogic-Bench's windows of distance."""
     found = []
     for split in _splits(results):
@@ -189,14 +168,11 @@ class ControlOverSeeds:
     measures: Mapping[str, seeds.Spread]
 
 
-def _controls(config: StudyConfig, out: Path, build: str) -> list[ControlOverSeeds]:
-    """Raises DataError where controls.json of a seed cannot be read."""
+def _controls(config: StudyConfig, outcomes: Sequence[Outcome]) -> list[ControlOverSeeds]:
     found: list[ControlOverSeeds] = []
     judged = {rule.words: rule.judged for rule in RULES.values()}
     for row in config.controls.rows if config.controls else ():
-        assert config.controls
-        files = [controls_file(out / f"seed{seed}" / row, build, config.controls.split) for seed in config.seeds]
-        by_seed = [{one.name: one for one in read_rows(file)} for file in files]
+        by_seed = [{one.name: one for one in outcome.controls[row]} for outcome in outcomes]
         for name, first in by_seed[0].items():
             same = [rows[name] for rows in by_seed if name in rows]
             measured = {
@@ -247,12 +223,11 @@ class Ability:
 _ABILITY = {"accuracy": "accuracy %", "f1": "F1 %", "yes_ratio": "yes %"}
 
 
-def _ability(config: StudyConfig, out: Path) -> list[Ability]:
-    """Raises DataError where a guard's figures cannot be read."""
+def _ability(config: StudyConfig, outcomes: Sequence[Outcome]) -> list[Ability]:
     found: list[Ability] = []
     first: list[float] = []
     for row in config.guard.rows if config.guard else ():
-        by_seed = [artefacts.read_json(guard_file(out / f"seed{seed}" / row))["kinds"]["all"] for seed in config.seeds]
+        by_seed = [outcome.ability[row] for outcome in outcomes]
         figures = {key: seeds.spread([one[key] for one in by_seed]) for key in _ABILITY}
         values = [one["accuracy"] for one in by_seed]
         more = seeds.spread([value - start for value, start in zip(values, first, strict=True)]) if first else None
@@ -287,28 +262,19 @@ def _splits(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row["dataset"], row["split"]) for row in results))
 
 
-def _of(results: Sequence[dict[str, Any]], name: str, split: tuple[str, str]) -> list[dict[str, Any]]:
+def _of(results: Sequence[Mapping[str, Any]], name: str, split: tuple[str, str]) -> list[Mapping[str, Any]]:
     return [row for row in results if row["name"] == name and (row["dataset"], row["split"]) == split]
 
 
-def _cost(config: StudyConfig, row: str, out: Path, plans: Mapping[int, Sequence[Plan]]) -> Cost:
-    chain = config.chain(row)
-    planned = {plan.name: plan for plan in next(iter(plans.values()))}
-    seconds = [
-        sum((read_record(out / f"seed{seed}" / name) or {}).get("seconds", 0.0) for name in chain)
-        for seed in config.seeds
-    ]
-    return Cost(
-        tuple(chain),
-        sum(planned[name].steps for name in chain),
-        round(sum(planned[name].tokens for name in chain)),
-        sum(seconds) / len(seconds),
-    )
+def _cost(by_seed: Sequence[Cost]) -> Cost:
+    """That of the first seed, with the seconds of all on average."""
+    return dataclasses.replace(by_seed[0], seconds=sum(one.seconds for one in by_seed) / len(by_seed))
 
 
-def _counted(config: StudyConfig, plans: Mapping[int, Sequence[Plan]]) -> str:
+def _counted(config: StudyConfig) -> str:
     """What the figures of the table of costs are of, and of which rows they are not all that the loss covers."""
-    masked = {plan.name for plan in next(iter(plans.values())) if "authors" in str(plan.recipe["stcr"].get("mask"))}
+    recipes = {name: recipe_of(stage.recipe, stage.overrides) for name, stage in config.stages.items()}
+    masked = {name for name, recipe in recipes.items() if "authors" in str((recipe.get("stcr") or {}).get("mask"))}
     rows = [row for row in config.stages if row in config.rows and masked & {*config.chain(row)}]
     more = (
         f" In {', '.join(rows)} the loss also covers the end of the prompt and its image tokens (`stcr.mask=authors`), "
@@ -323,7 +289,7 @@ def _counted(config: StudyConfig, plans: Mapping[int, Sequence[Plan]]) -> str:
     )
 
 
-def _how(config: StudyConfig, comparisons: int, modes: Mapping[str, str]) -> str:
+def _how(config: StudyConfig, comparisons: int, modes: Mapping[str, str], revisions: Sequence[str]) -> str:
     equal = {
         "nothing": "The rows take the steps that the table of costs says.",
         "steps": "All rows take equally many steps from the base on.",
@@ -347,7 +313,8 @@ def _how(config: StudyConfig, comparisons: int, modes: Mapping[str, str]) -> str
     return (
         f"Seeds {', '.join(map(str, config.seeds))}; each has data, a base and stages of its own. {equal} {seeds_words}"
         "The interval over episodes says what other episodes would have given of the same runs. "
-        f"{comparisons} differences stand below, and none is adjusted for their number.{asked}"
+        f"{comparisons} differences stand below, and none is adjusted for their number.{asked} "
+        f"Trained and asked at code revision {', '.join(revisions)}."
     )
 
 

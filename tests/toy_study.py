@@ -1,0 +1,49 @@
+"""A study of one chain and its rival, and a registry that its tokens can be counted in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tiny_stage import RECIPES
+
+from stcr_plugin.config import from_mapping
+from stcr_plugin.study.rules import StudyConfig
+
+MINIMAL: dict[str, Any] = {
+    "name": "toy",
+    "asks": "Does it work?",
+    "data": "data.yaml",
+    "base": "base.yaml",
+    "seeds": [1, 2],
+    "reference": "stage2",
+    "stages": {
+        "stage1": {"recipe": str(RECIPES / "stage1_cot.yaml"), "datasets": ["cot"], "row": False},
+        "stage2": {"recipe": str(RECIPES / "stage2_weak.yaml"), "datasets": ["weak"], "starts_from": "stage1"},
+        "weak_only": {"recipe": str(RECIPES / "weak_only.yaml"), "datasets": ["weak"]},
+    },
+}
+
+
+def study(**changes: Any) -> StudyConfig:
+    return from_mapping(StudyConfig, {**MINIMAL, **changes}, "test")
+
+
+def stages(**changes: Any) -> dict[str, Any]:
+    return {name: {**stage, **changes.get(name, {})} for name, stage in MINIMAL["stages"].items()}
+
+
+def two_datasets(folder: Path) -> tuple[Path, list[float], list[int]]:
+    """A registry of CoT samples and fewer weak ones, in the folder of their base; mean tokens and rows of each."""
+    from toy_build import build_toy
+
+    from stcr_plugin.architecture import write_checkpoint
+    from stcr_plugin.registry.manifest import dataset_rows
+    from stcr_plugin.study.plans import supervised_tokens
+
+    write_checkpoint(folder / "base")
+    datasets = {"cot": {"split": "train", "kind": "cot"}, "weak": {"split": "train", "kind": "weak", "pairs": 3}}
+    registry = build_toy(folder / "data_registry", datasets=datasets)
+    names = ["toy_cot", "toy_weak"]
+    tokens = [supervised_tokens(registry, name, folder / "base") for name in names]
+    return registry, tokens, [len(list(dataset_rows(registry, name))) for name in names]
