@@ -145,12 +145,19 @@ def _run_seed(config: StudyConfig, seed: int, study: Path, commands: _Commands, 
             f"dataset={data.name}_forward", "--registry", str(registry),
         )  # fmt: skip
     planned = plans(config, seed, out, data.name)
-    missing = [plan for plan in planned if not _is_trained(plan, out / plan.name, registry)]
+    missing = {plan.name for plan in planned if not _is_trained(plan, out / plan.name, registry)}
     commands.bar.update(len(planned) - len(missing))
-    depths = {plan.name: len(config.chain(plan.name)) for plan in missing}
-    for depth in sorted(set(depths.values())):  # what a stage starts from is trained when its turn comes
-        ready = sorted((plan for plan in missing if depths[plan.name] == depth), key=lambda plan: -plan.steps)
-        commands.at_once([partial(stcr, plan.name, "train", plan.path, *plan.overrides) for plan in ready])
+
+    def train_from(parent: str) -> None:
+        starting = [plan for plan in planned if config.stages[plan.name].starts_from == parent]
+        commands.at_once([partial(train, plan) for plan in sorted(starting, key=lambda plan: -plan.steps)])
+
+    def train(plan: Plan) -> None:
+        if plan.name in missing:
+            stcr(plan.name, "train", plan.path, *plan.overrides)
+        train_from(plan.name)
+
+    train_from(BASE)
     digest_of = cache(artefacts.model_digest)
     asked = askings(config, seed, out, data.name, registry)
     commands.at_once([partial(_ask, one, digest_of, registry, logs, commands) for one in asked])
