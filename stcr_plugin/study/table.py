@@ -56,6 +56,7 @@ def write_study(config: StudyConfig, out: Path, outcomes: Sequence[Outcome]) -> 
         config.asks,
         _how(config, len(leads), modes, sorted({one for outcome in outcomes for one in outcome.revisions})),
         f"![Pair accuracy of every row, a point a seed]({PLOT})",
+        *_overview(config, spreads, leads, _splits(results)),
         *(line for split in _splits(results) for line in _section(config, split, spreads, leads, modes)),
         *_kinds_section(kinds, config.reference),
         *_controls_section(controls),
@@ -316,6 +317,36 @@ def _how(config: StudyConfig, comparisons: int, modes: Mapping[str, str], revisi
         f"{comparisons} differences stand below, and none is adjusted for their number.{asked} "
         f"Trained and asked at code revision {', '.join(revisions)}."
     )
+
+
+def _overview(
+    config: StudyConfig,
+    spreads: Sequence[seeds.OverSeeds],
+    leads: Sequence[seeds.SeedsDifference],
+    splits: Sequence[tuple[str, str]],
+) -> list[str]:
+    """All rows and splits at a glance: pair accuracy, and how far it is from the reference's."""
+    accuracies = {_where(one.of): _spread(one.figures["pair_accuracy"], "pair_accuracy") for one in spreads}
+    differences = {_where(one.of): f"{one.points.mean:+.1f} ({_lead(one)[-1]})" for one in leads}
+    names = [split for _, split in splits]
+    heads = ["row", *(tables.cell(split if names.count(split) == 1 else f"{data}, {split}") for data, split in splits)]
+
+    def table(cells: Mapping[tuple[str, str, str], str], rows: Sequence[str]) -> str:
+        return tables.markdown(heads, [[tables.cell(row), *(cells[row, *split] for split in splits)] for row in rows])
+
+    parts = [
+        "## At a glance",
+        tables.COLUMNS["pair_accuracy"].heading.capitalize() + ":",
+        table(accuracies, config.rows),
+    ]
+    if leads:
+        parts += [f"Minus {config.reference}, in points, with the 95 % interval over episodes:"]
+        parts += [table(differences, list(dict.fromkeys(str(one.of["name"]) for one in leads)))]
+    return parts
+
+
+def _where(of: Mapping[str, Any]) -> tuple[str, str, str]:
+    return of["name"], of["dataset"], of["split"]
 
 
 def _section(

@@ -67,7 +67,12 @@ def test_table_of_seeds_trained_elsewhere_is_written_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stcr_plugin.study.run._run", lambda *_: pytest.fail("nothing was to be run"))
-    run_study(two_seeds(tmp_path), tmp_path / "out")
+    text = run_study(two_seeds(tmp_path), tmp_path / "out").read_text()
+    assert (
+        "| row | dev |\n| --- | --- |\n| base | 0.0 ± 0.0 |\n| stage2 | 100.0 ± 0.0 |\n| weak_only | 62.5 ± 17.7 |"
+        in text
+    )
+    assert "| row | dev |\n| --- | --- |\n| weak_only | -37.5 (-50.0 to -25.0) |" in text
     table = json.loads((tmp_path / "out" / "study.json").read_text())
     accuracies = {one["of"]["name"]: one["figures"]["pair_accuracy"]["values"] for one in table["rows"]}
     assert accuracies == {"base": [0.0, 0.0], "stage2": [100.0, 100.0], "weak_only": [75.0, 50.0]}
