@@ -66,10 +66,10 @@ def guard_file(model: Path) -> Path:
 
 
 def stamp(asking: Asking, model_digest: str, registry: Path) -> str:
-    """A digest of all that decides the figures: the command, the model by its digest, data, code and libraries."""
+    """A digest of the figures and of all that decided them: command, model by its digest, data, code and libraries."""
     record = asking.model / RECORD
-    read = sorted(registry.glob(f"*/{MANIFEST}")) + ([record] if record.is_file() else [])
-    sums = [artefacts.sha256(path) for path in read]
+    read = [asking.figures, *registry.glob(f"*/{MANIFEST}"), *([record] if record.is_file() else [])]
+    sums = sorted(artefacts.sha256(path) for path in read)
     return artefacts.digest([asking.words, model_digest, sums, artefacts.code_digest("."), artefacts.provenance()])
 
 

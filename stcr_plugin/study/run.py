@@ -191,12 +191,16 @@ def _is_trained(plan: Plan, folder: Path, registry: Path) -> bool:
 
 def _ask(asking: Asking, digest_of: Callable[[Path], str], registry: Path, logs: Path, commands: _Commands) -> None:
     """Run one evaluation, unless its figures stand and all that decided them is as it was."""
-    done, now = logs / f"{asking.name}.done", stamp(asking, digest_of(asking.model), registry)
-    if asking.figures.is_file() and done.is_file() and done.read_text(encoding="utf-8") == now:
+    done = logs / f"{asking.name}.done"
+
+    def now() -> str:
+        return stamp(asking, digest_of(asking.model), registry)
+
+    if asking.figures.is_file() and done.is_file() and done.read_text(encoding="utf-8") == now():
         commands.bar.update()
         return
     commands.run(logs / f"{asking.name}.log", *asking.words)
-    artefacts.write_text(done, now)
+    artefacts.write_text(done, now())
 
 
 def _link(model: Path, out: Path) -> None:

@@ -140,6 +140,7 @@ def test_jobs_of_one_seed_run_at_once_and_none_before_what_it_starts_from(
         under_way.discard(log)
 
     config = dataclasses.replace(faked(monkeypatch, tmp_path, run), seeds=(1,))
+    monkeypatch.setattr("stcr_plugin.study.run.stamp", lambda *_: "")  # no command has written figures
     run_study(config, tmp_path / "out", jobs=2)
     assert most == 2
     assert begun[:2] == ["data", "base"]
@@ -161,7 +162,7 @@ def test_figures_that_stand_are_not_asked_for_again(tmp_path: Path, monkeypatch:
             if one.name == log.stem:
                 begun.append(log.stem)
                 one.figures.parent.mkdir(parents=True, exist_ok=True)
-                one.figures.touch()
+                one.figures.write_text("figures", encoding="utf-8")
 
     def asked(of: StudyConfig) -> list[str]:
         begun.clear()
@@ -178,8 +179,11 @@ def test_figures_that_stand_are_not_asked_for_again(tmp_path: Path, monkeypatch:
     weights["stage2"] = "second"
     assert asked(config) == ["stage2-controls", "stage2-dev"]
     assert asked(dataclasses.replace(config, pairs=7)) == ["base-dev", "stage2-dev", "weak_only-dev"]
-    next(askings(config, 1, seed_folder, "tiny", registry)).figures.unlink()
-    assert "base-dev" in asked(dataclasses.replace(config, pairs=7))
+    first = next(askings(config, 1, seed_folder, "tiny", registry)).figures
+    first.write_text("of other pairs, by hand", encoding="utf-8")
+    assert asked(dataclasses.replace(config, pairs=7)) == ["base-dev"]
+    first.unlink()
+    assert asked(dataclasses.replace(config, pairs=7)) == ["base-dev"]
     (registry / "tiny" / "manifest.json").write_text('{"other": 1}', encoding="utf-8")
     monkeypatch.setattr("stcr_plugin.study.run._run", lambda command, log, environment: log.stem != "data" and run(log))
     assert asked(dataclasses.replace(config, pairs=7)) == every
