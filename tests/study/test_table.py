@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_stage import RECIPES
 from toy_study import stages, study, two_datasets
 
 from stcr_plugin.artefacts import provenance, write_json
+from stcr_plugin.config import load
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation.verdicts import RULES, Measure, Row, Verdict
 from stcr_plugin.study.outcomes import Outcome, collect, read_outcome, write_outcome
@@ -88,6 +90,15 @@ def test_outcome_file_says_all_that_the_table_needs(tmp_path: Path, monkeypatch:
     assert (tmp_path / "second" / "study.json").read_text() == (tmp_path / "first" / "study.json").read_text()
     write_outcome(tmp_path / "again.jsonl", again)
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "seed1.jsonl").read_bytes()
+
+
+def test_published_table_is_made_of_the_published_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    published = Path("docs/results/seeds")
+    outcomes = [read_outcome(path) for path in sorted(published.glob("seed*.jsonl"))]
+    config = load(StudyConfig, RECIPES / "studies/seeds.yaml", [f"seeds={[one.seed for one in outcomes]}"])
+    text = write_study(config, tmp_path, outcomes).read_text(encoding="utf-8")
+    assert text == (published / "study.md").read_text(encoding="utf-8")
 
 
 def test_rows_asked_in_two_modes_are_said_to_be() -> None:
