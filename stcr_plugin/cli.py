@@ -377,7 +377,7 @@ def _results_of(arguments: argparse.Namespace, engine: Engine, how: str = "", ro
 
     What is asked otherwise than by the defaults has a folder of its own, and writes over no other figures.
     """
-    folder = _asked(arguments).folder(arguments.dataset, arguments.split, *([how] if how else []))
+    folder = _asked(arguments).folder(arguments.dataset, arguments.split, how)
     if arguments.model is None:
         served = re.sub(r"[^\w.-]+", "_", str(engine.identity().get("model") or arguments.oracle)).strip("._")
         return Path("runs", room, served or "model", folder)

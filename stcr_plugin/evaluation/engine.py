@@ -69,9 +69,9 @@ class AskSettings:
         changed = {key: value for key, value in self.decides.items() if value != usual[key]}
         return tuple(key if value is True else f"{key}_{value}" for key, value in changed.items())
 
-    def folder(self, dataset: str, split: str, *how: str) -> str:
+    def folder(self, dataset: str, split: str, how: str = "") -> str:
         """What a folder of results is called: what is asked otherwise than by the defaults has one of its own."""
-        return "-".join((dataset, split, *how, *self.otherwise))
+        return "-".join(filter(None, (dataset, split, how, *self.otherwise)))
 
 
 class Engine(Protocol):
