@@ -46,7 +46,7 @@ def plans(config: StudyConfig, seed: int, out: Path, build: str) -> list[Plan]:
 
 def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more: tuple[str, ...] = ()) -> Plan:
     stage, registry = config.stages[name], out / "data_registry"
-    datasets = [f"{build}_{key}" for key in stage.datasets]
+    datasets = [f"{of}_{key}" for of, key in config.trained_on(name, build)]
     overrides = (
         f"model_name_or_path={out / stage.starts_from}",
         f"dataset={','.join(datasets)}",
@@ -192,22 +192,19 @@ def check_names(config: StudyConfig) -> None:
     from stcr_plugin.registry.rules import load_data_config
 
     data = data_of(config, config.seeds[0])
-    for name, stage in config.stages.items():
-        for key in stage.datasets:
-            if key not in data.datasets:
-                raise ConfigError(
-                    f"stages.{name}: {config.data} has no dataset {key!r}, {nearest(key, list(data.datasets))}"
-                )
     builds = {build.name: build for build in (data, *map(load_data_config, config.also))}
     asked = [("splits", *one) for one in config.asked(data.name)]
     if config.controls:
         asked.append(("controls.split", data.name, config.controls.split))
         asked += [("controls.also", *one) for one in other_data(config.controls.also).values()]
-    for key, build, part in asked:
-        if build not in builds:
-            raise ConfigError(f"{key}: neither `data` nor `also` builds {build!r}, {nearest(build, list(builds))}")
-        if part not in (splits := list(builds[build].splits)):
-            raise ConfigError(f"{key}: {build} has no split {part!r}, {nearest(part, splits)}")
+    trained = [(f"stages.{name}", *one) for name in config.stages for one in config.trained_on(name, data.name)]
+    for named, kind in ((trained, "dataset"), (asked, "split")):
+        for key, build, part in named:
+            if build not in builds:
+                raise ConfigError(f"{key}: neither `data` nor `also` builds {build!r}, {nearest(build, list(builds))}")
+            known = list(builds[build].datasets if kind == "dataset" else builds[build].splits)
+            if part not in known:
+                raise ConfigError(f"{key}: {build} has no {kind} {part!r}, {nearest(part, known)}")
 
 
 def placed(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ BASE = "base"
 
 @settings
 class StudyStage:
-    """One stage of a study: `recipe` with `overrides` laid over it, on `datasets` (keys of the data config).
+    """One stage of a study: `recipe` with `overrides` laid over it, on `datasets`.
 
+    datasets: keys of the data config, or BUILD:KEY of a config under the study's `also`.
     starts_from: another stage, or "base". row: whether it is a row of the table, or only leads to one.
     """
 
@@ -59,7 +61,8 @@ class StudyConfig:
     `max_steps` of each row's last stage so that all are trained on as many supervised tokens, for which no other stage
     may start from a row but the reference. "nothing" asks nothing.
     mode: how all rows are asked, whatever each was trained for; null: by its own mode.
-    pairs: so many of each of `splits`, which are splits of the data, or BUILD:SPLIT of a config under `also`.
+    also: configurations of more data, to train on or to ask about. pairs: so many of each of `splits`, which are splits
+    of the data, or BUILD:SPLIT of a config under `also`.
     controls: which rows the controls are put to, none where it is null. guard: which rows are asked of their general
     ability. batch_size: of the evaluation.
     """
@@ -119,8 +122,11 @@ class StudyConfig:
 
     def asked(self, build: str) -> list[tuple[str, str]]:
         """(build, split) of each of `splits`; of `build`, the study's own data, where one names no other."""
-        named = (split.rpartition(":") for split in self.splits)
-        return [(other or build, part) for other, _, part in named]
+        return _of_builds(self.splits, build)
+
+    def trained_on(self, name: str, build: str) -> list[tuple[str, str]]:
+        """(build, key) of each dataset of the stage `name`, in the same way."""
+        return _of_builds(self.stages[name].datasets, build)
 
     def chain(self, name: str) -> list[str]:
         """The stages from the base on that end in the stage `name`. Raises ValueError for a circle."""
@@ -131,6 +137,10 @@ class StudyConfig:
             found.insert(0, name)
             name = self.stages[name].starts_from
         return found
+
+
+def _of_builds(named: Sequence[str], build: str) -> list[tuple[str, str]]:
+    return [(other or build, part) for other, _, part in (one.rpartition(":") for one in named)]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,21 @@ def test_shipped_studies_are_whole_and_equal_as_they_say(path: Path, monkeypatch
     assert config.name == path.stem
 
 
-def test_unknown_dataset_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ("waek", "stages.weak_only: tiny has no dataset 'waek', did you mean 'weak'"),
+        ("other:waek", "stages.weak_only: other has no dataset 'waek', did you mean 'weak'"),
+        ("ohter:weak", "stages.weak_only: neither `data` nor `also` builds 'ohter', did you mean 'other'"),
+    ],
+)
+def test_unknown_dataset_is_told_before_anything_is_trained(tmp_path: Path, dataset: str, words: str) -> None:
     workshop = Workshop(tmp_path)
     workshop.write_yaml(workshop.data, DATA)
-    wrong = study(data=str(workshop.data), stages=stages(weak_only={"datasets": ["waek"]}))
-    with pytest.raises(ConfigError, match="no dataset 'waek', did you mean 'weak'"):
+    workshop.write_yaml(tmp_path / "other.yaml", {**DATA, "name": "other"})
+    also = [str(tmp_path / "other.yaml")]
+    wrong = study(data=str(workshop.data), also=also, stages=stages(weak_only={"datasets": [dataset]}))
+    with pytest.raises(ConfigError, match=words):
         run_study(wrong, tmp_path / "out")
     assert not (tmp_path / "out" / "seed1").exists()
 
@@ -63,6 +74,32 @@ def test_unknown_split_is_told_before_anything_is_trained(tmp_path: Path, change
     with pytest.raises(ConfigError, match=words):
         run_study(study(**{"data": str(workshop.data), "splits": ["dev"], **changes}), tmp_path / "out")
     assert not (tmp_path / "out" / "seed1").exists()
+
+
+def test_stage_trains_on_a_dataset_of_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin.study.plans import plans
+
+    counted = list[str]()
+    monkeypatch.setattr(
+        "stcr_plugin.study.plans.supervised_tokens", lambda _, name, model: counted.append(name) or float(len(name))
+    )
+    config = study(also=["other.yaml"], stages=stages(weak_only={"datasets": ["other:weak"]}))
+    found = {plan.name: plan for plan in plans(config, 1, tmp_path, "toy")}
+    assert found["weak_only"].recipe["dataset"] == "other_weak"
+    assert found["stage2"].recipe["dataset"] == "toy_weak"
+    assert counted == ["toy_cot", "toy_weak", "other_weak"]
+
+
+def test_passive_video_is_made_of_the_pairs_that_the_chain_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    from stcr_plugin.registry.rules import load_data_config
+
+    whole, passive = (load_data_config(f"recipes/data/{name}.yaml") for name in ("tabletop", "tabletop_passive"))
+    for key in ("seed", "frames", "pairs"):
+        assert getattr(passive, key) == getattr(whole, key), key
+    assert dataclasses.replace(whole.source, heldout=0) == passive.source
+    assert passive.splits == {"train": whole.splits["train"]}
+    assert passive.datasets == {"passive": dataclasses.replace(whole.datasets["weak"], orders="forward")}
 
 
 def test_recipe_is_the_same_however_the_folder_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
