@@ -46,7 +46,10 @@ def plans(config: StudyConfig, seed: int, out: Path, build: str) -> list[Plan]:
 
 def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more: tuple[str, ...] = ()) -> Plan:
     stage, registry = config.stages[name], out / "data_registry"
-    datasets = [f"{of}_{key}" for of, key in config.trained_on(name, build)]
+    trained_on = config.trained_on(name, build)
+    datasets = [f"{of}_{key}" for of, key in trained_on]
+    measured = _yaml(stage.recipe, stage.overrides).get("stcr", {}).get("evaluate")
+    elsewhere = any(of != build for of, _ in trained_on)
     overrides = (
         f"model_name_or_path={out / stage.starts_from}",
         f"dataset={','.join(datasets)}",
@@ -56,6 +59,8 @@ def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more
         f"stcr.name={name}",
         "stcr.prepare.data=null",
         "stcr.prepare.base=null",
+        # A stage is measured on the build that it trains on, unless told: on that of all stages then.
+        *([f"stcr.evaluate.dataset={build}"] if elsewhere and measured else []),
         *stage.overrides,
         *more,
     )

@@ -15,7 +15,8 @@ BASE = "base"
 class StudyStage:
     """One stage of a study: `recipe` with `overrides` laid over it, on `datasets`.
 
-    datasets: keys of the data config, or BUILD:KEY of a config under the study's `also`.
+    datasets: keys of the data config, or BUILD:KEY of a config under the study's `also`; the stage's own measurements
+    (`stcr.evaluate`) are on the data config then too.
     starts_from: another stage, or "base". row: whether it is a row of the table, or only leads to one.
     """
 

@@ -86,8 +86,13 @@ def test_stage_trains_on_a_dataset_of_other_data(tmp_path: Path, monkeypatch: py
     config = study(also=["other.yaml"], stages=stages(weak_only={"datasets": ["other:weak"]}))
     found = {plan.name: plan for plan in plans(config, 1, tmp_path, "toy")}
     assert found["weak_only"].recipe["dataset"] == "other_weak"
+    assert found["weak_only"].recipe["stcr"]["evaluate"]["dataset"] == "toy"  # as all stages are measured
     assert found["stage2"].recipe["dataset"] == "toy_weak"
+    assert "dataset" not in found["stage2"].recipe["stcr"]["evaluate"]
     assert counted == ["toy_cot", "toy_weak", "other_weak"]
+    unmeasured = {"datasets": ["other:weak"], "overrides": ["stcr.evaluate=null"]}
+    config = study(also=["other.yaml"], stages=stages(weak_only=unmeasured))
+    assert plans(config, 1, tmp_path, "toy")[-1].recipe["stcr"]["evaluate"] is None
 
 
 def test_passive_video_is_made_of_the_pairs_that_the_chain_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
