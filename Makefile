@@ -119,7 +119,7 @@ check-static: | $(READY)
 check: check-static test
 
 bench: | $(READY)
-	python -m pytest tests/benchmarks -m bench
+	python -m pytest tests/speed -m bench
 
 # Needs a CUDA device; says so and passes where there is none. Figures: runs/gpu/results.md.
 gpu: | $(READY)
