@@ -92,11 +92,14 @@ def test_outcome_file_says_all_that_the_table_needs(tmp_path: Path, monkeypatch:
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "seed1.jsonl").read_bytes()
 
 
-def test_published_table_is_made_of_the_published_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["seeds", "ablation"])
+def test_published_table_is_made_of_the_published_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(RECIPES.parent)
-    published = Path("docs/results/seeds")
+    published = Path("docs/results") / name
     outcomes = [read_outcome(path) for path in sorted(published.glob("seed*.jsonl"))]
-    config = load(StudyConfig, RECIPES / "studies/seeds.yaml", [f"seeds={[one.seed for one in outcomes]}"])
+    config = load(StudyConfig, RECIPES / f"studies/{name}.yaml", [f"seeds={[one.seed for one in outcomes]}"])
     text = write_study(config, tmp_path, outcomes).read_text(encoding="utf-8")
     assert text == (published / "study.md").read_text(encoding="utf-8")
 
