@@ -92,7 +92,7 @@ def test_outcome_file_says_all_that_the_table_needs(tmp_path: Path, monkeypatch:
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "seed1.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["seeds", "ablation"])
+@pytest.mark.parametrize("name", ["seeds", "ablation", "few_labels"])
 def test_published_table_is_made_of_the_published_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
