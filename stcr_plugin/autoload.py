@@ -12,8 +12,8 @@ import sys
 # LLaMA-Factory's module -> the function of ours that is called with it once it is loaded.
 HOOKS = {
     "llamafactory.data.template": ("stcr_plugin.frameworks.llamafactory.template", "register"),
-    "llamafactory.chat.hf_engine": ("stcr_plugin.frameworks.llamafactory.serving", "pass_token_types"),
-    "llamafactory.train.tuner": ("stcr_plugin.frameworks.llamafactory.training", "wrap_run_exp"),
+    "llamafactory.chat.hf_engine": ("stcr_plugin.frameworks.llamafactory.chat_hook", "pass_token_types"),
+    "llamafactory.train.tuner": ("stcr_plugin.frameworks.llamafactory.experiment", "wrap_run_exp"),
     "llamafactory.v1.config.arg_parser": ("stcr_plugin.frameworks.refusals", "refuse_v1"),
 }
 

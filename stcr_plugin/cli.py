@@ -16,8 +16,8 @@ from stcr_plugin.errors import StcrError
 Settings = TypeVar("Settings")
 
 if TYPE_CHECKING:
+    from stcr_plugin.engines.settings import AskSettings, Engine
     from stcr_plugin.evaluation.comparators import Comparator
-    from stcr_plugin.evaluation.engine import AskSettings, Engine
     from stcr_plugin.types import Pair
 
 # Options that are fields of AskSettings: field -> how argparse is told of it. A command may have some of them alone.
@@ -124,10 +124,10 @@ def _agree(arguments: argparse.Namespace) -> None:
 def _data_build(arguments: argparse.Namespace) -> None:
     from stcr_plugin.registry.build import build, load_data_config
     from stcr_plugin.registry.manifest import read_manifest, summary
-    from stcr_plugin.registry.workers import Hands
+    from stcr_plugin.registry.workers import WorkerPool
 
     config = load_data_config(arguments.config, arguments.overrides)
-    manifest = build(config, arguments.registry, Hands(arguments.workers, arguments.ray))
+    manifest = build(config, arguments.registry, WorkerPool(arguments.workers, arguments.ray))
     print(summary(read_manifest(arguments.registry, config.name)))
     print(f"built: {manifest}")
 
@@ -141,7 +141,7 @@ def _data_check(arguments: argparse.Namespace) -> int:
 
 
 def _data_export(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.registry.spatiallogic import export
+    from stcr_plugin.registry.authors_rows import export
 
     done = export(arguments.name, arguments.registry, arguments.out, arguments.format, arguments.split)
     left_out = f"; {done.ties} left out, where neither image is closer" if done.ties else ""
@@ -160,7 +160,7 @@ def _data_overlap(arguments: argparse.Namespace) -> int:
 
 
 def _data_show(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.registry.sheet import show
+    from stcr_plugin.report.contact_sheet import show
 
     name = f"{arguments.name}-{arguments.split}" if arguments.split else arguments.name
     out = arguments.out or Path("runs", "show", f"{name}.html")
@@ -169,8 +169,8 @@ def _data_show(arguments: argparse.Namespace) -> None:
 
 
 def _base_build(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.base import build
-    from stcr_plugin.frameworks.llamafactory.training import train
+    from stcr_plugin.embedded.base import build
+    from stcr_plugin.frameworks.llamafactory.experiment import train
 
     print(f"base: {build(arguments.config, arguments.overrides, str(arguments.registry), train)}")
 
@@ -178,8 +178,10 @@ def _base_build(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from importlib import import_module
 
-    backend = import_module(f"stcr_plugin.frameworks.{arguments.backend}.training")
-    backend.train(arguments.recipe, _recipe_overrides(arguments))
+    backends = {"llamafactory": "llamafactory.experiment", "trl": "trl.sft"}
+    import_module(f"stcr_plugin.frameworks.{backends[arguments.backend]}").train(
+        arguments.recipe, _recipe_overrides(arguments)
+    )
 
 
 def _recipe_overrides(arguments: argparse.Namespace) -> list[str]:
@@ -210,8 +212,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _eval(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation.comparators import words
-    from stcr_plugin.evaluation.contamination import overlap_words
-    from stcr_plugin.evaluation.run import evaluate
+    from stcr_plugin.evaluation.evaluate import evaluate
+    from stcr_plugin.evaluation.leakage import overlap_words
     from stcr_plugin.report import console_table
 
     engine, ask = _engine(arguments, _asked(arguments))
@@ -283,7 +285,7 @@ def _put_controls(
 
 
 def _eval_groups(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> None:
-    from stcr_plugin.evaluation.groups import GroupSettings, evaluate_groups, summary
+    from stcr_plugin.evaluation.multi_image import GroupSettings, evaluate_groups, summary
 
     asked = _settings(GroupSettings, arguments, ("pictures", "ask", "per_episode", "rotations"))
     results = evaluate_groups(
@@ -305,7 +307,7 @@ def _eval_groups(arguments: argparse.Namespace, engine: Engine, ask: AskSettings
 
 def _rank(arguments: argparse.Namespace) -> None:
     from stcr_plugin.errors import ConfigError
-    from stcr_plugin.evaluation import progress, strips
+    from stcr_plugin.evaluation import rank, strips
 
     out, paths = arguments.out, arguments.pictures
     build = arguments.registry, arguments.dataset, arguments.split or "heldout"
@@ -330,9 +332,9 @@ def _rank(arguments: argparse.Namespace) -> None:
     engine, ask = _engine(arguments, _asked(arguments), found[0].root, pairs)
     if arguments.voc:
         name = str(arguments.model or arguments.oracle or engine.identity().get("model") or arguments.engine)
-        print(progress.value_order(engine, found, out, ask, arguments.seed, name=name).words)
+        print(rank.value_order(engine, found, out, ask, arguments.seed, name=name).words)
     else:
-        print(progress.rank_frames(engine, found[0], out, ask, arguments.comparisons, arguments.seed).words)
+        print(rank.rank_frames(engine, found[0], out, ask, arguments.comparisons, arguments.seed).words)
     print(f"results: {out}")
 
 
@@ -345,7 +347,7 @@ def _settings(kind: type[Settings], arguments: argparse.Namespace, fields: Itera
 
 
 def _asked(arguments: argparse.Namespace) -> AskSettings:
-    from stcr_plugin.evaluation.engine import AskSettings
+    from stcr_plugin.engines.settings import AskSettings
 
     return _settings(AskSettings, arguments, _ASK)
 
@@ -355,9 +357,9 @@ def _engine(
 ) -> tuple[Engine, AskSettings]:
     """What `_engine_options` name, and `ask` as it is to be asked; `pictures` and `pairs` None: those of the split."""
     from stcr_plugin.config import read_yaml
+    from stcr_plugin.engines.open import engine_for
+    from stcr_plugin.engines.oracles import Oracle
     from stcr_plugin.errors import ConfigError
-    from stcr_plugin.evaluation.engines import engine_for
-    from stcr_plugin.evaluation.oracles import Oracle
     from stcr_plugin.registry.manifest import read_pairs
 
     if arguments.oracle:
@@ -388,8 +390,8 @@ def _results_of(arguments: argparse.Namespace, engine: Engine, how: str = "", ro
 
 def _study(arguments: argparse.Namespace) -> None:
     from stcr_plugin.config import load
-    from stcr_plugin.study.rules import StudyConfig
-    from stcr_plugin.study.run import run_study
+    from stcr_plugin.study.runner import run_study
+    from stcr_plugin.study.study_config import StudyConfig
 
     config = load(StudyConfig, arguments.config, arguments.overrides)
     print(f"study: {run_study(config, arguments.out or Path('runs', 'studies', config.name), arguments.jobs)}")
@@ -397,16 +399,16 @@ def _study(arguments: argparse.Namespace) -> None:
 
 def _guard(arguments: argparse.Namespace) -> None:
     from stcr_plugin.errors import ConfigError
-    from stcr_plugin.evaluation import yesno
+    from stcr_plugin.evaluation import guard
 
     if arguments.compare:
-        print(yesno.compare(arguments.compare, arguments.out))
+        print(guard.compare(arguments.compare, arguments.out))
         return
     if arguments.out is None or arguments.oracle:
         raise ConfigError("give --out, the folder of the results; and no --oracle, which knows of pairs alone")
-    episodes = yesno.EPISODES if arguments.episodes is None else arguments.episodes
+    episodes = guard.EPISODES if arguments.episodes is None else arguments.episodes
     engine, ask = _engine(arguments, _asked(arguments), arguments.images if arguments.pope else arguments.out)
-    row = yesno.guard(
+    row = guard.guard(
         arguments.model,
         arguments.out,
         episodes,
@@ -417,7 +419,7 @@ def _guard(arguments: argparse.Namespace) -> None:
         name=arguments.name,
         engine=engine,
     )
-    print(yesno.words(row))
+    print(guard.words(row))
     print(f"results: {arguments.out}")
 
 
@@ -430,7 +432,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from stcr_plugin.release.export import export
-    from stcr_plugin.release.serving import vllm_line
+    from stcr_plugin.release.server_commands import vllm_line
 
     done = export(
         arguments.run_folder,
@@ -453,7 +455,7 @@ def _judge(arguments: argparse.Namespace) -> None:
     import json
 
     from stcr_plugin.errors import ConfigError
-    from stcr_plugin.evaluation.judging import ROOT, judge
+    from stcr_plugin.evaluation.judge import ROOT, judge
 
     # A model may be left out where another answers: then all that is named is pictures.
     given, asked_here = list(arguments.given), arguments.engine != "server" and not arguments.oracle
@@ -472,7 +474,7 @@ def _judge(arguments: argparse.Namespace) -> None:
 
 
 def _benchmark_export(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.benchmark.export import export
+    from stcr_plugin.benchmark.benchmark_files import export
 
     done = export(
         arguments.registry,

@@ -1,14 +1,26 @@
-"""Errors that a user can mend: what went wrong, where, and what to do about it."""
+"""Errors that a user can fix: where something went wrong, what it was, and how to fix it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class StcrError(Exception):
-    """An error of the user's input or setting.
+    """An error of the user's input or settings; the command line prints it on one line, without a traceback.
 
-    The command line prints its text without a traceback, so the text must say what is wrong, where
-    (file, row, episode) and how to mend it.
+    Attributes:
+        where: File, row, episode, option or key.
+        problem: What is wrong with it.
+        fix: What to do about it, verb first.
     """
+
+    def __init__(self, where: str | Path, problem: str = "", fix: str = "") -> None:
+        super().__init__(where, problem, fix)  # all three, so that the error survives pickling
+        self.where, self.problem, self.fix = str(where), problem, fix
+
+    def __str__(self) -> str:
+        """`where: problem; fix`, without the parts that are empty."""
+        return "; ".join(filter(None, (": ".join(filter(None, (self.where, self.problem))), self.fix)))
 
 
 class ConfigError(StcrError):
@@ -24,4 +36,4 @@ class ChainError(StcrError):
 
 
 class ServerError(StcrError):
-    """A server that was asked and gave no answer that can be used: unreachable, overloaded, or refusing."""
+    """A server that gave no usable answer: unreachable, overloaded, or refusing."""

@@ -228,7 +228,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Said:
+class Response:
     """What a model made of one prompt: the text it wrote, or the log-probability of each name that was compared.
 
     logprobs: name -> natural logarithm; empty where the model was left to write. Tokens are None where not counted.

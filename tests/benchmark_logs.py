@@ -4,7 +4,7 @@ import csv
 import json
 
 from stcr_plugin.benchmark import task
-from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.engines.settings import AskSettings
 
 GENERATED = AskSettings(mode="direct", generate=True)
 # Answers of a model that can be wrong in every way; the empty one, "NA" and the number must survive a table.

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import random
 
-from stcr_plugin.evaluation.metrics import figures, intervals
+from stcr_plugin.scoring.metrics import figures, intervals
 from stcr_plugin.types import Answer
 
 

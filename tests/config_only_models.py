@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin.architecture import CHAT_TEMPLATE
+from stcr_plugin.embedded.architecture import CHAT_TEMPLATE
 
 # Parameters of the published weights: their bytes in model.safetensors.index.json, two to a parameter.
 PARAMETERS = {

@@ -1,4 +1,4 @@
-"""One tiny data build and base for all tests that train."""
+"""One toy build and model for all tests that evaluate, one tiny build and base for all that train."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from tiny_stage import Workshop
+from toy_build import build_toy
+
+from stcr_plugin.report import plots
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,30 @@ def workshop(shared_workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Work
 def empty(tmp_path: Path) -> Workshop:
     """A workshop in which nothing has been made."""
     return Workshop(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be written into; a test that changes it takes a copy."""
+    return build_toy(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a real tiny model of random weights, not to be written into."""
+    from stcr_plugin.embedded.architecture import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Asked for by a test that looks at plots in a file whose other tests are `undrawn`."""
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without plots, which take longer than all the rest of a small evaluation."""
+    if "drawn" not in request.fixturenames:
+        for name in ("accuracies", "contact_sheet", "progress", "correlations"):
+            monkeypatch.setattr(plots, name, lambda *arguments: None)

@@ -7,9 +7,9 @@ from typing import Any
 
 from tiny_stage import RECIPES
 
-from stcr_plugin.architecture import Architecture
+from stcr_plugin.embedded.architecture import Architecture
 from stcr_plugin.frameworks.recipe import read_recipe
-from stcr_plugin.frameworks.settings import StcrSettings
+from stcr_plugin.frameworks.stcr_block import StcrSettings
 from stcr_plugin.preflight.memory import Batch
 from stcr_plugin.preflight.model import Model, read_model
 from stcr_plugin.preflight.resolve import Resolved, resolve

@@ -76,7 +76,7 @@ def tuner(run_exp: Any) -> SimpleNamespace:
 
 
 def test_an_unknown_version_is_warned_of_by_name_and_still_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stcr_plugin.frameworks.llamafactory.training import wrap_run_exp
+    from stcr_plugin.frameworks.llamafactory.experiment import wrap_run_exp
 
     def run_exp(args: Any = None, callbacks: Any = None) -> None: ...
 
@@ -88,7 +88,7 @@ def test_an_unknown_version_is_warned_of_by_name_and_still_served(monkeypatch: p
 
 
 def test_a_changed_or_missing_run_exp_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stcr_plugin.frameworks.llamafactory.training import wrap_run_exp
+    from stcr_plugin.frameworks.llamafactory.experiment import wrap_run_exp
 
     with pytest.warns(UserWarning, match=r"run_exp\(config\)"):
         wrap_run_exp(tuner(lambda config: None))
@@ -97,7 +97,7 @@ def test_a_changed_or_missing_run_exp_is_warned_of(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_recipe_without_our_block_runs_as_if_we_were_not_there() -> None:
-    from stcr_plugin.frameworks.llamafactory.training import wrap_run_exp
+    from stcr_plugin.frameworks.llamafactory.experiment import wrap_run_exp
 
     calls: list[Any] = []
 
@@ -111,7 +111,7 @@ def test_a_recipe_without_our_block_runs_as_if_we_were_not_there() -> None:
 
 
 def test_a_users_mistake_ends_the_process_with_one_line() -> None:
-    from stcr_plugin.frameworks.llamafactory.training import wrap_run_exp
+    from stcr_plugin.frameworks.llamafactory.experiment import wrap_run_exp
 
     def run_exp(args: Any = None, callbacks: Any = None) -> None: ...
 

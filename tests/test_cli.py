@@ -24,7 +24,7 @@ datasets:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A folder with a data config, its build and a random checkpoint."""
-    from stcr_plugin.architecture import write_checkpoint
+    from stcr_plugin.embedded.architecture import write_checkpoint
 
     folder = tmp_path_factory.mktemp("work")
     (folder / "toy.yaml").write_text(CONFIG)
@@ -161,11 +161,11 @@ def test_registry_is_an_option_where_it_is_read_alone(capsys):
 
 
 def test_registry_is_the_dataset_dir_of_a_recipe(capsys, monkeypatch, tmp_path):
-    from stcr_plugin.frameworks.llamafactory import training
+    from stcr_plugin.frameworks.llamafactory import experiment
     from stcr_plugin.preflight import checks
 
     seen = []
-    monkeypatch.setattr(training, "train", lambda recipe, overrides: seen.append(overrides))
+    monkeypatch.setattr(experiment, "train", lambda recipe, overrides: seen.append(overrides))
     assert run(capsys, "train", "r.yaml", "max_steps=3", "--registry", tmp_path / "sets")[0] == 0
     assert run(capsys, "train", "r.yaml")[0] == 0
 

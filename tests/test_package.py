@@ -78,7 +78,7 @@ def test_hook_of_the_installed_wheel_meets_llamafactory(installed, tmp_path):
     (tmp_path / "llamafactory" / "train" / "tuner.py").write_text("def run_exp(args=None, callbacks=None): pass\n")
     code = (
         "import sys, types\n"
-        "ours = types.ModuleType('stcr_plugin.frameworks.llamafactory.training')\n"
+        "ours = types.ModuleType('stcr_plugin.frameworks.llamafactory.experiment')\n"
         "ours.wrap_run_exp = lambda module: print('wrapped', module.run_exp.__name__)\n"
         "sys.modules[ours.__name__] = ours\n"
         "import llamafactory.train.tuner\n"

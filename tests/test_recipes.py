@@ -66,8 +66,8 @@ def model_of(path: Path, folder: Path) -> tuple[Any, Any, Any]:
     """The recipe resolved on a model without weights, that model, and what one GPU computes at once."""
     from PIL import Image
 
-    from stcr_plugin.evaluation.local import fit
-    from stcr_plugin.frameworks.settings import StcrSettings
+    from stcr_plugin.engines.local import fit
+    from stcr_plugin.frameworks.stcr_block import StcrSettings
     from stcr_plugin.preflight.memory import Batch
     from stcr_plugin.preflight.model import read_model
     from stcr_plugin.preflight.resolve import resolve
@@ -124,7 +124,7 @@ def estimated_hours(path: Path, folder: Path) -> float:
 def test_llamafactory_and_the_plugin_take_the_recipe(path: Path, tmp_path: Path) -> None:
     from stcr_plugin.config import from_mapping
     from stcr_plugin.frameworks.refusals import refuse_to_stream_in_vain, refuse_what_cannot_work
-    from stcr_plugin.frameworks.settings import StcrSettings
+    from stcr_plugin.frameworks.stcr_block import StcrSettings
     from stcr_plugin.preflight.resolve import resolve
 
     settings = from_mapping(StcrSettings, read(path)["stcr"], str(path))
@@ -224,7 +224,7 @@ def test_a_robot_frame_is_as_many_tokens_as_the_table_of_sizes_says(
     from PIL import Image
     from transformers import AutoImageProcessor
 
-    from stcr_plugin.evaluation.local import fit
+    from stcr_plugin.engines.local import fit
 
     processor = AutoImageProcessor.from_pretrained(_folder(model, models), local_files_only=True)
     grid = processor(images=[fit(Image.new("RGB", SIDE), pixels, 1024)], return_tensors="pt")["image_grid_thw"]

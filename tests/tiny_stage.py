@@ -70,7 +70,7 @@ class Workshop:
 
     def train(self, dataset: str, out: str, *more: str, recipe: str = "weak_only", model: Path | None = None) -> Path:
         """One tiny stage in this process, from the base unless `model` says otherwise. Returns its folder."""
-        from stcr_plugin.frameworks.llamafactory.training import train
+        from stcr_plugin.frameworks.llamafactory.experiment import train
 
         train(str(RECIPES / f"{recipe}.yaml"), self.overrides(dataset, out, model or self.base, *more))
         return self.root / out
@@ -97,7 +97,7 @@ class Workshop:
         build(load_data_config(self.data), self.registry)
 
     def make_base(self) -> None:
-        from stcr_plugin.architecture import write_checkpoint
+        from stcr_plugin.embedded.architecture import write_checkpoint
 
         write_checkpoint(self.base)
 

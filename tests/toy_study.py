@@ -8,7 +8,7 @@ from typing import Any
 from tiny_stage import RECIPES
 
 from stcr_plugin.config import from_mapping
-from stcr_plugin.study.rules import StudyConfig
+from stcr_plugin.study.study_config import StudyConfig
 
 MINIMAL: dict[str, Any] = {
     "name": "toy",
@@ -37,9 +37,9 @@ def two_datasets(folder: Path) -> tuple[Path, list[float], list[int]]:
     """A registry of CoT samples and fewer weak ones, in the folder of their base; mean tokens and rows of each."""
     from toy_build import build_toy
 
-    from stcr_plugin.architecture import write_checkpoint
+    from stcr_plugin.embedded.architecture import write_checkpoint
     from stcr_plugin.registry.manifest import dataset_rows
-    from stcr_plugin.study.plans import supervised_tokens
+    from stcr_plugin.study.grid import supervised_tokens
 
     write_checkpoint(folder / "base")
     datasets = {"cot": {"split": "train", "kind": "cot"}, "weak": {"split": "train", "kind": "weak", "pairs": 3}}

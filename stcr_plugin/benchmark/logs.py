@@ -20,10 +20,10 @@ from stcr_plugin import artefacts
 from stcr_plugin.benchmark.rows import Benchmark, benchmark_again, title
 from stcr_plugin.benchmark.task import RECORD
 from stcr_plugin.config import from_mapping, nearest
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.run import Results, evaluate
-from stcr_plugin.types import Prompt, Said
+from stcr_plugin.evaluation.evaluate import Results, evaluate
+from stcr_plugin.types import Prompt, Response
 
 # What VLMEvalKit writes as a prediction where the model was not reached (INFER_FAIL_MSG in its vlmeval/smp/file.py).
 FAILED = "Failed to obtain answer"
@@ -56,9 +56,9 @@ class Log:
         # The tool sized the pictures by its own rule, whatever the settings say.
         return {"engine": self.tool, "log": self.path.name, "log_digest": artefacts.sha256(self.path)}
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:
+    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         for index, prompt in enumerate(prompts):
-            yield index, Said(self.said[prompt.item, prompt.order])
+            yield index, Response(self.said[prompt.item, prompt.order])
 
 
 def read(

@@ -13,10 +13,10 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest, read_yaml
+from stcr_plugin.engines.cache import picture_sums
+from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.asking import picture_sums
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.prompts import prompts_for
 from stcr_plugin.types import ORDERS, Pair, Prompt, Query
 
 INTRODUCTIONS = Path(__file__).with_name("introductions.yaml")

@@ -19,9 +19,9 @@ import numpy as np
 
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import video
-from stcr_plugin.episodes.pictures import SUFFIXES, decoded, followed, list_pictures
+from stcr_plugin.episodes.episode_table import READERS, as_frame, as_number, as_rate, as_text, blank, read_table
+from stcr_plugin.episodes.picture_files import SUFFIXES, decoded, followed, list_pictures
 from stcr_plugin.episodes.stillness import picture_motion
-from stcr_plugin.episodes.table import READERS, as_frame, as_number, as_rate, as_text, blank, read_table
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
 

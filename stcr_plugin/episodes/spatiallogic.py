@@ -25,7 +25,7 @@ import numpy as np
 
 from stcr_plugin.artefacts import digest, inside
 from stcr_plugin.config import settings
-from stcr_plugin.episodes.pictures import MODES, SUFFIXES
+from stcr_plugin.episodes.picture_files import MODES, SUFFIXES
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import ORDERS, Claim, Closer, Episode, Exclusion, GivenPair, Order, Segment, State
 

@@ -1,7 +1,8 @@
 """What anyone should try before training: asking a model otherwise and combining what it says, its weights untouched.
 
 A comparator is a row of COMPARATORS: variants of each prompt, each put to the engine in a folder of its own, and a rule
-that makes one `Said` of them. How much a variant counts follows the sources named; none was chosen on a split of ours.
+that makes one `Response` of them. How much a variant counts follows the sources named; none was
+chosen on a split of ours.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin.config import nearest
+from stcr_plugin.engines.cache import put
+from stcr_plugin.engines.settings import Engine
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.evaluation import metrics
-from stcr_plugin.evaluation.answers import parse
-from stcr_plugin.evaluation.asking import put
-from stcr_plugin.evaluation.engine import Engine
-from stcr_plugin.types import Answer, Change, Prompt, Said
+from stcr_plugin.scoring import metrics
+from stcr_plugin.scoring.parsing import parse
+from stcr_plugin.types import Answer, Change, Prompt, Response
 
 PLAIN = "plain"
 
-Variants = Mapping[str, Sequence[Said]]
+Variants = Mapping[str, Sequence[Response]]
 """Variant -> what was said to each prompt in it."""
 
 
@@ -41,7 +42,7 @@ class Comparator:
     name: str
     does: str
     source: str
-    combine: Callable[[Comparator, Sequence[Prompt], Variants], list[Said]]
+    combine: Callable[[Comparator, Sequence[Prompt], Variants], list[Response]]
     variants: Mapping[str, Change] = field(default_factory=lambda: {PLAIN: ""})
     weight: float | None = None
     weight_of: str = ""
@@ -72,7 +73,7 @@ def ask(
     out: Path,
     asked: Mapping[str, Any],
     pictures: Mapping[str, str],
-) -> tuple[list[Said], list[Said] | None]:
+) -> tuple[list[Response], list[Response] | None]:
     """What counts as said to each of `prompts`, and what the plain prompts alone gave, None where they were not put.
 
     Each variant is put by `asking.put` into a folder of its name in `out`, so that a killed run goes on. Raises
@@ -147,7 +148,7 @@ class _Comparing:
     def identity(self) -> Mapping[str, Any]:
         return self.engine.identity()
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:
+    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         for number, said in self.engine.say(prompts):
             if not said.logprobs:
                 able = [one.name for one in COMPARATORS.values() if not one.compares]
@@ -164,16 +165,16 @@ def _changed(prompt: Prompt, change: Change) -> Prompt:
     return dataclasses.replace(prompt, shown=tuple(dataclasses.replace(one, change=change) for one in prompt.shown))
 
 
-def _as_said(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Said]:
+def _as_said(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Response]:
     return list(next(iter(said.values())))
 
 
 def _weighted(
     weights: Callable[[float], Mapping[str, float]],
-) -> Callable[[Comparator, Sequence[Prompt], Variants], list[Said]]:
+) -> Callable[[Comparator, Sequence[Prompt], Variants], list[Response]]:
     """A rule that adds up each name's log-probabilities over the variants, times what `weights`(weight) gives them."""
 
-    def combine(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Said]:
+    def combine(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Response]:
         factors = weights(comparator.weight or 0.0)
         found = []
         for number, prompt in enumerate(prompts):
@@ -191,7 +192,7 @@ def _weighted(
     return combine
 
 
-def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Said]:
+def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Response]:
     """One choice a pair: the mean over both orders of each frame's log-probability, or where they were written, a vote.
 
     The mean log-probability of the frames differs by the mean log-odds of "the frame that is earlier in the file is
@@ -200,7 +201,7 @@ def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], said: Varian
     orders: dict[str, list[int]] = {}
     for number, prompt in enumerate(prompts):
         orders.setdefault(prompt.item, []).append(number)
-    found: dict[int, Said] = {}
+    found: dict[int, Response] = {}
     for numbers in orders.values():
         both = [said[PLAIN][number] for number in numbers]  # the tokens of each stay its own
         # Names by the frame that they stand for: what a swapped pair calls first is its later frame.
@@ -222,7 +223,7 @@ def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], said: Varian
             frame = votes.pop() if len(votes) == 1 else None
             for number, names in zip(numbers, by_frame, strict=True):
                 text = "" if frame is None else prompts[number].answer.format(name=names[frame])
-                found[number] = Said(text, {}, *_tokens([said[PLAIN][number]]))
+                found[number] = Response(text, {}, *_tokens([said[PLAIN][number]]))
     return [found[number] for number in range(len(prompts))]
 
 
@@ -232,16 +233,16 @@ def _frames(prompt: Prompt) -> tuple[int, ...]:
     return (*first, 2)[: len(prompt.names)]
 
 
-def _chosen(prompt: Prompt, scores: Mapping[str, float], said: Sequence[Said]) -> Said:
+def _chosen(prompt: Prompt, scores: Mapping[str, float], said: Sequence[Response]) -> Response:
     """The name with the highest score, none where two share it; scores become log-probabilities that add up to one."""
     top = max(scores.values())
     whole = top + math.log(sum(math.exp(score - top) for score in scores.values()))
     best = [name for name, score in scores.items() if score == top]
     text = prompt.answer.format(name=best[0]) if len(best) == 1 else ""
-    return Said(text, {name: score - whole for name, score in scores.items()}, *_tokens(said))
+    return Response(text, {name: score - whole for name, score in scores.items()}, *_tokens(said))
 
 
-def _tokens(said: Sequence[Said]) -> tuple[int | None, int | None]:
+def _tokens(said: Sequence[Response]) -> tuple[int | None, int | None]:
     """Sums over what was said, None where one was not counted."""
     prompt, written = ([getattr(one, f"{kind}_tokens") for one in said] for kind in ("prompt", "completion"))
     return (None if None in prompt else sum(prompt), None if None in written else sum(written))

@@ -16,15 +16,17 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest, read_yaml
+from stcr_plugin.engines.prompts import WORDINGS, prompts_for, renamed
+from stcr_plugin.engines.settings import AskSettings, Engine
+from stcr_plugin.engines.subject import subject
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import descriptions, groups, tables, verdicts
-from stcr_plugin.evaluation.engine import AskSettings, Engine
-from stcr_plugin.evaluation.groups import GroupSettings, evaluate_groups
-from stcr_plugin.evaluation.prompts import WORDINGS, prompts_for, renamed
-from stcr_plugin.evaluation.run import ANSWERS, Results, evaluate, read_answers, spread
-from stcr_plugin.evaluation.subject import subject
-from stcr_plugin.evaluation.verdicts import RULES, NotApplicableError, Row, judged, measured
+from stcr_plugin.evaluation import descriptions, multi_image
+from stcr_plugin.evaluation.evaluate import ANSWERS, Results, evaluate, read_answers, spread
+from stcr_plugin.evaluation.multi_image import GroupSettings, evaluate_groups
+from stcr_plugin.report import tables
 from stcr_plugin.samples.questions import ask
+from stcr_plugin.scoring import verdicts
+from stcr_plugin.scoring.verdicts import RULES, NotApplicableError, Row, judged, measured
 from stcr_plugin.types import ORDERS, Answer, Change, Prompt, Query, Shown
 
 CONTROLS_JSON, CONTROLS_MD = "controls.json", "controls.md"
@@ -111,7 +113,7 @@ def controls(
     count = 3 if pictures is None and only is None else pictures
     asked_of_groups = [
         from_mapping(GroupSettings, {"pictures": count, "ask": ask}, "the options")
-        for ask in (groups.ASKS if count is not None else ())
+        for ask in (multi_image.ASKS if count is not None else ())
     ]
     out, registry = Path(out), Path(registry)
     who = subject(model_dir, registry, settings, engine)
@@ -150,9 +152,9 @@ def controls(
             of_groups = evaluate_groups(
                 model_dir, dataset, split, out / folder, registry, asked, grouped, limit, seed, resamples, name, engine
             )
-            rows.append(groups.control(of_groups.row, folder))
+            rows.append(multi_image.control(of_groups.row, folder))
         except (NotApplicableError, ConfigError) as reason:  # the plain run went well, so it is about the groups
-            rows.append(groups.not_asked(grouped, reason))
+            rows.append(multi_image.not_asked(grouped, reason))
     for label, data in others.items():
         rows.append(_known(label, f"other data: {data[0]}, {data[1]}", run(label, data, asked), label))
     write(out, _header(plain.row), rows)
@@ -170,7 +172,7 @@ def write(out: Path, header: Mapping[str, Any], rows: Sequence[Row]) -> None:
         same = isinstance(earlier, dict) and earlier.get("of") == dict(header)
         every = {row["name"]: row for row in earlier["rows"]} if same else {}
         every |= {row.name: dataclasses.asdict(row) for row in rows}
-        order = [PLAIN, *CONTROLS, *groups.ROWS.values()]
+        order = [PLAIN, *CONTROLS, *multi_image.ROWS.values()]
         listed = sorted(every.values(), key=lambda row: (_place(row["name"], order), row["name"]))
         whole = {"of": dict(header), "unit": "percent", "rows": listed, "provenance": artefacts.provenance()}
         artefacts.write_json(path, whole)
@@ -228,7 +230,7 @@ def other_data(also: Sequence[str]) -> dict[str, tuple[str, str]]:
                 f"other data read NAME:SPLIT=label, such as stcr_regress:regress=non_monotone, got {text!r}"
             )
         dataset, split, label = match.groups()
-        if label in (PLAIN, *CONTROLS, CONTROLS_JSON, CONTROLS_MD, *(_folder(*row) for row in groups.ROWS)):
+        if label in (PLAIN, *CONTROLS, CONTROLS_JSON, CONTROLS_MD, *(_folder(*row) for row in multi_image.ROWS)):
             raise ConfigError(f"{text!r}: {label!r} is a name of the controls' own; give another label")
         if label in found:
             raise ConfigError(f"{text!r}: another row has the label {label!r}; give each its own")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.truth import config_of, source_of
+from stcr_plugin.evaluation.ground_truth import config_of, source_of
 from stcr_plugin.types import Episode, EpisodeSource, Pair, PairSource, Query
 
 if TYPE_CHECKING:
-    from stcr_plugin.registry.rules import FrameRules
+    from stcr_plugin.registry.data_config import FrameRules
 
 Halves = tuple[str, str]
 """What the first and the second picture of a prompt show."""
@@ -68,7 +68,7 @@ def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) 
 
 def _check_pictures(source: EpisodeSource, episode: Episode, pair: Pair, rules: FrameRules, registry: Path) -> None:
     """Raises DataError where the source shows something else now, so that its states are not those of the build."""
-    from stcr_plugin.registry.pictures import encode, fingerprint, read
+    from stcr_plugin.registry.picture_store import encode, fingerprint, read
 
     frames = [pair.earlier, pair.later] if pair.later < episode.n_frames else []
     now = [fingerprint(encode(picture, rules)) for picture in source.frames(episode, frames)]

@@ -12,9 +12,9 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
+from stcr_plugin.engines.cache import picture_sums
 from stcr_plugin.errors import ConfigError, DataError, StcrError
-from stcr_plugin.evaluation.asking import picture_sums
-from stcr_plugin.evaluation.truth import true_progress
+from stcr_plugin.evaluation.ground_truth import true_progress
 from stcr_plugin.samples.questions import unusable
 from stcr_plugin.types import Pair
 
@@ -137,8 +137,8 @@ def of_video(path: Path, task: str, out: Path, frames: int = FRAMES) -> Strip:
     import numpy as np
 
     from stcr_plugin.episodes.video import frames_at, probe
-    from stcr_plugin.registry.pictures import encode
-    from stcr_plugin.registry.rules import FrameRules
+    from stcr_plugin.registry.data_config import FrameRules
+    from stcr_plugin.registry.picture_store import encode
 
     task, facts = _usable(task), probe(path)
     numbers = [int(number) for number in np.linspace(0, facts.frames - 1, min(frames, facts.frames)).round()]

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from stcr_plugin.frameworks.collators import Collator, CollatorInFront, put_in_front, sample_key
 from stcr_plugin.frameworks.images import decoded
-from stcr_plugin.frameworks.settings import Augment
+from stcr_plugin.frameworks.stcr_block import Augment
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,7 +16,7 @@ from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.frameworks.collators import Collator, CollatorInFront, put_in_front, sample_key
 from stcr_plugin.frameworks.images import decoded, picture_name
 from stcr_plugin.frameworks.ranks import of_every_rank, totals
-from stcr_plugin.frameworks.record import Record
+from stcr_plugin.frameworks.stage_record import Record
 
 NOTE = "stcr_batch"  # key of a batch: {"pictures": names of each sample, "bad": why samples were replaced}
 _TRIES = 20

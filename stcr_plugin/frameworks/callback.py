@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from stcr_plugin.evaluation.answers import answered
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.local import say
-from stcr_plugin.evaluation.metrics import Figures, figures
-from stcr_plugin.evaluation.prompts import prompts_for
+from stcr_plugin.engines.local import say
+from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.frameworks.ranks import of_every_rank, rank_and_world
 from stcr_plugin.report import console_table
+from stcr_plugin.scoring.metrics import Figures, figures
+from stcr_plugin.scoring.parsing import answered
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
 
 Result = TypeVar("Result")

@@ -10,7 +10,7 @@ from typing import Any
 
 from stcr_plugin.errors import DataError
 from stcr_plugin.frameworks.numbering import opened
-from stcr_plugin.registry import pictures
+from stcr_plugin.registry import picture_store
 
 
 def picture_name(image: Any) -> str:
@@ -42,7 +42,7 @@ def decoded(image: Any, media_dir: str | Path) -> Any:
             data = Path(data).read_bytes()
         except OSError as error:
             raise DataError(f"{name}: cannot be read ({error.strerror})") from None
-    picture: Any = pictures.decode(data, name) if isinstance(data, bytes) else data
+    picture: Any = picture_store.decode(data, name) if isinstance(data, bytes) else data
     picture.filename = name
     return picture
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stcr_plugin.errors import StcrError
 from stcr_plugin.frameworks.recipe import read_recipe
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.records import read_record
 
 INTERRUPTED = 75  # the exit code of a training that a signal ended: EX_TEMPFAIL of sysexits.h, not done, try again
 

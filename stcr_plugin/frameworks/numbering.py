@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.registry import pictures
+from stcr_plugin.registry import picture_store
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def opened(image: Any, media_dir: str | Path) -> Any:
 
     Raises DataError naming the picture that is missing, cut or no picture.
     """
-    if not (isinstance(image, str) and pictures.IN_TAR in image):
+    if not (isinstance(image, str) and picture_store.IN_TAR in image):
         return image
     try:
-        return pictures.decode(pictures.read(media_dir, image), image)
+        return picture_store.decode(picture_store.read(media_dir, image), image)
     except DataError as error:
         raise DataError(f"{media_dir}: {error}; set media_dir to the registry that holds it, or build again") from None

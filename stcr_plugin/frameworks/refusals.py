@@ -12,7 +12,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ChainError, ConfigError
 from stcr_plugin.frameworks.numbering import TEMPLATES
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.records import read_record
 
 _DEAF = "trainer does not call the plugin's callbacks"
 # Switch -> why it is refused: LLaMA-Factory's other trainers, and what it or transformers take without a word and get

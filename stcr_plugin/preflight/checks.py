@@ -11,13 +11,13 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import StcrError
 from stcr_plugin.frameworks.numbering import TEMPLATES
-from stcr_plugin.frameworks.stage import parent_record, read_record
 from stcr_plugin.logits import IGNORE
 from stcr_plugin.preflight import duration, memory, pitfalls
 from stcr_plugin.preflight.data import Data, Encoder, Size
 from stcr_plugin.preflight.model import Model
 from stcr_plugin.preflight.plan import Asked, Plan, read_plan
 from stcr_plugin.preflight.verdict import Report, Verdict, error, ok, shortened, warning
+from stcr_plugin.records import parent_record, read_record
 from stcr_plugin.types import ORDERS, Pair, Prompt, Shown
 
 _BARS, _BAR = 8, 30  # lines of a histogram, and characters of its longest
@@ -89,7 +89,7 @@ def _unlike(plan: Plan, read: Model, name: str) -> str | None:
     """How the template `name` differs from the model's chat template, "" where it does not; None without one."""
     from PIL import Image
 
-    from stcr_plugin.evaluation.local import conversation, fit
+    from stcr_plugin.engines.local import conversation, fit
 
     if not getattr(read.processor, "chat_template", None):
         return None
@@ -401,7 +401,7 @@ def chain(plan: Plan) -> Iterator[Verdict]:
 
 def evaluation(plan: Plan) -> Iterator[Verdict]:
     """The pairs that the callback asks about are there, and none of them is trained on."""
-    from stcr_plugin.evaluation.contamination import contamination, overlap_words
+    from stcr_plugin.evaluation.leakage import contamination, overlap_words
     from stcr_plugin.registry.overlap import asked_side, compare, merged, side
 
     rule = plan.settings.evaluate
@@ -437,7 +437,7 @@ def evaluation(plan: Plan) -> Iterator[Verdict]:
 
 
 def _asked_about(plan: Plan, name: str, split: str, count: int) -> list[Pair]:
-    from stcr_plugin.evaluation.run import spread
+    from stcr_plugin.evaluation.evaluate import spread
     from stcr_plugin.registry.manifest import read_pairs
 
     return list(spread(read_pairs(plan.registry, name, split), count))

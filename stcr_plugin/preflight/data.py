@@ -16,7 +16,7 @@ from stcr_plugin.logits import IGNORE
 from stcr_plugin.preflight.model import Model
 from stcr_plugin.preflight.resolve import Resolved
 from stcr_plugin.registry import manifest as manifests
-from stcr_plugin.registry import pictures
+from stcr_plugin.registry import picture_store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -156,7 +156,7 @@ def _sums(names: Iterable[str], resolved: Resolved) -> dict[str, str]:
     for build in sorted(builds):
         manifest = manifests.read_manifest(registry, build)
         for row in manifests.frame_rows(registry, manifest):
-            in_tar = pictures.IN_TAR in row["image"]
+            in_tar = picture_store.IN_TAR in row["image"]
             sums[row["image"] if in_tar else os.path.join(media, row["image"])] = row["sha256"]
     return sums
 
@@ -199,12 +199,12 @@ def looked_at(chunk: Sequence[tuple[str, str, bool, str]]) -> dict[str, Look]:
 def _one(path: str, media: str, whole: bool, expected: str) -> Look:
     from PIL import Image
 
-    in_tar = pictures.IN_TAR in path
+    in_tar = picture_store.IN_TAR in path
     file = Path(media, path.partition("#")[0]) if in_tar else Path(path)
     try:
         changed = file.stat().st_mtime
-        data = pictures.read(media, path) if in_tar else file.read_bytes()
-        size = pictures.decode(data, path).size if whole else Image.open(io.BytesIO(data)).size
+        data = picture_store.read(media, path) if in_tar else file.read_bytes()
+        size = picture_store.decode(data, path).size if whole else Image.open(io.BytesIO(data)).size
     except FileNotFoundError:
         return Look((0, 0), 0.0, "no such file; copy it there, set media_dir, or build again")
     except (DataError, OSError, Image.DecompressionBombError) as error:
@@ -261,7 +261,7 @@ def _sizes(images: Iterable[Any], looks: Mapping[str, Look]) -> list[Size] | Non
             size = looks[image].size
         else:
             data = image if isinstance(image, bytes) else image["bytes"]
-            size = pictures.decode(data, "a picture inside the rows").size
+            size = picture_store.decode(data, "a picture inside the rows").size
         if size == (0, 0):
             return None
         sizes.append(Size(*size))

@@ -13,7 +13,7 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.frameworks.settings import StcrSettings
+from stcr_plugin.frameworks.stcr_block import StcrSettings
 from stcr_plugin.preflight.resolve import Resolved
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -129,9 +129,9 @@ def _folder(name: str, settings: StcrSettings, spare: Path) -> tuple[Path, str]:
     if Path(name).is_dir():
         return Path(name), ""
     if settings.prepare.base:
-        from stcr_plugin.architecture import write_checkpoint
-        from stcr_plugin.base import BaseConfig
         from stcr_plugin.config import load
+        from stcr_plugin.embedded.architecture import write_checkpoint
+        from stcr_plugin.embedded.base import BaseConfig
 
         base = load(BaseConfig, settings.prepare.base)
         if Path(base.out) == Path(name):

@@ -13,8 +13,8 @@ from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks import refusals
 from stcr_plugin.frameworks.recipe import datasets, read_recipe, starting_point
-from stcr_plugin.frameworks.run import manifests_of
-from stcr_plugin.frameworks.settings import StcrSettings
+from stcr_plugin.frameworks.stage_run import manifests_of
+from stcr_plugin.frameworks.stcr_block import StcrSettings
 from stcr_plugin.preflight.data import Data, read_data
 from stcr_plugin.preflight.memory import Batch
 from stcr_plugin.preflight.model import Model, read_model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.frameworks.llamafactory.training import refuse_unknown_keys
+from stcr_plugin.frameworks.llamafactory.experiment import refuse_unknown_keys
 
 
 @dataclass(frozen=True)

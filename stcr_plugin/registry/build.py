@@ -33,8 +33,15 @@ from stcr_plugin.episodes.frames import FramesSource
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.pairs import assign_splits, stand_between
 from stcr_plugin.registry import manifest as manifests
-from stcr_plugin.registry import pictures, tables
-from stcr_plugin.registry.rules import DataConfig, DatasetRule, config_digest, frames_folder, load_data_config, plain
+from stcr_plugin.registry import parquet, picture_store
+from stcr_plugin.registry.data_config import (
+    DataConfig,
+    DatasetRule,
+    config_digest,
+    frames_folder,
+    load_data_config,
+    plain,
+)
 from stcr_plugin.registry.shards import (
     Choice,
     Place,
@@ -47,7 +54,7 @@ from stcr_plugin.registry.shards import (
     shard_pairs,
     wordings_of,
 )
-from stcr_plugin.registry.workers import Hands, Job, Runner, runner
+from stcr_plugin.registry.workers import Job, Runner, WorkerPool, runner
 from stcr_plugin.samples.general import general_rows
 from stcr_plugin.samples.questions import unusable
 from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Exclusion
@@ -63,7 +70,7 @@ _WHOLE = re.compile(r"frames-[0-9a-f]{8}|\.build-[0-9a-f]{8}")
 _ID_BYTES = {"tar": tarfile.LENGTH_PREFIX, "folder": 255}  # of a folder in a tar, and of one on the usual disks
 
 
-def build(config: DataConfig, registry: str | Path, hands: Hands = Hands()) -> Path:  # noqa: B008 - frozen
+def build(config: DataConfig, registry: str | Path, hands: WorkerPool = WorkerPool()) -> Path:  # noqa: B008 - frozen
     """Make or finish the build that `config` describes under `registry`; the path of its manifest.
 
     A finished build of the same configuration is left as it is, to the byte. One of another configuration is
@@ -89,7 +96,7 @@ def build(config: DataConfig, registry: str | Path, hands: Hands = Hands()) -> P
     return registry / config.name / manifests.MANIFEST
 
 
-def _make(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands) -> dict[str, Any]:
+def _make(config: DataConfig, source: EpisodeSource, place: Place, hands: WorkerPool) -> dict[str, Any]:
     """Stage the build and move it into place; its manifest."""
     plan = place.staging / "manifest.json"
     if plan.is_file() and not _is_whole(place, artefacts.read_json(plan)):
@@ -101,7 +108,7 @@ def _make(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands)
     return account
 
 
-def _stage(config: DataConfig, source: EpisodeSource, place: Place, hands: Hands) -> dict[str, Any]:
+def _stage(config: DataConfig, source: EpisodeSource, place: Place, hands: WorkerPool) -> dict[str, Any]:
     """Do all the work in the staging folder; the manifest of what stands there."""
     splits, excluded = _listed(config, source)
     ids = {split: [episode.episode_id for episode in episodes] for split, episodes in splits.items()}
@@ -388,7 +395,7 @@ def _in_shards(
     receipts = [told[number][f"{key}/{part}"] for part, number, _ in parts]
     files = [file for (_, _, file), receipt in zip(parts, receipts, strict=True) if receipt["counts"]["samples"]]
     if rule.curriculum:
-        tables.join(place.staging / f"{folder}.parquet", [place.staging / file for file in files], tables.SAMPLES)
+        parquet.join(place.staging / f"{folder}.parquet", [place.staging / file for file in files], parquet.SAMPLES)
         files = [f"{folder}.parquet"]
     return _dataset(config, key, files, receipts)
 
@@ -613,7 +620,7 @@ def _is_whole(place: Place, account: Mapping[str, Any]) -> bool:
         or all(
             (place.registry / row["image"]).is_file() and (place.registry / row["image"]).stat().st_size == row["bytes"]
             for shard in account["shards"]
-            for row in tables.read(_present(place, f"{account['name']}/{shard['frames']}"), ("image", "bytes"))
+            for row in parquet.read(_present(place, f"{account['name']}/{shard['frames']}"), ("image", "bytes"))
         )
     )
 
@@ -630,7 +637,7 @@ def _finished(config: DataConfig, registry: Path) -> dict[str, Any] | None:
         info = artefacts.read_json(registry / manifests.DATASET_INFO)
     except DataError:
         return None
-    suffix = pictures.SUFFIX[config.frames.format]
+    suffix = picture_store.SUFFIX[config.frames.format]
     loose = (registry / manifest["frames"]["folder"]).glob(f"*/[!.]*{suffix}") if _is_loose(manifest) else None
     there = None if loose is None else sum(1 for _ in loose)
     finished = (
@@ -670,7 +677,7 @@ def _prune_pictures(registry: Path, account: Mapping[str, Any], frames: Path) ->
     folders = {path.name: path for path in frames.iterdir() if path.is_dir()} if frames.is_dir() else {}
     for shard in account["shards"] if folders else ():
         used: dict[str, set[str]] = {}
-        for row in tables.read(registry / account["name"] / shard["frames"], ("episode_id", "image")):
+        for row in parquet.read(registry / account["name"] / shard["frames"], ("episode_id", "image")):
             used.setdefault(row["episode_id"], set()).add(row["image"].rpartition("/")[2])
         for episode_id, names in used.items():
             folder = folders.pop(episode_id, None)

@@ -11,7 +11,7 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.registry import manifest as manifests
-from stcr_plugin.registry import pictures
+from stcr_plugin.registry import picture_store
 from stcr_plugin.samples.general import SHOWN, names_in
 from stcr_plugin.samples.questions import fill, paraphrases, questions
 from stcr_plugin.samples.weak import answer_line
@@ -259,8 +259,8 @@ def _check_pictures(registry: Path, manifest: Mapping[str, Any], images: _Uses, 
 
 def _picture_fault(registry: Path, row: Mapping[str, Any], size: tuple[int, int] | None) -> str:
     try:
-        data = pictures.read(registry, row["image"])
-        picture = pictures.decode(data, row["image"])
+        data = picture_store.read(registry, row["image"])
+        picture = picture_store.decode(data, row["image"])
     except DataError as error:
         return str(error).removeprefix(f"{row['image']}: ")
     if size not in (None, picture.size):

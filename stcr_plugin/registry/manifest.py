@@ -11,7 +11,7 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.registry import tables
+from stcr_plugin.registry import parquet
 from stcr_plugin.types import Pair
 
 MANIFEST, DATASET_INFO = "manifest.json", "dataset_info.json"
@@ -82,7 +82,7 @@ def frame_rows(registry: str | Path, manifest: Mapping[str, Any], split: str | N
     """The index of the pictures of a split, or of all: rows as `tables.FRAMES` lists them."""
     for shard in manifest["shards"]:
         if split in (None, shard["split"]):
-            yield from tables.read(Path(registry) / manifest["name"] / shard["frames"])
+            yield from parquet.read(Path(registry) / manifest["name"] / shard["frames"])
 
 
 def dataset_rows(registry: str | Path, dataset: str) -> Iterator[dict[str, Any]]:
@@ -101,7 +101,7 @@ def dataset_rows(registry: str | Path, dataset: str) -> Iterator[dict[str, Any]]
                 raise DataError(f"{file}: is no list of rows; build again")
             yield from rows
         else:
-            yield from tables.read(Path(registry) / file)
+            yield from parquet.read(Path(registry) / file)
 
 
 def pair_of(row: Mapping[str, Any]) -> Pair:
@@ -119,7 +119,7 @@ def pair_rows(path: Path, registry: Path) -> Iterator[tuple[int, Pair]]:
     import pydantic
 
     as_pair = pydantic.TypeAdapter(Pair)
-    for row, values in enumerate(tables.read(path), 1):
+    for row, values in enumerate(parquet.read(path), 1):
         try:
             pair = as_pair.validate_python(values)
             for image in (pair.earlier_image, pair.later_image):
@@ -130,7 +130,7 @@ def pair_rows(path: Path, registry: Path) -> Iterator[tuple[int, Pair]]:
             raise DataError(f"{path}, row {row}: is no pair: {key}: {problem['msg']}; build again") from None
         except DataError as error:
             raise DataError(f"{path}, row {row}: {error}") from None
-        if values.keys() != tables.PAIRS.keys() or pair.earlier >= pair.later:
+        if values.keys() != parquet.PAIRS.keys() or pair.earlier >= pair.later:
             raise DataError(f"{path}, row {row}: is no pair: earlier must be below later, no other keys; build again")
         yield row, pair
 

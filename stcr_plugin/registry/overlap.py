@@ -31,7 +31,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest as nearest_word
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import manifest as manifests
-from stcr_plugin.registry import pictures, tables
+from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.types import Pair
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     Whole = npt.NDArray[np.int64]
     Prints = npt.NDArray[np.uint64]
 
-BITS = pictures.HASH_SIDE**2
+BITS = picture_store.HASH_SIDE**2
 SAMPLED = 1000  # pictures of a side that are held against the other; a share is then known to about 3 points
 REACH = 47  # the greatest distance (bits) that the search finds for certain, see `nearest`
 _BANDS, _FLIPS = 16, 2
@@ -253,7 +253,7 @@ def _side(
     for file in tqdm(files, desc=f"overlap: {name}", unit="shard", leave=False):
         rows = [
             row
-            for row in tables.read(Path(registry) / manifest["name"] / file)
+            for row in parquet.read(Path(registry) / manifest["name"] / file)
             if row["fingerprint"] and row["episode_id"] in place and (shown is None or row["image"] in shown)
         ]
         owners.append(np.array([place[row["episode_id"]] for row in rows], dtype=np.int64))
@@ -307,7 +307,7 @@ def _recordings(manifest: Mapping[str, Any]) -> Callable[[str], str]:
 def _tasks(registry: str | Path, manifest: Mapping[str, Any], splits: Sequence[str]) -> dict[str, str]:
     """Pair id -> task text, of all pairs of the splits."""
     files = [Path(registry) / file for split in splits for file in manifests.pair_files(manifest, split)]
-    return {row["pair_id"]: row["task"] for file in files for row in tables.read(file)}
+    return {row["pair_id"]: row["task"] for file in files for row in parquet.read(file)}
 
 
 def _dataset_rows(registry: str | Path, dataset: str, tasks: Mapping[str, str]) -> Iterator[tuple[dict[str, Any], str]]:

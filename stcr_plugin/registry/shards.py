@@ -27,8 +27,8 @@ from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.pairs import draw_pairs, take_given
 from stcr_plugin.registry import manifest as manifests
-from stcr_plugin.registry import pictures, tables
-from stcr_plugin.registry.rules import DataConfig, DatasetRule
+from stcr_plugin.registry import parquet, picture_store
+from stcr_plugin.registry.data_config import DataConfig, DatasetRule
 from stcr_plugin.samples.cot import Wording, check_target, cot_sample, given_sample, is_described, load_wordings
 from stcr_plugin.samples.questions import unusable
 from stcr_plugin.samples.weak import weak_sample
@@ -129,7 +129,7 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
         kept.append(episode.episode_id)
         excluded += drawn.excluded
         tied, unlabelled = tied + drawn.tied, unlabelled + drawn.unlabelled
-    tables.write(place.staging / "drawn" / shard.file, [vars(pair) for pair in pairs], tables.PAIRS)
+    parquet.write(place.staging / "drawn" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
     return {
         "episodes": kept,
         "pairs": len(pairs),
@@ -145,7 +145,7 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
     for pair in shard_pairs(place.staging / "drawn" / shard.file):
         by_episode.setdefault(pair.episode_id, []).append(pair)
     folder = place.pictures
-    tar = pictures.TarWriter(place.registry, f"{folder}/{shard.number:05d}.tar") if in_tar(config) else None
+    tar = picture_store.TarWriter(place.registry, f"{folder}/{shard.number:05d}.tar") if in_tar(config) else None
     pairs: list[Pair] = []
     index: list[dict[str, Any]] = []
     kept: list[str] = []
@@ -159,7 +159,7 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
             elif tar is not None:
                 # All of an episode before any: one that cannot be read leaves nothing in the tar.
                 read = list(_encoded(config, source, episode, wanted))
-                suffix = pictures.SUFFIX[config.frames.format]
+                suffix = picture_store.SUFFIX[config.frames.format]
                 shown = {
                     frame: (tar.add(f"{episode.episode_id}/{frame:06d}{suffix}", data), data) for frame, data in read
                 }
@@ -183,8 +183,8 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
         tar.close()
     elif config.frames.format != "none":
         os.sync()  # a receipt must not outlive its pictures; flushed one by one they would take 30 times as long
-    tables.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], tables.PAIRS)
-    tables.write(place.staging / "frames" / shard.file, index, tables.FRAMES)
+    parquet.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
+    parquet.write(place.staging / "frames" / shard.file, index, parquet.FRAMES)
     return {
         "episodes": kept,
         "frames": len(index),
@@ -199,7 +199,7 @@ def tell(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard, 
     receipts = {}
     for choice in choices:
         rows, checked = samples(config, source, [(shard, pairs)], choice)
-        tables.write(place.staging / part_file(config, choice, shard), rows, tables.SAMPLES)
+        parquet.write(place.staging / part_file(config, choice, shard), rows, parquet.SAMPLES)
         receipts[f"{choice.key}/{choice.part}"] = {"counts": manifests.count_rows(rows), "claims_checked": checked}
     return receipts
 
@@ -282,7 +282,7 @@ def _encoded(
                 raise UnreadableError(str(error)) from None
             if array is None:
                 raise UnreadableError(f"the source gave no picture for frame {frame}")
-            waiting.append((frame, encoder.submit(pictures.encode, array, config.frames)))
+            waiting.append((frame, encoder.submit(picture_store.encode, array, config.frames)))
             if len(waiting) > _AHEAD:
                 done, encoded = waiting.popleft()
                 yield done, encoded.result()
@@ -294,7 +294,7 @@ def _in_folder(
     config: DataConfig, source: EpisodeSource, episode: Episode, frames: Sequence[int], registry: Path, folder: str
 ) -> Iterator[tuple[int, tuple[str, bytes]]]:
     """Frame -> its name and bytes; those that a killed or former build wrote whole are read back, not written again."""
-    suffix = pictures.SUFFIX[config.frames.format]
+    suffix = picture_store.SUFFIX[config.frames.format]
     names = {frame: f"{folder}/{episode.episode_id}/{frame:06d}{suffix}" for frame in frames}
     missing = []
     for frame in frames:
@@ -311,10 +311,10 @@ def _in_folder(
 def _read_back(registry: Path, name: str) -> bytes | None:
     """The bytes of a picture that is there whole, else None: a machine that was lost leaves empty and cut ones."""
     try:
-        data = pictures.read(registry, name)
+        data = picture_store.read(registry, name)
     except DataError:
         return None
-    return data if pictures.is_whole(data) else None
+    return data if picture_store.is_whole(data) else None
 
 
 def _indexed(name: str, data: bytes, episode: Episode, frame: int) -> dict[str, Any]:
@@ -324,7 +324,7 @@ def _indexed(name: str, data: bytes, episode: Episode, frame: int) -> dict[str, 
         "frame": frame,
         "bytes": len(data),
         "sha256": artefacts.sha256_of(data),
-        "fingerprint": pictures.fingerprint(data) if data else "",
+        "fingerprint": picture_store.fingerprint(data) if data else "",
     }
 
 
@@ -343,7 +343,7 @@ def _bad_text(pair: GivenPair) -> str | None:
 
 def shard_pairs(path: Path) -> Iterator[Pair]:
     """Our own pairs, written a moment ago: they are not checked again."""
-    for row in tables.read(path):
+    for row in parquet.read(path):
         yield manifests.pair_of(row)
 
 

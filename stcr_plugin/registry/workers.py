@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from stcr_plugin.episodes import open_source
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import shards
-from stcr_plugin.registry.rules import DataConfig
+from stcr_plugin.registry.data_config import DataConfig
 from stcr_plugin.registry.shards import Choice, Place, Receipt, Shard
 from stcr_plugin.types import EpisodeSource
 
@@ -35,7 +35,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Hands:
+class WorkerPool:
     """How a build is spread: over `workers` processes (None: one a core), or over the Ray cluster at `ray`.
 
     ray "local" starts a cluster on this machine; any other text is an address that ray.init takes, such as "auto".
@@ -75,7 +75,9 @@ class Worker:
 
 
 @contextmanager
-def runner(hands: Hands, config: DataConfig, place: Place, source: EpisodeSource, n_episodes: int) -> Iterator[Runner]:
+def runner(
+    hands: WorkerPool, config: DataConfig, place: Place, source: EpisodeSource, n_episodes: int
+) -> Iterator[Runner]:
     """The runner for a build of `n_episodes` episodes; its processes end with the block."""
     processes = min(hands.processes, n_episodes // _WORTH_A_PROCESS)
     if hands.ray is not None:

@@ -10,14 +10,14 @@ from typing import Any
 
 from stcr_plugin import __version__
 from stcr_plugin.errors import StcrError
-from stcr_plugin.evaluation import tables
-from stcr_plugin.evaluation.contamination import overlap_words
 from stcr_plugin.evaluation.controls import CONTROLS_JSON
-from stcr_plugin.evaluation.run import RESULTS
-from stcr_plugin.evaluation.yesno import GUARD
-from stcr_plugin.release import serving
+from stcr_plugin.evaluation.evaluate import RESULTS
+from stcr_plugin.evaluation.guard import GUARD
+from stcr_plugin.evaluation.leakage import overlap_words
+from stcr_plugin.release import server_commands
 from stcr_plugin.release.lineage import Link
 from stcr_plugin.release.pixels import Limits
+from stcr_plugin.report import tables
 
 TAGS = ("stcr", "robotics", "multi-image", "order-bias", "task-progress", "llama-factory")
 _METHOD = "[arXiv 2604.10506](https://arxiv.org/abs/2604.10506)"
@@ -123,7 +123,7 @@ def _front(of: Card) -> str:
 
 
 def _asking(of: Card) -> list[str]:
-    prompt = serving.example(of.mode)
+    prompt = server_commands.example(of.mode)
     how = (
         "It was trained to describe both pictures first; the last line is its judgment."
         if of.mode == "cot"
@@ -136,7 +136,7 @@ def _asking(of: Card) -> list[str]:
         f"```text\nimg1: <picture>\nimg2: <picture>\n{prompt.question}\n```",
         "The answer ends in `closer to completion: img1` or `closer to completion: img2`.",
         f"Pictures were shrunk in training to at most {most:,} pixels and grown to at least {least:,}.",
-        f'```bash\nstcr judge {of.folder} A.png B.png --task "{serving.TASK}"\n```',
+        f'```bash\nstcr judge {of.folder} A.png B.png --task "{server_commands.TASK}"\n```',
     ]
 
 
@@ -341,14 +341,14 @@ def _serving(of: Card) -> list[str]:
     folder, dtype = of.folder, of.dtype
     return [
         "vLLM (options as its documentation of 0.9 and later has them) and SGLang (0.5); neither was run by us:",
-        f"```bash\n{serving.vllm_line(folder, of.name, dtype, of.limits)}\n```",
-        f"```bash\n{serving.sglang_line(folder, of.name, dtype, of.limits)}\n```",
+        f"```bash\n{server_commands.vllm_line(folder, of.name, dtype, of.limits)}\n```",
+        f"```bash\n{server_commands.sglang_line(folder, of.name, dtype, of.limits)}\n```",
         _sizes(of.limits),
         "A client in Python, which sizes pictures as training did and asks in both orders, lies beside this file:",
-        f'```bash\npython client.py A.png B.png "{serving.TASK}"\n```',
-        f"```bash\n{serving.curl_line(of.name, of.mode)}\n```",
+        f'```bash\npython client.py A.png B.png "{server_commands.TASK}"\n```',
+        f"```bash\n{server_commands.curl_line(of.name, of.mode)}\n```",
         "To measure it behind the server as it was measured here:",
-        f"```bash\n{serving.evaluation_line(folder, of.name)}\n```",
+        f"```bash\n{server_commands.evaluation_line(folder, of.name)}\n```",
     ]
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
+from stcr_plugin.engines.local import adapter_base, assembled
+from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
-from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
-from stcr_plugin.evaluation.local import adapter_base, assembled
-from stcr_plugin.frameworks.stage import RECORD, read_record
+from stcr_plugin.records import RECORD, read_record
 from stcr_plugin.release.card import Card, card
 from stcr_plugin.release.lineage import Link, lineage
 from stcr_plugin.release.pixels import Limits, Size, serving_limits, with_limits
-from stcr_plugin.release.serving import client, served_name
+from stcr_plugin.release.server_commands import client, served_name
 
 CHAIN, README, CLIENT = "stcr_chain.json", "README.md", "client.py"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -235,7 +235,7 @@ def _dtype(folder: Path) -> str:
 def _sizes(links: list[Link], registry: Path) -> list[Size]:
     """Sizes of the first picture of each training set that is still here."""
     from stcr_plugin.registry.manifest import dataset_rows
-    from stcr_plugin.registry.pictures import decode, read
+    from stcr_plugin.registry.picture_store import decode, read
 
     found: list[Size] = []
     for link in links:

@@ -10,9 +10,9 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import StcrError
 from stcr_plugin.evaluation.controls import CONTROLS_JSON
-from stcr_plugin.evaluation.run import RESULTS
-from stcr_plugin.evaluation.yesno import GUARD
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.evaluation.evaluate import RESULTS
+from stcr_plugin.evaluation.guard import GUARD
+from stcr_plugin.records import read_record
 
 Row = dict[str, Any]
 MEASURES = (RESULTS, CONTROLS_JSON, GUARD)

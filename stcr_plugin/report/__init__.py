@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.evaluation import tables
-from stcr_plugin.evaluation.metrics import Figures
+from stcr_plugin.report import tables
+from stcr_plugin.scoring.metrics import Figures
 
 if TYPE_CHECKING:
     from stcr_plugin.report.chain import Chain
@@ -83,8 +83,7 @@ def console_table(rows: Sequence[tuple[str, Figures]]) -> str:
 
 def _results(found: Runs, of: Sequence[Chain], compared: Sequence[Section], out: Path) -> list[Section]:
     """What comes before the gallery; plots are written into the folder `out`."""
-    from stcr_plugin.evaluation import plots
-    from stcr_plugin.report import chain
+    from stcr_plugin.report import chain, plots
     from stcr_plugin.report.document import Plot, Section, Words, figures
     from stcr_plugin.report.evidence import control_counts, evidence
 

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation import tables
-from stcr_plugin.evaluation.breakdown import PHASE_KINDS
-from stcr_plugin.evaluation.contamination import overlap_words
-from stcr_plugin.evaluation.metrics import paired_difference
-from stcr_plugin.evaluation.verdicts import CHANCE, FEWEST, RULES, Measure, Verdict, judged
+from stcr_plugin.evaluation.leakage import overlap_words
+from stcr_plugin.report import tables
 from stcr_plugin.report.document import (
     Block,
     Bullets,
@@ -29,6 +26,9 @@ from stcr_plugin.report.document import (
     share,
 )
 from stcr_plugin.report.runs import Measured, Row, same_pairs
+from stcr_plugin.scoring.breakdown import PHASE_KINDS
+from stcr_plugin.scoring.metrics import paired_difference
+from stcr_plugin.scoring.verdicts import CHANCE, FEWEST, RULES, Measure, Verdict, judged
 
 WEAK_ONLY, STAGE2 = "weak_only", "stage2"
 _TASKS_OPEN = 12  # more than so many tasks are folded away

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation import significance
-from stcr_plugin.evaluation.metrics import Difference, paired_difference
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import Block, Bullets, Cell, Section, Table, Words, code
 from stcr_plugin.report.evidence import points
 from stcr_plugin.report.runs import Measured, same_pairs
+from stcr_plugin.scoring import significance
+from stcr_plugin.scoring.metrics import Difference, paired_difference
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin.evaluation import tables
-from stcr_plugin.evaluation.verdicts import Verdict
+from stcr_plugin.report import tables
+from stcr_plugin.scoring.verdicts import Verdict
 
 Bounds = tuple[float, float]
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin.evaluation import controls, groups, plots, progress, tables, verdicts, yesno
+from stcr_plugin.evaluation import controls, guard, multi_image, rank
+from stcr_plugin.report import plots, tables
 from stcr_plugin.report.document import (
     Block,
     Bullets,
@@ -24,6 +25,7 @@ from stcr_plugin.report.document import (
     share,
 )
 from stcr_plugin.report.runs import Left, Measured, Row, Runs
+from stcr_plugin.scoring import verdicts
 
 _CURVES = 6  # so many progress curves are drawn at most
 _GUARD = {"accuracy": "accuracy %", "f1": "F1 %", "yes_ratio": "yes %", "unparsed_rate": "unparsed %"}
@@ -33,11 +35,11 @@ def evidence(runs: Runs, out: Path) -> list[Section]:
     """Sections of controls, groups, comparators, progress and guard; their plots are written into the folder `out`."""
     sections = [
         Section("Controls", _controls(runs.left.get(controls.CONTROLS_JSON, ()))),
-        Section("Three and more pictures", _groups(runs.left.get(groups.GROUPS, ()))),
+        Section("Three and more pictures", _groups(runs.left.get(multi_image.GROUPS, ()))),
         Section("Comparators: other ways to ask", _comparators(runs.comparators)),
-        Section("Progress curves", _curves(runs.left.get(progress.RANKING, ()), out)),
-        Section("Value-order correlation", _correlations(runs.left.get(progress.VOC, ()), out)),
-        Section("General ability", _guards(runs.left.get(yesno.GUARD, ()))),
+        Section("Progress curves", _curves(runs.left.get(rank.RANKING, ()), out)),
+        Section("Value-order correlation", _correlations(runs.left.get(rank.VOC, ()), out)),
+        Section("General ability", _guards(runs.left.get(guard.GUARD, ()))),
     ]
     return [section for section in sections if section.blocks]
 
@@ -110,7 +112,7 @@ def _groups(found: Sequence[Left]) -> list[Block]:
         return []
     rows: list[list[Cell]] = []
     for left in found:
-        row, judged = left.row, groups.control(left.row)
+        row, judged = left.row, multi_image.control(left.row)
         rows.append(
             [
                 left.run,
@@ -122,7 +124,7 @@ def _groups(found: Sequence[Left]) -> list[Block]:
                 share(row, "all_rotations"),
                 f"{row['chance']['all_rotations']:.1f}",
                 share(row, "exact"),
-                "-" if row["kendall_tau"] is None else groups.with_interval(row, "kendall_tau"),
+                "-" if row["kendall_tau"] is None else multi_image.with_interval(row, "kendall_tau"),
                 " / ".join(map(str, row["places"])),
                 f"{row['n_groups']} of {row['n_episodes']}",
             ]
@@ -130,7 +132,7 @@ def _groups(found: Sequence[Left]) -> list[Block]:
     heads = ["name", "asked about", "pictures", "verdict", "closest named right %", "a coin gives"]
     heads += ["groups right in every arrangement %", "a coin gives", "whole order right %", "Kendall's tau"]
     heads += ["named by place", "groups of episodes"]
-    rules = dict.fromkeys(f"{one.name}: {one.rule}." for one in (groups.control(left.row) for left in found))
+    rules = dict.fromkeys(f"{one.name}: {one.rule}." for one in (multi_image.control(left.row) for left in found))
     return [Table(heads, rows, "Groups of pictures"), Bullets(tuple(rules))]
 
 
@@ -193,16 +195,14 @@ def _correlations(found: Sequence[Left], out: Path) -> list[Block]:
     if not found:
         return []
     rows = [
-        [left.run, *(_with_interval(left.row, name) for name in progress.MEANINGS)]
+        [left.run, *(_with_interval(left.row, name) for name in rank.MEANINGS)]
         + [str(left.row[name]) for name in ("n_strips", "n_episodes")]
         for left in found
     ]
     heads = ["run", "VOC", "VROC", "VOC-F1", "VOC of both orders", "strips", "episodes"]
     blocks: list[Block] = [
         Table(heads, rows, "Value-order correlation"),
-        Bullets(
-            tuple(f"{head}: {meaning}." for head, meaning in zip(heads[1:5], progress.MEANINGS.values(), strict=True))
-        ),
+        Bullets(tuple(f"{head}: {meaning}." for head, meaning in zip(heads[1:5], rank.MEANINGS.values(), strict=True))),
         Words('Each is 1 for a judge that is always right and 0 for a coin; "the second is further" has +1, -1, 0, 0.'),
     ]
     for number, left in enumerate(found[:_CURVES], 1):

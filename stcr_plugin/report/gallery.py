@@ -9,13 +9,13 @@ from pathlib import Path
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import StcrError
-from stcr_plugin.evaluation.metrics import by_pair, untied
-from stcr_plugin.evaluation.run import digest_of_data
-from stcr_plugin.registry import pages
+from stcr_plugin.evaluation.evaluate import digest_of_data
 from stcr_plugin.registry.manifest import read_pairs
+from stcr_plugin.report import html
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import Block, Card, Frame, Gallery, Heading, Spoken, Table, Words, code
 from stcr_plugin.report.runs import Measured, answers_of
+from stcr_plugin.scoring.metrics import by_pair, untied
 from stcr_plugin.types import Answer, Pair
 
 KINDS = {
@@ -118,7 +118,7 @@ def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
 
 def _frame(registry: Path, image: str, caption: str, closer: bool) -> Frame:
     try:
-        address, _, small = pages.embedded(registry, image, _SIDE, _QUALITY)
+        address, _, small = html.embedded(registry, image, _SIDE, _QUALITY)
     except StcrError as error:
         return Frame(caption, closer, missing=str(error))
     return Frame(caption, closer, address, small=small)

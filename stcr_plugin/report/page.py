@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import singledispatch
 
-from stcr_plugin.evaluation.verdicts import Verdict
-from stcr_plugin.registry import pages
+from stcr_plugin.report import html
 from stcr_plugin.report.document import (
     Block,
     Bullets,
@@ -29,6 +28,7 @@ from stcr_plugin.report.document import (
     Table,
     Words,
 )
+from stcr_plugin.scoring.verdicts import Verdict
 
 # A sign beside each colour, for who does not tell colours apart: class and sign.
 _SIGNS: dict[Verdict, tuple[str, str]] = {
@@ -43,16 +43,14 @@ _LONG = 40  # a text of more signs than this gets a column that is wide enough t
 
 
 def page(document: Document) -> str:
-    links = "".join(f"<a href='#{_anchor(section)}'>{pages.text(section.title)}</a>" for section in document.sections)
+    links = "".join(f"<a href='#{_anchor(section)}'>{html.text(section.title)}</a>" for section in document.sections)
     sections = "\n".join(_section(section) for section in document.sections)
-    body = f"<header><h1>{pages.text(document.title)}</h1><nav aria-label='Contents'>{links}</nav></header>\n"
-    return pages.page(document.title, _STYLE, f"{body}<main>\n{sections}\n</main>")
+    body = f"<header><h1>{html.text(document.title)}</h1><nav aria-label='Contents'>{links}</nav></header>\n"
+    return html.page(document.title, _STYLE, f"{body}<main>\n{sections}\n</main>")
 
 
 def _section(section: Section) -> str:
-    return (
-        f"<section id='{_anchor(section)}'>\n<h2>{pages.text(section.title)}</h2>\n{_all(section.blocks)}\n</section>"
-    )
+    return f"<section id='{_anchor(section)}'>\n<h2>{html.text(section.title)}</h2>\n{_all(section.blocks)}\n</section>"
 
 
 def _anchor(section: Section) -> str:
@@ -65,7 +63,7 @@ def _all(blocks: Iterable[Block]) -> str:
 
 def _marked(text: str) -> str:
     """Escaped first; then `...` is code and **...** is strong, and nothing else is markup."""
-    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", pages.text(text))
+    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.text(text))
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)
 
 
@@ -98,27 +96,27 @@ def _(block: Finding) -> str:
 @_html.register
 def _(block: Table) -> str:
     rows = [
-        (f"<th scope='row'>{pages.text(row[0] if isinstance(row[0], str) else '')}</th>", *map(_cell, row[1:]))
+        (f"<th scope='row'>{html.text(row[0] if isinstance(row[0], str) else '')}</th>", *map(_cell, row[1:]))
         for row in block.rows
     ]
-    return pages.cells(map(pages.text, block.heads), rows, pages.text(block.about))
+    return html.cells(map(html.text, block.heads), rows, html.text(block.about))
 
 
 def _cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return f"<td{' class=long' * (len(cell) > _LONG)}>{pages.text(cell)}</td>"
+        return f"<td{' class=long' * (len(cell) > _LONG)}>{html.text(cell)}</td>"
     if isinstance(cell, Heat):
         share = f"{cell.percent:.1f}"
-        return f"<td class='heat' style='--share: {share}%'>{share}<small>{pages.text(cell.of)}</small></td>"
+        return f"<td class='heat' style='--share: {share}%'>{share}<small>{html.text(cell.of)}</small></td>"
     if isinstance(cell, Judged):
         kind, sign = _SIGNS[cell.verdict]
         kind = "none" if cell.informative else kind
         return f"<td>{_badge(kind, sign, cell.text)}</td>"
-    return f"<td class='share'>{pages.text(cell.text)}{_bar(cell)}</td>"
+    return f"<td class='share'>{html.text(cell.text)}{_bar(cell)}</td>"
 
 
 def _badge(kind: str, sign: str, words: str) -> str:
-    return f"<span class='judged {kind}'><span aria-hidden='true'>{sign}</span> {pages.text(words)}</span>"
+    return f"<span class='judged {kind}'><span aria-hidden='true'>{sign}</span> {html.text(words)}</span>"
 
 
 def _bar(share: Share) -> str:
@@ -130,22 +128,22 @@ def _bar(share: Share) -> str:
 
 @_html.register
 def _(block: Plot) -> str:
-    address = pages.address(block.file.read_bytes(), "image/png")
+    address = html.address(block.file.read_bytes(), "image/png")
     width = f"style='min-width: {28 * block.panels}rem'"
     return (
         f"<div class='wide' tabindex='0' role='group' aria-label='Plot'>"
-        f"<img class='plot' {width} src='{address}' alt='{pages.text(block.alt)}'></div>"
+        f"<img class='plot' {width} src='{address}' alt='{html.text(block.alt)}'></div>"
     )
 
 
 @_html.register
 def _(block: Code) -> str:
-    return f"<pre>{pages.text(block.text)}</pre>"
+    return f"<pre>{html.text(block.text)}</pre>"
 
 
 @_html.register
 def _(block: Fold) -> str:
-    return f"<details><summary>{pages.text(block.title)}</summary>\n{_all(block.blocks)}\n</details>"
+    return f"<details><summary>{html.text(block.title)}</summary>\n{_all(block.blocks)}\n</details>"
 
 
 @_html.register
@@ -154,10 +152,10 @@ def _(block: Gallery) -> str:
     shown = {kind: sum(card.kind == kind for card in block.cards) for kind in block.kinds}
     choices = [("all", f"all ({len(block.cards)})")]
     choices += [(kind, f"{name} ({shown[kind]} of {count})") for kind, (name, count) in block.kinds.items()]
-    group = pages.text(block.name)
+    group = html.text(block.name)
     buttons = "".join(
         f"<input type='radio' name='{group}' id='{group}-{kind}' class='pick-{kind}'{' checked' * (kind == 'all')}>"
-        f"<label for='{group}-{kind}'>{pages.text(label)}</label>"
+        f"<label for='{group}-{kind}'>{html.text(label)}</label>"
         for kind, label in choices
     )
     cards = "\n".join(_card(card, block.kinds[card.kind][0]) for card in block.cards)
@@ -168,25 +166,25 @@ def _(block: Gallery) -> str:
 
 
 def _card(card: Card, verdict: str) -> str:
-    tags = f"<span class='label'>{pages.text(verdict)}</span>" + "".join(
-        f"<span>{pages.text(fact)}</span>" for fact in card.facts
+    tags = f"<span class='label'>{html.text(verdict)}</span>" + "".join(
+        f"<span>{html.text(fact)}</span>" for fact in card.facts
     )
     frames = "".join(map(_frame, card.frames))
     return (
         f"<article class='{card.kind}'><p class='tags'>{tags}</p>"
-        f"<h4 class='task' dir='auto'>{pages.text(card.task)}</h4>"
+        f"<h4 class='task' dir='auto'>{html.text(card.task)}</h4>"
         f"<div class='pictures'>{frames}</div>{''.join(map(_spoken, card.spoken))}"
-        f"<footer>{pages.text(card.where)}</footer></article>"
+        f"<footer>{html.text(card.where)}</footer></article>"
     )
 
 
 def _frame(frame: Frame) -> str:
-    caption = pages.text(frame.caption) + (" <b>closer to completion</b>" if frame.closer else "")
+    caption = html.text(frame.caption) + (" <b>closer to completion</b>" if frame.closer else "")
     size = "small" if frame.small else "large"
     shown = (
-        f"<img class='{size}' src='{frame.address}' alt='{pages.text(frame.caption)}'>"
+        f"<img class='{size}' src='{frame.address}' alt='{html.text(frame.caption)}'>"
         if frame.address
-        else f"<div class='missing'>{pages.text(frame.missing)}</div>"
+        else f"<div class='missing'>{html.text(frame.missing)}</div>"
     )
     return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
@@ -194,8 +192,8 @@ def _frame(frame: Frame) -> str:
 def _spoken(spoken: Spoken) -> str:
     badge = _badge("good", "✓", "right") if spoken.right else _badge("wrong", "✗", "wrong")
     return (
-        f"<h4>{pages.text(spoken.shown)}</h4><p class='said'>{badge} {pages.text(spoken.chosen)}</p>"
-        f"<p class='words' dir='auto'>{pages.text(spoken.words)}</p>"
+        f"<h4>{html.text(spoken.shown)}</h4><p class='said'>{badge} {html.text(spoken.chosen)}</p>"
+        f"<p class='words' dir='auto'>{html.text(spoken.words)}</p>"
     )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation import controls, groups, progress, yesno
-from stcr_plugin.evaluation.contamination import stage_of
-from stcr_plugin.evaluation.metrics import RATES, figures, paired_rights
-from stcr_plugin.evaluation.run import ANSWERS, RESULTS, read_answers
+from stcr_plugin.evaluation import controls, guard, multi_image, rank
+from stcr_plugin.evaluation.evaluate import ANSWERS, RESULTS, read_answers
+from stcr_plugin.records import stage_of
+from stcr_plugin.scoring.metrics import RATES, figures, paired_rights
 from stcr_plugin.types import Answer
 
 Row = dict[str, Any]
@@ -21,19 +21,19 @@ Row = dict[str, Any]
 _NEEDED = {
     RESULTS: ("name", "dataset", "split", "mode", *RATES, "n_pairs", "n_episodes", "n_queries"),
     controls.CONTROLS_JSON: ("of", "rows"),
-    groups.GROUPS: ("name", "dataset", "split", "pictures", "ask", "intervals", "chance", *groups.FIGURES),
-    yesno.GUARD: ("name", "questions", "n_pictures", "kinds"),
-    progress.RANKING: ("words", "episode_id", "task", "frames"),
-    progress.VOC: ("n_strips", "n_episodes", "intervals", "per_strip", *progress.MEANINGS),
+    multi_image.GROUPS: ("name", "dataset", "split", "pictures", "ask", "intervals", "chance", *multi_image.FIGURES),
+    guard.GUARD: ("name", "questions", "n_pictures", "kinds"),
+    rank.RANKING: ("words", "episode_id", "task", "frames"),
+    rank.VOC: ("n_strips", "n_episodes", "intervals", "per_strip", *rank.MEANINGS),
 }
 """File that a command leaves -> the keys that a report reads of it."""
 _COMMANDS = {
     RESULTS: "stcr eval",
     controls.CONTROLS_JSON: "stcr controls",
-    groups.GROUPS: "stcr eval --pictures",
-    yesno.GUARD: "stcr guard",
-    progress.RANKING: "stcr rank",
-    progress.VOC: "stcr rank --voc",
+    multi_image.GROUPS: "stcr eval --pictures",
+    guard.GUARD: "stcr guard",
+    rank.RANKING: "stcr rank",
+    rank.VOC: "stcr rank --voc",
 }
 
 
@@ -194,7 +194,7 @@ def _read(path: Path) -> Row:
 def _left(path: Path, stage: Mapping[str, Any], folder: Path) -> Left:
     """Called as the command did, where that is a name and no path; else as the run's stage or folder."""
     row = _read(path)
-    named = {controls.CONTROLS_JSON: row.get("of"), groups.GROUPS: row, yesno.GUARD: row}.get(path.name) or {}
+    named = {controls.CONTROLS_JSON: row.get("of"), multi_image.GROUPS: row, guard.GUARD: row}.get(path.name) or {}
     return Left(str(named.get("name") or stage.get("name") or folder.name), path, row, folder)
 
 

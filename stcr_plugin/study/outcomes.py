@@ -16,12 +16,12 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.controls import read_rows
-from stcr_plugin.evaluation.metrics import RATES
-from stcr_plugin.evaluation.seeds import RARE, SAME
-from stcr_plugin.evaluation.verdicts import Row
-from stcr_plugin.frameworks.stage import read_record
-from stcr_plugin.study.askings import controls_file, guard_file, results_file
-from stcr_plugin.study.rules import Plan, StudyConfig
+from stcr_plugin.records import read_record
+from stcr_plugin.scoring.metrics import RATES
+from stcr_plugin.scoring.seeds import RARE, SAME
+from stcr_plugin.scoring.verdicts import Row
+from stcr_plugin.study.evaluations import controls_file, guard_file, results_file
+from stcr_plugin.study.study_config import Plan, StudyConfig
 
 _KEPT = ("seed", *SAME, "mode", "data_digest", "model_digest", "n_pairs", "n_episodes", *RATES, *RARE, "intervals")
 """Of a results.json; beside these, pair accuracy by episode, phase and window of distance."""

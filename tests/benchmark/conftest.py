@@ -2,14 +2,8 @@ from itertools import cycle
 
 import pytest
 from benchmark_logs import WORDS
-from toy_build import build_toy
 
 from stcr_plugin.benchmark.rows import benchmark
-
-
-@pytest.fixture(scope="session")
-def registry(tmp_path_factory):
-    return build_toy(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture(scope="session")

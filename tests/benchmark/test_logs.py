@@ -10,8 +10,8 @@ from stcr_plugin.benchmark.logs import FAILED, open_log, read
 from stcr_plugin.benchmark.rows import benchmark
 from stcr_plugin.cli import main
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.run import evaluate, read_answers
-from stcr_plugin.types import Said
+from stcr_plugin.evaluation.evaluate import evaluate, read_answers
+from stcr_plugin.types import Response
 
 # What tells one evaluation from another and says nothing of the answers.
 OWN = {"name", "model", "engine"}
@@ -28,7 +28,7 @@ class Scripted:
 
     def say(self, prompts):
         for index, prompt in enumerate(prompts):
-            yield index, Said(self.texts[prompt.item, prompt.order])
+            yield index, Response(self.texts[prompt.item, prompt.order])
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from stcr_plugin.benchmark.rows import benchmark, benchmark_again
+from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.prompts import prompts_for
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.types import ORDERS, Query
 

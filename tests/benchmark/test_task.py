@@ -9,11 +9,11 @@ from benchmark_logs import document, samples
 from PIL import Image
 
 from stcr_plugin.benchmark import task
-from stcr_plugin.benchmark.export import export
+from stcr_plugin.benchmark.benchmark_files import export
 from stcr_plugin.benchmark.logs import read
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.metrics import RATES, figures
-from stcr_plugin.evaluation.prompts import content, prompts_for
+from stcr_plugin.engines.prompts import content, prompts_for
+from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.scoring.metrics import RATES, figures
 from stcr_plugin.types import Answer, Query
 
 

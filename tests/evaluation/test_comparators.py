@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from stcr_plugin.cli import main
+from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.evaluation.answers import answered
 from stcr_plugin.evaluation.comparators import COMPARATORS, PLAIN, comparator
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.prompts import prompts_for
-from stcr_plugin.evaluation.run import evaluate
-from stcr_plugin.types import ORDERS, Pair, Query, Said
+from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.scoring.parsing import answered
+from stcr_plugin.types import ORDERS, Pair, Query, Response
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -37,7 +37,7 @@ class Judge:
             odds = strength * (1 if second > first else -1) + self.bias
             chosen = prompt.answer.format(name=prompt.names[odds > 0])
             found = dict(zip(prompt.names, (-math.log1p(math.exp(odds)), -math.log1p(math.exp(-odds))), strict=True))
-            yield number, Said(chosen, {} if self.writes else found, 10, 0)
+            yield number, Response(chosen, {} if self.writes else found, 10, 0)
 
 
 def run(registry, out, name, engine, settings=None, **more):
@@ -55,7 +55,7 @@ def combined(name, said, settings=None, ties=False, asked=None, **more):
     asked = queries()[:2] if asked is None else asked
     prompts = prompts_for(asked, settings or AskSettings(mode="direct"), ties=ties)
     heard = {
-        variant: [Said("" if isinstance(one, dict) else one, one if isinstance(one, dict) else {}) for one in found]
+        variant: [Response("" if isinstance(one, dict) else one, one if isinstance(one, dict) else {}) for one in found]
         for variant, found in said.items()
     }
     chosen = comparator(name, **more)

@@ -8,8 +8,11 @@ from toy_build import build_toy
 
 from stcr_plugin import artefacts
 from stcr_plugin.cli import main
+from stcr_plugin.engines import local
+from stcr_plugin.engines.oracles import Oracle
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import descriptions, local, verdicts
+from stcr_plugin.evaluation import descriptions
 from stcr_plugin.evaluation.controls import (
     CONTROLS,
     PLAIN,
@@ -18,14 +21,13 @@ from stcr_plugin.evaluation.controls import (
     read_rows,
     write,
 )
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.oracles import Oracle
-from stcr_plugin.evaluation.verdicts import RULES, Measure, Row, judged, measured
-from stcr_plugin.registry import tables
+from stcr_plugin.registry import parquet
 from stcr_plugin.registry.manifest import dataset_rows, read_manifest, read_pairs
 from stcr_plugin.registry.manifest import pair_files as files_of
 from stcr_plugin.samples.questions import fill, paraphrases
-from stcr_plugin.types import ORDERS, Answer, Pair, Query, Said
+from stcr_plugin.scoring import verdicts
+from stcr_plugin.scoring.verdicts import RULES, Measure, Row, judged, measured
+from stcr_plugin.types import ORDERS, Answer, Pair, Query, Response
 
 DIRECT, COT = AskSettings(mode="direct"), AskSettings(mode="cot")
 PHASES = ("approach", "grasp", "lift", "move", "place")
@@ -64,9 +66,9 @@ class Judge:
             if prompt.reasons:
                 frames = [frame_of(shown) for shown in prompt.shown] or [None, None]
                 said = [f"{name}: step {frame}." for name, frame in zip(prompt.names, frames, strict=False)]
-                yield number, Said(f"spatial details: {' '.join(said)}\n{line}")
+                yield number, Response(f"spatial details: {' '.join(said)}\n{line}")
             else:
-                yield number, Said(line, {first: math.log(1 - likely), second: math.log(likely)})
+                yield number, Response(line, {first: math.log(1 - likely), second: math.log(likely)})
 
 
 def frame_of(shown):
@@ -276,8 +278,8 @@ def changed(registry, folder, change):
 
     shutil.copytree(registry, folder)
     for file in files_of(read_manifest(folder, "toy"), "heldout"):
-        rows = [change(number, row) for number, row in enumerate(tables.read(folder / file))]
-        tables.write(folder / file, rows, tables.PAIRS)
+        rows = [change(number, row) for number, row in enumerate(parquet.read(folder / file))]
+        parquet.write(folder / file, rows, parquet.PAIRS)
     return folder
 
 
@@ -322,7 +324,7 @@ def test_pairs_that_the_model_did_not_describe_are_left_out_and_counted(registry
             for number, said in super().say(prompts):
                 prompt = prompts[number]
                 mute = prompt.reasons and (prompt.item, prompt.order) == (silent, "backward")
-                yield number, Said(said.text.partition("\n")[2]) if mute else said
+                yield number, Response(said.text.partition("\n")[2]) if mute else said
 
     row = run(registry, tmp_path, None, COT, ["blind"], Silent(by_words))["blind"]
     assert (row.verdict, row.left_out) == ("holds", 1)

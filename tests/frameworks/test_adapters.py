@@ -11,8 +11,8 @@ import pytest
 from tiny_stage import RECIPES, Workshop
 
 from stcr_plugin import artefacts
+from stcr_plugin.engines.local import adapter_base, assembled, load
 from stcr_plugin.errors import ChainError, ConfigError
-from stcr_plugin.evaluation.local import adapter_base, assembled, load
 from stcr_plugin.frameworks.adapters import CONFIG, chain, settled, start_of
 
 LORA = ("finetuning_type=lora", "lora_rank=4", "lora_target=all", "freeze_vision_tower=true", "stcr.evaluate=null")
@@ -60,16 +60,16 @@ def logits_at(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, event: str, f
     """Have the logits of the live model put into `found` when a stage comes to `event`."""
     from transformers import AutoProcessor
 
-    from stcr_plugin.frameworks import record
+    from stcr_plugin.frameworks import stage_record
 
     processor = AutoProcessor.from_pretrained(workshop.base, local_files_only=True)
-    original = getattr(record.Record, event)
+    original = getattr(stage_record.Record, event)
 
     def measured(self: Any, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
         found.append(logits(model, processor, workshop))
         original(self, args, state, control, model=model, **more)
 
-    monkeypatch.setattr(record.Record, event, measured)
+    monkeypatch.setattr(stage_record.Record, event, measured)
 
 
 @pytest.mark.parametrize("way", WAYS)

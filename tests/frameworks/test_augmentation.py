@@ -17,7 +17,7 @@ from tiny_stage import Workshop, losses
 
 from stcr_plugin.frameworks import augmentation
 from stcr_plugin.frameworks.augmentation import Augmentation, AugmentingCollator
-from stcr_plugin.frameworks.settings import Augment
+from stcr_plugin.frameworks.stcr_block import Augment
 
 OFF = Augment()
 ALL = Augment(shift_pixels=4, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
@@ -167,7 +167,7 @@ def test_every_form_of_a_picture_is_understood(tmp_path: Path) -> None:
 
 
 def test_a_picture_in_a_tar_is_read_below_media_dir(tmp_path: Path) -> None:
-    from stcr_plugin.registry.pictures import TarWriter
+    from stcr_plugin.registry.picture_store import TarWriter
 
     content = io.BytesIO()
     picture().save(content, "png")

@@ -18,7 +18,7 @@ from stcr_plugin.frameworks.batches import NOTE, NamingCollator
 from stcr_plugin.frameworks.checkpoints import checkpoints
 from stcr_plugin.frameworks.collators import sample_key
 from stcr_plugin.frameworks.images import picture_name
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.records import read_record
 
 
 def encoded(seed: int) -> bytes:
@@ -170,7 +170,7 @@ def test_a_loss_that_is_no_number_stops_the_stage_naming_step_pictures_and_text(
 TWO_RANKS = """
 import os, sys
 from stcr_plugin.frameworks import callback
-from stcr_plugin.frameworks.llamafactory.training import train
+from stcr_plugin.frameworks.llamafactory.experiment import train
 from transformers import Trainer
 
 def training_step(self, *given, **options):

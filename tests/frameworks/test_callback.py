@@ -15,10 +15,10 @@ import torch
 from tiny_stage import Workshop, history, losses
 
 from stcr_plugin.artefacts import sha256
-from stcr_plugin.evaluation.engine import AskSettings
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.frameworks import callback
 from stcr_plugin.frameworks.callback import LOGGED, GapCallback, undisturbed
-from stcr_plugin.types import Pair, Said
+from stcr_plugin.types import Pair, Response
 
 
 def record_of(run: Path) -> dict[str, Any]:
@@ -79,9 +79,9 @@ def test_every_rank_asks_equally_often_and_every_query_is_answered_once(
     pairs = [Pair(f"p{i}", f"e{i}", "dev", "stack cups", 0, 5, 0.5) for i in range(n_pairs)]
     asked: list[int] = []
 
-    def echo(model: Any, processor: Any, prompts: Any, *_: Any, **__: Any) -> list[tuple[int, Said]]:
+    def echo(model: Any, processor: Any, prompts: Any, *_: Any, **__: Any) -> list[tuple[int, Response]]:
         asked.append(len(prompts))
-        return [(number, Said(f"{prompt.item} {prompt.order}")) for number, prompt in enumerate(prompts)]
+        return [(number, Response(f"{prompt.item} {prompt.order}")) for number, prompt in enumerate(prompts)]
 
     monkeypatch.setattr(callback, "say", echo)
     gap = GapCallback(pairs, Path(), AskSettings(mode="direct"), lambda row: None)
@@ -174,7 +174,7 @@ def test_the_loss_curve_is_the_same_to_the_last_digit_without_the_callback(run: 
 
 
 def test_figures_after_are_those_of_an_evaluation_of_the_saved_model(workshop: Workshop) -> None:
-    from stcr_plugin.evaluation.run import evaluate
+    from stcr_plugin.evaluation.evaluate import evaluate
 
     run = workshop.train("weak", "checked", "stcr.evaluate.before=false")
     ask = AskSettings(mode="direct", image_max_pixels=7056, image_min_pixels=1024)

@@ -12,8 +12,8 @@ from tiny_stage import Workshop, losses
 
 from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.frameworks.checkpoints import PART, checkpoints, flaw
-from stcr_plugin.frameworks.record import Record
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.frameworks.stage_record import Record
+from stcr_plugin.records import read_record
 
 
 def megabytes(error: DataError) -> float:

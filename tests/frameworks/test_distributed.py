@@ -12,8 +12,8 @@ import yaml
 from tiny_stage import DATA, RECIPES, UNPREPARED, Workshop, history, losses
 
 from stcr_plugin.artefacts import model_digest
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.records import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +104,7 @@ def test_a_stage_trains_and_each_measurement_is_recorded_once(chain: dict[str, P
 
 @pytest.mark.parametrize("name", STAGES)
 def test_figures_of_two_ranks_are_those_of_one_process_on_the_saved_model(chain: dict[str, Path], name: str) -> None:
-    from stcr_plugin.evaluation.run import evaluate
+    from stcr_plugin.evaluation.evaluate import evaluate
 
     run = chain[name]
     ask = AskSettings(max_new_tokens=12, image_max_pixels=7056, image_min_pixels=1024)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_stage import Workshop
 
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.run import evaluate
+from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.release.export import export
 
 

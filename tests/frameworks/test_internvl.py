@@ -19,13 +19,13 @@ def internvl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_stage_trains_internvl_and_engine_repeats_the_callbacks_figures(workshop: Workshop, internvl: Path) -> None:
-    from stcr_plugin.evaluation.answers import answered
-    from stcr_plugin.evaluation.engine import AskSettings
-    from stcr_plugin.evaluation.local import LocalEngine
-    from stcr_plugin.evaluation.metrics import figures
-    from stcr_plugin.evaluation.prompts import prompts_for
-    from stcr_plugin.evaluation.run import spread
+    from stcr_plugin.engines.local import LocalEngine
+    from stcr_plugin.engines.prompts import prompts_for
+    from stcr_plugin.engines.settings import AskSettings
+    from stcr_plugin.evaluation.evaluate import spread
     from stcr_plugin.registry.manifest import read_pairs
+    from stcr_plugin.scoring.metrics import figures
+    from stcr_plugin.scoring.parsing import answered
     from stcr_plugin.types import ORDERS, Query
 
     run = workshop.train(
@@ -49,9 +49,9 @@ def test_stage_trains_internvl_and_engine_repeats_the_callbacks_figures(workshop
 
 
 def test_internvl_reasons_in_words_when_asked_to(workshop: Workshop, internvl: Path) -> None:
-    from stcr_plugin.evaluation.engine import AskSettings
-    from stcr_plugin.evaluation.local import LocalEngine
-    from stcr_plugin.evaluation.prompts import prompts_for
+    from stcr_plugin.engines.local import LocalEngine
+    from stcr_plugin.engines.prompts import prompts_for
+    from stcr_plugin.engines.settings import AskSettings
     from stcr_plugin.registry.manifest import read_pairs
     from stcr_plugin.types import Query
 

@@ -17,8 +17,8 @@ from stcr_plugin.artefacts import model_digest
 from stcr_plugin.frameworks.checkpoints import checkpoints
 from stcr_plugin.frameworks.interruption import Interruption
 from stcr_plugin.frameworks.launch import INTERRUPTED
-from stcr_plugin.frameworks.record import Record
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.frameworks.stage_record import Record
+from stcr_plugin.records import read_record
 
 MEASURED = ("stcr.evaluate.every_steps=2", "stcr.evaluate.before=false")
 
@@ -96,7 +96,7 @@ def test_before_the_first_step_a_signal_ends_the_process_at_once(
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setattr("stcr_plugin.frameworks.llamafactory.training._set_template", signalled)
+    monkeypatch.setattr("stcr_plugin.frameworks.llamafactory.experiment._set_template", signalled)
     with pytest.raises(SystemExit) as caught:
         workshop.train("weak", "early")
     assert caught.value.code == INTERRUPTED
@@ -107,8 +107,8 @@ def test_before_the_first_step_a_signal_ends_the_process_at_once(
 @pytest.mark.parametrize(
     "place",
     [
-        "stcr_plugin.frameworks.llamafactory.training._set_template",
-        "stcr_plugin.frameworks.record.Record.on_step_begin",
+        "stcr_plugin.frameworks.llamafactory.experiment._set_template",
+        "stcr_plugin.frameworks.stage_record.Record.on_step_begin",
     ],
 )
 def test_a_second_signal_while_the_record_is_written_loses_nothing(

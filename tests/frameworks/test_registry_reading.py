@@ -20,13 +20,13 @@ from stcr_plugin.config import from_mapping, read_yaml
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.frameworks.augmentation import AugmentingCollator
 from stcr_plugin.frameworks.images import picture_name
-from stcr_plugin.frameworks.llamafactory import training
+from stcr_plugin.frameworks.llamafactory import experiment
 from stcr_plugin.frameworks.numbering import opened
-from stcr_plugin.frameworks.run import run_stage
-from stcr_plugin.frameworks.settings import Augment, StcrSettings
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.frameworks.stage_run import run_stage
+from stcr_plugin.frameworks.stcr_block import Augment, StcrSettings
+from stcr_plugin.records import read_record
+from stcr_plugin.registry.data_config import DataConfig, load_data_config
 from stcr_plugin.registry.manifest import dataset_rows, read_pairs
-from stcr_plugin.registry.rules import DataConfig, load_data_config
 
 IGNORE = -100
 # The same pairs as "tiny", their pictures in tar files, and in the forms that a training set may have.
@@ -100,7 +100,7 @@ def loaded(workshop: Workshop, dataset: str, **changes: Any) -> tuple[Any, Any]:
     model_args, data_args, training_args, _, _ = get_train_args(args)
     module = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
-    training._set_template(args)
+    experiment._set_template(args)
     rows = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
     return rows, module["tokenizer"]
 
@@ -127,7 +127,7 @@ def watched(workshop: Workshop, out: str, dataset: str, **changes: Any) -> list[
             loader.collate_fn = watching
 
     run_exp = getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)
-    run_stage(recipe(workshop, dataset, out, **changes), [Watch()], training.through(run_exp))
+    run_stage(recipe(workshop, dataset, out, **changes), [Watch()], experiment.through(run_exp))
     return seen
 
 
@@ -216,7 +216,7 @@ def test_a_mistake_found_by_a_dataloader_worker_is_told_without_its_traceback(st
         list(DataLoader(names, num_workers=1, collate_fn=lambda batch: opened(batch[0], "registry")))
 
     with pytest.raises(DataError) as caught:
-        run_stage(recipe(stocked, "tarred_weak", "broken"), None, training.through(read_by_a_worker))
+        run_stage(recipe(stocked, "tarred_weak", "broken"), None, experiment.through(read_by_a_worker))
     assert str(caught.value).startswith("registry: gone.tar#512+10: no such file; set media_dir")
     assert "Traceback" not in str(caught.value)
 

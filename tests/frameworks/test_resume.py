@@ -13,7 +13,7 @@ from tiny_stage import Workshop, losses, started, wait_for_step
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.frameworks.checkpoints import checkpoints, flaw
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.records import read_record
 
 STEPS = 60
 SETTINGS = (

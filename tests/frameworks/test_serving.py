@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stcr_plugin.frameworks.llamafactory.serving import pass_token_types
+from stcr_plugin.frameworks.llamafactory.chat_hook import pass_token_types
 
 PROCESSOR = SimpleNamespace(
     model_input_names=["input_ids", "mm_token_type_ids"], image_token_id=7, video_token_id=8, tokenizer=None

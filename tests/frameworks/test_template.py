@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_internvl import SIDE, TOKENS, write_internvl
 
-from stcr_plugin.architecture import write_checkpoint
+from stcr_plugin.embedded.architecture import write_checkpoint
 from stcr_plugin.errors import DataError
 from stcr_plugin.frameworks.numbering import number_images
 
@@ -99,7 +99,7 @@ def test_only_the_answer_and_its_end_of_turn_are_supervised(
 def test_training_prompt_equals_the_evaluation_prompt(
     name: str, fixture: str, n_images: int, request: pytest.FixtureRequest
 ) -> None:
-    from stcr_plugin.evaluation.prompts import content
+    from stcr_plugin.engines.prompts import content
     from stcr_plugin.types import Prompt, Shown
 
     processor = request.getfixturevalue(fixture)

@@ -12,13 +12,13 @@ import pytest
 from tiny_stage import DATA, RECIPES, Workshop
 
 from stcr_plugin.artefacts import model_digest
-from stcr_plugin.base import BaseConfig
+from stcr_plugin.embedded.base import BaseConfig
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
-from stcr_plugin.frameworks import launch, run
-from stcr_plugin.frameworks.llamafactory import training
-from stcr_plugin.frameworks.llamafactory.training import train
-from stcr_plugin.frameworks.run import run_stage
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.frameworks import launch, stage_run
+from stcr_plugin.frameworks.llamafactory import experiment
+from stcr_plugin.frameworks.llamafactory.experiment import train
+from stcr_plugin.frameworks.stage_run import run_stage
+from stcr_plugin.records import read_record
 
 
 def trained(args: Any, callbacks: Any) -> None:
@@ -135,7 +135,7 @@ def test_stage_2_is_refused_without_a_finished_stage_1_of_its_template(
 
 
 def test_nothing_is_prepared_for_a_stage_that_cannot_start(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_prepare", lambda *_: pytest.fail("data were built for a stage that cannot start"))
+    monkeypatch.setattr(stage_run, "_prepare", lambda *_: pytest.fail("data were built for a stage that cannot start"))
     args = args_of(empty, "stage2_weak", model_name_or_path=str(empty.root / "stage1"))
     with pytest.raises(ChainError, match="does not exist; train it first, by a recipe whose output_dir is"):
         run_stage(args, None, trained)
@@ -252,13 +252,13 @@ def test_only_what_the_recipe_names_is_prepared(
     base = empty.write_yaml(empty.root / "base.yaml", {"out": "base", "prior": "prior.yaml"})
     built: list[Any] = []
     monkeypatch.setattr("stcr_plugin.registry.build.build", lambda data, registry: built.append(("data", data.name)))
-    monkeypatch.setattr(run, "_build_base", lambda config, base, registry: built.append(("base", Path(base.out))))
-    block = run.from_mapping(
-        run.StcrSettings,
+    monkeypatch.setattr(stage_run, "_build_base", lambda config, base, registry: built.append(("base", Path(base.out))))
+    block = stage_run.from_mapping(
+        stage_run.StcrSettings,
         {"name": "a", "mode": "cot", "prepare": {"data": str(empty.data), "base": str(base)}},
         "test",
     )
-    run._prepare(block, {"dataset": dataset, "model_name_or_path": model}, empty.registry)
+    stage_run._prepare(block, {"dataset": dataset, "model_name_or_path": model}, empty.registry)
     assert built == [("data", "tiny")][: int(data_built)] + [("base", Path("base"))][: int(base_built)]
 
 
@@ -268,11 +268,11 @@ def test_a_base_that_is_finished_is_left_alone(empty: Workshop, monkeypatch: pyt
 
     base = BaseConfig(out=str(empty.base), prior="prior.yaml")
     stage_folder(empty.base, figures=[{"when": "after", "gap_points": 95.0}])
-    monkeypatch.setattr(run.subprocess, "run", called)
-    run._build_base("base.yaml", base, empty.registry)
+    monkeypatch.setattr(stage_run.subprocess, "run", called)
+    stage_run._build_base("base.yaml", base, empty.registry)
     stage_folder(empty.base, figures=[{"when": "after", "gap_points": 12.5}])
     with pytest.raises(ChainError, match=r"the prior's gap is 12\.5 points, not over 70"):
-        run._build_base("base.yaml", base, empty.registry)
+        stage_run._build_base("base.yaml", base, empty.registry)
 
 
 def test_a_base_is_built_by_one_process_that_knows_nothing_of_the_ranks(
@@ -287,9 +287,9 @@ def test_a_base_is_built_by_one_process_that_knows_nothing_of_the_ranks(
     launcher = ("FORCE_TORCHRUN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
     for variable in launcher:
         monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(run.subprocess, "run", failing)
+    monkeypatch.setattr(stage_run.subprocess, "run", failing)
     with pytest.raises(StcrError, match=r"base\.yaml: the base could not be built \(exit code 3\)"):
-        run._build_base("base.yaml", BaseConfig(out=str(empty.base), prior="prior.yaml"), empty.registry)
+        stage_run._build_base("base.yaml", BaseConfig(out=str(empty.base), prior="prior.yaml"), empty.registry)
     assert seen["command"][0] == sys.executable
     assert not [key for key in seen["env"] if "RANK" in key or key.startswith("TORCHEL") or key in launcher]
 
@@ -320,7 +320,7 @@ def test_stcr_train_starts_ranks_where_llamafactory_would(
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr("llamafactory.extras.misc.get_device_count", lambda: devices)
-    monkeypatch.setattr(training, "run_stage", lambda *_: None)
+    monkeypatch.setattr(experiment, "run_stage", lambda *_: None)
     monkeypatch.setattr(launch, "_run", lambda command: commands.append(command) or 0)
     train(str(RECIPES / "stage1_cot.yaml"), ["max_steps=1"])
     assert [command[command.index("--nproc_per_node") + 1] for command in commands] == ([ranks] if ranks else [])

@@ -24,13 +24,13 @@ from stcr_plugin.frameworks import launch
 from stcr_plugin.frameworks import trl as door
 from stcr_plugin.frameworks.mask import AuthorsMaskCollator
 from stcr_plugin.frameworks.recipe import read_recipe
-from stcr_plugin.frameworks.run import run_stage
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.frameworks.stage_run import run_stage
 from stcr_plugin.frameworks.trl import TemporalCollator, dataset
-from stcr_plugin.frameworks.trl import training as backend
+from stcr_plugin.frameworks.trl import sft as backend
 from stcr_plugin.frameworks.trl.keys import sorted_keys, trainer_config
-from stcr_plugin.frameworks.trl.training import through_trl
-from stcr_plugin.registry.rules import DataConfig
+from stcr_plugin.frameworks.trl.sft import through_trl
+from stcr_plugin.records import read_record
+from stcr_plugin.registry.data_config import DataConfig
 
 IGNORE = -100
 # Builds whose samples are in Chinese, and in several Parquet shards with their pictures in tar files.
@@ -104,7 +104,7 @@ def llamafactorys(workshop: Workshop, dataset: str, template: str, rows: int = 1
     from llamafactory.model import load_tokenizer
     from transformers import AutoModelForImageTextToText
 
-    from stcr_plugin.frameworks.llamafactory import training
+    from stcr_plugin.frameworks.llamafactory import experiment
 
     model = workshop.root / FAMILIES[template]
     more = (f"model_name_or_path={model}", f"template={template}", "overwrite_cache=true", f"max_samples={rows}")
@@ -112,7 +112,7 @@ def llamafactorys(workshop: Workshop, dataset: str, template: str, rows: int = 1
     model_args, data_args, training_args, _, _ = get_train_args(args)
     module = load_tokenizer(model_args)
     made = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
-    training.through(lambda *_: None)(dict(args), [])
+    experiment.through(lambda *_: None)(dict(args), [])
     found = get_dataset(made, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
     collator = SFTDataCollatorWith4DAttentionMask(
         template=made, model=AutoModelForImageTextToText.from_pretrained(model), pad_to_multiple_of=8, **module
@@ -305,10 +305,10 @@ def both(workshop: Workshop, dataset: str, out: str, *more: str) -> dict[str, Pa
     """The same stage through either backend, callbacks and augmentation of the `stcr:` block included."""
     from llamafactory.train import tuner
 
-    from stcr_plugin.frameworks.llamafactory import training
+    from stcr_plugin.frameworks.llamafactory import experiment
 
     run_exp = getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)
-    runs = {"trl": through_trl, "llamafactory": training.through(run_exp)}
+    runs = {"trl": through_trl, "llamafactory": experiment.through(run_exp)}
     for name, trained in runs.items():
         overrides = workshop.overrides("weak", f"{out}-{name}", workshop.base, f"dataset={dataset}", *more)
         args = read_recipe(RECIPES / "weak_only.yaml", [*overrides, "report_to=none", "stcr.evaluate.dataset=tiny"])

@@ -9,7 +9,7 @@ import pytest
 from tiny_stage import RECIPES, Workshop, losses
 
 from stcr_plugin.artefacts import model_digest
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.records import read_record
 
 pytestmark = pytest.mark.slow
 

@@ -73,8 +73,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 def prepare(out: Path, size: str) -> None:
     """Data of sixteen simulated episodes, and the model."""
-    from stcr_plugin.architecture import SIZES, write_checkpoint
     from stcr_plugin.config import from_mapping
+    from stcr_plugin.embedded.architecture import SIZES, write_checkpoint
     from stcr_plugin.registry.build import DataConfig, build
 
     data = {

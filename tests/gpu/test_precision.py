@@ -8,10 +8,10 @@ import pytest
 import torch
 from toy_build import build_toy
 
-from stcr_plugin.architecture import write_checkpoint
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.local import load, say
-from stcr_plugin.evaluation.prompts import prompts_for
+from stcr_plugin.embedded.architecture import write_checkpoint
+from stcr_plugin.engines.local import load, say
+from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.types import ORDERS, Query
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_stage import RECIPES, Workshop
 
 from stcr_plugin.frameworks.recipe import read_recipe
-from stcr_plugin.frameworks.settings import StcrSettings
+from stcr_plugin.frameworks.stcr_block import StcrSettings
 from stcr_plugin.preflight import data
 from stcr_plugin.preflight.data import Encoder, Size, read_data, spread_evenly
 from stcr_plugin.preflight.model import Model, read_model

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from planned_stage import WIDE, inputs, loaded, planned
 
-from stcr_plugin.architecture import write_checkpoint
+from stcr_plugin.embedded.architecture import write_checkpoint
 from stcr_plugin.preflight import duration
 from stcr_plugin.preflight.data import Data, Sample
 

@@ -9,7 +9,7 @@ import pytest
 from config_only_models import MODELS, PARAMETERS
 from planned_stage import WIDE, inputs, loaded, planned
 
-from stcr_plugin.architecture import write_checkpoint
+from stcr_plugin.embedded.architecture import write_checkpoint
 from stcr_plugin.preflight import memory
 from stcr_plugin.preflight.memory import Batch, Precision
 

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from stcr_plugin.config import from_mapping
-from stcr_plugin.registry import tables
+from stcr_plugin.registry import parquet
 from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.check import check
 from stcr_plugin.registry.manifest import read_pairs
@@ -153,8 +153,8 @@ def test_episode_in_two_splits_is_found(registry):
 
 def test_doctored_pairs_are_found(registry):
     path = registry / "toy" / "pairs" / "00001.parquet"
-    listed = list(tables.read(path))
-    tables.write(path, [*listed, listed[0], listed[-1] | {"split": "train", "pair_id": "other"}], tables.PAIRS)
+    listed = list(parquet.read(path))
+    parquet.write(path, [*listed, listed[0], listed[-1] | {"split": "train", "pair_id": "other"}], parquet.PAIRS)
     found = problems(registry)
     assert any("row 5: pair" in line and "a second time" in line for line in found)
     assert any("row 6: episode" in line and "is of seen in the manifest, here of train" in line for line in found)

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.registry import tables
+from stcr_plugin.registry import parquet
 from stcr_plugin.registry.manifest import count_excluded, count_pairs, read_manifest, read_pairs, total
 from stcr_plugin.types import Pair
 
@@ -107,13 +107,13 @@ def test_row_with_a_column_that_is_not_ours_is_refused(registry):
 
 
 def test_rows_survive_parquet(tmp_path):
-    tables.write(tmp_path / "a.parquet", rows_of(pair(1), pair(2, orders=("forward",))), tables.PAIRS)
-    assert [row["orders"] for row in tables.read(tmp_path / "a.parquet")] == [["forward", "backward"], ["forward"]]
-    tables.write(tmp_path / "b.parquet", rows_of(pair(1), pair(2, orders=("forward",))), tables.PAIRS)
+    parquet.write(tmp_path / "a.parquet", rows_of(pair(1), pair(2, orders=("forward",))), parquet.PAIRS)
+    assert [row["orders"] for row in parquet.read(tmp_path / "a.parquet")] == [["forward", "backward"], ["forward"]]
+    parquet.write(tmp_path / "b.parquet", rows_of(pair(1), pair(2, orders=("forward",))), parquet.PAIRS)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:-30])
     with pytest.raises(DataError, match=r"a.parquet: cannot be read as Parquet"):
-        list(tables.read(tmp_path / "a.parquet"))
+        list(parquet.read(tmp_path / "a.parquet"))
 
 
 def test_reasons_that_differ_in_numbers_are_counted_together():

@@ -25,7 +25,7 @@ from stcr_plugin.registry.overlap import (
     side,
     wording,
 )
-from stcr_plugin.registry.workers import Hands
+from stcr_plugin.registry.workers import WorkerPool
 from stcr_plugin.samples.questions import fill, paraphrases
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ TOY = {
 
 
 def made(folder, **changes):
-    build(from_mapping(DataConfig, TOY | changes, "test"), folder, Hands(workers=1))
+    build(from_mapping(DataConfig, TOY | changes, "test"), folder, WorkerPool(workers=1))
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ from PIL import Image
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import build as build_module
-from stcr_plugin.registry import pictures, tables
+from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.check import check
 from stcr_plugin.registry.manifest import dataset_rows, frame_rows, read_manifest, read_pairs
-from stcr_plugin.registry.workers import Hands
+from stcr_plugin.registry.workers import WorkerPool
 from stcr_plugin.types import GivenPair
 
 TOY = {
@@ -37,7 +37,7 @@ TOY = {
     },
     "shard_episodes": 3,
 }
-ALONE = Hands(workers=1)
+ALONE = WorkerPool(workers=1)
 
 
 def config(base=TOY, **changes):
@@ -122,7 +122,7 @@ def test_tar_holds_the_pictures_of_the_folder(in_json, tmp_path):
     for row in frame_rows(tmp_path, read_manifest(tmp_path, "toy")):
         twin = loose.pop((row["episode_id"], row["frame"]))
         assert (row["sha256"], row["fingerprint"]) == (twin["sha256"], twin["fingerprint"])
-        assert pictures.read(tmp_path, row["image"]) == pictures.read(in_json, twin["image"])
+        assert picture_store.read(tmp_path, row["image"]) == picture_store.read(in_json, twin["image"])
     assert not loose
 
 
@@ -135,7 +135,7 @@ def test_tar_is_one_that_any_tool_unpacks(tmp_path):
             members |= {member.name: tar.extractfile(member).read() for member in tar}
     assert len(members) == manifest["frames"]["count"]
     row = next(frame_rows(tmp_path, manifest))
-    assert members[f"{row['episode_id']}/{row['frame']:06d}.png"] == pictures.read(tmp_path, row["image"])
+    assert members[f"{row['episode_id']}/{row['frame']:06d}.png"] == picture_store.read(tmp_path, row["image"])
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_tar_is_one_that_any_tool_unpacks(tmp_path):
 def test_picture_that_cannot_be_read_says_why(tmp_path, name, words):
     (tmp_path / "a.tar").write_bytes(b"0" * 605)
     with pytest.raises(DataError, match=words):
-        pictures.read(tmp_path, name)
+        picture_store.read(tmp_path, name)
 
 
 def test_cut_tar_is_found_by_the_check(tmp_path):
@@ -164,7 +164,7 @@ def test_pictures_are_stored_as_the_model_will_see_them(tmp_path):
     rules = {"max_pixels": 28 * 28 * 4, "multiple_of": 28}
     build(config(source=TOY["source"] | {"size": 84}, frames=rules), tmp_path, ALONE)
     row = next(frame_rows(tmp_path, read_manifest(tmp_path, "toy")))
-    assert pictures.decode(pictures.read(tmp_path, row["image"]), "").size == (56, 56)
+    assert picture_store.decode(picture_store.read(tmp_path, row["image"]), "").size == (56, 56)
 
 
 def test_build_without_pictures_counts_and_is_not_called_sound(tmp_path):
@@ -317,14 +317,14 @@ def alone(tmp_path_factory):
 
 
 def test_two_processes_write_the_same_bytes_as_one(alone, tmp_path):
-    build(config(MANY), tmp_path, Hands(workers=2))
+    build(config(MANY), tmp_path, WorkerPool(workers=2))
     assert tree(tmp_path) == tree(alone)
 
 
 @pytest.mark.slow
 def test_ray_cluster_writes_the_same_bytes(alone, tmp_path):
     pytest.importorskip("ray", reason="the extra `ray` is not installed: pip install 'stcr-plugin[ray]'")
-    build(config(MANY), tmp_path, Hands(ray="local"))
+    build(config(MANY), tmp_path, WorkerPool(ray="local"))
     assert tree(tmp_path) == tree(alone)
 
 
@@ -335,7 +335,7 @@ def test_error_on_ray_is_told_as_here(tmp_path):
         build(
             config(MANY, datasets={"weak": {"split": "train", "kind": "weak", "pairs": 10**6}}),
             tmp_path,
-            Hands(ray="local"),
+            WorkerPool(ray="local"),
         )
 
 
@@ -355,16 +355,16 @@ def test_error_in_a_worker_is_told_as_here(tmp_path):
         "shard_episodes": 1,
     }
     with pytest.raises(ConfigError, match=r"pairs.label: episode \S+ has no state 'progress'"):
-        build(config(wrong), tmp_path / "registry", Hands(workers=2))
+        build(config(wrong), tmp_path / "registry", WorkerPool(workers=2))
 
 
 CHILD = """
 import json, sys
 from stcr_plugin.config import from_mapping
 from stcr_plugin.registry.build import DataConfig, build
-from stcr_plugin.registry.workers import Hands
+from stcr_plugin.registry.workers import WorkerPool
 if __name__ == "__main__":
-    build(from_mapping(DataConfig, json.load(open(sys.argv[1])), "test"), sys.argv[2], Hands(workers=2))
+    build(from_mapping(DataConfig, json.load(open(sys.argv[1])), "test"), sys.argv[2], WorkerPool(workers=2))
 """
 
 
@@ -414,7 +414,7 @@ def test_workers_end_with_a_killed_build(tmp_path):
 
 def test_receipts_of_done_shards_are_not_made_again(monkeypatch, tmp_path):
     """A build whose third shard fails goes on from there."""
-    real = tables.write
+    real = parquet.write
     seen = []
 
     def failing(path, rows, columns):
@@ -423,7 +423,7 @@ def test_receipts_of_done_shards_are_not_made_again(monkeypatch, tmp_path):
             raise DataError("disk is full")
         real(path, rows, columns)
 
-    monkeypatch.setattr(tables, "write", failing)
+    monkeypatch.setattr(parquet, "write", failing)
     with pytest.raises(DataError, match="disk is full"):
         build(config(), tmp_path, ALONE)
     seen += [""] * 20

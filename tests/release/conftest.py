@@ -4,23 +4,8 @@ import shutil
 
 import pytest
 from release_stage import finished
-from toy_build import build_toy
 
-from stcr_plugin.evaluation import plots
-
-
-@pytest.fixture(scope="session")
-def registry(tmp_path_factory):
-    """Not to be written into."""
-    return build_toy(tmp_path_factory.mktemp("registry"))
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    """Not to be written into."""
-    from stcr_plugin.architecture import write_checkpoint
-
-    return write_checkpoint(tmp_path_factory.mktemp("models") / "base")
+from stcr_plugin.report import plots
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,12 @@ import pytest
 import yaml
 from release_stage import finished
 
-from stcr_plugin.evaluation import tables
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.evaluation.controls import controls
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.run import evaluate
-from stcr_plugin.evaluation.yesno import guard
+from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.evaluation.guard import guard
 from stcr_plugin.release.export import export
+from stcr_plugin.report import tables
 
 SMALL = AskSettings(batch_size=8)
 
@@ -29,7 +29,7 @@ def section(body, title):
 @pytest.fixture(scope="module")
 def chain(model, registry, tmp_path_factory):
     """A base and two stages, all evaluated; the last one with controls and both ends with the guard."""
-    from stcr_plugin.evaluation import plots
+    from stcr_plugin.report import plots
 
     root = tmp_path_factory.mktemp("chain")
     base = shutil.copytree(model, root / "base")

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stcr_plugin import artefacts
+from stcr_plugin.engines.local import load
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ChainError, ConfigError, DataError
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.local import load
-from stcr_plugin.evaluation.run import evaluate
-from stcr_plugin.frameworks.stage import parent_record
+from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.records import parent_record
 from stcr_plugin.release.export import export
 
 SMALL = AskSettings(batch_size=4)

@@ -5,9 +5,9 @@ import json
 import pytest
 from chain_of_runs import answered_chain, judged
 
-from stcr_plugin.evaluation import significance
-from stcr_plugin.evaluation.run import read_answers
+from stcr_plugin.evaluation.evaluate import read_answers
 from stcr_plugin.report import report
+from stcr_plugin.scoring import significance
 
 
 @pytest.fixture

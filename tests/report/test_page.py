@@ -16,20 +16,20 @@ from PIL import Image
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
+from stcr_plugin.engines.oracles import Oracle
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation import verdicts
 from stcr_plugin.evaluation.comparators import comparator
 from stcr_plugin.evaluation.controls import controls
 from stcr_plugin.evaluation.controls import write as write_controls
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.groups import evaluate_groups
-from stcr_plugin.evaluation.oracles import Oracle
-from stcr_plugin.evaluation.progress import rank_frames, value_order
-from stcr_plugin.evaluation.run import evaluate
+from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.evaluation.guard import guard
+from stcr_plugin.evaluation.multi_image import evaluate_groups
+from stcr_plugin.evaluation.rank import rank_frames, value_order
 from stcr_plugin.evaluation.strips import of_split
-from stcr_plugin.evaluation.yesno import guard
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report import report
+from stcr_plugin.scoring import verdicts
 
 DATA = {
     "name": "toy",
@@ -339,7 +339,7 @@ def test_folder_of_another_make_is_told(runs, registry, tmp_path):
 
 def test_control_rows_added_later_are_in_the_report(runs, registry, tmp_path):
     from stcr_plugin.evaluation.controls import CONTROLS_JSON
-    from stcr_plugin.evaluation.groups import control
+    from stcr_plugin.evaluation.multi_image import control
 
     run = shutil.copytree(runs[2], tmp_path / "run")
     row = json.loads((run / "eval" / "toy-heldout-3-closest" / "groups.json").read_text())

@@ -12,15 +12,15 @@ import pytest
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
+from stcr_plugin.engines.prompts import content
 from stcr_plugin.episodes.tabletop import HELDOUT_SHAPES, TabletopConfig, TabletopSource
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.evaluation import yesno
-from stcr_plugin.evaluation.prompts import content
+from stcr_plugin.evaluation import guard
+from stcr_plugin.registry.authors_rows import _of_dataset
 from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.check import check
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.registry.overlap import side
-from stcr_plugin.registry.spatiallogic import _of_dataset
 from stcr_plugin.samples.general import SHOWN, Question
 
 CONFIG: dict[str, Any] = {
@@ -87,14 +87,14 @@ def test_question_alone_does_not_tell_its_answer(registry: Path) -> None:
 def test_rows_are_worded_as_the_guard_asks(registry: Path) -> None:
     row = next(row for row in rows(registry) if row["language"] == "zh")
     text = row["messages"][0]["content"].removeprefix(SHOWN)
-    prompt = yesno._prompt(Question("p.png", text, "yes", ()), ("是", "否"))
+    prompt = guard._prompt(Question("p.png", text, "yes", ()), ("是", "否"))
     shown = "".join("<image>" if part["type"] == "image" else part["text"] for part in content(prompt))
     assert shown == row["messages"][0]["content"]
     assert row["messages"][1]["content"] in prompt.names
 
 
 def test_guard_asks_about_other_pictures_than_are_replayed(registry: Path, tmp_path: Path) -> None:
-    guarded = {artefacts.sha256(tmp_path / one.picture) for one in yesno.scene_questions(tmp_path, 6, 0)}
+    guarded = {artefacts.sha256(tmp_path / one.picture) for one in guard.scene_questions(tmp_path, 6, 0)}
     replayed = {artefacts.sha256(registry / row["images"][0]) for row in rows(registry, "all")}
     assert guarded
     assert replayed

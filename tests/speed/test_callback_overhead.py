@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_stage import Workshop
 
-from stcr_plugin.frameworks.stage import read_record
+from stcr_plugin.records import read_record
 
 ROUNDS = 5
 STEPS = 60

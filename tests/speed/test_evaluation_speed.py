@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from tiny_stage import REPOSITORY, Workshop
 
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.local import load, open_picture, say
-from stcr_plugin.evaluation.prompts import content, prompts_for
+from stcr_plugin.engines.local import load, open_picture, say
+from stcr_plugin.engines.prompts import content, prompts_for
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.types import ORDERS, Prompt, Query
 

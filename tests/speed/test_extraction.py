@@ -21,8 +21,8 @@ from tiny_stage import REPOSITORY
 
 from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
 from stcr_plugin.pairs import PairRules, SplitRule
-from stcr_plugin.registry import pictures, shards, tables
-from stcr_plugin.registry.rules import DataConfig, FrameRules
+from stcr_plugin.registry import parquet, picture_store, shards
+from stcr_plugin.registry.data_config import DataConfig, FrameRules
 from stcr_plugin.types import Episode
 
 REAL = Path(os.environ.get("STCR_REAL_DATA", REPOSITORY.parent / "shared/real")) / "g1_pick_bottle"
@@ -113,13 +113,13 @@ def _check_same_pictures(
     config: DataConfig, registry: Path, videos: Mapping[str, Path], wanted: Mapping[str, list[int]], fps: float
 ) -> None:
     """Every picture that was stored is the one that seeking finds, encoded by the same rules."""
-    rows = list(tables.read(registry / "staging" / "frames" / "00000.parquet"))
+    rows = list(parquet.read(registry / "staging" / "frames" / "00000.parquet"))
     assert [(row["episode_id"], row["frame"]) for row in rows] == [
         (name, frame) for name, listed in wanted.items() for frame in listed
     ]
     found = [picture for name, video in videos.items() for picture in _seeking(video, wanted[name], fps)]
     for row, picture in zip(rows, found, strict=True):
-        assert pictures.read(registry, row["image"]) == pictures.encode(picture, config.frames)
+        assert picture_store.read(registry, row["image"]) == picture_store.encode(picture, config.frames)
 
 
 def _seeking(video: Path, frames: list[int], fps: float) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from stcr_plugin import artefacts
-from stcr_plugin.registry import pictures
+from stcr_plugin.registry import picture_store
 
 PICTURES = int(os.environ.get("STCR_BENCH_PICTURES", "20000"))
 A_SHARD = 2000
@@ -42,7 +42,7 @@ def test_store_tar_vs_folder(report: Callable[..., None], tmp_path: Path) -> Non
             os.sync()
             written[name].append(PICTURES / (time.perf_counter() - began))
             began = time.perf_counter()
-            right = sum(pictures.read(registry, names[k]) == data[k % len(data)] for k in order)
+            right = sum(picture_store.read(registry, names[k]) == data[k % len(data)] for k in order)
             read[name].append(PICTURES / (time.perf_counter() - began))
             assert right == PICTURES
             shutil.rmtree(registry)
@@ -55,7 +55,7 @@ def test_store_tar_vs_folder(report: Callable[..., None], tmp_path: Path) -> Non
 def _in_tars(registry: Path, data: Sequence[bytes]) -> list[str]:
     names: list[str] = []
     for start in range(0, PICTURES, A_SHARD):
-        tar = pictures.TarWriter(registry, f"frames/{start // A_SHARD:05d}.tar")
+        tar = picture_store.TarWriter(registry, f"frames/{start // A_SHARD:05d}.tar")
         names += [tar.add(_member(k), data[k % len(data)]) for k in range(start, min(start + A_SHARD, PICTURES))]
         tar.close()
     return names

@@ -26,7 +26,7 @@ def test_first_batch_seconds(report: Callable[..., None], tmp_path: Path, monkey
 
     from stcr_plugin.config import from_mapping
     from stcr_plugin.registry.build import build
-    from stcr_plugin.registry.rules import DataConfig
+    from stcr_plugin.registry.data_config import DataConfig
 
     workshop = Workshop(tmp_path)
     workshop.make_base()
@@ -57,8 +57,8 @@ def _to_first_batch(workshop: Workshop, out: str, changes: dict[str, Any]) -> fl
     from omegaconf import OmegaConf
     from transformers import TrainerCallback
 
-    from stcr_plugin.frameworks.llamafactory.training import through
-    from stcr_plugin.frameworks.run import run_stage
+    from stcr_plugin.frameworks.llamafactory.experiment import through
+    from stcr_plugin.frameworks.stage_run import run_stage
 
     drawn: list[float] = []
 

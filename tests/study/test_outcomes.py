@@ -12,12 +12,12 @@ from tiny_stage import DATA, Workshop
 from toy_study import stages, study
 
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.metrics import RATES
-from stcr_plugin.evaluation.seeds import RARE
+from stcr_plugin.scoring.metrics import RATES
+from stcr_plugin.scoring.seeds import RARE
+from stcr_plugin.study.grid import made_by
 from stcr_plugin.study.outcomes import Cost, Outcome, outcome_file, read_outcome, write_outcome
-from stcr_plugin.study.plans import made_by
-from stcr_plugin.study.rules import StudyConfig
-from stcr_plugin.study.run import run_study
+from stcr_plugin.study.runner import run_study
+from stcr_plugin.study.study_config import StudyConfig
 
 
 def result(row: str, seed: int, right: int) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def two_seeds(root: Path, **changes: Any) -> StudyConfig:
 def test_table_of_seeds_trained_elsewhere_is_written_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stcr_plugin.study.run._run", lambda *_: pytest.fail("nothing was to be run"))
+    monkeypatch.setattr("stcr_plugin.study.runner._run", lambda *_: pytest.fail("nothing was to be run"))
     text = run_study(two_seeds(tmp_path), tmp_path / "out").read_text()
     assert (
         "| row | dev |\n| --- | --- |\n| base | 0.0 ± 0.0 |\n| stage2 | 100.0 ± 0.0 |\n| weak_only | 62.5 ± 17.7 |"
@@ -88,7 +88,7 @@ def test_seed_with_a_folder_is_run_here(tmp_path: Path, monkeypatch: pytest.Monk
     def run(command: list[str], log: Path, environment: object) -> None:
         raise DataError(f"ran {log.parents[1].name}")
 
-    monkeypatch.setattr("stcr_plugin.study.run._run", run)
+    monkeypatch.setattr("stcr_plugin.study.runner._run", run)
     with pytest.raises(DataError, match="ran seed2"):
         run_study(config, tmp_path / "out")
 

@@ -11,12 +11,12 @@ import logging
 from typing import Any
 
 from stcr_plugin.artefacts import code_digest
+from stcr_plugin.engines.local import fitted_size
+from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
-from stcr_plugin.evaluation.local import fitted_size
 from stcr_plugin.frameworks.images import decoded, stand_in
 from stcr_plugin.frameworks.numbering import TEMPLATES, number_images
-from stcr_plugin.registry import pictures
+from stcr_plugin.registry import picture_store
 
 
 def register(template_module: Any) -> None:
@@ -46,7 +46,7 @@ def register(template_module: Any) -> None:
 
 
 def _is_not_of_a_tar(record: logging.LogRecord) -> bool:
-    return pictures.IN_TAR not in record.getMessage()
+    return picture_store.IN_TAR not in record.getMessage()
 
 
 def _numbering(parent: type, after_image: str) -> type:

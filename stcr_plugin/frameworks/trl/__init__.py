@@ -19,11 +19,11 @@ A script that trains stage 2 on a build's weak pairs, with the gap measured befo
 nothing here; give the collator a `cutoff_len`, beyond which it raises. `remove_unused_columns` must be false.
 """
 
-from stcr_plugin.evaluation.engine import AskSettings
-from stcr_plugin.evaluation.local import load
+from stcr_plugin.engines.local import load
+from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.frameworks.callback import GapCallback
 from stcr_plugin.frameworks.trl.collator import TemporalCollator
-from stcr_plugin.frameworks.trl.rows import dataset
+from stcr_plugin.frameworks.trl.dataset_rows import dataset
 from stcr_plugin.registry.manifest import read_pairs
 
 __all__ = ["AskSettings", "GapCallback", "TemporalCollator", "dataset", "load", "read_pairs"]

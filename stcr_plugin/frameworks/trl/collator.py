@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin.artefacts import code_digest
+from stcr_plugin.engines.local import fit, fitted_size
+from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
-from stcr_plugin.evaluation.local import fit, fitted_size
 from stcr_plugin.frameworks.numbering import opened
 from stcr_plugin.frameworks.trl.conversation import segments
 from stcr_plugin.logits import IGNORE
-from stcr_plugin.registry import pictures
+from stcr_plugin.registry import picture_store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -144,7 +144,7 @@ class TemporalCollator:
         if not isinstance(image, str):
             return int(image.width), int(image.height)
         try:
-            data = pictures.read(self.media_dir, image) if pictures.IN_TAR in image else _bytes(image)
+            data = picture_store.read(self.media_dir, image) if picture_store.IN_TAR in image else _bytes(image)
             with Image.open(io.BytesIO(data)) as picture:
                 return int(picture.width), int(picture.height)
         except (DataError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -157,7 +157,7 @@ class TemporalCollator:
     def _picture(self, image: Any) -> Image:
         image = opened(image, self.media_dir)
         if isinstance(image, str):
-            image = pictures.decode(_bytes(image), image)
+            image = picture_store.decode(_bytes(image), image)
         return fit(image, *self.pixels)
 
     def _seen(self, shown: Sequence[Image]) -> dict[str, Any]:

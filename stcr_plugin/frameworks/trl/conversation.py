@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stcr_plugin.config import nearest
+from stcr_plugin.engines.local import end_of_turn
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.local import end_of_turn
 from stcr_plugin.frameworks.numbering import TEMPLATES, number_images
 
 IMAGE = "<image>"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stcr_plugin.config import from_mapping, nearest, settings
+from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.evaluation.engine import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.frameworks.recipe import datasets, media_dir
 
 Strings = str | tuple[str, ...] | None

@@ -1,0 +1,92 @@
+"""The embedded base: a tiny checkpoint of the real architecture, and the prior it is given.
+
+A stock VLM brings two things to STCR: it can read pictures, and it believes that the second one is later. The
+embedded base has random weights (architecture.py), so `build` teaches it the first with captions of single pictures
+(pretraining.py) and the second with forward-only pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import load, settings
+from stcr_plugin.embedded.architecture import Architecture, write_checkpoint
+from stcr_plugin.embedded.pretraining import Pretraining, teach_to_describe
+from stcr_plugin.errors import ChainError
+
+MADE = "base.json"
+"""What a base was made by, in its folder."""
+
+
+@settings
+class BaseConfig:
+    """`prior` is the recipe of the forward-only stage; its gap on held-out pairs must come out above `gap_over`.
+
+    `dataset` and `split` replace the recipe's training set and the split that its gap is measured on.
+    """
+
+    out: str
+    prior: str
+    seed: int = 0
+    dataset: str | None = None
+    split: str | None = None
+    gap_over: float = 70.0
+    architecture: Architecture = Architecture()
+    pretraining: Pretraining | None = Pretraining()
+
+
+def build(config: str, overrides: Sequence[str], registry: str, train: Callable[[str, Sequence[str]], None]) -> Path:
+    """`stcr base build`: write the checkpoint, teach it to describe, train the prior into it. Returns its folder.
+
+    `train` trains one stage, as `stcr train` does: a recipe with overrides laid over it. A finished base is left as
+    it is. Raises ChainError where that was made by another configuration, and as `check_prior` does.
+    """
+    from stcr_plugin.records import read_record
+
+    base = load(BaseConfig, config, overrides)
+    out = Path(base.out)
+    start = out.with_name(f"{out.name}_random")
+    made = json.loads(json.dumps({key: value for key, value in asdict(base).items() if key not in ("out", "gap_over")}))
+    if (read_record(out) or {}).get("finished"):
+        there = artefacts.read_json(out / MADE) if (out / MADE).is_file() else made
+        if unlike := [key for key in made if made[key] != there.get(key)]:
+            raise ChainError(
+                f"{out}: holds a base that was made with another {' and '.join(unlike)}; to make it anew delete that "
+                f"folder and {start}, or give another `out`"
+            )
+    else:
+        write_checkpoint(start, base.architecture, base.seed)
+        if base.pretraining:
+            teach_to_describe(start, base.pretraining, base.seed)
+        overrides = [f"model_name_or_path={start}", f"output_dir={out}", f"seed={base.seed}", f"dataset_dir={registry}"]
+        if base.dataset:  # other data than the recipe's, so what the recipe prepares is not needed
+            overrides += [f"dataset={base.dataset}", "stcr.prepare.data=null"]
+        if base.split:
+            overrides += [f"stcr.evaluate.split={base.split}"]
+        train(base.prior, overrides)
+        artefacts.write_json(out / MADE, made)
+    check_prior(base)
+    return out
+
+
+def check_prior(base: BaseConfig) -> None:
+    """Raises ChainError where the gap of a finished base is too small or was not measured."""
+    from stcr_plugin.records import read_record
+
+    out = Path(base.out)
+    figures = (read_record(out) or {}).get("figures", [])
+    gap = next((row["gap_points"] for row in reversed(figures) if row["when"] == "after"), None)
+    if gap is None:
+        raise ChainError(
+            f"{out}: no gap was measured after the prior; set stcr.evaluate.after: true in {base.prior} "
+            "and delete that folder, then run again"
+        )
+    if gap <= base.gap_over:
+        raise ChainError(
+            f"{out}: the prior's gap is {gap:.1f} points, not over {base.gap_over:g}; raise max_steps in {base.prior} "
+            "and delete that folder, then run again"
+        )

@@ -1,0 +1,107 @@
+"""Four judges that need no model and whose figures are known beforehand: what shows that the evaluation can tell.
+
+position-only: always the second picture. Forward 100, backward 0, pair accuracy 0, position bias 100.
+coin: a fair one, thrown for each prompt. Forward and backward 50, gap 0, pair accuracy 25, consistency 50.
+right: always right. Forward and backward 100, gap 0, pair accuracy 100, consistency 100, position bias 50.
+chronological: the picture that was recorded later, in whichever place. As `right` where the later frame is closer to
+completion, and always wrong where the earlier one is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import nearest
+from stcr_plugin.engines.prompts import NEITHER
+from stcr_plugin.errors import ConfigError
+from stcr_plugin.types import ORDERS, Pair, Prompt, Query, Response
+
+SURE = 0.9
+"""The probability that an oracle gives to its choice where answers are compared; the others share the rest."""
+
+
+class Oracle:
+    """The engine `name`, a key of ORACLES, which knows the truth about `pairs` (their `closer` and their order).
+
+    It answers in the prompt's own names: in the text of a reasoned answer where the prompt lets it reason, else by
+    log-probabilities as if answers were compared, or in text with `generates`. `seed` throws the coin anew.
+    Raises ConfigError for a name that there is none of; `say` does for a prompt about none of the pairs, where the
+    truth is needed.
+    """
+
+    def __init__(self, name: str, pairs: Sequence[Pair], seed: int = 0, generates: bool = False) -> None:
+        if name not in ORACLES:
+            raise ConfigError(f"no oracle {name!r}, {nearest(name, list(ORACLES))}")
+        self.name, self.seed, self.generates = name, seed, generates
+        self.pairs = {pair.pair_id: pair for pair in pairs}
+
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "engine": self.name,
+            "seed": self.seed,
+            "truth_digest": artefacts.digest([[pair.pair_id, pair.closer] for pair in self.pairs.values()]),
+            "code_digest": artefacts.code_digest("engines/oracles.py", "engines/prompts.py"),
+        }
+
+    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+        for number, prompt in enumerate(prompts):
+            chosen = ORACLES[self.name](self, prompt)
+            text = prompt.answer.format(name=chosen)
+            if prompt.reasons:
+                yield number, Response(text if prompt.begin else f"{_details(prompt)}\n{text}")
+            elif self.generates:
+                yield number, Response(text)
+            else:
+                yield number, Response(text, _logprobs(prompt, chosen))
+
+    def query(self, prompt: Prompt) -> Query:
+        """What is asked about. Raises ConfigError where it is none of the pairs, or in no order of a pair."""
+        pair = self.pairs.get(prompt.item)
+        order = next((order for order in ORDERS if order == prompt.order), None)
+        if pair is None or order is None:
+            raise ConfigError(
+                f"the oracle {self.name!r} does not know the truth about {prompt.item} in {prompt.order} order; "
+                "ask it the pairs that it was made with, or use one of: position-only, coin"
+            )
+        return Query(pair, order)
+
+
+def _second(oracle: Oracle, prompt: Prompt) -> str:
+    return prompt.names[1]
+
+
+def _thrown(oracle: Oracle, prompt: Prompt) -> str:
+    """By the whole prompt, its order included: the two orders of a pair are thrown apart. Never "neither"."""
+    pictures = [name for name in prompt.names if name != NEITHER]
+    return pictures[int(artefacts.digest([oracle.seed, asdict(prompt)])[:16], 16) % len(pictures)]
+
+
+def _closer(oracle: Oracle, prompt: Prompt) -> str:
+    named = {"img1": prompt.names[0], "img2": prompt.names[1], NEITHER: NEITHER}
+    return named[oracle.query(prompt).answer]
+
+
+def _later(oracle: Oracle, prompt: Prompt) -> str:
+    return prompt.names[1 if oracle.query(prompt).order == "forward" else 0]
+
+
+ORACLES: Mapping[str, Callable[[Oracle, Prompt], str]] = {
+    "position-only": _second,
+    "coin": _thrown,
+    "right": _closer,
+    "chronological": _later,
+}
+
+
+def _details(prompt: Prompt) -> str:
+    """The first line of a reasoned answer, as in training, by one who has not looked."""
+    return "spatial details: " + " ".join(f"{label}: not described." for label in prompt.labels)
+
+
+def _logprobs(prompt: Prompt, chosen: str) -> dict[str, float]:
+    rest = (1 - SURE) / (len(prompt.names) - 1)
+    return {name: math.log(SURE if name == chosen else rest) for name in prompt.names}

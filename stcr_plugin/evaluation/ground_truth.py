@@ -1,0 +1,63 @@
+"""A build -> its source once more, and what that records of the frames: how far along they truly are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stcr_plugin.config import from_mapping
+from stcr_plugin.errors import DataError
+from stcr_plugin.types import Episode, EpisodeSource
+
+if TYPE_CHECKING:
+    from stcr_plugin.registry.data_config import DataConfig
+
+
+def config_of(manifest: Mapping[str, Any]) -> DataConfig:
+    """The data config that a manifest was built by. Raises ConfigError for one of another version."""
+    from stcr_plugin.registry.data_config import DataConfig
+
+    return from_mapping(DataConfig, manifest["config"], f"the manifest of {manifest['name']}")
+
+
+def source_of(config: DataConfig, wanted: Collection[str]) -> tuple[EpisodeSource, dict[str, Episode]]:
+    """The source of a build, and its episodes `wanted` by their ids.
+
+    Raises ConfigError or DataError where the source is not there any more, DataError where an episode is not.
+    """
+    from stcr_plugin.episodes import open_source
+
+    source, episodes = open_source(config.source, config.seed), dict[str, Episode]()
+    for one in source.episodes():
+        if isinstance(one, Episode) and one.episode_id in wanted:
+            episodes[one.episode_id] = one
+            if len(episodes) == len(wanted):
+                break
+    if lost := sorted(set(wanted) - episodes.keys()):
+        raise DataError(f"the source of {config.name} has no episode {lost[0]} any more; build it anew")
+    return source, episodes
+
+
+def true_progress(registry: Path, dataset: str, wanted: Collection[str]) -> dict[str, list[float | None] | None]:
+    """episode_id -> the true progress of each frame, as the build's source records it; None where it records none.
+
+    Raises what `source_of` raises, and DataError where other code may make other episodes of the same name now.
+    """
+    from stcr_plugin.registry.data_config import frames_folder
+    from stcr_plugin.registry.manifest import read_manifest
+
+    manifest = read_manifest(registry, dataset)
+    config = config_of(manifest)
+    if frames_folder(config) != manifest["frames"]["folder"]:
+        raise DataError(
+            f"{Path(registry) / manifest['name']}: the code that makes its pictures has changed since it was built; "
+            "build it anew"
+        )
+    source, episodes = source_of(config, wanted)
+    found: dict[str, list[float | None] | None] = {}
+    for episode_id, episode in episodes.items():
+        states = source.states(episode) or ()
+        known = len(states) > 0 and all("progress" in state for state in states)
+        found[episode_id] = [state["progress"] for state in states] if known else None
+    return found

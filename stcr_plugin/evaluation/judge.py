@@ -1,0 +1,326 @@
+"""Which of a few pictures of one task is closest to completion: one question of a person, or a batch of rewards.
+
+Every two pictures are asked about in both orders, in the words that the model was trained on, and the orders are
+averaged: whatever a model adds for a place cancels out, and shows where the two orders disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stcr_plugin import artefacts
+from stcr_plugin.engines.local import LocalEngine
+from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.settings import AskSettings, Engine
+from stcr_plugin.engines.subject import subject
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.samples.questions import unusable
+from stcr_plugin.scoring.bradley_terry import Comparison, bradley_terry, outcome
+from stcr_plugin.scoring.parsing import answered
+from stcr_plugin.types import ORDERS, Answer, Pair, Prompt, Query, Response
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from stcr_plugin.types import Picture
+
+FEWEST, MOST = 2, 8
+ROOT = Path("/")
+"""What an engine for `judge` is given as the folder of its pictures: they are named by their whole paths."""
+Opened = tuple[Engine, AskSettings]
+"""An engine, which keeps its model loaded over many calls, and its settings: of `opened`, or of engines.engine_for."""
+
+_VIDEO_AT = re.compile(r"(?P<video>.+)@(?P<seconds>\d+(?:\.\d+)?)")
+_JUDGMENT = re.compile(r"closer[\s_-]+to[\s_-]+completion", re.IGNORECASE)
+_LEAST = 1e-9  # two probabilities that are nearer to each other are the same
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was said when the pictures at the places `shown` (from 0) stood as img1 and img2.
+
+    chosen: the place of the picture that was named; None for "neither" or an answer that names none. probability: that
+    of the picture at `shown[1]` against the one at `shown[0]`, 0..1; None where the model's names were not compared.
+    text: what it wrote, with its reasons where it gave some.
+    """
+
+    shown: tuple[int, int]
+    chosen: int | None
+    probability: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model makes of some pictures, whose places are counted from 0.
+
+    closest: the place of the picture closest to completion; None where the answers favour none. probabilities: of each
+    picture that it is the closest one, from log-probabilities; of three and more from the Bradley-Terry scores of all
+    pairs, as the first of a Plackett-Luce order (Luce 1959, Individual Choice Behavior). None where the model was left
+    to write and nothing could be compared; then `closest` rests on votes. disagreeing: pairs of places whose two orders
+    choose different pictures. unparsed: answers that name no picture.
+    """
+
+    task: str
+    pictures: tuple[str, ...]
+    mode: str
+    closest: int | None
+    probabilities: tuple[float, ...] | None
+    heard: tuple[Heard, ...]
+    disagreeing: tuple[tuple[int, int], ...]
+    unparsed: int
+
+    @property
+    def words(self) -> str:
+        """A few lines for a person."""
+        short = [name.rpartition("/")[2] for name in self.pictures]
+        names = short if len(set(short)) == len(short) else self.pictures
+        lines = [f"task: {self.task}"]
+        for one in self.heard:
+            first, second = (names[place] for place in one.shown)
+            said = "none of them" if one.chosen is None else names[one.chosen]
+            sure = "" if one.probability is None else f" ({second} with {100 * one.probability:.1f} %)"
+            lines.append(f"shown {first}, then {second}: {said}{sure}")
+            lines += [f"  | {line}" for line in one.text.splitlines()] if self.mode == "cot" else []
+        if self.closest is None:
+            lines.append("closest to completion: undecided")
+        else:
+            sure = "" if self.probabilities is None else f", probability {100 * self.probabilities[self.closest]:.1f} %"
+            lines.append(f"closest to completion: {names[self.closest]}{sure}, both orders averaged")
+        return "\n".join([*lines, *(f"WARNING: {line}" for line in self.warnings)])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against relying on it."""
+        asked = len(self.heard) // 2
+        found = []
+        if self.disagreeing:
+            which = "the two orders" if asked == 1 else f"the two orders of {len(self.disagreeing)} of {asked} pairs"
+            found.append(f"{which} disagree: which picture was chosen depends on where it stood")
+        if self.unparsed:
+            found.append(f"{self.unparsed} of {len(self.heard)} answers name no picture")
+        return found
+
+
+def judge(
+    model: Path | str | Opened,
+    pictures: Sequence[Path | str | Image | Picture],
+    task: str,
+    settings: AskSettings | None = None,
+    *,
+    ties: bool = False,
+) -> Judgement:
+    """Which of 2 to 8 `pictures` of `task` is closest to completion. As `judge_all`, which is faster for many."""
+    return judge_all(model, [(pictures, task)], settings, ties=ties)[0]
+
+
+def judge_all(
+    model: Path | str | Opened,
+    asked: Sequence[tuple[Sequence[Path | str | Image | Picture], str]],
+    settings: AskSettings | None = None,
+    *,
+    ties: bool = False,
+) -> list[Judgement]:
+    """The judgement of each (pictures, task), all put to the model as one run of batches.
+
+    model: a model's folder, loaded for this call, or what `opened` gives, which stays loaded; an engine of another make
+    must have ROOT for the folder of its pictures. pictures: files, "VIDEO@SECONDS", PIL images or uint8 arrays
+    [height, width, 3], RGB. settings: of a folder alone, completed by the model's stage. ties: "neither" is offered, as
+    in the training of a build that teaches ties.
+
+    A model that reasons (mode cot) is left to write; then, where the engine can begin its turn, its names are compared
+    behind its own reasons, so that the probability is that of a model which has just given them.
+    Raises ConfigError for too few or too many pictures and for a task that cannot be asked about, DataError for a
+    picture that cannot be read, and what the engine raises.
+    """
+    engine, asking = opened(Path(model), settings) if isinstance(model, Path | str) else model
+    for pictures, task in asked:
+        if not FEWEST <= len(pictures) <= MOST:
+            raise ConfigError(f"{len(pictures)} pictures: {FEWEST} to {MOST} can be judged; name as many")
+        if reason := unusable(task):
+            raise ConfigError(f"task: {reason}; say in a few words what is being done")
+    with tempfile.TemporaryDirectory(prefix="stcr-judge-") as made:
+        files = [_files(pictures, Path(made) / str(number)) for number, (pictures, _) in enumerate(asked)]
+        queries = [
+            Query(_pair(task, images, first, second), order)
+            for images, (_, task) in zip(files, asked, strict=True)
+            for first, second in combinations(range(len(images)), 2)
+            for order in ORDERS
+        ]
+        answers = iter(_answers(engine, queries, asking, ties))
+    return [
+        _judgement(task, tuple(_name(one, place) for place, one in enumerate(pictures)), asking, answers)
+        for pictures, task in asked
+    ]
+
+
+def opened(model_dir: Path | str, settings: AskSettings | None = None) -> Opened:
+    """The model in a folder, loaded when it is first asked, with `settings` completed by its stage.
+
+    Raises DataError for a folder that is none, or whose stage.json cannot be used.
+    """
+    model_dir = Path(model_dir)
+    if not model_dir.is_dir():
+        raise DataError(f"{model_dir}: no such folder; give a model's folder, such as a stage's output")
+    asked = subject(model_dir, ROOT, settings).settings
+    return LocalEngine(model_dir, ROOT, asked), asked
+
+
+def _pair(task: str, images: Sequence[str], first: int, second: int) -> Pair:
+    """Always of one id, so that a question is put in the same words whenever it is put."""
+    return Pair("judge", "judge", "", task, first, second, 0.0, earlier_image=images[first], later_image=images[second])
+
+
+def _answers(engine: Engine, queries: Sequence[Query], settings: AskSettings, ties: bool) -> list[Answer]:
+    prompts = prompts_for(queries, settings, ties=ties)
+    answers = [answered(*one) for one in zip(queries, prompts, _said(engine, prompts), strict=True)]
+    if settings.mode != "cot" or settings.generate:
+        return answers
+    reasons = [_reasons(answer.text) for answer in answers]
+    places = [place for place, text in enumerate(reasons) if text]
+    again = [dataclasses.replace(prompts[place], begin=reasons[place], reasons=False) for place in places]
+    try:
+        compared = _said(engine, again) if again else []
+    except ConfigError:  # not every engine lets its model's turn be begun
+        return answers
+    for place, prompt, said in zip(places, again, compared, strict=True):
+        scored = answered(queries[place], prompt, said)
+        scores = {name: getattr(scored, name) for name in ("logprob_img1", "logprob_img2", "logprob_neither")}
+        answers[place] = dataclasses.replace(answers[place], **scores)
+    return answers
+
+
+def _said(engine: Engine, prompts: Sequence[Prompt]) -> list[Response]:
+    found = dict(engine.say(prompts))
+    return [found[number] for number in range(len(prompts))]
+
+
+def _reasons(text: str) -> str:
+    """What a reasoned answer says before its judgment, "" where it says none."""
+    found = list(_JUDGMENT.finditer(text))
+    return text[: found[-1].start()] if found else ""
+
+
+def _judgement(task: str, pictures: tuple[str, ...], settings: AskSettings, answers: Iterator[Answer]) -> Judgement:
+    """Of the next answers, two a pair of pictures."""
+    pairs = list(combinations(range(len(pictures)), 2))
+    both = [[next(answers) for _ in ORDERS] for _ in pairs]
+    outcomes = [outcome(of_pair) for of_pair in both]
+    every = [answer for of_pair in both for answer in of_pair]
+    chances = _chances(len(pictures), pairs, outcomes)
+    compared = all(answer.logprob_img1 is not None for answer in every)
+    first, second = sorted(chances, reverse=True)[:2]
+    open_ = first - second < _LEAST or all(answer.chosen in (None, "neither") for answer in every)
+    heard = [_heard(pair, answer) for pair, of_pair in zip(pairs, both, strict=True) for answer in of_pair]
+    choices = [
+        (pair, {_chosen(pair, answer) for answer in of_pair}, all(answer.chosen for answer in of_pair))
+        for pair, of_pair in zip(pairs, both, strict=True)
+    ]
+    return Judgement(
+        task=task,
+        pictures=pictures,
+        mode=settings.mode or "direct",
+        closest=None if open_ else chances.index(first),
+        probabilities=tuple(chances) if compared else None,
+        heard=tuple(heard),
+        disagreeing=tuple(pair for pair, chosen, parsed in choices if parsed and len(chosen) > 1),
+        unparsed=sum(answer.chosen is None for answer in every),
+    )
+
+
+def _chances(pictures: int, pairs: Sequence[tuple[int, int]], outcomes: Sequence[tuple[float, float]]) -> list[float]:
+    """The probability of each picture that it is the closest; of two that which their answers give."""
+    import numpy as np
+
+    if pictures == 2:
+        return [1 - outcomes[0][0], outcomes[0][0]]
+    made = [Comparison(*pair, *found) for pair, found in zip(pairs, outcomes, strict=True)]
+    values = bradley_terry(pictures, made).values
+    odds = np.exp(values - values.max())
+    chances: list[float] = (odds / odds.sum()).tolist()
+    return chances
+
+
+def _heard(pair: tuple[int, int], answer: Answer) -> Heard:
+    later, _ = outcome([answer])
+    forward = answer.order == "forward"
+    return Heard(
+        shown=pair if forward else (pair[1], pair[0]),
+        chosen=_chosen(pair, answer),
+        probability=None if answer.logprob_img1 is None else later if forward else 1 - later,
+        text=answer.text,
+    )
+
+
+def _chosen(pair: tuple[int, int], answer: Answer) -> int | None:
+    """The place of the picture that an answer names."""
+    shown = pair if answer.order == "forward" else (pair[1], pair[0])
+    return {"img1": shown[0], "img2": shown[1]}.get(answer.chosen or "")
+
+
+# ---- pictures ----
+
+
+def _files(pictures: Sequence[Any], folder: Path) -> list[str]:
+    """Each picture as a file that can be decoded, by its path below ROOT; what is none yet is written into `folder`."""
+    from stcr_plugin.registry.picture_store import decode
+
+    files = []
+    for place, picture in enumerate(pictures):
+        if isinstance(picture, Path | str):
+            path = _file(str(picture), folder / f"{place}.png")
+            try:
+                decode(path.read_bytes(), str(picture))
+            except OSError as error:
+                raise DataError(f"{picture}: picture cannot be read ({error.strerror})") from None
+        else:
+            path = _written(picture, folder / f"{place}.png")
+        files.append(str(path.resolve().relative_to(ROOT)))
+    if len(set(files)) < len(files):
+        twice = next(str(picture) for picture, file in zip(pictures, files, strict=True) if files.count(file) > 1)
+        raise DataError(f"{twice}: given twice; give each picture once")
+    return files
+
+
+def _file(name: str, frame: Path) -> Path:
+    """The file of a picture; of VIDEO@SECONDS `frame`, which is written."""
+    found = _VIDEO_AT.fullmatch(name)
+    if Path(name).is_file() or found is None:
+        if not Path(name).is_file():
+            raise DataError(f"{name}: no such picture file; a frame of a video reads VIDEO@SECONDS")
+        return Path(name)
+    return _written(_frame(Path(found["video"]), float(found["seconds"])), frame)
+
+
+def _frame(video: Path, seconds: float) -> Picture:
+    """The frame of a video that is shown at `seconds`. Raises DataError for a time after its last frame."""
+    from stcr_plugin.episodes.video import frames_at, probe
+
+    facts = probe(video)
+    step = facts.last_seconds / max(1, facts.frames - 1)
+    if seconds > facts.last_seconds + step:
+        raise DataError(f"{video}: has no frame at {seconds:g} s, its last one is shown at {facts.last_seconds:.2f} s")
+    at = min(round(seconds / step) * step, facts.last_seconds) if step else 0.0
+    return next(iter(frames_at(video, [at], 1 / step if step else 1.0)))
+
+
+def _written(picture: Image | Picture, path: Path) -> Path:
+    from PIL import Image
+
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    data = io.BytesIO()
+    image.save(data, "PNG", compress_level=1)
+    artefacts.write_bytes(path, data.getvalue(), durable=False)
+    return path
+
+
+def _name(picture: Any, place: int) -> str:
+    return str(picture) if isinstance(picture, Path | str) else f"picture {place + 1}"

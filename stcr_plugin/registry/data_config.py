@@ -1,0 +1,205 @@
+"""What a data configuration may say: sources, splits, pairs, pictures and training sets, as typed settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from stcr_plugin import artefacts
+from stcr_plugin.config import load, nearest, settings
+from stcr_plugin.episodes import SourceConfig
+from stcr_plugin.pairs import PairRules, SplitRule
+from stcr_plugin.samples.cot import claims_file
+from stcr_plugin.samples.general import WORDING
+from stcr_plugin.samples.questions import PROMPTS, questions
+
+_GIVEN = ("spatiallogic",)  # the kinds of source that bring their own pairs
+_NAME = re.compile(r"[a-z0-9_]+")
+# Our own code that decides what a build writes, and what a picture shows.
+_DECIDE_PICTURES = ("episodes", "registry/picture_store.py", "registry/shards.py")
+_DECIDE = (
+    *_DECIDE_PICTURES,
+    "samples",
+    "pairs.py",
+    *(f"registry/{name}.py" for name in ("build", "data_config", "parquet")),
+)
+
+
+@settings
+class FrameRules:
+    """How a picture is written: cut to `crop`, resized (bicubic), encoded.
+
+    crop: left, top, right and bottom edge as shares of the picture's width and height, so [0, 0, 1, 1] is all
+    of it. width and height: pixels; null: as the crop leaves it. max_pixels: a larger picture is shrunk to at most so
+    many, its shape kept and both sides multiples of `multiple_of`, so that it is stored as the model will see it
+    (Qwen2.5-VL: patches of 14 merged in twos, 28; Qwen3-VL: 32). JPEG is written at quality 95 without subsampling.
+    format none: no picture is written, to count and plan before terabytes are decoded; nothing can be trained on it.
+    store: one file a picture (folder), or a tar file a shard (tar), which copies and lists faster by the million.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    crop: tuple[float, float, float, float] | None = None
+    max_pixels: int | None = None
+    multiple_of: int = 28
+    format: Literal["png", "jpeg", "none"] = "png"
+    store: Literal["folder", "tar"] = "folder"
+
+    def __post_init__(self) -> None:
+        if (self.width is None) != (self.height is None):
+            raise ValueError("give both `width` and `height`, or neither")
+        if self.width is not None and self.max_pixels is not None:
+            raise ValueError("give `width` and `height`, or `max_pixels`")
+        if any(side is not None and side < 1 for side in (self.width, self.height, self.multiple_of)):
+            raise ValueError("`width`, `height` and `multiple_of` must be at least 1 pixel")
+        if self.max_pixels is not None and self.max_pixels < self.multiple_of**2:
+            raise ValueError(f"`max_pixels` must be at least multiple_of squared, {self.multiple_of**2}")
+        if self.crop is not None:
+            left, top, right, bottom = self.crop
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise ValueError(f"`crop` reads [left, top, right, bottom] as shares from 0 to 1, got {self.crop}")
+
+
+@settings
+class Curriculum:
+    """Rows in an order of difficulty: `bins` equally large parts by distance, the `first` ones first.
+
+    Train with `disable_shuffling: true`, otherwise the framework mixes them again.
+    """
+
+    bins: int = 4
+    first: Literal["far", "near"] = "far"
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise ValueError(f"`bins` must be at least 2, got {self.bins}")
+
+
+@settings
+class DatasetRule:
+    """One training set: `pairs` pairs of `split` (all where None), each in the given orders and in one language.
+
+    orders given: as the pair was published, where its source says so, else both. format: sharegpt JSON in one file,
+    or Parquet in shards; auto takes JSON up to 100,000 samples.
+    kind general: yes/no questions about the pictures of these pairs, one at a time, in one JSON file: what `stcr guard`
+    asks, of other scenes. To replay in a stage, against forgetting. The simulator's pictures alone can be asked about.
+    draw: a name; datasets of one split and one `draw` take their pairs from one random order, so that all pairs of a
+    smaller set are in a larger one. Without it each is drawn by its own name. With `format: json`, no curriculum.
+    """
+
+    split: str
+    kind: Literal["cot", "weak", "general"]
+    pairs: int | None = None
+    languages: tuple[str, ...] = ("en",)
+    orders: Literal["both", "forward", "backward", "given"] = "both"
+    format: Literal["auto", "json", "parquet"] = "auto"
+    curriculum: Curriculum | None = None
+    draw: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.draw is not None and (self.format != "json" or self.curriculum or self.kind == "general"):
+            raise ValueError(
+                "`draw` orders the pairs of one file: set format: json, and remove curriculum; not general"
+            )
+        if self.pairs is not None and self.pairs < 1:
+            raise ValueError(f"`pairs` must be at least 1, or null for all, got {self.pairs}")
+        unknown = [language for language in self.languages if language not in questions()]
+        if unknown or not self.languages:
+            raise ValueError(f"`languages` must name some of {sorted(questions())}, got {list(self.languages)}")
+        if self.kind == "general" and (self.orders != "both" or self.format == "parquet" or self.curriculum):
+            raise ValueError("kind: general shows single pictures, in one JSON file; remove orders, format, curriculum")
+
+
+@settings
+class DataConfig:
+    """Everything that decides a build.
+
+    on_bad_data: what cannot be used (an unreadable picture, a task text with a chat marker) is set aside and
+    counted in the manifest (exclude), or stops the build (error). A segment too short for a pair is no bad data
+    and always set aside, as is what a simulator draws again or cannot undo. A dataset that asked for no more pairs than
+    were drawn, but lost some to bad pictures (or, in Parquet, to published pairs without a description), takes what is
+    left and the manifest says `short_by`; where nothing is left, of a dataset or a split, the build stops.
+    pairs: of source kind spatiallogic, whose pairs are given, only `ties` may be set.
+    shard_episodes: how many episodes, drawn at random from a split, are one piece of work and one Parquet file.
+    """
+
+    name: str
+    source: SourceConfig
+    splits: dict[str, SplitRule]
+    datasets: dict[str, DatasetRule] = field(default_factory=dict)
+    frames: FrameRules = FrameRules()
+    pairs: PairRules = PairRules()
+    seed: int = 0
+    on_bad_data: Literal["exclude", "error"] = "exclude"
+    shard_episodes: int = 64
+
+    def __post_init__(self) -> None:
+        for text in (self.name, *self.splits, *self.datasets):
+            if not _NAME.fullmatch(text):
+                raise ValueError(f"names of builds, splits and datasets are made of a-z, 0-9 and _, got {text!r}")
+        if not self.splits:
+            raise ValueError("`splits` must name at least one split")
+        if self.shard_episodes < 1:
+            raise ValueError(f"`shard_episodes` must be at least 1, got {self.shard_episodes}")
+        plain_rules = PairRules(ties=self.pairs.ties)
+        changed = [
+            rule.name
+            for rule in dataclasses.fields(PairRules)
+            if getattr(self.pairs, rule.name) != getattr(plain_rules, rule.name)
+        ]
+        if changed and self.source.kind in _GIVEN:
+            raise ValueError(
+                f"`pairs` has {', '.join(changed)}, but the pairs of source kind {self.source.kind} are given and all "
+                "are taken; remove it, and take rows out of source.file instead"
+            )
+        for key, rule in self.datasets.items():
+            if rule.split not in self.splits:
+                raise ValueError(f"datasets.{key}: no split {rule.split!r}, {nearest(rule.split, list(self.splits))}")
+            if rule.kind == "general" and self.source.kind != "tabletop":
+                raise ValueError(
+                    f"datasets.{key}: kind general asks what stands in a picture, which only source kind tabletop can "
+                    "tell; mix in general data of your own (recipes/stage2_mixed.yaml)"
+                )
+
+
+def load_data_config(path: str | Path, overrides: Sequence[str] = ()) -> DataConfig:
+    """Read a data configuration, with `key=value` strings laid over it. Raises ConfigError."""
+    return load(DataConfig, path, overrides)
+
+
+def plain(config: DataConfig) -> dict[str, Any]:
+    """The configuration as JSON-like values, defaults filled in."""
+    values: dict[str, Any] = _adapter().dump_python(config, mode="json")
+    return values
+
+
+@cache
+def _adapter() -> Any:
+    """Takes 20 ms to make, and a build asks for it with every shard."""
+    import pydantic
+
+    return pydantic.TypeAdapter(DataConfig)
+
+
+def config_digest(config: DataConfig) -> str:
+    """Of all that decides the build's bytes: the configuration, the wordings and the version of the code."""
+    wordings = (PROMPTS / "questions.yaml", claims_file(config.source.kind), WORDING)
+    prompts = {path.name: artefacts.sha256(path) for path in wordings if path.is_file()}
+    return artefacts.digest([plain(config), prompts, artefacts.code_digest(*_DECIDE)])
+
+
+def frames_folder(config: DataConfig) -> str:
+    """Where the pictures stand in the registry; the digest is of all that decides what a picture's path shows.
+
+    Training frameworks cache by path, so a path must never come to show something else.
+    """
+    values = plain(config)
+    decides = [values["source"], values["frames"], config.seed, artefacts.code_digest(*_DECIDE_PICTURES)]
+    # A place in a tar depends on which pictures stand before it.
+    digest = config_digest(config) if config.frames.store == "tar" else artefacts.digest(decides)
+    return f"{config.name}/frames-{digest[:8]}"

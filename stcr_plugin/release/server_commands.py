@@ -1,0 +1,100 @@
+"""How an exported folder is served and asked: the lines for vLLM and SGLang, and a client to start from."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.release.pixels import Limits
+from stcr_plugin.types import Pair, Prompt, Query
+
+CLIENT = Path(__file__).with_name("client.py")
+PICTURES = 8  # in one request, so that groups can be asked about too
+TASK = "put the cup on the plate"
+_URL = "http://127.0.0.1:8000/v1"
+
+
+def served_name(name: str) -> str:
+    """A name as servers take one."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "stcr"
+
+
+def example(mode: str, language: str = "en", task: str = TASK) -> Prompt:
+    """A prompt as the model is asked, about two pictures."""
+    pair = Pair("example", "example", "", task, 0, 1, 0.0, earlier_image="a.png", later_image="b.png")
+    settings = AskSettings(mode="cot" if mode == "cot" else "direct", language=language)
+    return prompts_for([Query(pair, "forward")], settings)[0]
+
+
+def vllm_line(folder: str, name: str, dtype: str, limits: Limits | None) -> str:
+    """vLLM's documentation, 0.9 and later: `vllm serve`, "Conserving Memory", "OpenAI-Compatible Server".
+
+    Without `--generation-config vllm` the repetition penalty of Qwen's generation_config.json is applied, which sways
+    which picture is named.
+    """
+    kwargs = {"min_pixels": limits.least, "max_pixels": limits.most} if limits else None
+    options = [
+        f"vllm serve {folder}",
+        f"--served-model-name {name}",
+        f"--dtype {dtype}",
+        f"--limit-mm-per-prompt '{json.dumps({'image': PICTURES, 'video': 0})}'",
+        *([f"--mm-processor-kwargs '{json.dumps(kwargs)}'"] if kwargs else []),
+        "--generation-config vllm",
+        "--port 8000",
+    ]
+    return " \\\n  ".join(options)
+
+
+def sglang_line(folder: str, name: str, dtype: str, limits: Limits | None) -> str:
+    """SGLang's documentation, 0.5: "Server Arguments". `--dtype auto` would make float16 of float32."""
+    image = {"min_pixels": limits.least, "max_pixels": limits.most} if limits else None
+    options = [
+        f"python -m sglang.launch_server --model-path {folder}",
+        f"--served-model-name {name}",
+        f"--dtype {dtype}",
+        f"--limit-mm-data-per-request '{json.dumps({'image': PICTURES})}'",
+        *([f"--mm-process-config '{json.dumps({'image': image})}'"] if image else []),
+        "--sampling-defaults openai",
+        "--port 8000",
+    ]
+    return " \\\n  ".join(options)
+
+
+def evaluation_line(folder: str, name: str) -> str:
+    return f"stcr eval --model {folder} --engine server --url {_URL} --server-model {name} --dataset NAME --split SPLIT"
+
+
+def curl_line(name: str, mode: str, max_tokens: int = 256) -> str:
+    """Two pictures that are there as a.png and b.png, in the words and with the labels of training."""
+    content = [
+        {"type": "text", "text": "img1: "},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,A_PNG"}},
+        {"type": "text", "text": "\nimg2: "},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,B_PNG"}},
+        {"type": "text", "text": f"\n{example(mode).question}"},
+    ]
+    message = {"role": "user", "content": content}
+    body = {"model": name, "messages": [message], "max_tokens": max_tokens, "temperature": 0.0}
+    text = json.dumps(body, indent=1)
+    for letter in "ab":
+        text = text.replace(f"{letter.upper()}_PNG", f"$(base64 -w0 {letter}.png)")
+    return f"curl -s {_URL}/chat/completions -H 'Content-Type: application/json' -d @- <<END\n" + f"{text}\nEND"
+
+
+def client(name: str, mode: str, most: int, least: int, max_tokens: int = 256) -> str:
+    """A client in Python with the model's own question and sizes."""
+    settings = {
+        'MODEL = "stcr"': f"MODEL = {json.dumps(name)}",
+        "MOST, LEAST = 589824, 1024": f"MOST, LEAST = {most}, {least}",
+        'QUESTION = "{task}"': f"QUESTION = {json.dumps(example(mode, task='{task}').question, ensure_ascii=False)}",
+        "MAX_TOKENS = 256": f"MAX_TOKENS = {max_tokens}",
+    }
+    text = CLIENT.read_text(encoding="utf-8")
+    for place, own in settings.items():
+        if place not in text:
+            raise AssertionError(f"{CLIENT}: {place} is not in it")
+        text = text.replace(place, own, 1)
+    return text

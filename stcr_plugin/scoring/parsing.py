@@ -1,0 +1,137 @@
+"""What a model said -> which picture it named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from stcr_plugin.engines.prompts import NEITHER, choice
+from stcr_plugin.scoring.mentions import MARK, OTHER, are_pictures, index, mark, marked, marks, normal
+from stcr_plugin.types import Answer, Prompt, Query, Response
+
+# Patterns of normal and marked text: every picture that is named is one MARK in it (see mentions).
+_KEY = re.compile(
+    r"(?:close(?:r|st)[\s_-]+to[\s_-]+(?:the[\s_-]+)?completion|[更最]接近(?:任务)?完成(?:的(?:图片|图)?)?是?)"
+    r"[\s\"'`*_]*[:=]",
+    re.I,
+)
+_MARKUP = " \t\"'`*_>#-"
+_NAMED = rf"(?:the[ \t])?[\"'`*_(]{{0,4}}{MARK}[\"'`*_)]{{0,4}}"
+# Says what a picture shows, not that it is the answer: a reasoning that was cut before its verdict.
+_HEADING = re.compile(
+    r"spatial[\s_-]{1,3}details"
+    rf"|{MARK}[\"'`*_)\]]{{0,4}}[ \t]{{0,3}}(?::|[-–—][ \t]|shows?\b|depicts?\b|显示|展示|中)"
+    rf"|^[ \t>*#(\"'`-]{{0,8}}{MARK}[*_\"'`]{{0,4}}[.)]{{1,2}}[*_\"'`]{{0,4}}[ \t]+\S"
+    rf"|(?:^|[.!?。]\s?)(?:in|在)[ \t]?{_NAMED}",
+    re.I | re.M,
+)
+_NOT = r"(?:(?<![a-z])(?:not|cannot)(?![a-z])|n['’]t|不|没|未|并非)"
+_NOT_IT = re.compile(rf"{_NOT}是?[ \t]{{0,3}}{_NAMED}", re.I)
+_NOT_AT_ALL = re.compile(rf"{_NOT}|(?<![a-z])(?:less(?![a-z])|f[au]rther from(?![a-z]))|离完成更远", re.I)
+# All pictures named, as those of which none is meant.
+_NONE_OF = re.compile(
+    rf"(?<![a-z0-9])neither[ \t]+(?:of[ \t]+)?{_NAMED}(?:[ \t]*(?:,|nor|or|and)[ \t]*{_NAMED}){{1,7}}"
+    rf"|{_NAMED}(?:[ \t]*(?:和|与|跟|及|、|,|and)[ \t]*{_NAMED}){{1,7}}"
+    r"[ \t]*(?:两者|两张图片?|二者)?(?:都|均)(?:不|没)",
+    re.I,
+)
+# Not the "neither" of "neither the cube nor the gripper has moved", which speaks of things.
+_NEITHER = re.compile(r"(?<![a-z0-9])neither(?![a-z0-9])(?![^.\n]{0,100}(?<![a-z0-9])nor(?![a-z0-9]))|都不", re.I)
+
+_THEN = r"(?:[\s,;>、→*_\"'`()\[\]-]|(?<![a-z])(?:and|then)(?![a-z])|和|然后){1,12}"
+_LIST = re.compile(
+    rf"(?:^|[:=是]|(?<![a-z])is)[\s>*#\"'`_(\[-]*(?:the\s)?({MARK}(?:{_THEN}{MARK}){{0,7}})[\s.,;。()\]}}*\"'`_-]*$",
+    re.I,
+)
+_LINE_OF_A_LIST = re.compile(rf"[\s>*#0-9.、()\"'`_-]*{MARK}[\s.,;。()*\"'`_-]*")
+
+
+def answered(query: Query, prompt: Prompt, said: Response) -> Answer:
+    """What `said` chooses: the likeliest name where names were compared, else the one that the text names."""
+    named = named_in(said, prompt.names)
+    return Answer(
+        query.pair.pair_id,
+        query.pair.episode_id,
+        query.order,
+        query.answer,
+        choice(named, prompt.names),
+        said.text,
+        **{f"logprob_{choice(name, prompt.names)}": score for name, score in said.logprobs.items()},
+        prompt_tokens=said.prompt_tokens,
+        completion_tokens=said.completion_tokens,
+    )
+
+
+def named_in(said: Response, names: Sequence[str]) -> str | None:
+    """The likeliest of `names` where they were compared, else the one that the text names; None for none or several."""
+    if said.logprobs:  # without a text two names were equally likely, which names no image
+        return max(said.logprobs, key=said.logprobs.__getitem__) if said.text else None
+    return parse(said.text, names)
+
+
+def parse(text: str, names: Sequence[str] = ("img1", "img2")) -> str | None:
+    """The one of `names` that `text` says is closer to completion; None (unparsed) where it names none or several.
+
+    The last `closer to completion:` line decides (also `closer_to_completion`, `closest`, 更接近完成, in JSON,
+    Markdown, full-width signs and any case); where nothing follows the colon, the next line that has words. A text
+    without that key counts only if it names exactly one picture, not as a heading (`img1: ...`, "img1 shows ...") and
+    without a "not": a description that was cut chooses nothing.
+
+    A picture goes by its name or by its place: `img1`, `img 1`, `image 1`, `frame 1`, "the first picture", 第一张图,
+    图1; on the deciding line also "the first one", and "first" where nothing else stands there. A place that no name
+    has (`img3` of two) makes the answer unparsed. Letters (`A`, "picture A", "(A)") count where the names are letters:
+    in lower case after such a word or alone on the deciding line, since elsewhere "a" is an article; so is the `A` of
+    "A cup". Names that are no pictures' ("yes", "left") are looked for as they are.
+
+    With "neither" among the names, it is an answer too, in the same places: `neither`, `neither img1 nor img2`, 都不,
+    `img1和img2都不`. A picture beside it (`img1 or neither`) makes the answer unparsed. Raises nothing.
+    """
+    pictures = _pictures(names)
+    plain = normal(text)
+    keys = list(_KEY.finditer(plain))
+    if keys:
+        lines = (line for line in plain[keys[-1].end() :].split("\n") if line.strip(_MARKUP))
+        line = marked(next(lines, ""), pictures, deciding=True)
+    else:
+        line = marked(plain, pictures)
+    doubts = ((_NOT_IT,) if keys else (_HEADING, _NOT_AT_ALL)) if are_pictures(pictures) else ()
+    if NEITHER in names:
+        line = _NONE_OF.sub(lambda found: f" {NEITHER} " if _all_of(marks(found[0]), pictures) else found[0], line)
+        if _NEITHER.search(line):
+            return None if marks(line) or (not keys and _HEADING.search(line)) else NEITHER
+    named = set(marks(line))
+    if len(named) != 1 or OTHER in named or any(doubt.search(line) for doubt in doubts):
+        return None
+    return pictures[index(named.pop())]
+
+
+def parse_order(text: str, names: Sequence[str]) -> tuple[str, ...] | None:
+    """The pictures as `text` lists them, closest to completion first; None where it does not list each exactly once.
+
+    The last line that names a picture decides. The list fills it, or what stands behind its colon: `img3, img1, img2`,
+    `img3 > img1 > img2`, 第三张图、第一张图、第二张图, a JSON list; or the text ends in lines of one picture each.
+    Names as in `parse`; "neither" has no place in an order. Raises nothing.
+    """
+    pictures = _pictures(names)
+    lines = [line for line in (marked(line, pictures) for line in normal(text).split("\n")) if marks(line)]
+    if not lines:
+        return None
+    single = [bool(_LINE_OF_A_LIST.fullmatch(line)) for line in lines]
+    size = len(pictures)
+    if size > 1 and all(single[-size:]) and not any(single[:-size]):
+        listed = "".join(lines[-size:])
+    else:
+        found = _LIST.search(lines[-1])
+        listed = found[1] if found and marks(found[1]) == marks(lines[-1]) else ""
+    order = marks(listed)
+    if len(order) != size or not _all_of(order, pictures):
+        return None
+    return tuple(pictures[index(one)] for one in order)
+
+
+def _pictures(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name != NEITHER]
+
+
+def _all_of(found: Sequence[str], pictures: Sequence[str]) -> bool:
+    return set(found) == {mark(number) for number in range(len(pictures))}

@@ -1,0 +1,306 @@
+"""Measures of a control -> a verdict, by a rule that is stated before anything is looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stcr_plugin.errors import DataError
+from stcr_plugin.scoring import metrics
+from stcr_plugin.types import Answer
+
+
+class NotApplicableError(DataError):
+    """Why a control cannot be put to this model or this data."""
+
+
+Verdict = Literal["holds", "fails", "not shown", "not applicable"]
+
+MARGIN = 10.0  # points of pair accuracy that a harmless change may cost, and a harmful one must
+CHANCE = 50.0  # pair accuracy, in percent, of a judge that ignores order but cannot tell the frames apart
+SWAY = 15.0  # points from 50 % that the second place may draw where the places are alike
+CLEAR = 75.0  # percent that a judgment must reach where all that it needs is given
+FEWEST = 10  # episodes of a verdict: of fewer, the bootstrap's intervals are far too narrow
+SAME = 95.0  # percent of answers that stay: from here on a change counts as not noticed
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure in percent or points with its 95 % interval; None: there is nothing to take it of, or one episode."""
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def low(self) -> float:
+        return self.interval[0] if self.interval else -math.inf
+
+    @property
+    def high(self) -> float:
+        return self.interval[1] if self.interval else math.inf
+
+
+Measures = Mapping[str, Measure]
+
+MEANINGS: Mapping[str, tuple[str, str]] = {
+    "pair_accuracy": ("pair accuracy %", "pairs right in both orders"),
+    "earlier_closer_accuracy": ("earlier closer %", "the same, of the pairs whose earlier frame is closer"),
+    "difference": ("difference", "pair accuracy minus that of the plain run on the same pairs, in points"),
+    "position_bias": ("position bias %", "answers that name the second place"),
+    "unparsed_rate": ("unparsed %", "answers that name no picture or both"),
+    "second": ("second place %", "of the answers that could be read, those that name it; neither counts as half"),
+    "second_probability": ("P(second) %", "mean probability of naming the second place"),
+    "closest": ("closest named right %", "of groups of three and more pictures, answers that name the closest"),
+    "whole_order": ("whole order right %", "of groups of pictures, answers that list all in their order"),
+    "order_tau": (
+        "100 x tau",
+        "Kendall's tau of the order listed and the true one, times 100; an answer that lists none counts as 0",
+    ),
+    "every_arrangement": ("right in every arrangement %", "groups whose closest picture is named in every rotation"),
+    "same_answer": ("same answer %", "answers that are as in the plain run"),
+    "same_frame": (
+        "same frame %",
+        "of the pairs of which the plain run chooses one frame in both orders, those of which it is the same twice",
+    ),
+    "other_frame": (
+        "other frame %",
+        "of the pairs of which the plain run chooses one frame in both orders, those of which it is the other twice",
+    ),
+}
+"""Measure -> how a report names it, and what it counts: of all the pairs, or groups, that it could be put to."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a verdict follows from `judged`, those measures that it looks at. Without intervals nothing is shown."""
+
+    words: str
+    judged: tuple[str, ...]
+    verdict: Callable[[Measures], Verdict]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One control in controls.json and controls.md.
+
+    asks: what is put to the model. looks: what a model that looks would do. mends: what data mend a failure.
+    rule, why: how the verdict is reached, in words, and the figures that it was reached by.
+    informative: it tells what the model uses, and none of its outcomes is a fault.
+    figures: of this run, as in results.json; None where nothing was asked. left_out: pairs it could not be put to.
+    """
+
+    name: str
+    asks: str
+    looks: str
+    mends: str
+    rule: str
+    verdict: Verdict
+    why: str
+    informative: bool = False
+    measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
+    figures: Mapping[str, Any] | None = None
+    left_out: int = 0
+    folder: str = ""
+
+
+def judged(rule: Rule, measures: Measures, episodes: int) -> tuple[Verdict, str]:
+    """The verdict, and the figures that it was reached by in words. Of fewer than FEWEST `episodes` nothing is shown:
+
+    with few clusters an interval by bootstrap holds the truth much less often than it says (Cameron, Gelbach and
+    Miller 2008, Review of Economics and Statistics 90).
+    """
+    why = [said(name, measures[name]) for name in rule.judged if name in measures]
+    if episodes < FEWEST:
+        return "not shown", "; ".join([*why, f"{episodes} episodes, a verdict needs {FEWEST}"])
+    return rule.verdict(measures), "; ".join(why)
+
+
+def said(name: str, measure: Measure) -> str:
+    """A measure in words: its heading, value and interval."""
+    heading, _ = MEANINGS[name]
+    if measure.value is None:
+        return f"{heading} none"
+    form = "{:+.1f}" if name == "difference" else "{:.1f}"
+    value, *bounds = (form.format(round(one, 1) + 0.0) for one in (measure.value, *(measure.interval or ())))
+    interval = (
+        "no interval" if not bounds else "alike in all episodes" if len(set(bounds)) == 1 else " to ".join(bounds)
+    )
+    return f"{heading} {value} ({interval})"
+
+
+def measured(
+    figures: Mapping[str, Any], answers: Sequence[Answer], plain: Sequence[Answer], resamples: int, seed: int
+) -> dict[str, Measure]:
+    """Every measure that there is of `answers`, given their row of results.json and the plain run's answers.
+
+    Of the plain run those to the same pairs are used. Shares are bootstrapped as metrics.intervals does. Raises
+    DataError where the plain run lacks a pair.
+    """
+    asked = {(answer.pair_id, answer.order) for answer in answers}
+    before = {(answer.pair_id, answer.order): answer for answer in plain if (answer.pair_id, answer.order) in asked}
+    if len(before) < len(asked):
+        raise DataError("the plain run was not asked the same pairs; delete the folder of the controls, run again")
+    bounds = figures.get("intervals") or {}
+    found = {
+        name: Measure(figures[name], bounds.get(name))
+        for name in ("pair_accuracy", "earlier_closer_accuracy", "position_bias", "unparsed_rate")
+        if figures.get(name) is not None
+    }
+    change = metrics.paired_difference(answers, list(before.values()), resamples, seed)
+    found["difference"] = Measure(change.points, change.interval)
+
+    def share(counted: Iterable[tuple[str, float, float]]) -> Measure:
+        return _share(counted, resamples, seed)
+
+    found["second"] = share((one.episode_id, _second(one), one.chosen is not None) for one in answers)
+    if any(one.logprob_img1 is not None for one in answers):
+        found["second_probability"] = share((one.episode_id, _second_probability(one), 1) for one in answers)
+    found["same_answer"] = share(
+        (one.episode_id, one.chosen == before[one.pair_id, one.order].chosen, 1) for one in answers
+    )
+    frames, frames_before = _frames(answers), _frames(list(before.values()))
+    for name, like in (("same_frame", True), ("other_frame", False)):
+        found[name] = share(
+            (episode, frames[pair][1] is not None and (frames[pair][1] == chosen) == like, 1)
+            for pair, (episode, chosen) in frames_before.items()
+            if chosen is not None
+        )
+    return found
+
+
+def _share(counted: Iterable[tuple[str, float, float]], resamples: int, seed: int) -> Measure:
+    """(episode, part, whole) added up -> 100 x part / whole with its interval; of nothing there is none."""
+    sums: dict[str, list[float]] = {}
+    for episode, part, whole in counted:
+        have = sums.setdefault(episode, [0.0, 0.0])
+        have[0] += part
+        have[1] += whole
+    parts, wholes = (math.fsum(pair[column] for pair in sums.values()) for column in (0, 1))
+    if not wholes:
+        return Measure(None)
+    return Measure(100 * parts / wholes, metrics.pooled_interval(sums, resamples, seed))
+
+
+def _second(answer: Answer) -> float:
+    return {"img2": 1.0, "neither": 0.5}.get(answer.chosen or "", 0.0)
+
+
+def _second_probability(answer: Answer) -> float:
+    """exp(log-probability) of img2 over all that were compared; "neither" goes to both places in halves."""
+    scores = (answer.logprob_img1, answer.logprob_img2, answer.logprob_neither)
+    given = [-math.inf if score is None else score for score in scores]
+    first, second, neither = (math.exp(score - max(given)) for score in given)
+    return (second + neither / 2) / (first + second + neither)
+
+
+def _frames(answers: Sequence[Answer]) -> dict[str, tuple[str, str | None]]:
+    """pair_id -> its episode, and the frame that both orders choose ("earlier", "later"), None where they differ."""
+    found: dict[str, tuple[str, str | None]] = {}
+    for pair_id, (forward, backward) in metrics.by_pair(answers).items():
+        chosen = {("img1", "img2"): "earlier", ("img2", "img1"): "later"}
+        found[pair_id] = (forward.episode_id, chosen.get((str(forward.chosen), str(backward.chosen))))
+    return found
+
+
+def above(measure: Measure, bound: float) -> Verdict:
+    """Whether a figure is shown to be above `bound`; one of nothing is not."""
+    if measure.value is None:
+        return "fails"
+    return "holds" if measure.low > bound else "fails" if measure.high <= bound else "not shown"
+
+
+def worst(found: Iterable[Verdict]) -> Verdict:
+    """Of the verdicts on several figures, the one on all of them."""
+    return max(found, key=("holds", "not shown", "fails").index)
+
+
+def _knows(measures: Measures) -> Verdict:
+    return worst(above(measures[name], CHANCE) for name in RULES["knows"].judged if name in measures)
+
+
+def _keeps(measures: Measures) -> Verdict:
+    difference, accuracy = measures["difference"], measures["pair_accuracy"]
+    if not (difference.interval and accuracy.interval):
+        return "not shown"
+    if difference.high < -MARGIN or accuracy.high <= CHANCE:
+        return "fails"
+    return "holds" if difference.low > -MARGIN and accuracy.low > CHANCE else "not shown"
+
+
+def _falls(measures: Measures) -> Verdict:
+    difference = measures["difference"]
+    return "holds" if difference.high < -MARGIN else "fails" if difference.low > -MARGIN else "not shown"
+
+
+def _unswayed(measures: Measures) -> Verdict:
+    second = measures.get("second_probability", measures["second"])
+    if second.value is None:
+        return "not shown"
+    low, high = 50 - SWAY, 50 + SWAY
+    if low < second.low and second.high < high:
+        return "holds"
+    return "fails" if second.high <= low or second.low >= high else "not shown"
+
+
+def _heeds(measures: Measures) -> Verdict:
+    if measures["difference"].high < 0:
+        return "holds"
+    return "fails" if measures["same_answer"].low >= SAME else "not shown"
+
+
+RULES: Mapping[str, Rule] = {
+    "knows": Rule(
+        f"holds where pair accuracy is shown to be above {CHANCE:.0f} %, also of the pairs whose earlier frame is "
+        f"closer where there are any; fails where either is shown to be no more",
+        ("pair_accuracy", "earlier_closer_accuracy"),
+        _knows,
+    ),
+    "keeps": Rule(
+        f"pair accuracy may fall by at most {MARGIN:.0f} points, and must stay above {CHANCE:.0f} %: holds where the "
+        f"interval of the difference lies above -{MARGIN:.0f} and that of pair accuracy above {CHANCE:.0f} %, fails "
+        f"where the first lies below -{MARGIN:.0f}, or the second reaches no more than {CHANCE:.0f} %",
+        ("pair_accuracy", "difference"),
+        _keeps,
+    ),
+    "falls": Rule(
+        f"pair accuracy must fall by more than {MARGIN:.0f} points, since what is needed to know is taken away: holds "
+        f"where the interval of the difference lies below -{MARGIN:.0f}, fails where it lies above",
+        ("pair_accuracy", "difference", "position_bias"),
+        _falls,
+    ),
+    "unswayed": Rule(
+        f"the second place may draw {50 - SWAY:.0f} to {50 + SWAY:.0f} %: holds where the interval lies inside, fails "
+        "where it lies outside; of the mean probability where probabilities were compared, since the likelier of two "
+        "places is always the same one where there is nothing to see, else of the answers",
+        ("second_probability", "second"),
+        _unswayed,
+    ),
+    "agrees": Rule(
+        f"of the pairs of which the plain run chooses one frame in both orders, the same frame must be chosen again in "
+        f"more than {CLEAR:.0f} % (a coin: 25, a judge by place: 0): holds or fails where the interval shows it, and "
+        "fails where there is no such pair",
+        ("same_frame", "same_answer"),
+        lambda measures: above(measures["same_frame"], CLEAR),
+    ),
+    "follows": Rule(
+        f"of the pairs of which the plain run chooses one frame in both orders, the other must be chosen now in more "
+        f"than {CHANCE:.0f} %: holds or fails where the interval shows it, and fails where there is no such pair",
+        ("other_frame", "same_frame"),
+        lambda measures: above(measures["other_frame"], CHANCE),
+    ),
+    "reasons": Rule(
+        f"pair accuracy must be above {CLEAR:.0f} % once it is told what the pictures show: holds or fails where the "
+        "interval shows it; where it holds and the difference is above 0, seeing is what limits the plain run",
+        ("pair_accuracy", "difference"),
+        lambda measures: above(measures["pair_accuracy"], CLEAR),
+    ),
+    "heeds": Rule(
+        f"holds where pair accuracy is shown to fall at all, fails where {SAME:.0f} % of the answers or more are shown "
+        "to stay as they are",
+        ("difference", "same_answer"),
+        _heeds,
+    ),
+}

@@ -1,0 +1,224 @@
+"""A study: a grid of chains over several seeds, from data to one table. What was done is not done again.
+
+Every stage is a process of its own, as a user would start it, and its log lies beside its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from threading import Event, Semaphore
+from typing import Any, TypeVar
+
+from stcr_plugin import artefacts
+from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.records import read_record
+from stcr_plugin.study.evaluations import Asking, askings, stamp
+from stcr_plugin.study.grid import check_names, check_steps, data_of, made_by, placed, plans
+from stcr_plugin.study.outcomes import Outcome, check_outcome, collect, outcome_file, read_outcome, write_outcome
+from stcr_plugin.study.study_config import BASE, Plan, StudyConfig
+
+Result = TypeVar("Result")
+
+
+def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
+    """Train and evaluate every stage for every seed, and write the table; returns the path of study.md.
+
+    `jobs` commands at a time, each with its share of the cores, of `jobs` seeds at most. A stage that has finished as
+    it is asked for is left alone, and a killed one goes on, so the same command goes on with a killed study. A seed
+    whose outcome (`outcomes.outcome_file`) lies in `out` without a folder of its own was trained elsewhere, and is
+    taken as it is. Raises ConfigError for rows that are not equal as asked, a folder of another study or an outcome
+    of another, StcrError with the last words of a command that failed.
+    """
+    from tqdm import tqdm
+
+    from stcr_plugin.study.study_table import write_study
+
+    if jobs < 1:
+        raise ConfigError(f"jobs {jobs}: must be at least 1")
+    check_names(config)
+    if config.equal == "steps":
+        check_steps(config)
+    out.mkdir(parents=True, exist_ok=True)
+    made = made_by(config)
+    done = {seed: outcome for seed in config.seeds if (outcome := _from_elsewhere(config, seed, out, made))}
+    _claim(out, config)
+    here = [seed for seed in config.seeds if seed not in done]
+    apart = [row for asked in (config.controls, config.guard) if asked for row in asked.rows]
+    asked = len(config.rows) * len(config.splits) + len(apart)
+    total = len(here) * (2 + len(config.also) + len(config.stages) + asked)
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    with tqdm(total=total, desc=f"study {config.name}", unit="step") as bar:
+        commands = _Commands(environment, jobs, bar)
+        of_seeds = [partial(_run_seed, config, seed, out, commands, made) for seed in here]
+        done |= zip(here, commands.at_once(of_seeds), strict=True)
+    return write_study(config, out, [done[seed] for seed in config.seeds])
+
+
+def _from_elsewhere(config: StudyConfig, seed: int, out: Path, made: Mapping[str, Any]) -> Outcome | None:
+    path = outcome_file(out, seed)
+    if not path.is_file() or (out / f"seed{seed}").exists():
+        return None
+    found = read_outcome(path)
+    check_outcome(path, found, config, seed, made)
+    return found
+
+
+def _claim(out: Path, config: StudyConfig) -> None:
+    """Keep the configuration in the folder, and refuse another study's. More seeds or rows may join."""
+    path = out / "study.config.json"
+    fixed = ("name", "data", "base", "model", "data_overrides", "base_overrides")
+    values = asdict(config)
+    if path.exists():
+        other = artefacts.read_json(path)
+        for key in fixed:
+            if artefacts.digest(other.get(key)) != artefacts.digest(values[key]):
+                raise ConfigError(
+                    f"{out}: holds a study with another `{key}`; give another --out, or delete the folder"
+                )
+    artefacts.write_json(path, values)
+
+
+class _Commands:
+    """Runs `stcr` commands as processes, `jobs` at a time, and begins none once something has failed."""
+
+    def __init__(self, environment: Mapping[str, str], jobs: int, bar: Any) -> None:
+        self.environment = environment
+        self.jobs = jobs
+        self.bar = bar
+        self._slots = Semaphore(jobs)
+        self._failed = Event()
+
+    def run(self, log: Path, *arguments: str) -> None:
+        with self._slots:
+            if self._failed.is_set():
+                raise _NotBegunError
+            _run([sys.executable, "-m", "stcr_plugin.cli", *arguments], log, self.environment)
+        self.bar.update()
+
+    def at_once(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """What each of `calls` returns; what is under way when one fails is let end, then its error is raised."""
+
+        def watched(call: Callable[[], Result]) -> Result:
+            try:
+                return call()
+            except BaseException:
+                self._failed.set()
+                raise
+
+        with ThreadPoolExecutor(self.jobs) as pool:
+            running = [pool.submit(watched, call) for call in calls]
+        errors = [error for one in running if (error := one.exception())]
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, _NotBegunError))
+        return [one.result() for one in running]
+
+
+class _NotBegunError(Exception):
+    """Another command has failed, whose error is the one to tell."""
+
+
+def _run_seed(config: StudyConfig, seed: int, study: Path, commands: _Commands, made: Mapping[str, Any]) -> Outcome:
+    out = study / f"seed{seed}"
+    registry, logs = out / "data_registry", out / "logs"
+    data = data_of(config, seed)
+
+    def stcr(log: str, *arguments: str) -> None:
+        commands.run(logs / f"{log}.log", *arguments)
+
+    stcr("data", "data", "build", config.data, *config.data_overrides, f"seed={seed}", "--registry", str(registry))
+    for number, other in enumerate(config.also):
+        stcr(f"data{number + 2}", "data", "build", other, f"seed={seed}", "--registry", str(registry))
+    if config.model:
+        _link(Path(config.model), out / BASE)
+        commands.bar.update()
+    else:
+        assert config.base
+        stcr(
+            BASE, "base", "build", config.base, *config.base_overrides, f"out={out / BASE}", f"seed={seed}",
+            f"dataset={data.name}_forward", "--registry", str(registry),
+        )  # fmt: skip
+    planned = plans(config, seed, out, data.name)
+    missing = {plan.name for plan in planned if not _is_trained(plan, out / plan.name, registry)}
+    commands.bar.update(len(planned) - len(missing))
+
+    def train_from(parent: str) -> None:
+        starting = [plan for plan in planned if config.stages[plan.name].starts_from == parent]
+        commands.at_once([partial(train, plan) for plan in sorted(starting, key=lambda plan: -plan.steps)])
+
+    def train(plan: Plan) -> None:
+        if plan.name in missing:
+            stcr(plan.name, "train", plan.path, *plan.overrides)
+        train_from(plan.name)
+
+    train_from(BASE)
+    digest_of = cache(artefacts.model_digest)
+    asked = askings(config, seed, out, data.name, registry)
+    commands.at_once([partial(_ask, one, digest_of, registry, logs, commands) for one in asked])
+    outcome = collect(config, seed, out, planned, data.name, made)
+    write_outcome(outcome_file(study, seed), outcome)
+    return outcome
+
+
+def _is_trained(plan: Plan, folder: Path, registry: Path) -> bool:
+    """Raises ConfigError where the stage was trained by another recipe, on other data or from other weights."""
+    from stcr_plugin.registry.manifest import read_manifest
+
+    record = read_record(folder) or {}
+    if not record.get("finished"):
+        return False
+    builds = [read_manifest(registry, name) for name in record["datasets"]]
+    data_then = {one["build"]: one["config_digest"] for one in record["data"]}
+    parent = read_record(Path(plan.recipe["model_name_or_path"])) or {}
+    another = {
+        "by another recipe": placed(record["recipe"]) != placed(plan.recipe),
+        "on other data": data_then != {one["name"]: one["config_digest"] for one in builds},
+        "from other weights": parent.get("model_digest") not in (None, record["parent_digest"]),
+    }
+    for how in (how for how, unlike in another.items() if unlike):
+        raise ConfigError(
+            f"{folder}: was trained {how} than the study's now; delete that folder and those of the stages that start "
+            "from it, or give another --out"
+        )
+    return True
+
+
+def _ask(asking: Asking, digest_of: Callable[[Path], str], registry: Path, logs: Path, commands: _Commands) -> None:
+    """Run one evaluation, unless its figures stand and all that decided them is as it was."""
+    done = logs / f"{asking.name}.done"
+
+    def now() -> str:
+        return stamp(asking, digest_of(asking.model), registry)
+
+    if asking.figures.is_file() and done.is_file() and done.read_text(encoding="utf-8") == now():
+        commands.bar.update()
+        return
+    commands.run(logs / f"{asking.name}.log", *asking.words)
+    artefacts.write_text(done, now())
+
+
+def _link(model: Path, out: Path) -> None:
+    """`out` with links to the files of `model`: evaluations write beside them, and that folder is not the study's."""
+    if not (model / "config.json").is_file():
+        raise ConfigError(f"model: {model} holds no model; `hf download NAME --local-dir {model}` puts one there")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in model.iterdir():
+        if file.is_file() and not (out / file.name).exists():
+            (out / file.name).symlink_to(file.resolve())
+
+
+def _run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=dict(environment))
+    if done.returncode:
+        last = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().split("\n")[-8:]
+        raise StcrError(
+            f"{' '.join(command[2:])}: ended with exit code {done.returncode}; the end of {log}:\n" + "\n".join(last)
+        )

@@ -1,0 +1,109 @@
+import dataclasses
+
+import pytest
+
+from stcr_plugin.engines.prompts import choice, content, names_of, prompts_for, renamed
+from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.errors import ConfigError
+from stcr_plugin.samples.questions import prompt as training_prompt
+from stcr_plugin.types import ORDERS, Pair, Query, Shown
+
+PAIR = Pair(
+    "p1", "e1", "test", "stack the cups", 0, 5, 1.0, earlier_image="toy/frames/0.png", later_image="toy/frames/5.png"
+)
+QUERIES = [Query(PAIR, order) for order in ORDERS]
+STYLES = {
+    "letters": {"en": ("A", "B"), "zh": ("A", "B")},
+    "ordinals": {"en": ("first picture", "second picture"), "zh": ("第一张图", "第二张图")},
+    "frames": {"en": ("frame 1", "frame 2"), "zh": ("帧1", "帧2")},
+}
+CASES = [(style, language, names) for style, by_language in STYLES.items() for language, names in by_language.items()]
+
+
+def forward(settings, seed=0, ties=False):
+    return prompts_for(QUERIES[:1], settings, seed, ties)[0]
+
+
+@pytest.mark.parametrize("mode", ["cot", "direct"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("ties", [False, True])
+def test_prompt_in_the_plain_style_is_the_training_prompt(mode, language, ties):
+    settings = AskSettings(mode=mode, language=language)
+    for query, prompt in zip(QUERIES, prompts_for(QUERIES, settings, seed=5, ties=ties), strict=True):
+        assert "<image>" * 2 + prompt.question == training_prompt(query, mode, language, 5, ties=ties)
+        assert (prompt.item, prompt.episode_id, prompt.order) == ("p1", "e1", query.order)
+        assert prompt.shown == tuple(Shown(image) for image in query.images)
+        assert prompt.labels == ("img1", "img2")
+        assert prompt.names == (("img1", "img2", "neither") if ties else ("img1", "img2"))
+        assert (prompt.answer, prompt.begin) == ("closer to completion: {name}", "")
+        assert prompt.reasons == (mode == "cot")
+
+
+def test_message_has_each_label_straight_before_its_picture():
+    prompt = forward(AskSettings())
+    assert content(prompt) == [
+        {"type": "text", "text": "img1: "},
+        {"type": "image"},
+        {"type": "text", "text": "\nimg2: "},
+        {"type": "image"},
+        {"type": "text", "text": f"\n{prompt.question}"},
+    ]
+    blind = dataclasses.replace(prompt, shown=())
+    assert content(blind) == [{"type": "text", "text": prompt.question}]
+
+
+@pytest.mark.parametrize(("style", "language", "names"), CASES)
+@pytest.mark.parametrize("mode", ["cot", "direct"])
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_style_renames_labels_question_and_names_alike(style, language, names, mode, part):
+    for seed in range(10):  # several wordings
+        plain = forward(AskSettings(mode=mode, language=language, part=part), seed, ties=True)
+        styled = forward(AskSettings(mode=mode, language=language, part=part, style=style), seed, ties=True)
+        assert styled.labels == names
+        assert styled.names == (*names, "neither")
+        assert styled.question == plain.question.replace("img1", names[0]).replace("img2", names[1])
+        assert "img" not in styled.question
+        assert all(name in styled.question for name in names)
+        kept = ("item", "episode_id", "order", "shown", "answer", "reasons", "begin")
+        assert all(getattr(styled, field) == getattr(plain, field) for field in kept)
+
+
+@pytest.mark.parametrize("style", ["img", *STYLES])
+def test_names_of_a_style_are_all_different_and_map_to_the_canonical_ones(style):
+    for language in ("en", "zh"):
+        eight = names_of(style, language, 8)
+        assert len(set(eight)) == 8
+        assert names_of(style, language, 3) == eight[:3]
+        two = (*names_of(style, language, 2), "neither")
+        assert [choice(name, two) for name in (*two, None)] == ["img1", "img2", "neither", None]
+
+
+def test_renaming_leaves_names_that_are_not_shown():
+    assert renamed("img1, img2 or img3; image 1", ("A", "B")) == "A, B or img3; image 1"
+    assert renamed("img2 img1", ("first picture", "second picture")) == "second picture first picture"
+
+
+@pytest.mark.parametrize("style", ["img", "letters"])
+@pytest.mark.parametrize(("language", "warning"), [("en", "no particular order"), ("zh", "先后顺序是任意的")])
+def test_warning_ends_the_question_and_changes_nothing_else(style, language, warning):
+    plain = forward(AskSettings(language=language, style=style))
+    warned = forward(AskSettings(language=language, style=style, warn=True))
+    assert warned.question.startswith(plain.question)
+    assert warning in warned.question.removeprefix(plain.question)
+    assert dataclasses.replace(warned, question=plain.question) == plain
+
+
+def test_both_orders_get_the_same_words():
+    for settings in (AskSettings(), AskSettings(style="frames", warn=True, part="heldout")):
+        one, two = prompts_for(QUERIES, settings, seed=2)
+        assert one.question == two.question
+        assert one.shown == two.shown[::-1]
+
+
+def test_unknown_style_and_language_name_the_nearest():
+    with pytest.raises(ConfigError, match=r"no style 'leters'.*'letters'"):
+        forward(AskSettings(style="leters"))
+    with pytest.raises(ConfigError, match=r"'zn'.*'zh'"):
+        names_of("letters", "zn", 2)
+    with pytest.raises(ConfigError, match="names 8 pictures, 9 are shown"):
+        names_of("letters", "en", 9)

@@ -1,0 +1,40 @@
+import shutil
+
+import pytest
+
+from stcr_plugin import artefacts
+from stcr_plugin.episodes.tabletop import TabletopSource
+from stcr_plugin.errors import DataError
+from stcr_plugin.evaluation.ground_truth import config_of, source_of, true_progress
+from stcr_plugin.registry.manifest import read_manifest, read_pairs
+
+
+def episodes_of(registry):
+    return sorted({pair.episode_id for pair in read_pairs(registry, "toy", "heldout")})
+
+
+def test_progress_is_that_of_the_source_frame_by_frame(registry):
+    wanted = episodes_of(registry)
+    found = true_progress(registry, "toy", wanted)
+    source, episodes = source_of(config_of(read_manifest(registry, "toy")), wanted)
+    assert sorted(found) == sorted(episodes) == wanted
+    for episode_id, episode in episodes.items():
+        assert found[episode_id] == [state["progress"] for state in source.states(episode)]
+        assert len(found[episode_id]) == episode.n_frames
+
+
+def test_source_that_records_no_progress_knows_none(registry, monkeypatch):
+    first = episodes_of(registry)[0]
+    monkeypatch.setattr(TabletopSource, "states", lambda *_: None)
+    assert true_progress(registry, "toy", [first]) == {first: None}
+
+
+def test_lost_episode_and_other_code_are_told(registry, tmp_path):
+    with pytest.raises(DataError, match="the source of toy has no episode nowhere any more"):
+        true_progress(registry, "toy", ["nowhere"])
+    folder = shutil.copytree(registry, tmp_path / "registry")
+    manifest = artefacts.read_json(folder / "toy" / "manifest.json")
+    manifest["frames"]["folder"] = "toy/frames-of-other-code"
+    artefacts.write_json(folder / "toy" / "manifest.json", manifest)
+    with pytest.raises(DataError, match="the code that makes its pictures has changed"):
+        true_progress(folder, "toy", episodes_of(registry))

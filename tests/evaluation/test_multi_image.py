@@ -1,0 +1,367 @@
+import dataclasses
+import json
+import math
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+from toy_build import build_toy
+
+from stcr_plugin.cli import main
+from stcr_plugin.config import from_mapping
+from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation.multi_image import (
+    Group,
+    GroupAnswer,
+    GroupFigures,
+    GroupSettings,
+    answered,
+    arranged,
+    control,
+    draw_groups,
+    evaluate_groups,
+    figures,
+    intervals,
+    kendall_tau,
+    prompt,
+    spread,
+)
+from stcr_plugin.pairs import PairRules
+from stcr_plugin.registry.manifest import read_pairs
+from stcr_plugin.scoring import verdicts
+from stcr_plugin.types import Pair, Response
+
+PAIRS = {"per_episode": 8, "min_seconds": 1.0}
+THREE = GroupSettings(pictures=3)
+DIRECT = AskSettings(mode="direct")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    return build_toy(tmp_path_factory.mktemp("registry"), heldout=4, pairs=PAIRS)
+
+
+@pytest.fixture(autouse=True)
+def few_episodes_suffice(monkeypatch):
+    monkeypatch.setattr(verdicts, "FEWEST", 2)
+
+
+class Judge:
+    """Names the latest picture, or always the same place; compares names, and writes them where it is to reason."""
+
+    def __init__(self, place=None):
+        self.place = place
+        self.asked = 0
+
+    def identity(self):
+        return {"engine": "judge", "place": self.place}
+
+    def say(self, prompts):
+        for number, one in enumerate(prompts):
+            self.asked += 1
+            frames = [int(Path(shown.image).stem) for shown in one.shown]
+            places = sorted(range(len(frames)), key=lambda place: -frames[place])
+            if self.place is not None:
+                places = [self.place, *(place for place in range(len(frames)) if place != self.place)]
+            if one.reasons:
+                yield number, Response(", ".join(one.names[place] for place in places))
+            else:
+                text = one.answer.format(name=one.names[places[0]])
+                yield number, Response(text, dict.fromkeys(one.names, -5.0) | {one.names[places[0]]: -0.1})
+
+
+def pair(episode, earlier, later, task="lift it", closer="later"):
+    return Pair(
+        f"{episode}:{earlier}-{later}",
+        episode,
+        "test",
+        task,
+        earlier,
+        later,
+        (later - earlier) / 10,
+        closer,
+        earlier_image=f"{earlier}.png",
+        later_image=f"{later}.png",
+    )
+
+
+def said(shown, chosen=None, ranking=None, group="g", episode="e"):
+    return GroupAnswer(group, episode, shown, chosen, ranking, "")
+
+
+def test_group_frames_are_of_one_segment_and_far_enough_apart():
+    pairs = [pair("e", first, first + 30) for first in (0, 3, 11, 12, 25)]
+    rules = PairRules(min_seconds=1.0)
+    groups = draw_groups(pairs, rules, GroupSettings(pictures=4, per_episode=6), 0)
+    assert len({group.frames for group in groups}) == len(groups) == 6
+    for group in groups:
+        gaps = [second - first for first, second in zip(group.frames, group.frames[1:], strict=False)]
+        assert min(gaps) >= 10  # frames of 10 a second
+        assert group.images == tuple(f"{frame}.png" for frame in group.frames)
+
+
+def test_same_seed_draws_the_same_groups_whatever_other_episodes_there_are():
+    pairs = [pair("e", first, first + 30) for first in range(0, 60, 7)]
+    others = [pair("f", first, first + 30) for first in range(0, 60, 5)]
+    alone = draw_groups(pairs, PairRules(), THREE, 1)
+    assert [group for group in draw_groups(others + pairs, PairRules(), THREE, 1) if group.episode_id == "e"] == alone
+    assert draw_groups(pairs, PairRules(), THREE, 2) != alone
+
+
+def test_no_group_mixes_segments_even_where_their_task_reads_the_same():
+    pairs = [pair("e", 0, 20), pair("e", 10, 30), pair("e", 50, 70), pair("e", 60, 80), pair("e", 0, 30, "place it")]
+    groups = draw_groups(pairs, PairRules(), GroupSettings(per_episode=20), 0)
+    assert groups
+    for group in groups:
+        assert max(group.frames) <= 30 or min(group.frames) >= 50
+        assert group.task == "lift it"
+
+
+def test_frames_too_few_or_too_near_make_no_group():
+    assert draw_groups([pair("e", 0, 20)], PairRules(), THREE, 0) == []
+    assert draw_groups([pair("e", 0, 20), pair("e", 1, 21)], PairRules(min_seconds=1.0), THREE, 0) == []
+
+
+def test_true_progress_orders_a_group_and_leaves_ties_and_unknown_frames_out():
+    pairs = [pair("e", 0, 20), pair("e", 10, 30), pair("e", 5, 20)]
+    progress = [0.0] * 40
+    progress[10], progress[20], progress[30], progress[5] = 0.9, 0.5, 0.55, None
+    groups = draw_groups(pairs, PairRules(label="progress"), THREE, 0, {"e": progress})
+    assert {group.frames for group in groups} == {(0, 20, 10), (0, 30, 10), (0, 20, 30), (20, 30, 10)}
+    apart = draw_groups(pairs, PairRules(label="progress", tie_within=0.1), THREE, 0, {"e": progress})
+    assert {group.frames for group in apart} == {(0, 20, 10), (0, 30, 10)}
+
+
+def test_limit_spreads_groups_over_episodes():
+    pairs = [pair(episode, first, first + 30) for episode in ("e", "f", "g") for first in range(0, 60, 7)]
+    groups = draw_groups(pairs, PairRules(), THREE, 0)
+    assert len(groups) == 12
+    chosen = spread(groups, 4, 0)
+    assert sorted([group.episode_id for group in chosen].count(episode) for episode in "efg") == [1, 1, 2]
+
+
+def test_rotations_put_each_frame_once_in_each_place():
+    group = Group("e:0-1-2-3-4", "e", "lift it", (0, 1, 2, 3, 4), tuple("abcde"))
+    asked = GroupSettings(pictures=5)
+    turns = arranged(group, asked, 0)
+    for place in range(5):
+        assert sorted(turn[place] for turn in turns) == [0, 1, 2, 3, 4]
+    assert arranged(group, GroupSettings(pictures=5, rotations=2), 0) == turns[:2]
+    starts = {arranged(Group(f"{i}", "e", "", (), ()), THREE, 0)[0] for i in range(100)}
+    assert starts == set(permutations(range(3)))  # not time order alone
+
+
+@pytest.mark.parametrize(("language", "task"), [("en", "same task: lift it. They"), ("zh", "同一任务：lift it。")])
+def test_prompt_names_every_picture_in_its_language(language, task):
+    group = Group("g", "e", "lift it.", (3, 5, 9), ("3", "5", "9"))
+    found = prompt(group, (2, 0, 1), THREE, AskSettings(mode="direct", language=language))
+    assert [one.image for one in found.shown] == ["9", "3", "5"]
+    assert found.labels == found.names == ("img1", "img2", "img3")
+    assert task in found.question
+    assert "img1, img2, img3" in found.question
+    assert "{" not in found.question
+    assert not found.reasons
+
+
+def test_prompt_takes_style_warning_and_reasoning():
+    group = Group("g", "e", "lift it", (3, 5, 9), ("3", "5", "9"))
+    settings = AskSettings(mode="cot", style="letters", warn=True)
+    found = prompt(group, (0, 1, 2), THREE, settings)
+    assert found.labels == ("A", "B", "C")
+    assert "one of A, B, C" in found.question
+    assert found.question.endswith("Judge by what they show alone.")
+    assert found.reasons
+    assert prompt(group, (0, 1, 2), GroupSettings(ask="order"), DIRECT).reasons  # an order is written
+    with pytest.raises(ConfigError, match="known are: en, zh"):
+        prompt(group, (0, 1, 2), THREE, AskSettings(language="fr"))
+
+
+def test_kendall_tau_is_that_of_scipy():
+    from scipy.stats import kendalltau
+
+    for shown in ((0, 1, 2, 3), (2, 0, 3, 1), (3, 1, 0, 2)):
+        for ranking in permutations(range(4)):
+            listed = [shown[place] for place in ranking]  # closest first: descending frames
+            expected = kendalltau([3, 2, 1, 0], listed).statistic
+            assert kendall_tau(ranking, shown) == pytest.approx(expected, abs=1e-12)
+
+
+def test_figures_are_those_counted_by_hand():
+    answers = [
+        said((2, 0, 1), 0, group="a"),  # right
+        said((0, 1, 2), 2, group="a"),  # right
+        said((1, 2, 0), 1, group="a"),  # right: the group in every arrangement
+        said((2, 0, 1), 0, group="b"),  # right
+        said((0, 1, 2), 0, group="b"),
+        said((1, 2, 0), None, group="b"),
+    ]
+    found = figures(answers, THREE)
+    assert found.accuracy == pytest.approx(400 / 6)
+    assert found.all_rotations == 50
+    assert found.places == (3, 1, 1)
+    # Each place is expected 5/3 times: (4/3)^2 + (2/3)^2 + (2/3)^2 = 24/9, over 5/3.
+    assert found.place_chi2 == pytest.approx((24 / 9) / (5 / 3))
+    assert found.unparsed_rate == pytest.approx(100 / 6)
+    assert (found.n_groups, found.n_queries, found.n_episodes) == (2, 6, 1)
+    assert found.exact is None
+    with pytest.raises(DataError, match="no answers"):
+        figures([], THREE)
+
+
+def test_an_order_is_scored_whole_and_by_tau():
+    asked = GroupSettings(ask="order")
+    answers = [
+        said((2, 0, 1), 0, (0, 2, 1)),  # 2, 1, 0: exact, tau 1
+        said((0, 1, 2), 2, (2, 0, 1)),  # 2, 0, 1: tau 1/3
+        said((1, 2, 0), None, None),  # unparsed: tau counts as 0
+        said((1, 2, 0), 2, (2, 0, 1)),  # 0, 1, 2: tau -1
+    ]
+    found = figures(answers, asked)
+    assert found.exact == 25
+    assert found.kendall_tau == pytest.approx((1 + 1 / 3 - 1) / 4)
+    assert found.accuracy == 50
+    assert intervals(answers, asked) is None  # one episode
+
+
+def test_answer_takes_the_likeliest_name_else_the_words():
+    group = Group("g", "e", "lift it", (3, 5, 9), ("3", "5", "9"))
+    one = prompt(group, (2, 0, 1), THREE, DIRECT)
+    scores = {"img1": -3.0, "img2": -0.1, "img3": -3.0}
+    assert answered(group, (2, 0, 1), one, Response("closer to completion: img2", scores), THREE).chosen == 1
+    assert answered(group, (2, 0, 1), one, Response("", dict.fromkeys(scores, -1.0)), THREE).chosen is None
+    written = answered(group, (2, 0, 1), one, Response("closer to completion: img3"), THREE)
+    assert (written.chosen, written.right) == (2, False)
+    assert answered(group, (2, 0, 1), one, Response("img1 or img3"), THREE).chosen is None
+    order = GroupSettings(ask="order")
+    listed = answered(group, (2, 0, 1), one, Response("img1, img3, img2"), order)
+    assert (listed.chosen, listed.ranking, listed.right) == (0, (0, 2, 1), True)
+    assert answered(group, (2, 0, 1), one, Response("img1, img3"), order).ranking is None
+
+
+@pytest.mark.parametrize("ask", ["closest", "order"])
+def test_judge_that_looks_holds_and_one_that_goes_by_place_fails(registry, tmp_path, ask):
+    asked = GroupSettings(pictures=4, ask=ask)
+    looks = evaluate_groups(None, "toy", "heldout", tmp_path / "looks", registry, DIRECT, asked, engine=Judge()).row
+    assert (looks["accuracy"], looks["all_rotations"], looks["intervals"]["accuracy"]) == (100, 100, (100, 100))
+    assert len(set(looks["places"])) == 1
+    assert (looks["place_chi2"], looks["unparsed_rate"]) == (0, 0)
+    assert control(looks).verdict == "holds"
+    place = evaluate_groups(None, "toy", "heldout", tmp_path / "place", registry, DIRECT, asked, engine=Judge(1)).row
+    assert (place["accuracy"], place["all_rotations"]) == (25, 0)
+    assert place["places"] == (0, place["n_queries"], 0, 0)
+    assert place["place_p"] < 1e-6
+    name = "four pictures" if ask == "closest" else "four pictures in order"
+    assert (control(place).verdict, control(place).name) == ("fails", name)
+    if ask == "order":
+        assert (looks["exact"], looks["kendall_tau"]) == (100, 1)
+        assert place["exact"] < 50
+        assert place["chance"]["exact"] == pytest.approx(100 / math.factorial(4))
+    report = (tmp_path / "looks" / "groups.md").read_text()
+    assert f"{name}: **holds**" in report
+    assert json.loads((tmp_path / "looks" / "groups.json").read_text())["accuracy"] == 100
+
+
+def test_order_must_be_better_than_none():
+    row = dict.fromkeys([field.name for field in dataclasses.fields(GroupFigures)], 5.0)
+    row |= {"pictures": 3, "ask": "order", "chance": {"accuracy": 100 / 3}, "accuracy": 60.0, "kendall_tau": 0.1}
+    closest = {"accuracy": (50.0, 70.0)}
+    assert control(row | {"intervals": closest | {"kendall_tau": (0.02, 0.2)}}).verdict == "holds"
+    assert control(row | {"intervals": closest | {"kendall_tau": (-0.02, 0.2)}}).verdict == "not shown"
+    assert control(row | {"intervals": closest | {"kendall_tau": (-0.4, -0.2)}}).verdict == "fails"
+
+
+def test_interval_that_reaches_chance_shows_nothing():
+    row = dict.fromkeys([field.name for field in dataclasses.fields(GroupFigures)], 5.0)
+    row |= {"pictures": 3, "ask": "closest", "chance": {"accuracy": 100 / 3}, "accuracy": 40.0}
+    assert control(row | {"intervals": {"accuracy": (30.0, 50.0)}}).verdict == "not shown"
+    assert control(row | {"intervals": {"accuracy": (34.0, 50.0)}}).verdict == "holds"
+    assert control(row | {"intervals": {"accuracy": (20.0, 33.0)}}).verdict == "fails"
+    assert control(row | {"intervals": None}).verdict == "not shown"
+
+
+def test_killed_run_goes_on_and_ends_with_the_same_bytes(registry, tmp_path):
+    def run(out, engine):
+        evaluate_groups(None, "toy", "heldout", out, registry, DIRECT, THREE, limit=5, engine=engine)
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    class Killed(Judge):
+        def say(self, prompts):
+            for number, one in super().say(prompts):
+                if self.asked > 6:
+                    raise KeyboardInterrupt
+                yield number, one
+
+    whole = run(tmp_path / "whole", Judge())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", Killed())
+    left = Judge()
+    assert run(tmp_path / "killed", left) == whole
+    assert left.asked == 15 - 6
+
+
+def test_groups_of_a_build_show_pictures_of_its_pairs(registry):
+    pairs = read_pairs(registry, "toy", "heldout")
+    images = {image for pair in pairs for image in (pair.earlier_image, pair.later_image)}
+    groups = draw_groups(pairs, PairRules(min_seconds=1.0), THREE, 0)
+    assert {group.episode_id for group in groups} == {pair.episode_id for pair in pairs}
+    assert all(set(group.images) <= images for group in groups)
+
+
+def test_truth_of_a_build_by_progress_comes_from_its_source(tmp_path, monkeypatch):
+    from stcr_plugin.episodes.tabletop import TabletopSource
+
+    build_toy(tmp_path / "registry", heldout=4, pairs=PAIRS | {"label": "progress"})
+
+    def run(out):
+        given = tmp_path / "registry", DIRECT, THREE
+        return evaluate_groups(None, "toy", "heldout", tmp_path / out, *given, engine=Judge()).figures
+
+    assert run("forwards").accuracy == 100
+    states = TabletopSource.states
+
+    def backwards(source, episode):
+        return [{**state, "progress": -state["progress"]} for state in states(source, episode)]
+
+    monkeypatch.setattr(TabletopSource, "states", backwards)
+    assert run("backwards").accuracy == 0
+    monkeypatch.setattr(TabletopSource, "states", lambda *_: None)
+    with pytest.raises(DataError, match="has no state 'progress'"):
+        run("unknown")
+
+
+def test_settings_out_of_range_and_data_without_groups_are_refused(registry, tmp_path):
+    for wrong in ({"pictures": 2}, {"pictures": 9}, {"rotations": 4}, {"per_episode": 0}, {"ask": "first"}):
+        with pytest.raises(ConfigError):
+            from_mapping(GroupSettings, wrong, "test")
+    with pytest.raises(DataError, match="no 8 frames of one segment"):
+        evaluate_groups(
+            None,
+            "toy",
+            "heldout",
+            tmp_path,
+            registry,
+            DIRECT,
+            GroupSettings(pictures=8),
+            engine=Judge(),
+        )
+
+
+def test_local_engine_compares_three_names(model, registry, tmp_path):
+    settings = AskSettings(batch_size=4)
+    row = evaluate_groups(model, "toy", "heldout", tmp_path / "out", registry, settings, THREE, limit=3).row
+    assert (row["n_groups"], row["n_queries"], row["unparsed_rate"]) == (3, 9, 0)
+    assert sum(row["places"]) == 9
+    line = json.loads((tmp_path / "out" / "said.jsonl").read_text().splitlines()[0])
+    assert set(line["logprobs"]) == {"img1", "img2", "img3"}
+
+
+def test_command_line_asks_about_groups(registry, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["eval", "--oracle", "position-only", "--dataset", "toy", "--registry", str(registry)]
+    assert main([*given, "--pictures", "4", "--per-episode", "2", "--limit", "6"]) == 0
+    row = json.loads(Path("runs/eval/position-only/toy-heldout-4-closest/groups.json").read_text())
+    assert (row["pictures"], row["n_groups"], row["accuracy"], row["places"]) == (4, 6, 25, [0, 24, 0, 0])
+    assert "closest of 4 right 25.0 % (25.0 to 25.0), chance 25.0 %" in capsys.readouterr().out
+    assert main([*given, "--pictures", "9"]) == 1
+    assert "pictures must be 3 to 8" in capsys.readouterr().err

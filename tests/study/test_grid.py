@@ -1,0 +1,194 @@
+"""What a study trains: equal steps or tokens, and names that are told before hours of training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from tiny_stage import DATA, RECIPES, Workshop
+from toy_study import stages, study, two_datasets
+
+from stcr_plugin.config import load
+from stcr_plugin.errors import ConfigError
+from stcr_plugin.study.grid import check_names, check_steps
+from stcr_plugin.study.runner import run_study
+from stcr_plugin.study.study_config import Plan, StudyConfig
+
+STUDIES = sorted((RECIPES / "studies").glob("*.yaml"))
+
+
+def test_rows_of_unequal_steps_are_named() -> None:
+    longer = stages(weak_only={"overrides": ["max_steps=7"]}, stage1={"overrides": ["max_steps=3"]})
+    longer["stage2"]["overrides"] = ["max_steps=4"]
+    check_steps(study(stages=longer, equal="steps"))
+    longer["weak_only"]["overrides"] = ["max_steps=8"]
+    with pytest.raises(ConfigError, match="stage2 takes 7 and weak_only 8; set max_steps"):
+        check_steps(study(stages=longer, equal="steps"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_shipped_studies_are_whole_and_equal_as_they_say(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    config = load(StudyConfig, path)
+    check_names(config)
+    if config.equal == "steps":
+        check_steps(config)
+    assert config.name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ("waek", "stages.weak_only: tiny has no dataset 'waek', did you mean 'weak'"),
+        ("other:waek", "stages.weak_only: other has no dataset 'waek', did you mean 'weak'"),
+        ("ohter:weak", "stages.weak_only: neither `data` nor `also` builds 'ohter', did you mean 'other'"),
+    ],
+)
+def test_unknown_dataset_is_told_before_anything_is_trained(tmp_path: Path, dataset: str, words: str) -> None:
+    workshop = Workshop(tmp_path)
+    workshop.write_yaml(workshop.data, DATA)
+    workshop.write_yaml(tmp_path / "other.yaml", {**DATA, "name": "other"})
+    also = [str(tmp_path / "other.yaml")]
+    wrong = study(data=str(workshop.data), also=also, stages=stages(weak_only={"datasets": [dataset]}))
+    with pytest.raises(ConfigError, match=words):
+        run_study(wrong, tmp_path / "out")
+    assert not (tmp_path / "out" / "seed1").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"splits": ["dev", "helout"]}, "splits: tiny has no split 'helout', did you mean 'heldout'"),
+        ({"splits": ["tyni:dev"]}, "splits: neither `data` nor `also` builds 'tyni', did you mean 'tiny'"),
+        ({"controls": {"rows": ["stage2"], "split": "seen"}}, "controls.split: tiny has no split 'seen'"),
+        ({"controls": {"rows": ["stage2"], "split": "dev", "also": ["tiny:dve=x"]}}, "controls.also: .*mean 'dev'"),
+        ({"controls": {"rows": ["stage2"], "split": "dev", "also": ["tiny/dev"]}}, "NAME:SPLIT=label"),
+    ],
+)
+def test_unknown_split_is_told_before_anything_is_trained(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    workshop = Workshop(tmp_path)
+    workshop.write_yaml(workshop.data, DATA)
+    with pytest.raises(ConfigError, match=words):
+        run_study(study(**{"data": str(workshop.data), "splits": ["dev"], **changes}), tmp_path / "out")
+    assert not (tmp_path / "out" / "seed1").exists()
+
+
+def test_stage_trains_on_a_dataset_of_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin.study.grid import plans
+
+    counted = list[str]()
+    monkeypatch.setattr(
+        "stcr_plugin.study.grid.supervised_tokens", lambda _, name, model: counted.append(name) or float(len(name))
+    )
+    config = study(also=["other.yaml"], stages=stages(weak_only={"datasets": ["other:weak"]}))
+    found = {plan.name: plan for plan in plans(config, 1, tmp_path, "toy")}
+    assert found["weak_only"].recipe["dataset"] == "other_weak"
+    assert found["weak_only"].recipe["stcr"]["evaluate"]["dataset"] == "toy"  # as all stages are measured
+    assert found["stage2"].recipe["dataset"] == "toy_weak"
+    assert "dataset" not in found["stage2"].recipe["stcr"]["evaluate"]
+    assert counted == ["toy_cot", "toy_weak", "other_weak"]
+    unmeasured = {"datasets": ["other:weak"], "overrides": ["stcr.evaluate=null"]}
+    config = study(also=["other.yaml"], stages=stages(weak_only=unmeasured))
+    assert plans(config, 1, tmp_path, "toy")[-1].recipe["stcr"]["evaluate"] is None
+
+
+def test_passive_video_is_made_of_the_pairs_that_the_chain_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    from stcr_plugin.registry.data_config import load_data_config
+
+    whole, passive = (load_data_config(f"recipes/data/{name}.yaml") for name in ("tabletop", "tabletop_passive"))
+    for key in ("seed", "frames", "pairs"):
+        assert getattr(passive, key) == getattr(whole, key), key
+    assert dataclasses.replace(whole.source, heldout=0) == passive.source
+    assert passive.splits == {"train": whole.splits["train"]}
+    assert passive.datasets == {"passive": dataclasses.replace(whole.datasets["weak"], orders="forward")}
+
+
+def test_recipe_is_the_same_however_the_folder_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin.study.grid import _plan, placed
+
+    monkeypatch.setattr("stcr_plugin.study.grid.supervised_tokens", lambda *_: 8.0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    plans = [_plan(study(), "stage2", 1, out / "seed1", "toy") for out in (Path("s"), tmp_path / "s", Path("link/s"))]
+    assert len({plan.recipe["output_dir"] for plan in plans}) == 3
+    assert placed(plans[0].recipe) == placed(plans[1].recipe) == placed(plans[2].recipe)
+    others = [{"learning_rate": 0.5}, {"model_name_or_path": "s/seed1/base"}]
+    assert all(placed({**plans[0].recipe, **other}) != placed(plans[0].recipe) for other in others)
+
+
+def test_equal_tokens_sets_the_steps_of_the_last_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin.study import grid as module
+
+    per_sample = {"cot": 40.0, "weak": 8.0}
+    monkeypatch.setattr(module, "supervised_tokens", lambda _, name, model: per_sample[name.removeprefix("toy_")])
+    found: list[Plan] = module.plans(study(equal="tokens"), 1, tmp_path, "toy")
+    tokens = {plan.name: plan.tokens for plan in found}
+    assert tokens["weak_only"] == pytest.approx(tokens["stage1"] + tokens["stage2"], rel=1e-3)
+    assert {plan.name: plan.steps for plan in found}["weak_only"] > 3 * found[0].steps
+    with pytest.raises(ConfigError, match=r"weak_only is trained on [\d,]+ and stage2 on [\d,]+ before its last stage"):
+        module.plans(study(equal="tokens", reference="weak_only"), 1, tmp_path, "toy")
+
+
+def test_equal_tokens_refuses_the_shipped_studies_in_which_a_row_leads_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    for name in ("forgetting", "seeds"):
+        with pytest.raises(ConfigError, match="equal: tokens sets the steps of the row stage1"):
+            load(StudyConfig, RECIPES / "studies" / f"{name}.yaml", ["equal=tokens"])
+    assert load(StudyConfig, RECIPES / "studies/ablation.yaml", ["equal=tokens"]).equal == "tokens"
+
+
+def test_tokens_of_a_stage_are_weighted_as_its_datasets_are_mixed(tmp_path: Path) -> None:
+    from stcr_plugin.study.grid import _plan
+
+    _, (cot, weak), (long, short) = two_datasets(tmp_path)
+    assert cot > 2 * weak
+    assert long > short
+    small = ["max_steps=10", "per_device_train_batch_size=4", "gradient_accumulation_steps=2"]
+
+    def each(*overrides: str) -> float:
+        stage = {"datasets": ["cot", "weak"], "overrides": [*small, *overrides]}
+        return _plan(study(stages=stages(weak_only=stage)), "weak_only", 1, tmp_path, "toy").tokens / 80
+
+    assert each() == pytest.approx((long * cot + short * weak) / (long + short))
+    assert each("max_samples=6") == pytest.approx((cot + weak) / 2)
+    assert each("mix_strategy=interleave_under") == pytest.approx((cot + weak) / 2)
+    given = ("mix_strategy=interleave_over", "interleave_probs='0.2,0.8'")
+    assert each(*given) == pytest.approx(0.2 * cot + 0.8 * weak)
+    with pytest.raises(ConfigError, match=r"interleave_probs 0\.5,0\.3,0\.2: must be a share for each of toy_cot"):
+        each("mix_strategy=interleave_over", "interleave_probs='0.5,0.3,0.2'")
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "ranks"),
+    [
+        ({}, [], 1),
+        ({"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "4"}, [], 4),
+        ({"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "4", "NNODES": "2"}, [], 8),
+        ({"USE_RAY": "1"}, ["ray_num_workers=3"], 3),
+    ],
+)
+def test_tokens_of_a_stage_are_those_of_all_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], overrides: list[str], ranks: int
+) -> None:
+    from llamafactory.extras import misc
+
+    from stcr_plugin.study import grid as module
+
+    for name in ("FORCE_TORCHRUN", "NPROC_PER_NODE", "NNODES", "USE_RAY", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(misc, "get_device_count", lambda: 0)
+    monkeypatch.setattr(module, "supervised_tokens", lambda *_: 8.0)
+    recipe = OmegaConf.load(RECIPES / "weak_only.yaml")
+    del recipe["per_device_train_batch_size"]  # LLaMA-Factory then takes 8
+    OmegaConf.save(recipe, tmp_path / "weak.yaml")
+    stage = {"recipe": str(tmp_path / "weak.yaml"), "overrides": ["max_steps=10", *overrides]}
+    plan = module._plan(study(stages=stages(weak_only=stage)), "weak_only", 1, tmp_path, "toy")
+    assert plan.tokens == 10 * 8 * 8.0 * ranks
