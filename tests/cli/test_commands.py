@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from stcr_plugin import __version__, cli
-from stcr_plugin.cli import main
+from stcr_plugin import __version__
+from stcr_plugin.cli import main, sharing_commands
 from stcr_plugin.errors import ConfigError
 
 CONFIG = """
@@ -101,7 +101,7 @@ def test_our_own_mistake_keeps_its_traceback(monkeypatch):
     def broken(arguments):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_report", broken)
+    monkeypatch.setattr(sharing_commands, "_report", broken)
     with pytest.raises(ZeroDivisionError):
         main(["report", "x", "--out", "y"])
 
@@ -110,7 +110,7 @@ def test_interrupt_says_how_to_go_on(capsys, monkeypatch):
     def interrupted(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_report", interrupted)
+    monkeypatch.setattr(sharing_commands, "_report", interrupted)
     assert run(capsys, "report", "x", "--out", "y") == (
         130,
         "",
