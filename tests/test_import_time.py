@@ -16,7 +16,7 @@ PACKAGE = Path(stcr_plugin.__file__).parent
 ROOMS = (
     ("stcr_plugin", "errors", "types", "autoload"),
     ("config", "artefacts", "logits"),
-    ("records", "results"),
+    ("records", "result_files", "results"),
     ("episodes",),
     ("pairs",),
     ("samples",),

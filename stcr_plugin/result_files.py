@@ -1,0 +1,170 @@
+"""Frozen dataclasses <-> JSON files: the format of every result, without a word about what the results mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
+
+from stcr_plugin import artefacts
+from stcr_plugin.errors import DataError
+
+T = TypeVar("T")
+R = TypeVar("R", bound="Result")
+
+_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+_INLINE, _OMITTED = object(), object()
+Inline = Annotated[T, _INLINE]
+"""A dataclass whose keys are in the JSON object of its owner; None, where it may be, has none."""
+Omitted = Annotated[T, _OMITTED]
+"""A value whose key is left out of the file where it is the default."""
+
+
+class Result:
+    """A result that is one JSON file. Subclasses are frozen dataclasses; their fields are the file's keys, in order.
+
+    Attributes:
+        file: The file's name.
+        command: The command that writes it, for errors.
+    """
+
+    file: ClassVar[str]
+    command: ClassVar[str]
+
+    @classmethod
+    def read(cls: type[R], path: str | Path) -> R:
+        """Read a file of this or an earlier version: unknown keys are ignored, missing ones have their defaults.
+
+        Raises:
+            DataError: The file is missing, or a field is missing or has the wrong type; the error names it.
+        """
+        try:
+            return decode(cls, artefacts.read_json(path))
+        except _WrongError as error:
+            raise DataError(path, f"not what `{cls.command}` writes ({error})", "run it again") from None
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, whole or not at all."""
+        artefacts.write_json(path, self.row())
+
+    def row(self) -> dict[str, Any]:
+        """The values of the file, as JSON has them."""
+        found: dict[str, Any] = encode(self)
+        return found
+
+
+def encode(value: Any) -> Any:
+    """`value` as JSON has it: dataclasses as objects, tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        row: dict[str, Any] = {}
+        for field, _, mark in _fields(type(value)):
+            own = getattr(value, field.name)
+            if mark is _INLINE:
+                row |= {} if own is None else encode(own)
+            elif mark is not _OMITTED or own != field.default:
+                row[field.name] = encode(own)
+        return row
+    if isinstance(value, Mapping):
+        return {key: encode(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(one) for one in value]
+    return value
+
+
+class _WrongError(Exception):
+    """Where in a JSON value, and what is wrong there."""
+
+
+def decode(kind: type[T], value: Any) -> T:
+    """The dataclass `kind` from JSON values. Numbers stay as they are: a whole number may be in a field of floats."""
+    return typing.cast(T, _decoded(kind, value, ""))
+
+
+def _decoded(kind: Any, value: Any, at: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _of_union(arguments, value, at)
+    if origin is Literal:
+        return value if value in arguments else _wrong(at, f"one of {', '.join(map(str, arguments))}", value)
+    if dataclasses.is_dataclass(kind):
+        return _of_object(kind, value, at)
+    if origin is tuple:
+        return _of_list(arguments, value, at)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            _wrong(at, "an object", value)
+        return {key: _decoded(arguments[1], one, _below(at, key)) for key, one in value.items()}
+    allowed = (int, float) if kind is float else (kind,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        _wrong(at, _NAMES.get(kind, kind.__name__), value)
+    return value
+
+
+def _of_union(kinds: tuple[Any, ...], value: Any, at: str) -> Any:
+    if value is None and types.NoneType in kinds:
+        return None
+    *others, last = [kind for kind in kinds if kind is not types.NoneType]
+    for kind in others:
+        try:
+            return _decoded(kind, value, at)
+        except _WrongError:
+            continue
+    return _decoded(last, value, at)
+
+
+def _of_list(kinds: tuple[Any, ...], value: Any, at: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        _wrong(at, "a list", value)
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        _wrong(at, f"a list of {len(kinds)}", value)
+    return tuple(_decoded(kind, one, _below(at, i)) for i, (kind, one) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _of_object(cls: Any, value: Any, at: str) -> Any:
+    if not isinstance(value, dict):
+        _wrong(at, "an object", value)
+    given: dict[str, Any] = {}
+    for field, hint, mark in _fields(cls):
+        if mark is _INLINE:
+            kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not types.NoneType]
+            absent = hint is not kinds[0] and not any(one.name in value for one, _, _ in _fields(kinds[0]))
+            given[field.name] = None if absent else _decoded(kinds[0], value, at)
+        elif field.name in value:
+            given[field.name] = _decoded(hint, value[field.name], _below(at, field.name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise _WrongError(f"{_below(at, field.name)!r} is missing")
+    try:
+        return cls(**given)
+    except ValueError as error:
+        raise _WrongError(f"{at}: {error}" if at else str(error)) from None
+
+
+@cache
+def _fields(cls: Any) -> list[tuple[dataclasses.Field[Any], Any, object]]:
+    """(field, type, _INLINE or _OMITTED or None) of each field."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = []
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        kind, mark = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, None)
+        found.append((field, kind, mark))
+    return found
+
+
+def _below(at: str, key: object) -> str:
+    return f"{at}.{key}" if at else str(key)
+
+
+def _wrong(at: str, expected: str, value: Any) -> typing.NoReturn:
+    shown = repr(value) if len(repr(value)) < 60 else f"{repr(value)[:60]} ..."
+    raise _WrongError(f"{at or 'the file'}: expected {expected}, got {shown}")
