@@ -164,7 +164,9 @@ def _data_show(arguments: argparse.Namespace) -> None:
 
     name = f"{arguments.name}-{arguments.split}" if arguments.split else arguments.name
     out = arguments.out or Path("runs", "show", f"{name}.html")
-    sheet = show(arguments.name, arguments.registry, out, arguments.split, arguments.rows, arguments.seed)
+    sheet = show(
+        arguments.name, arguments.registry, out, split=arguments.split, rows=arguments.rows, seed=arguments.seed
+    )
     print(f"sheet: {sheet.path}, {sheet.shown} of {sheet.rows} rows")
 
 
@@ -214,7 +216,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation.comparators import words
     from stcr_plugin.evaluation.evaluate import evaluate
     from stcr_plugin.evaluation.leakage import overlap_words
-    from stcr_plugin.report import console_table
+    from stcr_plugin.report.tables import console_table
 
     engine, ask = _engine(arguments, _asked(arguments))
     if arguments.control:
@@ -424,9 +426,9 @@ def _guard(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.report import PAGE, report
+    from stcr_plugin.report.chain_report import PAGE, report
 
-    written = report(arguments.runs, arguments.out, arguments.registry, arguments.seed)
+    written = report(arguments.runs, arguments.out, arguments.registry, seed=arguments.seed)
     print(f"report: {written} and {PAGE}")
 
 
@@ -490,7 +492,7 @@ def _benchmark_export(arguments: argparse.Namespace) -> None:
 
 def _benchmark_read(arguments: argparse.Namespace) -> None:
     from stcr_plugin.benchmark.logs import read
-    from stcr_plugin.report import console_table
+    from stcr_plugin.report.tables import console_table
 
     results = read(
         arguments.logs,
