@@ -107,7 +107,7 @@ HEAVY = ("torch", "transformers", "llamafactory", "trl", "datasets", "av", "pyar
     "module",
     ["config", "artefacts", "episodes", "pairs", "samples.cot", "registry.build", "registry.check",
      "evaluation.evaluate",     "engines.settings", "evaluation.judge", "release.export",
-     "benchmark.task", "benchmark.benchmark_files", "benchmark.logs", "report",
+     "benchmark.task", "benchmark.benchmark_files", "benchmark.logs", "report.chain_report",
      "embedded.pretraining", "embedded.architecture", "embedded.base", "records"],
 )  # fmt: skip
 def test_heavy_libraries_wait_until_they_are_used(module):

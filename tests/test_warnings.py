@@ -17,7 +17,7 @@ def warner(module):
     return space["warn"]
 
 
-@pytest.mark.parametrize("module", ["stcr_plugin", "stcr_plugin.report", "stcr_plugin.registry.build"])
+@pytest.mark.parametrize("module", ["stcr_plugin", "stcr_plugin.report.chain_report", "stcr_plugin.registry.build"])
 @pytest.mark.parametrize("category", [UserWarning, DeprecationWarning, FutureWarning, RuntimeWarning, ResourceWarning])
 def test_warning_of_our_own_is_an_error(module, category):
     with pytest.raises(category, match="old ways"):

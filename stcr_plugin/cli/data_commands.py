@@ -51,7 +51,9 @@ def _data_show(arguments: argparse.Namespace) -> None:
 
     name = f"{arguments.name}-{arguments.split}" if arguments.split else arguments.name
     out = arguments.out or Path("runs", "show", f"{name}.html")
-    sheet = show(arguments.name, arguments.registry, out, arguments.split, arguments.rows, arguments.seed)
+    sheet = show(
+        arguments.name, arguments.registry, out, split=arguments.split, rows=arguments.rows, seed=arguments.seed
+    )
     print(f"sheet: {sheet.path}, {sheet.shown} of {sheet.rows} rows")
 
 

@@ -29,7 +29,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation.comparators import words
     from stcr_plugin.evaluation.evaluate import evaluate
     from stcr_plugin.evaluation.leakage import overlap_words
-    from stcr_plugin.report import console_table
+    from stcr_plugin.report.tables import console_table
 
     engine, ask = open_engine(arguments, asked(arguments))
     if arguments.control:

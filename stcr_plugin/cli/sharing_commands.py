@@ -9,9 +9,9 @@ from stcr_plugin.cli.options import Commands, ask_options, asked, command
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.report import PAGE, report
+    from stcr_plugin.report.chain_report import PAGE, report
 
-    written = report(arguments.runs, arguments.out, arguments.registry, arguments.seed)
+    written = report(arguments.runs, arguments.out, arguments.registry, seed=arguments.seed)
     print(f"report: {written} and {PAGE}")
 
 
@@ -52,7 +52,7 @@ def _benchmark_export(arguments: argparse.Namespace) -> None:
 
 def _benchmark_read(arguments: argparse.Namespace) -> None:
     from stcr_plugin.benchmark.logs import read
-    from stcr_plugin.report import console_table
+    from stcr_plugin.report.tables import console_table
 
     results = read(
         arguments.logs,

@@ -24,7 +24,7 @@ from stcr_plugin.engines.local import say
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.frameworks.ranks import of_every_rank, rank_and_world
-from stcr_plugin.report import console_table
+from stcr_plugin.report.tables import console_table
 from stcr_plugin.scoring.metrics import Figures, figures
 from stcr_plugin.scoring.parsing import answered
 from stcr_plugin.types import ORDERS, Answer, Pair, Query

@@ -1,8 +1,4 @@
-"""A contact sheet of a build: some of its rows, drawn fairly, as one HTML file to leaf through.
-
-The file holds its pictures and asks nothing of the network; there is no script in it. Whatever comes from data is
-escaped, and the page's own content policy forbids scripts and requests besides.
-"""
+"""A contact sheet of a build: some of its rows, drawn fairly, as one HTML file with its pictures."""
 
 from __future__ import annotations
 
@@ -44,7 +40,7 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class Sheet:
-    """What was written: `shown` of `rows` rows."""
+    """The written file, which shows `shown` of `rows` rows."""
 
     path: Path
     shown: int
@@ -52,7 +48,7 @@ class Sheet:
 
 
 class Stratum(NamedTuple):
-    """Rows that are alike: of one dataset (or split), shown order, label ("" where unreadable) and phase."""
+    """Rows of one dataset (or split), shown order, label ("" where unreadable) and phase."""
 
     part: str
     order: str
@@ -61,16 +57,23 @@ class Stratum(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row as it is stored, and where: a dataset, or a file of pairs, and the row from 1."""
+    """One row as stored; `where` is a dataset or a file of pairs, and `number` counts from 1."""
 
     where: str
     number: int
     values: Any
 
 
+class Draw(NamedTuple):
+    """The drawn `rows` of each stratum, and `counts`, how many rows each has."""
+
+    rows: Mapping[Stratum, Sequence[Row]]
+    counts: Counter[Stratum]
+
+
 @dataclass(frozen=True)
 class Card:
-    """What is shown of one row; the question and the target are None where a pair stands for itself."""
+    """What is shown of one row; question and target are None where the row is a pair alone."""
 
     where: str
     stratum: Stratum
@@ -82,25 +85,34 @@ class Card:
 
 
 def show(
-    name: str, registry: str | Path, out: str | Path, split: str | None = None, rows: int = 48, seed: int = 0
+    name: str, registry: str | Path, out: str | Path, *, split: str | None = None, rows: int = 48, seed: int = 0
 ) -> Sheet:
-    """Draw `rows` rows of the build or dataset `name` and write them, with the build's account, as the HTML file `out`.
+    """Draw rows of a build or a dataset and write them, with a summary of the build, as one HTML file.
 
-    A build's rows are those of its datasets; with `split`, of the datasets drawn from that split. Where there are
-    none, they are the split's pairs, in both orders. The same build and seed give the same bytes. A row or a picture
-    that cannot be read is shown with its error. Raises ConfigError for an unknown name or split and for fewer than
-    one row, DataError for a manifest or a file of rows that cannot be read, and for a full disk.
+    A row or a picture that cannot be read is shown with its error.
+
+    Args:
+        name: The build or the dataset. A build's rows are those of its datasets.
+        registry: Folder of the registry.
+        out: The HTML file. The same build and seed give the same bytes.
+        split: Only the datasets drawn from this split. Where there are none: the split's pairs, in both orders.
+        rows: How many rows to draw.
+        seed: Seed of the draw.
+
+    Raises:
+        ConfigError: An unknown name or split, or fewer than one row.
+        DataError: A manifest or a file of rows cannot be read, or the disk is full.
     """
     if rows < 1:
-        raise ConfigError(f"rows {rows}: must be at least 1")
+        raise ConfigError("rows", f"{rows} is less than 1", "set it to 1 or more")
     registry = Path(registry)
     manifest = manifests.read_manifest(registry, name)
     datasets = _datasets(manifest, name, split)
     splits = [split] if split else list(manifest["splits"])
     phases = _phases(registry, manifest) if datasets else {}
     every = _dataset_rows(registry, manifest, datasets, phases) if datasets else _pair_rows(registry, manifest, splits)
-    drawn, counts = draw(every, rows, seed)
-    listed = [(stratum, row) for stratum in sorted(drawn) for row in drawn[stratum]]
+    drawn = draw(every, rows, seed)
+    listed = [(stratum, row) for stratum in sorted(drawn.rows) for row in drawn.rows[stratum]]
     parts = datasets or splits
     listed.sort(key=lambda item: (parts.index(item[0].part), item[1].where, item[1].number, item[0].order))
     if datasets:
@@ -108,20 +120,16 @@ def show(
         cards = [_dataset_card(stratum, row, pairs) for stratum, row in listed]
     else:
         cards = [_pair_card(stratum, row) for stratum, row in listed]
-    taken = {stratum: len(drawn[stratum]) for stratum in drawn}
     scope = f"{name}, split {split}" if split else name
-    artefacts.write_text(out, _page(registry, manifest, scope, seed, counts, taken, cards))
-    return Sheet(Path(out), len(cards), sum(counts.values()))
+    artefacts.write_text(out, _page(registry, manifest, scope, seed=seed, draw=drawn, cards=cards))
+    return Sheet(Path(out), len(cards), drawn.counts.total())
 
 
-def draw(
-    rows: Iterable[tuple[Stratum, Row]], wanted: int, seed: int
-) -> tuple[dict[Stratum, list[Row]], Counter[Stratum]]:
-    """`wanted` rows (all where too few), spread over the strata; and how many rows each stratum has.
+def draw(rows: Iterable[tuple[Stratum, Row]], wanted: int, seed: int) -> Draw:
+    """Draw `wanted` rows, or all where there are fewer, spread over the strata.
 
-    Inside a stratum every row is as likely as any other: reservoir sampling in one pass (J. Vitter, "Random Sampling
-    with a Reservoir", ACM TOMS 11(1), 1985, algorithm R), which holds `wanted` rows a stratum. Between strata, see
-    `_spread`.
+    Within a stratum every row is equally likely: reservoir sampling in one pass (J. Vitter, "Random Sampling with a
+    Reservoir", ACM TOMS 11(1), 1985, algorithm R), which holds `wanted` rows per stratum.
     """
     rng = random.Random(seed)
     counts: Counter[Stratum] = Counter()
@@ -131,17 +139,16 @@ def draw(
         counts[stratum] += 1
         if len(reservoir) < wanted:
             reservoir.append(row)
-        elif (place := rng.randrange(counts[stratum])) < wanted:
-            reservoir[place] = row
+        elif (position := rng.randrange(counts[stratum])) < wanted:
+            reservoir[position] = row
     takes = _spread({stratum: len(kept[stratum]) for stratum in sorted(kept)}, wanted)
-    return {stratum: rng.sample(kept[stratum], take) for stratum, take in takes.items()}, counts
+    return Draw({stratum: rng.sample(kept[stratum], take) for stratum, take in takes.items()}, counts)
 
 
 def _spread(have: Mapping[Stratum, int], wanted: int) -> dict[Stratum, int]:
-    """How many rows to take of each stratum: first whatever shows a value not yet shown, then evenly.
+    """How many rows to take of each stratum: first those with a value that is not shown yet, then evenly.
 
-    So every dataset, order, label and phase is on the sheet once there are as many rows as such values, even where
-    there are more strata than rows.
+    So every dataset, order, label and phase is on the sheet, even where there are more strata than rows.
     """
     takes = dict.fromkeys(have, 0)
     seen: Counter[tuple[int, str]] = Counter()
@@ -163,9 +170,9 @@ def _spread(have: Mapping[Stratum, int], wanted: int) -> dict[Stratum, int]:
 
 
 def _datasets(manifest: Mapping[str, Any], name: str, split: str | None) -> list[str]:
-    """The datasets whose rows are meant; none where the pairs themselves are."""
+    """The datasets whose rows are meant, or none where the pairs are."""
     if split is not None and split not in manifest["splits"]:
-        raise ConfigError(f"{manifest['name']} has no split {split!r}, {nearest(split, list(manifest['splits']))}")
+        raise ConfigError(str(manifest["name"]), f"no split {split!r}", nearest(split, list(manifest["splits"])))
     split_of = {
         manifests.dataset_name(manifest["name"], key): rule["split"]
         for key, rule in manifest["config"]["datasets"].items()
@@ -173,7 +180,7 @@ def _datasets(manifest: Mapping[str, Any], name: str, split: str | None) -> list
     if name == manifest["name"]:
         return [dataset for dataset in manifest["datasets"] if split in (None, split_of[dataset])]
     if split not in (None, split_of.get(name)):
-        raise ConfigError(f"{name} is drawn from split {split_of.get(name)!r}; leave --split out, or name the build")
+        raise ConfigError(name, f"is drawn from split {split_of.get(name)!r}", "omit --split, or name the build")
     return [name]
 
 
@@ -208,7 +215,7 @@ def _pair_rows(registry: Path, manifest: Mapping[str, Any], splits: Sequence[str
 
 
 def _phases(registry: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Pair id -> phase, of pairs that have one; those are few, since recordings by the million tell no phase."""
+    """Pair id -> phase; few have one, since large recordings name no phase."""
     return {
         row["pair_id"]: row["phase"]
         for file in manifests.pair_files(manifest)
@@ -242,7 +249,7 @@ def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair]) -> Card
         pair = pairs.get(row.values["pair_id"])
     except (KeyError, TypeError, ValueError):
         stored = json.dumps(row.values, ensure_ascii=False, default=str)
-        return Card(where, stratum, (), None, None, stored, ("this is not made as a row is; build again",))
+        return Card(where, stratum, (), None, None, stored, ("not a row of a dataset; build it again",))
     single = row.values.get("kind") == "general"
     faults = () if single and pair else tuple(_faults(stratum, images, target, pair, row.values["pair_id"]))
     return Card(where, stratum, images, pair, prompt.removeprefix("<image>" * len(images)), target, faults)
@@ -251,7 +258,7 @@ def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair]) -> Card
 def _faults(
     stratum: Stratum, images: tuple[str, ...], target: str, pair: Pair | None, pair_id: object
 ) -> Iterator[str]:
-    """Where a row says something else than its pair; `stcr data check` finds all such rows."""
+    """Where a row contradicts its pair; `stcr data check` finds all such rows."""
     if pair is None:
         yield f"pair {pair_id} is not among the build's pairs"
     elif stratum.order not in ORDERS:
@@ -275,38 +282,55 @@ def _pair_card(stratum: Stratum, row: Row) -> Card:
 # ---- from cards to the page ----
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a card: its data address, or `missing`, the reason why there is none."""
+
+    caption: str
+    number: int | None
+    address: str = ""
+    missing: str = ""
+    size: str = ""
+    small: bool = False
+
+
 def _page(
-    registry: Path,
-    manifest: Mapping[str, Any],
-    scope: str,
-    seed: int,
-    counts: Mapping[Stratum, int],
-    taken: Mapping[Stratum, int],
-    cards: Sequence[Card],
+    registry: Path, manifest: Mapping[str, Any], scope: str, *, seed: int, draw: Draw, cards: Sequence[Card]
 ) -> str:
-    unbuilt = manifest["config"]["frames"]["format"] == "none"
-    shown = "\n".join(_card_html(number, card, registry, unbuilt) for number, card in enumerate(cards, 1))
-    body = f"""<header>
-<h1>{html.text(scope)}</h1>
-<p class="lead">{len(cards)} of {sum(counts.values()):,} rows, drawn with seed {seed}.</p>
-{_account_html(manifest)}
-{_draw_html(counts, taken)}
-</header>
-<main class="cards">
-{shown or '<p class="lead">There are no rows to show.</p>'}
-</main>"""
-    return html.page(f"{scope}: contact sheet", _STYLE, body)
+    config, counts = manifest["config"], manifest["counts"]
+    skipped = [f"{item['what']} {item['where']}: {item['reason']}" for item in manifest["excluded"]]
+    more = len(skipped) - _EXCLUSIONS_LISTED
+    unbuilt = config["frames"]["format"] == "none"
+    return html.render(
+        "contact_sheet.html.j2",
+        title=f"{scope}: contact sheet",
+        scope=scope,
+        seed=seed,
+        total=draw.counts.total(),
+        facts=_facts(manifest),
+        tables=[
+            ("Splits", *_table("split", counts["splits"], without=("distances",))),
+            ("Datasets", *_table("dataset", counts["datasets"])),
+        ],
+        reasons=[[_plain(number), reason] for reason, number in counts["excluded"].items()],
+        skipped=skipped[:_EXCLUSIONS_LISTED] + ([f"and {more:,} more"] if more > 0 else []),
+        config=json.dumps(config, indent=2, ensure_ascii=False),
+        hidden=_hidden(draw),
+        strata=[
+            [*(value or "–" for value in of), _plain(draw.counts[of]), _plain(len(draw.rows.get(of, ())))]
+            for of in sorted(draw.counts)
+        ],
+        cards=[_card(card, registry, unbuilt) for card in cards],
+    )
 
 
-def _account_html(manifest: Mapping[str, Any]) -> str:
-    """What the manifest says of the whole build."""
-    counts, config = manifest["counts"], manifest["config"]
-    rules = config["pairs"]
-    frames = manifest["frames"]
+def _facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the manifest says about the whole build."""
+    config, frames = manifest["config"], manifest["frames"]
     facts = [
         ("build", manifest["name"]),
-        ("label", _label_rule(rules)),
-        ("pair rules", _settings(rules)),
+        ("label", _label_rule(config["pairs"])),
+        ("pair rules", _settings(config["pairs"])),
         ("source", _settings(config["source"])),
         ("pictures", f"{frames['count']:,} as {frames.get('format', '?')} in {frames['folder']}"),
         ("build's seed", manifest["seed"]),
@@ -314,16 +338,7 @@ def _account_html(manifest: Mapping[str, Any]) -> str:
     ]
     if "claims_checked" in manifest:
         facts.append(("claims checked", f"{manifest['claims_checked']:,}"))
-    listed = "".join(f"<dt>{html.text(key)}</dt><dd>{html.text(value)}</dd>" for key, value in facts)
-    whole = json.dumps(config, indent=2, ensure_ascii=False)
-    parts = [
-        f"<dl>{listed}</dl>",
-        _table("Splits", "split", counts["splits"], ("distances",)),
-        _table("Datasets", "dataset", counts["datasets"]),
-        _set_aside_html(manifest),
-        f"<details><summary>The whole configuration</summary><pre>{html.text(whole)}</pre></details>",
-    ]
-    return "\n".join(part for part in parts if part)
+    return facts
 
 
 def _label_rule(rules: Mapping[str, Any]) -> str:
@@ -344,106 +359,62 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _table(title: str, first: str, rows: Mapping[str, Mapping[str, Any]], without: Sequence[str] = ()) -> str:
-    """Name -> figures, a row a name and a column a figure."""
+def _table(
+    first: str, rows: Mapping[str, Mapping[str, Any]], without: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines: one line per name, one column per figure; no lines where there are no figures."""
     columns = [key for key in dict.fromkeys(key for of in rows.values() for key in of) if key not in without]
-    if not columns:
-        return ""
-    body = [[name, *(_plain(of.get(column, "")) for column in columns)] for name, of in rows.items()]
-    return f"<h2>{title}</h2>{html.table([first, *(column.replace('_', ' ') for column in columns)], body)}"
+    lines = [[name, *(_plain(of.get(column, "")) for column in columns)] for name, of in rows.items() if columns]
+    return [first, *(column.replace("_", " ") for column in columns)], lines
 
 
-def _set_aside_html(manifest: Mapping[str, Any]) -> str:
-    reasons = manifest["counts"]["excluded"]
-    if not reasons:
-        return "<h2>Set aside</h2><p>Nothing.</p>"
-    times = html.table(["times", "why"], [[_plain(number), reason] for reason, number in reasons.items()])
-    items = manifest["excluded"]
-    more = f"<li>and {len(items) - _EXCLUSIONS_LISTED:,} more</li>" if len(items) > _EXCLUSIONS_LISTED else ""
-    each = "".join(
-        f"<li>{html.text(item['what'])} {html.text(item['where'])}: {html.text(item['reason'])}</li>"
-        for item in items[:_EXCLUSIONS_LISTED]
-    )
-    return f"<h2>Set aside</h2>{times}<details><summary>Which</summary><ul>{each}{more}</ul></details>"
-
-
-def _draw_html(counts: Mapping[Stratum, int], taken: Mapping[Stratum, int]) -> str:
-    values = [sorted({stratum[column] for stratum in counts}) for column in range(len(Stratum._fields))]
-    hidden = [
+def _hidden(draw: Draw) -> list[str]:
+    """The values of the strata that no shown row has."""
+    shown = [stratum for stratum, rows in draw.rows.items() if rows]
+    return [
         f"{field} {value or 'unknown'}"
         for column, field in enumerate(Stratum._fields)
-        for value in values[column]
-        if not any(take and stratum[column] == value for stratum, take in taken.items())
+        for value in sorted({stratum[column] for stratum in draw.counts} - {stratum[column] for stratum in shown})
     ]
-    missing = f" Too few rows to show: {html.text(', '.join(hidden))}." if hidden else ""
-    table = html.table(
-        ["dataset or split", "order", "closer", "phase", "rows", "shown"],
-        [[*(value or "–" for value in of), _plain(counts[of]), _plain(taken.get(of, 0))] for of in sorted(counts)],
-    )
-    return (
-        "<h2>How these rows were drawn</h2><p>The rows fall into strata by dataset (or split), shown order, closer "
-        "frame and phase. Strata with a value not yet shown come first, the rest is spread evenly; so rare kinds are "
-        "shown more often here than they stand in the data. Inside a stratum each row is equally likely."
-        f"{missing}</p><details><summary>{len(counts)} strata</summary>{table}</details>"
-    )
 
 
-def _card_html(number: int, card: Card, registry: Path, unbuilt: bool) -> str:
+def _card(card: Card, registry: Path, unbuilt: bool) -> dict[str, Any]:
+    """The variables of one card in the template."""
     pair, stratum = card.pair, card.stratum
-    tags = [(stratum.part, "part"), (stratum.order or "no order", "tag"), (_LABELS.get(stratum.closer, "?"), "label")]
-    if stratum.phase:
-        tags.append((stratum.phase, "tag"))
-    if pair is not None:
-        tags.append((f"{pair.distance} frames, {pair.seconds:.2f} s apart", "tag"))
+    tags = [stratum.part, stratum.order or "no order", _LABELS.get(stratum.closer, "?")]
+    tags += [stratum.phase] if stratum.phase else []
     frames: tuple[int | None, ...] = (None, None)
+    known = ""
     if pair is not None:
+        tags.append(f"{pair.distance} frames, {pair.seconds:.2f} s apart")
         frames = (pair.earlier, pair.later) if stratum.order == "forward" else (pair.later, pair.earlier)
-    figures = "".join(
-        _figure_html(registry, image, f"img{place}", frame, unbuilt)
-        for place, (image, frame) in enumerate(zip(card.images, (*frames, *[None] * len(card.images)), strict=False), 1)
-    )
-    known = f"episode {pair.episode_id} · pair {pair.pair_id} · " if pair is not None else ""
-    parts = [
-        "<p class='tags'>" + "".join(f"<span class='{kind}'>{html.text(text)}</span>" for text, kind in tags) + "</p>",
-        "".join(f"<p class='fault'>{html.text(fault)}</p>" for fault in card.faults),
-        f"<div class='pictures'>{figures}</div>" if figures else "",
-        f"<h3 dir='auto'>{html.text(pair.task)}</h3>" if pair is not None else "",
-        _words("Question", card.question),
-        _target_html(card.target),
-        f"<footer>{html.text(known + card.where)}</footer>",
-    ]
-    inner = "\n".join(part for part in parts if part)
-    return f"<article id='card-{number}'>\n{inner}\n</article>"
+        known = f"episode {pair.episode_id} · pair {pair.pair_id} · "
+    numbers = (*frames, *[None] * len(card.images))
+    return {
+        "tags": tags,
+        "faults": card.faults,
+        "frames": [
+            _picture(registry, image, f"img{place}", frame, unbuilt)
+            for place, (image, frame) in enumerate(zip(card.images, numbers, strict=False), 1)
+        ],
+        "task": pair and pair.task,
+        "question": card.question,
+        "target": None if card.target is None else _target(card.target),
+        "where": known + card.where,
+    }
 
 
-def _words(title: str, text: str | None) -> str:
-    return f"<h4>{title}</h4><p class='words' dir='auto'>{html.text(text)}</p>" if text is not None else ""
-
-
-def _target_html(target: str | None) -> str:
-    """The target to the letter: a block for each image's description, the judgment marked."""
-    if target is None:
-        return ""
+def _target(target: str) -> list[str]:
+    """The target word for word: the description of each image, and last the judgment."""
     details, newline, judgment = target.rpartition("\n")
-    blocks = [f"<span>{html.text(block)}</span>" for block in re.split(r"(?=\bimg[12]:)", details + newline) if block]
-    return f"<h4>Target</h4><p class='words target' dir='auto'>{''.join(blocks)}<b>{html.text(judgment)}</b></p>"
+    return [*(block for block in re.split(r"(?=\bimg[12]:)", details + newline) if block), judgment]
 
 
-def _figure_html(registry: Path, name: str, image_id: str, frame: int | None, unbuilt: bool) -> str:
-    caption = f"<b>{image_id}</b>" + (f" frame {frame:,}" if frame is not None else "")
+def _picture(registry: Path, name: str, caption: str, number: int | None, unbuilt: bool) -> Picture:
     try:
         if unbuilt:
             raise DataError("no picture was built (frames.format: none)")
         address, size, small = html.embedded(registry, name)
     except DataError as error:
-        return f"<figure><div class='missing'>{html.text(error)}</div><figcaption>{caption}</figcaption></figure>"
-    drawn = f"<img class='{'small' if small else 'large'}' src='{address}' alt='{image_id}' title='{html.text(name)}'>"
-    return f"<figure>{drawn}<figcaption>{caption} <span>{html.text(size)}</span></figcaption></figure>"
-
-
-_STYLE = """
-main { margin-top: 2rem }
-.tags .part { border-color: transparent; padding-left: 0; font-weight: 600 }
-.target > span { display: block } .target > b { display: block; color: var(--mark) }
-@media print { details { display: none } }
-"""
+        return Picture(caption, number, missing=str(error))
+    return Picture(caption, number, address, size=size, small=small)

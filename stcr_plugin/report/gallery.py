@@ -118,7 +118,7 @@ def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
 
 def _frame(registry: Path, image: str, caption: str, closer: bool) -> Frame:
     try:
-        address, _, small = html.embedded(registry, image, _SIDE, _QUALITY)
+        address, _, small = html.embedded(registry, image, longest=_SIDE, quality=_QUALITY)
     except StcrError as error:
         return Frame(caption, closer, missing=str(error))
     return Frame(caption, closer, address, small=small)

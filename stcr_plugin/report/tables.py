@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from stcr_plugin.scoring.metrics import Figures
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,24 @@ def figures_cells(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> tup
         for row in rows
     ]
     return heads, lines
+
+
+def console_table(rows: Sequence[tuple[str, Figures]]) -> str:
+    """Plain text for a terminal: a line a (name, figures), columns aligned."""
+    figures_of = [(label, dataclasses.asdict(found)) for label, found in rows]
+    names = shown([values for _, values in figures_of])
+    heads = ["", *(COLUMNS[name].heading for name in names), "pairs"]
+    lines = [heads]
+    for label, values in figures_of:
+        lines.append([label, *(figure(values, name) for name in names), str(values["n_pairs"])])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
 
 
 def meanings_table(rows: Sequence[Mapping[str, Any]] = ()) -> str:

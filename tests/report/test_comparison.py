@@ -6,7 +6,7 @@ import pytest
 from chain_of_runs import answered_chain, judged
 
 from stcr_plugin.evaluation.evaluate import read_answers
-from stcr_plugin.report import report
+from stcr_plugin.report.chain_report import report
 from stcr_plugin.scoring import significance
 
 

@@ -129,7 +129,7 @@ def test_every_card_says_what_its_row_and_pair_say(sound, dataset):
         assert pair.phase in card
         first, second = (pair.earlier, pair.later) if row["order"] == "forward" else (pair.later, pair.earlier)
         assert re.search(rf"img1 frame {first}\b.*img2 frame {second}\b", card, re.S)
-    assert "class='fault'" not in (sound / "sheets" / "page.html").read_text(encoding="utf-8")
+    assert 'class="fault"' not in (sound / "sheets" / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("store", ["tar", "folder"])
@@ -182,7 +182,7 @@ def test_header_accounts_for_the_build(sound):
         assert f"{dataset}{of['pairs']}{of['samples']}" in header
 
 
-def test_header_tells_what_was_set_aside_and_ties_are_named(tmp_path, monkeypatch):
+def test_header_lists_what_was_skipped_and_names_ties(tmp_path, monkeypatch):
     source = FakeSource(
         [episode("a"), episode("b", 40), Exclusion("episode", "c", "the video ends after 17 bytes <b>")]
     )
@@ -313,7 +313,7 @@ def test_markup_in_data_is_shown_and_not_obeyed(registry):
     assert all(card.count(evil) >= 5 for card in page.cards)
 
 
-def test_text_that_no_file_can_hold_is_spelt_out(registry):
+def test_text_that_no_file_can_hold_is_escaped(registry):
     edit(registry, lambda rows: rows[0]["messages"][0].update(content="half a pair: \ud83d"))
     assert any("half a pair: \\ud83d" in card for card in sheet(registry, "toy_cot", rows=1000).cards)
 
@@ -358,10 +358,10 @@ def test_row_that_contradicts_its_pair_is_marked(registry):
 
 
 @pytest.mark.parametrize("row", [17, None, [], {}, {"messages": []}, {"messages": [1, 2], "order": ["forward"]}])
-def test_row_of_another_make_is_shown_as_it_lies(registry, row):
+def test_row_with_an_unexpected_format_is_shown_as_stored(registry, row):
     edit(registry, lambda rows: rows.insert(0, row))
     cards = sheet(registry, "toy_cot", rows=1000).cards
-    (broken,) = (card for card in cards if "not made as a row is" in card)
+    (broken,) = (card for card in cards if "not a row of a dataset" in card)
     assert json.dumps(row) in broken
     assert "toy_cot, row 1" in broken
 
@@ -370,9 +370,9 @@ def test_row_of_another_make_is_shown_as_it_lies(registry, row):
     ("options", "words"),
     [
         ({"name": "toi"}, "no build or dataset 'toi', did you mean 'toy'?"),
-        ({"split": "holdout"}, "no split 'holdout', did you mean 'heldout'?"),
-        ({"name": "toy_cot", "split": "heldout"}, "toy_cot is drawn from split 'train'"),
-        ({"rows": 0}, "rows 0: must be at least 1"),
+        ({"split": "holdout"}, "no split 'holdout'; did you mean 'heldout'?"),
+        ({"name": "toy_cot", "split": "heldout"}, "toy_cot: is drawn from split 'train'"),
+        ({"rows": 0}, "rows: 0 is less than 1; set it to 1 or more"),
     ],
 )
 def test_unknown_names_are_refused_and_nothing_is_written(sound, tmp_path, options, words):
@@ -391,4 +391,4 @@ def test_command_writes_under_runs_and_says_where(sound, tmp_path, monkeypatch, 
         assert capsys.readouterr().out.startswith(f"sheet: runs/show/{file}.html, 5 of ")
         assert len(Page((tmp_path / "runs" / "show" / f"{file}.html").read_text(encoding="utf-8")).cards) == 5
     assert main(["data", "show", "toy", "--rows", "0", "--registry", str(sound)]) == 1
-    assert capsys.readouterr().err.startswith("stcr: rows 0")
+    assert capsys.readouterr().err.startswith("stcr: rows: 0")

@@ -28,7 +28,7 @@ from stcr_plugin.evaluation.multi_image import evaluate_groups
 from stcr_plugin.evaluation.rank import rank_frames, value_order
 from stcr_plugin.evaluation.strips import of_split
 from stcr_plugin.registry.manifest import read_pairs
-from stcr_plugin.report import report
+from stcr_plugin.report.chain_report import report
 from stcr_plugin.scoring import verdicts
 
 DATA = {

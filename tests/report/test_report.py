@@ -9,8 +9,9 @@ from chain_of_runs import answered_chain, chain, judged, results, write, write_a
 from PIL import Image
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.report import console_table, report
 from stcr_plugin.report.chain import _says_img2
+from stcr_plugin.report.chain_report import report
+from stcr_plugin.report.tables import console_table
 from stcr_plugin.scoring.metrics import figures
 from stcr_plugin.types import Answer
 

@@ -1,0 +1,162 @@
+"""The report of `stcr report`: what changed over a chain of runs, and how far the figures can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stcr_plugin import artefacts
+from stcr_plugin.report import chain, comparison, gallery, plots, tables
+from stcr_plugin.report.chain import Chain
+from stcr_plugin.report.document import (
+    Block,
+    Code,
+    Document,
+    Fold,
+    Plot,
+    Section,
+    Table,
+    Words,
+    code,
+    figures,
+    markdown,
+)
+from stcr_plugin.report.evidence import control_counts, evidence
+from stcr_plugin.report.html import page
+from stcr_plugin.report.runs import Runs, read
+
+REPORT, PAGE, CHAIN, EVIDENCE, PLOT = "report.md", "report.html", "chain.json", "evidence.json", "accuracies.png"
+LARGEST = 6_000_000
+"""Bytes of report.html; the gallery takes those that the rest leaves."""
+
+_ROWS = ("settings", "seed", "resamples", "limit", "engine", "model_digest", "data_digest", "questions_digest")
+
+
+def report(
+    runs: Sequence[Path],
+    out: Path,
+    registry: Path = Path("data_registry"),
+    *,
+    seed: int = 0,
+    largest: int = LARGEST,
+) -> Path:
+    """Write report.html, report.md, chain.json, evidence.json and plots into a folder.
+
+    Results of `stcr controls`, `stcr rank`, `stcr guard` and of groups of images, up to two folders deep in a run, have
+    sections of their own. Rows keep the order of `runs`. The text compares the first run with "stage2" (without one:
+    with the last that is not "weak_only"), and "stage2" with "weak_only", pair by pair where the answers.jsonl of both
+    exist; a table compares it with every run. Evaluations with other settings (prompt variant, language, image names, a
+    warning, generated answers, image sizes) are compared only with their like.
+
+    Args:
+        runs: Folders with `eval/*/results.json` or results.json, and perhaps a stage.json.
+        out: Folder of the report.
+        registry: Folder of the registry, for the pictures of the gallery.
+        seed: Seed that draws the pairs of the gallery.
+        largest: About the most bytes of report.html.
+
+    Returns:
+        The path of report.md.
+
+    Raises:
+        DataError: A run has no results, or a file with an unexpected format.
+    """
+    found, out = read(runs), Path(out)
+    of = chain.chains(found.chain)
+    compared, without = comparison.comparisons(of)
+    first, last = _results(found, of, comparison.section(compared, without), out), _background(found, seed)
+    title = f"STCR: forward against backward, {of[0].after.name}"
+    room = largest - len(page(Document(title, [*first, *last])).encode())
+    pairs = gallery.counts(found.chain)
+    for number, one in enumerate(of, 1):
+        pairs += gallery.gallery(one, Path(registry), seed, room // len(of), f"g{number}")
+    whole = Document(title, [*first, Section("Right and wrong pairs", pairs), *last])
+    artefacts.write_json(out / CHAIN, found.rows)
+    compared_rows = {"comparisons": [dataclasses.asdict(one) for one in compared]}
+    artefacts.write_json(out / EVIDENCE, {**_evidence(found), **compared_rows})
+    artefacts.write_text(out / PAGE, page(whole))
+    artefacts.write_text(out / REPORT, markdown(whole))
+    return out / REPORT
+
+
+def _results(found: Runs, of: Sequence[Chain], compared: Sequence[Section], out: Path) -> list[Section]:
+    """What comes before the gallery; plots are written into the folder `out`."""
+
+    panels = {one.title: [(each.name, each.row) for each in one.measured] for one in of}
+    plots.accuracies(out / PLOT, panels)
+    headline: list[Block] = [block for one in of for block in chain.changed(one)]
+    headline += [Words(line) for line in control_counts(found)]
+    rows = [{**one.row, "asked": ", ".join(one.otherwise) or "as usual"} for one in found.chain]
+    asked = ["asked"] if any(one.otherwise for one in found.chain) else []
+    table: list[Block] = [
+        figures(rows, ["name", "dataset", "split", "mode", *asked], "Figures of the chain"),
+        Words(
+            "Pair accuracy with its 95 % interval (bootstrap over episodes) where there are two episodes or more. In "
+            "mode cot the answer is written and parsed; in mode direct the likeliest answer counts, so that none is "
+            "unparsed, unless two are equally likely or `generate` was set."
+        ),
+        Plot(out / PLOT, "Forward, backward and pair accuracy, stage by stage", len(panels)),
+    ]
+    return [
+        Section("What changed", headline),
+        Section("Figures", table),
+        *compared,
+        *chain.by_distance(of),
+        *chain.by_task(of),
+        *chain.by_phase(of),
+        *evidence(found, out),
+    ]
+
+
+def _background(found: Runs, seed: int) -> list[Section]:
+    """What comes after the gallery."""
+
+    rows = [one.row for one in found.chain]
+    meanings: list[Block] = [
+        Table(*tables.meanings_cells(rows), "What the figures mean"),
+        Words(
+            "A judge that ignores the order but cannot tell the frames apart has 50 % pair accuracy and a gap near 0: "
+            "a small gap alone is no sign of knowing."
+        ),
+    ]
+    return [
+        Section("What the figures mean", meanings),
+        *chain.overlaps(rows),
+        *chain.times(found.chain),
+        _made(found, seed),
+    ]
+
+
+def _evidence(found: Runs) -> Mapping[str, Any]:
+    """File name -> the files of that name: the run's name and what they hold."""
+    return {name: [{"run": left.run, **left.row} for left in of] for name, of in found.left.items()}
+
+
+def _made(found: Runs, seed: int) -> Section:
+    """How every figure came about, folded away."""
+
+    folds = [
+        Fold(
+            f"{row['name']}: {row['dataset']}, {row['split']}",
+            [Code(_json({key: row.get(key) for key in ("model", *_ROWS, "provenance")}))],
+        )
+        for row in found.rows
+    ]
+    folds.append(Fold("This report", [Code(_json({"seed": seed, "provenance": artefacts.provenance()}))]))
+    return Section(
+        "How it was made",
+        [
+            Words(
+                f"All figures of the runs are in {code(CHAIN)}, those of controls and the like in {code(EVIDENCE)}, "
+                "beside this file."
+            ),
+            *folds,
+        ],
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
