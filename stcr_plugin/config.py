@@ -31,6 +31,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
     try:
         return pydantic.TypeAdapter(cls).validate_python(dict(values))
+    except ConfigError as error:  # of a part that finds its own settings class, such as `source`
+        raise ConfigError(f"{where}, {error.where}", error.problem, error.fix) from None
     except pydantic.ValidationError as error:
         problems = [_describe(cls, problem["type"], problem["loc"], problem["msg"]) for problem in error.errors()]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
@@ -83,7 +85,8 @@ def _describe(cls: type, kind: str, loc: tuple[int | str, ...], message: str) ->
         return f"unknown key {key!r}, {nearest(str(loc[-1]), known)}"
     if kind in ("missing", "missing_argument"):
         return f"key {key!r} is missing"
-    return f"{key or 'the configuration'}: {message.removeprefix('Value error, ')}"
+    text = message.removeprefix("Value error, ")
+    return f"{key}: {text}" if key else text
 
 
 def _classes_at(cls: Any, loc: tuple[int | str, ...]) -> list[Any]:

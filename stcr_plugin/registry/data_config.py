@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import load, nearest, settings
-from stcr_plugin.episodes import SourceConfig
+from stcr_plugin.episodes.source_table import SourceConfig, find_kind, installed_code
 from stcr_plugin.pairs import PairRules, SplitRule
-from stcr_plugin.samples.cot import claims_file
+from stcr_plugin.samples.cot import claims_digest
 from stcr_plugin.samples.general import WORDING
 from stcr_plugin.samples.questions import PROMPTS, questions
 
-_GIVEN = ("spatiallogic",)  # the kinds of source that bring their own pairs
 _NAME = re.compile(r"[a-z0-9_]+")
 # Our own code that decides what a build writes, and what a picture shows.
 _DECIDE_PICTURES = ("episodes", "registry/picture_store.py", "registry/shards.py")
@@ -152,7 +151,7 @@ class DataConfig:
             for rule in dataclasses.fields(PairRules)
             if getattr(self.pairs, rule.name) != getattr(plain_rules, rule.name)
         ]
-        if changed and self.source.kind in _GIVEN:
+        if changed and find_kind(self.source.kind).gives_pairs:
             raise ValueError(
                 f"`pairs` has {', '.join(changed)}, but the pairs of source kind {self.source.kind} are given and all "
                 "are taken; remove it, and take rows out of source.file instead"
@@ -188,9 +187,9 @@ def _adapter() -> Any:
 
 def config_digest(config: DataConfig) -> str:
     """Of all that decides the build's bytes: the configuration, the wordings and the version of the code."""
-    wordings = (PROMPTS / "questions.yaml", claims_file(config.source.kind), WORDING)
-    prompts = {path.name: artefacts.sha256(path) for path in wordings if path.is_file()}
-    return artefacts.digest([plain(config), prompts, artefacts.code_digest(*_DECIDE)])
+    prompts = {path.name: artefacts.sha256(path) for path in (PROMPTS / "questions.yaml", WORDING)}
+    code = [artefacts.code_digest(*_DECIDE), installed_code(config.source.kind)]
+    return artefacts.digest([plain(config), prompts, claims_digest(config.source.kind), code])
 
 
 def frames_folder(config: DataConfig) -> str:
@@ -199,7 +198,8 @@ def frames_folder(config: DataConfig) -> str:
     Training frameworks cache by path, so a path must never come to show something else.
     """
     values = plain(config)
-    decides = [values["source"], values["frames"], config.seed, artefacts.code_digest(*_DECIDE_PICTURES)]
+    code = [artefacts.code_digest(*_DECIDE_PICTURES), installed_code(config.source.kind)]
+    decides = [values["source"], values["frames"], config.seed, *code]
     # A place in a tar depends on which pictures stand before it.
     digest = config_digest(config) if config.frames.store == "tar" else artefacts.digest(decides)
     return f"{config.name}/frames-{digest[:8]}"

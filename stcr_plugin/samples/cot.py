@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest, read_yaml, settings
+from stcr_plugin.episodes.source_table import BUILT_IN, find_kind
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.samples.questions import PROMPTS, prompt
 from stcr_plugin.samples.weak import answer_line
@@ -95,20 +98,46 @@ class Wording:
         return {said: meant for meant, said in self.words.items()}
 
 
-def claims_file(source_kind: str) -> Path:
-    """Where the wording of the claims of one kind of source stands, if it has any."""
-    return PROMPTS / f"claims_{source_kind}.yaml"
-
-
 def load_wordings(source_kind: str) -> dict[str, Wording]:
-    """Language -> wording of the claims of one kind of source, from prompts/claims_<kind>.yaml.
+    """How the claims of one kind of source are written: language -> phrases.
 
-    Raises ConfigError where the source has none: its pairs can only become weak samples.
+    Built-in kinds have them in prompts/claims_<kind>.yaml; an installed one brings them with it (`SourceKind.claims`).
+
+    Raises:
+        ConfigError: Where the kind has none, so that its pairs can only become weak samples.
     """
-    path = claims_file(source_kind)
-    if not path.is_file():
-        raise ConfigError(f"a source of kind {source_kind!r} has no wording of claims ({path.name}); use kind: weak")
-    return {name: from_mapping(Wording, values, f"{path}, {name}") for name, values in read_yaml(path).items()}
+    claims = _claims(source_kind)
+    if claims is None:
+        where, problem = (
+            f"source kind {source_kind!r}",
+            "has no claim texts, so no Chain-of-Thought text can be written",
+        )
+        fix = "use kind: weak" if source_kind in BUILT_IN else "set `claims` in its SourceKind, or use kind: weak"
+        raise ConfigError(where, problem, fix)
+    where = f"the claim texts of source kind {source_kind!r}"
+    if isinstance(claims, Path):
+        where, claims = str(claims), read_yaml(claims)
+    for name, values in claims.items():
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"{where}, {name}", "is not a mapping", "write `separator`, `claims` and `words` under it"
+            )
+    return {name: from_mapping(Wording, values, f"{where}, {name}") for name, values in claims.items()}
+
+
+def claims_digest(source_kind: str) -> str | None:
+    """SHA-256 of the claim texts of one kind of source, None where it has none."""
+    claims = _claims(source_kind)
+    if isinstance(claims, Path):
+        return artefacts.sha256(claims) if claims.is_file() else None
+    return None if claims is None else artefacts.digest(claims)
+
+
+def _claims(source_kind: str) -> Path | Mapping[str, Any] | None:
+    if source_kind not in BUILT_IN:
+        return find_kind(source_kind).claims
+    path = PROMPTS / f"claims_{source_kind}.yaml"
+    return path if path.is_file() else None
 
 
 def cot_sample(

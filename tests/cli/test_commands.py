@@ -227,7 +227,7 @@ def test_override_changes_the_build(capsys, work, tmp_path):
     ("override", "words"),
     [
         ("pairs.per_episod=2", "unknown key 'pairs.per_episod', did you mean 'per_episode'"),
-        ("source.seem=2", "unknown key 'source.tabletop.seem', did you mean 'seen'"),
+        ("source.seem=2", "source: unknown key 'seem', did you mean 'seen'"),
         ("frames.hight=2", "unknown key 'frames.hight', did you mean 'height'"),
         ("splits.train.episode=2", "unknown key 'splits.train.episode', did you mean 'episodes'"),
         ("datasets.cot.languag=en", "unknown key 'datasets.cot.languag', did you mean 'languages'"),

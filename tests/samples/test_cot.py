@@ -111,7 +111,7 @@ def test_bad_wording_is_refused(change, words):
 
 def test_source_without_wording_is_sent_to_weak():
     with pytest.raises(ConfigError, match="use kind: weak"):
-        load_wordings("fake")
+        load_wordings("agibot")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
