@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # torchrun and llamafactory-cli are looked up on PATH; more threads than cores make a step 20 times slower.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= $(shell nproc)
-# glibc would give a step's tensors back and map them anew at the next: a training step is 5 % faster so.
+# glibc would return a step's tensors and map them again at the next one: this makes a training step 5 % faster.
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export HF_HUB_OFFLINE := 1
@@ -23,11 +23,12 @@ SPLITS ?= seen heldout
 DEV ?= dev
 PAIRS ?= 840
 # Overrides of one recipe, such as max_steps=600.
+BASE ?=
 STAGE1 ?=
 STAGE2 ?=
 WEAK_ONLY ?=
 
-.PHONY: install demo demo-ablation demo-seeds real test test-fast check check-static bench gpu clean
+.PHONY: install demo demo-ablation demo-seeds quick real test test-fast check check-static docs bench gpu clean
 
 install: $(READY)
 
@@ -36,9 +37,9 @@ $(READY): pyproject.toml constraints.txt autoload/stcr_plugin_autoload.pth
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-# ---- the main job: base and both stages, on a seed that chose nothing. Each line is a step that a user can run
-# alone; a step that was done is not done again, so a killed demo goes on. demo-ablation adds the rival: weak pairs
-# alone, from the same base and for as many steps as both stages together. Splits are evaluated side by side.
+# ---- the main job: base and both stages, on a seed that no setting was chosen on. Each line is a command that users can
+# run themselves; a finished step is not repeated, so a killed demo goes on. demo-ablation adds the baseline: weak pairs
+# only, from the same base and for as many steps as both stages together. Splits are evaluated side by side.
 
 STAGES := base stage1 stage2
 REGISTRY = $(RUN)/data_registry
@@ -46,12 +47,10 @@ CHAIN = dataset_dir=$(REGISTRY) seed=$(SEED) stcr.prepare.data=null stcr.prepare
 DONE = touch $@
 
 demo: $(RUN)/.report.done
-	@cat $(RUN)/report.md
-	@echo "The same with pictures, in one file that opens offline: $(RUN)/report.html"
+	@cat $(RUN)/summary.txt
 
 demo-ablation: $(RUN)/.report.done $(RUN)/.weak_only.evaluated
 	stcr report $(STAGES:%=$(RUN)/%) $(RUN)/weak_only --out $(RUN) --registry $(REGISTRY)
-	@cat $(RUN)/report.md
 
 $(RUN)/.data.done: | $(READY)
 	mkdir -p $(RUN)
@@ -60,7 +59,7 @@ $(RUN)/.data.done: | $(READY)
 
 $(RUN)/.base.done: $(RUN)/.data.done
 	stcr base build recipes/base_tabletop.yaml out=$(RUN)/base seed=$(SEED) dataset=$(NAME)_forward split=$(DEV) \
-	  --registry $(REGISTRY)
+	  --registry $(REGISTRY) $(BASE)
 	$(DONE)
 
 $(RUN)/.stage1.done: $(RUN)/.base.done
@@ -85,7 +84,7 @@ $(RUN)/.%.evaluated: $(RUN)/.%.done
 	$(DONE)
 
 $(RUN)/.report.done: $(STAGES:%=$(RUN)/.%.evaluated)
-	stcr report $(STAGES:%=$(RUN)/%) --out $(RUN) --registry $(REGISTRY)
+	stcr report $(STAGES:%=$(RUN)/%) --out $(RUN) --registry $(REGISTRY) > $(RUN)/summary.txt
 	$(DONE)
 
 demo-seeds: | $(READY)
