@@ -1,4 +1,4 @@
-"""Members of a tar archive, read where they stand: nothing is ever unpacked, so nothing can be written elsewhere.
+"""Members of a tar archive, read inside it: nothing is ever unpacked, so nothing can be written elsewhere.
 
 An archive's list of members is made once, for which every header in it is read, and kept beside it as
 `.<name>.index.json`. Where that folder may not be written, each process makes its own.
@@ -20,7 +20,7 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
 
-_FORMAT = 1  # of the kept list; one with another number is made anew
+_FORMAT = 1  # of the kept list; one with another number is made again
 _BLOCK = 512  # bytes; a tar consists of such blocks and ends with blocks of zeros
 
 
@@ -39,8 +39,13 @@ class Slice:
 
 @dataclass(frozen=True)
 class Index:
-    """What an archive holds. refused: (name, reason) of members that must not be used. problem: why nothing can be
-    read behind the last of them, "" where the archive ends as it should."""
+    """What an archive holds.
+
+    Attributes:
+        members: Name -> slice.
+        refused: Name and reason of members that must not be used.
+        problem: Why nothing can be read after the last of them, "" where the archive ends as it should.
+    """
 
     members: Mapping[str, Slice]
     refused: tuple[tuple[str, str], ...]
@@ -50,8 +55,11 @@ class Index:
 def index(path: Path, suffixes: tuple[str, ...]) -> Index:
     """The members of the tar `path` whose names end in one of `suffixes`, in the archive's order.
 
-    Refused is a member that is absolute or leaves its folder by `..`, that is a link, a device or stored sparsely,
-    whose name is not UTF-8, and the second one of a name. Raises DataError for a file that is no plain tar.
+    A member is refused that is absolute or leaves its folder by `..`, that is a link, a device or stored sparsely,
+    whose name is not UTF-8, and the second one of a name.
+
+    Raises:
+        DataError: For a file that is not an uncompressed tar.
     """
     size, changed = _state(path)
     return _index(path, suffixes, size, changed)
@@ -60,7 +68,8 @@ def index(path: Path, suffixes: tuple[str, ...]) -> Index:
 def opened(part: Slice) -> io.RawIOBase:
     """`part` as a file to read and to seek in. The parts of one archive share one open file of the process.
 
-    Raises DataError, also later while reading, where the archive cannot be read.
+    Raises:
+        DataError: Where the archive cannot be read, also later while reading.
     """
     return _SliceFile(_shared(part.path, *_state(part.path)), part)
 
@@ -68,7 +77,7 @@ def opened(part: Slice) -> io.RawIOBase:
 @lru_cache(256)
 def _index(path: Path, suffixes: tuple[str, ...], size: int, changed: int) -> Index:
     kept, key = path.with_name(f".{path.name}.index.json"), [_FORMAT, size, changed, list(suffixes)]
-    # Whatever is wrong with the kept list, a new one mends it.
+    # Whatever is wrong with the kept list, a new one replaces it.
     with suppress(DataError, ValueError, TypeError, KeyError, RecursionError):
         values = artefacts.read_json(kept)
         if values["key"] == key:
@@ -95,9 +104,8 @@ def _scan(path: Path, suffixes: tuple[str, ...], size: int) -> Index:
     try:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it holds nothing that needs closing
     except tarfile.TarError as error:
-        raise DataError(
-            f"{path}: cannot be read as an uncompressed tar ({error}); download it again, or unpack it"
-        ) from None
+        problem = f"cannot be read as an uncompressed tar ({error})"
+        raise DataError(path, problem, "download it again, or unpack it") from None
     with file, tqdm(total=size, desc=f"index of {path.name}", unit="B", unit_scale=True, delay=2) as bar:
         try:
             while (member := archive.next()) is not None:
@@ -108,17 +116,17 @@ def _scan(path: Path, suffixes: tuple[str, ...], size: int) -> Index:
                 if not member.name.endswith(suffixes):
                     continue
                 if member.offset_data + member.size > size:
-                    raise tarfile.ReadError(f"{_printable(member.name)} ends behind the end of the file")
+                    raise tarfile.ReadError(f"{_printable(member.name)} ends after the end of the file")
                 if reason := _refusal(member, members):
                     refused.append((_printable(member.name), reason))
                 else:
                     members[member.name] = Slice(path, member.name, member.offset_data, member.size)
             file.seek(archive.offset)
             if file.read(_BLOCK) != bytes(_BLOCK):
-                # tarfile stops without a word at a header that it cannot read.
+                # tarfile stops without an error at a header that it cannot read.
                 raise tarfile.ReadError(f"no end mark at byte {archive.offset}")
         except (DataError, ValueError, tarfile.TarError) as error:
-            problem = f"damaged or truncated ({error}); what stands before that is used; download it again"
+            problem = f"damaged or truncated ({error}); what comes before that is used; download it again"
     return Index(members, tuple(refused), problem)
 
 
@@ -130,7 +138,7 @@ def _refusal(member: tarfile.TarInfo, known: Mapping[str, Slice]) -> str:
     if member.issym() or member.islnk():
         return f"a link, to {_printable(member.linkname)}; links in archives are not followed"
     if not member.isreg() or member.issparse():
-        return "no plain file"
+        return "not a regular file"
     if _printable(member.name) != member.name:
         return "its name is not UTF-8"
     return "the archive holds this name twice; the first is used" if member.name in known else ""
@@ -141,11 +149,11 @@ def _printable(name: str) -> str:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """Size (bytes) and time of the last change (ns), by which a replaced archive is told from its former self."""
+    """Size (bytes) and time of the last change (ns), which show that an archive was replaced."""
     try:
         facts = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror}); download it") from None
+        raise DataError(path, f"cannot be opened ({error.strerror})", "download it") from None
     return facts.st_size, facts.st_mtime_ns
 
 
@@ -162,7 +170,7 @@ def _shared(path: Path, _size: int, _changed: int) -> _SharedFile:
     try:
         return _SharedFile(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror})") from None
+        raise DataError(path, f"cannot be opened ({error.strerror})") from None
 
 
 class _SliceFile(io.RawIOBase):
@@ -194,7 +202,7 @@ class _SliceFile(io.RawIOBase):
         try:
             data = os.pread(self._shared.descriptor, wanted, self._part.offset + self._position)
         except OSError as error:
-            raise DataError(f"{self._part}: cannot be read ({error.strerror})") from None
+            raise DataError(str(self._part), f"cannot be read ({error.strerror})") from None
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

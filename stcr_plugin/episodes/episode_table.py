@@ -1,4 +1,4 @@
-"""A table on disk, CSV, JSONL or Parquet, as rows that know their number, and its cells as text and numbers."""
+"""Tables on disk, CSV, JSONL or Parquet, as numbered rows, and their cells as text, numbers and states."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stcr_plugin.episodes.recordings import check_text
 from stcr_plugin.errors import DataError
 
 
 @dataclass
 class Table:
-    """Columns, rows as (number, values by column), and rows that cannot be read as (number, why).
+    """The contents of a table. Rows are numbered from 1 as an editor shows them: the header of a CSV is row 1.
 
-    Numbers count from 1 as a spreadsheet or an editor shows them: the header of a CSV is row 1.
+    Attributes:
+        columns: Names of the columns.
+        rows: Number and values by column of each row.
+        bad: Number of each row that cannot be read, and why.
     """
 
     columns: list[str] = field(default_factory=list)
@@ -30,19 +34,40 @@ def read_table(path: Path) -> Table:
     """Raises DataError for a file that cannot be read as what its suffix says, and one without a usable row."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: a table ends in {', '.join(READERS)}")
+        raise DataError(path, "not a table", f"give a file that ends in {', '.join(READERS)}")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(path, f"cannot be read ({error.strerror})") from None
     table = reader(path, data)
     if not table.rows:
-        raise DataError(f"{path}: no row can be used" + "".join(f"; row {row}: {why}" for row, why in table.bad[:1]))
+        first = "".join(f"; row {row}: {why}" for row, why in table.bad[:1])
+        raise DataError(path, f"no row can be used{first}")
     return table
 
 
+def read_states(path: Path, n_frames: int) -> list[dict[str, Any]]:
+    """One state per frame. Empty cells are None; a CSV's numbers are read as numbers, but a phase stays text.
+
+    Raises:
+        DataError: For a row that cannot be used, and for more or fewer rows than frames.
+    """
+    table = read_table(path)
+    if table.bad:
+        raise DataError(f"{path}, row {table.bad[0][0]}", table.bad[0][1])
+    if len(table.rows) != n_frames:
+        raise DataError(path, f"{len(table.rows)} rows of states for {n_frames} frames", "give one per frame")
+    states = []
+    for row, values in table.rows:
+        try:
+            states.append({name: _as_state(name, values.get(name)) for name in table.columns})
+        except ValueError as error:
+            raise DataError(f"{path}, row {row}", str(error)) from None
+    return states
+
+
 def _read_csv(path: Path, data: bytes) -> Table:
-    # Bytes that are not UTF-8 come as lone surrogates, so that they spoil the row they stand in and no other.
+    # Bytes that are not UTF-8 come as lone surrogates, so that they spoil their own row and no other.
     text = data.decode("utf-8-sig", errors="surrogateescape")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     table, number = Table(), 0
@@ -54,9 +79,8 @@ def _read_csv(path: Path, data: bytes) -> Table:
             return table
         except csv.Error as error:
             if "unexpected end" in str(error):
-                raise DataError(
-                    f"{path}, row {number}: a quotation mark is opened and never closed, so the rows after it are lost"
-                ) from None
+                problem = "a quotation mark is opened and never closed, so the rows after it are lost"
+                raise DataError(f"{path}, row {number}", problem, "close it") from None
             table.bad.append((number, f"not readable as CSV: {error}"))
             continue
         if not table.columns:
@@ -64,7 +88,7 @@ def _read_csv(path: Path, data: bytes) -> Table:
             while table.columns and not table.columns[-1]:  # spreadsheets add empty columns
                 table.columns.pop()
             if twice := [name for name in table.columns if table.columns.count(name) > 1]:
-                raise DataError(f"{path}: two columns are named {twice[0]!r}")
+                raise DataError(path, f"two columns are named {twice[0]!r}", "rename one")
         elif not any(value.strip() for value in values):
             continue
         elif len(values) >= len(table.columns) and not any(values[len(table.columns) :]):
@@ -104,7 +128,7 @@ def _read_parquet(path: Path, data: bytes) -> Table:
         table = pq.read_table(pa.BufferReader(data))
         rows = table.to_pylist()
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({error})") from None
+        raise DataError(path, f"cannot be read as parquet ({error})") from None
     columns = [name for name in table.column_names if not name.startswith("__index_level_")]  # pandas' own
     return Table(columns, list(enumerate(rows, 1)))
 
@@ -122,32 +146,27 @@ def blank(value: Any) -> bool:
 
 
 def as_text(name: str, value: Any) -> str:
-    """The cell of column `name` without spaces around it. Raises ValueError for what is no text and not UTF-8."""
+    """The cell of column `name` without spaces around it. Raises ValueError for one that is not UTF-8 text."""
     if isinstance(value, float) and value.is_integer():  # what pandas makes of whole numbers beside an empty cell
         value = int(value)
-    text = str(value).strip()
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"its {name} {text!r} is no text")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"its {name} {text!r} is not UTF-8; save the table as UTF-8") from None
-    return text
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return check_text(name, value).strip()
 
 
 def as_number(name: str, value: Any) -> float:
-    """Raises ValueError for what is no finite number."""
+    """Raises ValueError for a cell that is not a finite number."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"its {name} {value!r} is no number")
+        raise ValueError(f"its {name} {value!r} is not a number")
     return number
 
 
 def as_rate(name: str, value: Any) -> float:
-    """Raises ValueError for what is no number above 0."""
+    """Raises ValueError for a cell that is not a number above 0."""
     rate = as_number(name, value)
     if rate <= 0:
         raise ValueError(f"its {name} {value!r} is not above 0")
@@ -155,8 +174,28 @@ def as_rate(name: str, value: Any) -> float:
 
 
 def as_frame(name: str, value: Any) -> int:
-    """Raises ValueError for what is no whole number from 0."""
+    """Raises ValueError for a cell that is not a whole number from 0."""
     number = as_number(name, value)
     if number < 0 or not number.is_integer():
-        raise ValueError(f"its {name} {value!r} is no frame, a whole number from 0")
+        raise ValueError(f"its {name} {value!r} is not a frame, a whole number from 0")
     return int(number)
+
+
+def _as_state(name: str, value: Any) -> Any:
+    if name == "phase":
+        return "" if blank(value) else as_text(name, value)
+    if name == "motion":
+        motion = as_number(name, value)
+        if not 0 <= motion <= 1:
+            raise ValueError(f"motion {motion} is outside 0..1 of the episode's fastest")
+        return motion
+    if blank(value):
+        return None
+    if name == "progress":
+        return as_number(name, value)
+    if isinstance(value, str):
+        try:
+            return as_number(name, value)
+        except ValueError:
+            return as_text(name, value)
+    return value

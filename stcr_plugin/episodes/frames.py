@@ -1,4 +1,4 @@
-"""`frames`: anyone's data, a table that names episodes and a folder of their pictures or videos.
+"""`frames`: a table of your own data that names episodes and the folders of their pictures, or their videos.
 
 The table is CSV, JSONL or Parquet, by its suffix; the columns it may have are `COLUMNS`. A row is an episode, or one
 segment of it where several rows name the same episode: they all name the same path, which no other episode has.
@@ -19,11 +19,12 @@ import numpy as np
 
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import video
-from stcr_plugin.episodes.episode_table import READERS, as_frame, as_number, as_rate, as_text, blank, read_table
+from stcr_plugin.episodes.episode_table import READERS, as_frame, as_rate, as_text, blank, read_states, read_table
 from stcr_plugin.episodes.picture_files import SUFFIXES, decoded, followed, list_pictures
+from stcr_plugin.episodes.recordings import Unclaimed, check_indices, reason_of, record_of
 from stcr_plugin.episodes.stillness import picture_motion
 from stcr_plugin.errors import DataError
-from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
+from stcr_plugin.types import Episode, Exclusion, Segment, State
 
 if TYPE_CHECKING:
     from stcr_plugin.types import Picture
@@ -34,24 +35,29 @@ COLUMNS = {
     "path": "a folder of pictures or a video file, relative to root",
     "start": "first frame of the segment, counted from 0 along that path; 0 where empty",
     "end": "the frame after its last; the path's last where empty",
-    "fps": "frames a second; where empty, the configuration's `fps`, then what the video file says",
+    "fps": "frames per second; where empty, the configuration's `fps`, then what the video file says",
     "group": "the population that the episode belongs to, for split rules",
     "object": "what is handled, for split rules",
-    "states": "a CSV, JSONL or Parquet file with a row a frame, relative to root: `progress`, `phase`, `motion`, any",
+    "states": "a CSV, JSONL or Parquet file, one row per frame, relative to root: `progress`, `phase`, `motion`, any",
 }
 NEEDED = ("episode", "task", "path")
 OF_EPISODE = ("path", "fps", "group", "object", "states")  # what all the rows of one episode must agree on
-UNEVEN = 0.25  # seconds by which a frame may miss an even clock before its video counts as one of variable rate
 
 
 @settings
 class FramesConfig:
-    """root: the folder that all paths are relative to. table: the list of episodes, looked for under root too.
+    """A table of episodes.
 
-    fps: of rows that give none; pictures need one, a video says its own. columns: our name -> the table's, as in
-    {episode: traj_id}. other_columns: what to do with columns of other names; a misspelt one would be lost silently,
-    so they are refused unless `ignore`. motion: `pictures` measures how much moves (for pairs.trim_idle) by decoding
-    every episode once, see stillness.py. threads: of the video decoder, 0 = its choice.
+    Attributes:
+        root: Folder that all paths are relative to.
+        table: The list of episodes, relative to root too.
+        fps: Frames per second of rows that give none; pictures need one, a video says its own.
+        columns: Our name -> the table's, as in {episode: traj_id}.
+        other_columns: What to do with columns of other names. A misspelt one would be lost silently, so they are
+            refused unless `ignore`.
+        motion: `pictures` measures how much moves (for pairs.trim_idle) by decoding every episode once, see
+            stillness.py.
+        threads: Threads of the video decoder, 0 lets it choose.
     """
 
     root: str
@@ -102,7 +108,7 @@ class _Record:
     parts: list[_Part]
 
 
-class FramesSource:
+class FramesSource(Unclaimed):
     """EpisodeSource of a table. Rows that cannot be used come as an Exclusion that names the row."""
 
     kind = "frames"
@@ -112,18 +118,18 @@ class FramesSource:
         self.config = config
         self.root = Path(config.root)
         if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder; set root to the one that the table's paths start from")
+            raise DataError(self.root, "no such folder", "set root to the one that the table's paths start from")
         self.table = self.root / config.table
         self._excluded: list[Exclusion] = []
         self._records = self._read_records()
         self._owners: dict[Path, str] = {}
-        # An episode's pictures, states and times are asked for one after the other, so the last one is remembered.
+        # An episode's pictures, states and times are used one after the other, so the last one is remembered.
         self._pictures = lru_cache(1)(list_pictures)
-        self._times = lru_cache(1)(_times)
+        self._times = lru_cache(1)(video.frame_times)
         self._motion = lru_cache(1)(self._measure_motion)
 
     def episodes(self) -> Iterator[Episode | Exclusion]:
-        """First what the table itself lacks, then its episodes in the order of their first rows.
+        """First the rows that cannot be used, then the episodes in the order of their first rows.
 
         Every picture's header is read (not its pixels), and a video's index. Raises DataError where not one path
         of the table is on disk.
@@ -131,18 +137,15 @@ class FramesSource:
         yield from self._excluded
         records = list(self._records.values())
         if records and not any(os.path.exists(self.root / record.facts["path"]) for record in records):
-            raise DataError(
-                f"{self.table}: none of its {len(records)} paths is on disk, the first would be "
-                f"{self.root / records[0].facts['path']}; set root to the folder that they are relative to"
-            )
+            first = self.root / records[0].facts["path"]
+            problem = f"none of its {len(records)} paths is on disk, the first would be {first}"
+            raise DataError(self.table, problem, "set root to the folder that they are relative to")
         for record in records:
             try:
                 yield from self._episode(record)
             except DataError as error:
-                # Errors begin with the file they are about; reasons are counted, so it belongs to the place.
-                file, _, reason = str(error).partition(": ")
-                where = f"{self.table}, row {record.parts[0].row}, {file}"
-                yield Exclusion(f"episode {record.episode_id}", where, reason)
+                where = f"{self.table}, row {record.parts[0].row}, {error.where}"
+                yield Exclusion(f"episode {record.episode_id}", where, reason_of(error))
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
         """The pictures at ascending `indices`, each uint8 [height, width, 3]; frames are counted, not timed.
@@ -153,10 +156,7 @@ class FramesSource:
         of variable rate, whose seconds would be wrong, is refused unless one is given. A photo's mark of how it was
         held (EXIF) is applied, a video's is not. Raises DataError naming the file.
         """
-        if any(not 0 <= index < episode.n_frames for index in indices) or list(indices) != sorted(set(indices)):
-            raise DataError(
-                f"episode {episode.episode_id}: frames {list(indices)} do not ascend from 0 to {episode.n_frames - 1}"
-            )
+        check_indices(episode, indices)
         record = self._record(episode)
         path = self._path(record.facts["path"])
         if path.is_dir():
@@ -168,31 +168,25 @@ class FramesSource:
         times = self._times(path)
         _unchanged(path, len(times), episode)
         if self._given_fps(record) is None:
-            _check_even(path, times)
+            video.check_even(path, times)
         # With half of the smallest step as tolerance, a time names its own frame and no other.
         step = float(np.diff(times).min())
-        yield from video.frames_at(path, [float(times[index]) for index in indices], 1 / step, self.config.threads)
+        seconds = [float(times[index]) for index in indices]
+        yield from video.frames_at(path, seconds, 1 / step, threads=self.config.threads)
 
     def states(self, episode: Episode) -> Sequence[State] | None:
         """The rows of the episode's `states` file, with "motion" by `picture_motion` where that is configured and the
-        file has none. None where there is neither. Raises DataError for a file that has not one row a frame.
+        file has none. None where there is neither. Raises DataError for a file without one row per frame.
         """
         record = self._record(episode)
         states: list[dict[str, Any]] | None = None
         if "states" in record.facts:
-            states = _read_states(self._path(record.facts["states"]), episode.n_frames)
+            states = read_states(self._path(record.facts["states"]), episode.n_frames)
         if self.config.motion == "pictures" and not (states and "motion" in states[0]):
             states = [{}] * episode.n_frames if states is None else states
             motions = self._motion(episode)
             return [{**state, "motion": motion} for state, motion in zip(states, motions, strict=True)]
         return states
-
-    def claims(self, state: State) -> tuple[Claim, ...]:
-        """Empty: what the states of other people's data mean is not known."""
-        return ()
-
-    def holds(self, claim: Claim, state: State) -> bool:
-        return False
 
     def path_of(self, episode: Episode) -> str:
         """The folder or video that the episode was read from, as the table gives it: relative to root."""
@@ -206,24 +200,23 @@ class FramesSource:
         if path.is_dir():
             count, fps = len(self._pictures(self.root, path)[0]), given
             if fps is None:
-                raise DataError(
-                    f"{path}: pictures do not say how fast they were taken; set `fps` in the configuration or give "
-                    "the table a column fps"
-                )
+                problem = "pictures do not say how fast they were taken"
+                raise DataError(path, problem, "set `fps` in the configuration, or give the table a column fps")
         elif path.is_file():
-            count, fps = _probe(path, given)
+            if path.suffix.lower() in SUFFIXES:
+                problem = "a single picture; `path` names the folder of an episode's pictures, or a video"
+                raise DataError(path, problem)
+            count, fps = video.count_and_rate(path, given)
         else:
-            raise DataError(f"{path}: no such folder or file")
+            raise DataError(path, "no such folder or file")
         if count < 2:
-            raise DataError(f"{path}: {count} picture; a pair needs two")
-        if "states" in record.facts and not self._path(record.facts["states"]).is_file():
-            raise DataError(f"{self._path(record.facts['states'])}: no such file of states")
+            raise DataError(path, f"{count} picture; a pair needs two")
+        if "states" in record.facts and not (states := self._path(record.facts["states"])).is_file():
+            raise DataError(states, "no such file of states")
         owner = self._owners.setdefault(path, record.episode_id)
-        if owner != record.episode_id:  # it could stand on both sides of a split
-            raise DataError(
-                f"{path}, of episode {owner}: the path already belongs to that episode; give all of its rows the same "
-                "episode"
-            )
+        if owner != record.episode_id:  # it could be on both sides of a split
+            problem = "the path already belongs to that episode"
+            raise DataError(f"{path}, of episode {owner}", problem, "give all of its rows the same episode")
         segments = []
         for part in record.parts:
             end = count if part.end is None else part.end
@@ -233,9 +226,16 @@ class FramesSource:
                 reason = f"frames [{part.start}, {end}) of a path that has {count}"
                 yield Exclusion("segment", f"{self.table}, row {part.row}, {path}", reason)
         if segments:
-            task = "; ".join(dict.fromkeys(segment.task for segment in segments))
-            group, thing = record.facts.get("group", ""), record.facts.get("object", "")
-            yield Episode(self.kind, record.episode_id, task, fps, count, tuple(segments), group, thing)
+            yield Episode(
+                source=self.kind,
+                episode_id=record.episode_id,
+                task="; ".join(dict.fromkeys(segment.task for segment in segments)),
+                fps=fps,
+                n_frames=count,
+                segments=tuple(segments),
+                group=record.facts.get("group", ""),
+                object=record.facts.get("object", ""),
+            )
 
     def _path(self, relative: str) -> Path:
         return followed(self.root, relative)
@@ -245,10 +245,7 @@ class FramesSource:
         return fps
 
     def _record(self, episode: Episode) -> _Record:
-        record = self._records.get(episode.episode_id)
-        if record is None:
-            raise DataError(f"{self.table}: has no episode {episode.episode_id!r}; was the table replaced?")
-        return record
+        return record_of(self._records, episode, self.table)
 
     # ---- the table ----
 
@@ -257,18 +254,18 @@ class FramesSource:
         listed = read_table(self.table)
         ours = self._name_columns(listed.columns)
         for row, reason in listed.bad:
-            self._set_aside(row, reason)
+            self._exclude(row, reason)
         records: dict[str, _Record] = {}
         for row, values in listed.rows:
             cells = {name: values[column] for name, column in ours.items() if not blank(values.get(column))}
             try:
                 self._add(records, row, cells)
             except ValueError as error:
-                self._set_aside(row, str(error))
+                self._exclude(row, str(error))
         return records
 
     def _add(self, records: dict[str, _Record], row: int, cells: Mapping[str, Any]) -> None:
-        """Enter one row. Raises ValueError for one that cannot be used."""
+        """Add one row. Raises ValueError for one that cannot be used."""
         if lacking := [name for name in NEEDED if name not in cells]:
             raise ValueError(f"its {lacking[0]} is empty")
         read = {name: _CELLS[name](name, value) for name, value in cells.items()}
@@ -292,109 +289,24 @@ class FramesSource:
         records[episode_id] = record
 
     def _name_columns(self, present: Sequence[str]) -> dict[str, str]:
-        """Our name -> the table's column. Raises DataError for a needed one that is missing and an unknown one."""
+        """Our name -> the table's column. Raises DataError for a missing column and for an unknown one."""
         ours = {name: self.config.columns.get(name, name) for name in COLUMNS}
         for name, column in ours.items():
             if column not in present and (name in NEEDED or name in self.config.columns):
-                raise DataError(
-                    f"{self.table}: no column {column!r}; rename the one that is meant, or say "
-                    f"`columns: {{{name}: its name}}`; {nearest(column, list(present))}"
-                )
+                fix = f"rename the column that is meant, or set `columns: {{{name}: its name}}`"
+                raise DataError(self.table, f"no column {column!r}, {nearest(column, list(present))}", fix)
         unknown = [column for column in present if column not in ours.values()]
         if unknown and self.config.other_columns == "error":
-            raise DataError(
-                f"{self.table}: unknown column {unknown[0]!r}; rename it, or set `other_columns: ignore`; "
-                f"{nearest(unknown[0], list(ours.values()))}"
-            )
+            known = nearest(unknown[0], list(ours.values()))
+            fix = "rename it, or set `other_columns: ignore`"
+            raise DataError(self.table, f"unknown column {unknown[0]!r}, {known}", fix)
         return {name: column for name, column in ours.items() if column in present}
 
-    def _set_aside(self, row: int, reason: str) -> None:
+    def _exclude(self, row: int, reason: str) -> None:
         self._excluded.append(Exclusion("row", f"{self.table}, row {row}", reason))
-
-
-def _read_states(path: Path, n_frames: int) -> list[dict[str, Any]]:
-    """One mapping a frame. Empty cells are None; a CSV's numbers are read as numbers, but a phase stays a word."""
-    table = read_table(path)
-    if table.bad:
-        raise DataError(f"{path}, row {table.bad[0][0]}: {table.bad[0][1]}")
-    if len(table.rows) != n_frames:
-        raise DataError(f"{path}: {len(table.rows)} rows of states for {n_frames} frames; give one a frame")
-    states = []
-    for row, values in table.rows:
-        try:
-            states.append({name: _state(name, values.get(name)) for name in table.columns})
-        except ValueError as error:
-            raise DataError(f"{path}, row {row}: {error}") from None
-    return states
-
-
-def _state(name: str, value: Any) -> Any:
-    if name == "phase":
-        return "" if blank(value) else as_text(name, value)
-    if name == "motion":
-        motion = as_number(name, value)
-        if not 0 <= motion <= 1:
-            raise ValueError(f"motion {motion} is outside 0..1 of the episode's fastest")
-        return motion
-    if blank(value):
-        return None
-    if name == "progress":
-        return as_number(name, value)
-    if isinstance(value, str):
-        try:
-            return as_number(name, value)
-        except ValueError:
-            return as_text(name, value)
-    return value
-
-
-# ---- videos ----
-
-
-def _probe(path: Path, given: float | None) -> tuple[int, float]:
-    """Number of frames and fps (the given one, else the file's own) by a video's index. Raises DataError."""
-    if path.suffix.lower() in SUFFIXES:
-        raise DataError(f"{path}: a single picture; `path` names the folder of an episode's pictures, or a video")
-    facts = video.probe(path)
-    with video._opened(path) as (_, stream):
-        first = float((stream.start_time or 0) * stream.time_base)
-        stated = float(stream.average_rate or 0)
-    count, lasts = facts.frames, facts.last_seconds - first
-    # An index also counts frames that were trimmed away and are never shown; then every packet must be looked at.
-    if abs(lasts * stated - (count - 1)) > 0.5:
-        count = len(_times(path))
-    if given is not None:
-        return count, given
-    if count < 2 or lasts <= 0:
-        raise DataError(f"{path}: {count} frame(s) in {max(lasts, 0):.2f} s; a pair needs two")
-    fps = (count - 1) / lasts
-    # Some containers round times to milliseconds: where the stated rate agrees, it is the exact one.
-    return count, stated if abs(stated - fps) < 0.01 * fps else fps
-
-
-def _times(path: Path) -> Any:
-    """When each frame of a video is shown, in seconds, ascending [frames]. Reads the packets, decodes none."""
-    with video._opened(path) as (_, stream):
-        stamps = [packet.pts for packet in video._packets(stream.container, stream, path) if not packet.is_discard]
-        times = np.sort(np.array(stamps, dtype=np.int64)) * float(stream.time_base)
-    if not (np.diff(times) > 0).all():
-        raise DataError(f"{path}: two of its frames are of the same time; write the video anew")
-    return times
-
-
-def _check_even(path: Path, times: Any) -> None:
-    clock = np.linspace(times[0], times[-1], len(times))
-    off = float(np.abs(times - clock).max())
-    if off > UNEVEN:
-        raise DataError(
-            f"{path}: of variable frame rate, a frame is {off:.2f} s off the even clock; convert it to a constant "
-            "rate, or give `fps` if its frames are evenly spaced in truth"
-        )
 
 
 def _unchanged(path: Path, count: int, episode: Episode) -> None:
     if count != episode.n_frames:
-        raise DataError(
-            f"{path}: {count} frames can be read, {episode.n_frames} were listed for episode {episode.episode_id}; "
-            "the file is damaged or was replaced"
-        )
+        problem = f"{count} frames can be read, {episode.n_frames} were listed for episode {episode.episode_id}"
+        raise DataError(path, problem, "restore the file, or build again")

@@ -1,4 +1,4 @@
-"""A folder of pictures, in the order in which they were taken."""
+"""Folders of pictures, in the order in which they were taken, and pictures decoded whole."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YC
 def list_pictures(root: Path, path: Path) -> tuple[list[Path], tuple[int, int]]:
     """A folder's pictures in natural order, and the size (width, height) that they all have.
 
-    Raises DataError where their order is not plain from their names, and for one that is empty, cannot be
-    opened, is no picture of 8-bit colours, has another size or is a link out of root.
+    Raises:
+        DataError: Where their names leave their order unclear, and for one that is empty, cannot be opened, has not
+            8-bit colours, has another size or is a link out of root.
     """
     try:
         with os.scandir(path) as listing:
@@ -35,17 +36,19 @@ def list_pictures(root: Path, path: Path) -> tuple[list[Path], tuple[int, int]]:
                 if Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith(".")
             }
     except OSError as error:
-        raise DataError(f"{path}: cannot be listed ({error.strerror})") from None
+        raise DataError(path, f"cannot be listed ({error.strerror})") from None
     if not entries:
-        raise DataError(f"{path}: an empty folder, it holds none of {', '.join(sorted(SUFFIXES))}")
+        raise DataError(path, f"an empty folder, it holds none of {', '.join(sorted(SUFFIXES))}")
     files = [path / name for name in _in_order(list(entries), path)]
     for file in files:
         if entries[file.name]:
             followed(root, str(file))
-    first = _size(files[0])
-    for file in files[1:]:
-        _check_size(file, _size(file), first)
-    return files, first
+    sizes = []
+    for file in files:
+        with _opened(file) as image:
+            sizes.append(image.size)
+        _check_size(file, sizes[-1], sizes[0])
+    return files, sizes[0]
 
 
 def followed(root: Path, relative: str) -> Path:
@@ -56,13 +59,13 @@ def followed(root: Path, relative: str) -> Path:
         return path
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links that lead to each other
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{relative!r}: no path that can be followed ({reason})") from None
+        raise DataError(repr(relative), f"not a path that can be followed ({reason})") from None
 
 
 def _in_order(names: list[str], path: Path) -> list[str]:
     """File names by the numbers in them, frame_2 before frame_10.
 
-    Pictures in a wrong order would be learned as a wrong order, so it must be plain: names differ in their numbers
+    Pictures in a wrong order would be learned as a wrong order, so it must be clear: names differ in their numbers
     alone, and it makes no difference whether 0.5 is read as one number or as two. Raises DataError otherwise.
     """
     alike: dict[str, str] = {}
@@ -70,65 +73,66 @@ def _in_order(names: list[str], path: Path) -> list[str]:
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:
-            raise DataError(f"{path}: the file name {name!r} is not UTF-8; rename it") from None
+            raise DataError(path, f"the file name {name!r} is not UTF-8", "rename it") from None
         alike.setdefault(re.sub(r"\d+", "0", name).lower(), name)
     if len(alike) > 1:
         first, second = list(alike.values())[:2]
         raise DataError(
-            f"{path}: the order of {first!r} and {second!r} is not plain; the names of a folder's pictures must differ "
-            "in their numbers alone, so keep each camera and each file type in a folder of its own"
+            path,
+            f"the order of {first!r} and {second!r} is not clear; names must differ in their numbers alone",
+            "keep each camera and each file type in its own folder",
         )
     whole = sorted((tuple(map(int, re.findall(r"\d+", name))), name) for name in names)
     for (numbers, name), (others, other) in itertools.pairwise(whole):
         if numbers == others:
-            raise DataError(f"{path}: {name!r} and {other!r} have the same number; keep one")
+            raise DataError(path, f"{name!r} and {other!r} have the same number", "keep one")
     decimal = sorted((tuple(map(Decimal, re.findall(r"\d+(?:\.\d+)?", name))), name) for name in names)
     for (_, name), (_, other) in zip(whole, decimal, strict=True):
         if name != other:
-            raise DataError(
-                f"{path}: whether {name!r} or {other!r} comes first depends on whether the dot is a decimal point; "
-                "number the pictures with whole numbers"
-            )
+            problem = f"whether {name!r} or {other!r} comes first depends on whether the dot is a decimal point"
+            raise DataError(path, problem, "number the pictures with whole numbers")
     return [name for _, name in whole]
 
 
-def decoded(file: Path, size: tuple[int, int]) -> Picture:
-    """The whole picture, uint8 [height, width, 3], upright by its EXIF mark.
+def decoded(file: Path, size: tuple[int, int] | None = None, *, upright: bool = True) -> Picture:
+    """The whole picture, uint8 [height, width, 3].
 
-    Raises DataError naming a file that is truncated, damaged, or not of the `size` (width, height) that was listed.
+    Args:
+        file: A picture file.
+        size: Its width and height when it was listed, if known.
+        upright: Turn it by its EXIF mark.
+
+    Raises:
+        DataError: Naming a file that is truncated, damaged, or not of that size.
     """
     from PIL import ImageOps
 
     with _opened(file) as image:
-        _check_size(file, image.size, size)
+        _check_size(file, image.size, size or image.size)
         try:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except Exception as error:  # what Pillow's decoders raise at damaged data is of no one kind
-            raise DataError(f"{file}: cannot be decoded ({error}); it is truncated or damaged") from None
-
-
-def _size(file: Path) -> tuple[int, int]:
-    with _opened(file) as image:
-        size: tuple[int, int] = image.size
-        return size
+            return np.asarray((ImageOps.exif_transpose(image) if upright else image).convert("RGB"))
+        except Exception as error:  # Pillow's decoders raise various errors at damaged data
+            problem = f"cannot be decoded ({error}), it is truncated or damaged"
+            raise DataError(file, problem, "download or record it again") from None
 
 
 def _check_size(file: Path, size: tuple[int, int], first: tuple[int, int]) -> None:
     if size != first:
-        raise DataError(f"{file}: {size[0]}x{size[1]} pixels in a folder of {first[0]}x{first[1]}; one size an episode")
+        problem = f"{size[0]}x{size[1]} pixels in a folder of {first[0]}x{first[1]}"
+        raise DataError(file, problem, "keep pictures of one size in a folder")
 
 
 def _opened(file: Path) -> Any:
-    """A Pillow image of which only the header is read. Raises DataError for what is no picture of 8-bit colours."""
+    """A Pillow image of which only the header is read. Raises DataError for a file without 8-bit colours."""
     from PIL import Image
 
     try:
         if file.stat().st_size == 0:
-            raise DataError(f"{file}: an empty file (0 bytes)")
+            raise DataError(file, "an empty file (0 bytes)")
         image = Image.open(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: cannot be opened as a picture ({error})") from None
+        raise DataError(file, f"cannot be opened as a picture ({error})") from None
     if image.mode not in MODES:
         image.close()
-        raise DataError(f"{file}: its pixels are of mode {image.mode!r}, not 8-bit colours; is it a depth picture?")
+        raise DataError(file, f"its pixels have mode {image.mode!r}, not 8-bit colours; is it a depth picture?")
     return image

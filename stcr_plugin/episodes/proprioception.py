@@ -1,4 +1,4 @@
-"""What a robot's own readings let one say of a frame: which arm moves, how open a hand is, how far it has come."""
+"""Claims about a frame from a robot's own readings: which arm moves, how open a hand is, how far it has come."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ Dims = tuple[int | str, ...]
 
 FAMILIES = ("moving", "hand", "motion_done")
 ROUNDING = 10  # motion_done is said in steps of this many percent
-SLACK = 0.02  # by how much an opening may miss the border of its word, in openings
+SLACK = 0.02  # how far an opening may be outside the range of its word, in openings
 SMOOTHING = 1 / 15  # seconds on either side of a step over which its speed is taken
 
 
 @settings
 class Hand:
-    """A hand or gripper. dims: names or indices of its values in the state vector; `open` and `closed`: what
-    they read when fully open and fully closed, one number for all of them or one each."""
+    """A hand or gripper.
+
+    Attributes:
+        dims: Names or indices of its values in the state vector.
+        open: What they read when fully open, one number for all of them or one each.
+        closed: What they read when fully closed, likewise.
+    """
 
     dims: Dims
     open: float | tuple[float, ...] = 1.0
@@ -44,10 +49,14 @@ class Hand:
 class Proprioception:
     """Which values of the state vector are which part of the robot, and what to say of them.
 
-    arms: part -> names or indices of its joints (rad). say: claims in the order to say them: `moving`, `hand`
-    (every hand) or `hand:<part>`, `motion_done`; empty for all. moving_from: an arm moves from this speed (units
-    of the joints a second; the norm over them). A hand is open from `open_from`, closed up to `closed_to`, half
-    closed between (0 fully closed .. 1 fully open).
+    Attributes:
+        arms: Part -> names or indices of its joints (rad).
+        hands: Part -> hand.
+        say: Claims in the order to say them: `moving`, `hand` (every hand) or `hand:<part>`, `motion_done`; empty for
+            all.
+        moving_from: Speed from which an arm moves (joint units per second, the norm over its joints).
+        open_from: Opening from which a hand is open, 0 fully closed to 1 fully open; below it is half closed.
+        closed_to: Opening up to which it is closed.
     """
 
     arms: dict[str, Dims]
@@ -68,7 +77,7 @@ class Proprioception:
             raise ValueError("moving_from must be above 0, and 0 <= closed_to < open_from <= 1")
         unknown = [name for name in self.say if name not in self.sayable]
         if unknown:
-            raise ValueError(f"say: {unknown[0]!r} is no claim of these parts, {nearest(unknown[0], self.sayable)}")
+            raise ValueError(f"say: {unknown[0]!r} is not a claim of these parts, {nearest(unknown[0], self.sayable)}")
 
     @property
     def sayable(self) -> list[str]:
@@ -77,20 +86,38 @@ class Proprioception:
         return [*hands, *(("moving", "motion_done") if self.arms else ())]
 
     def names(self) -> tuple[str, ...]:
-        """The claims to say, in order, `hand` spelled out as one claim a hand."""
-        asked = self.say or tuple(family for family in FAMILIES if family in self.sayable)
-        spelled = [[f"hand:{part}" for part in self.hands] if name == "hand" else [name] for name in asked]
-        return tuple(dict.fromkeys(name for names in spelled for name in names))
+        """The claims to say, in order, with one claim per hand for `hand`."""
+        wanted = self.say or tuple(family for family in FAMILIES if family in self.sayable)
+        listed = [[f"hand:{part}" for part in self.hands] if name == "hand" else [name] for name in wanted]
+        return tuple(dict.fromkeys(name for names in listed for name in names))
 
 
-def resolve(parts: Proprioception, names: Sequence[str], width: int, where: str) -> dict[str, list[int]]:
-    """Each part (`arm:left`, `hand:right`) -> indices of its values in a state vector of `width` values.
+def resolve(parts: Proprioception, names: Sequence[str], width: int, *, where: str) -> dict[str, list[int]]:
+    """Each part (`arm:left`, `hand:right`) -> indices of its values in a state vector.
 
-    Raises ConfigError for a name that is not among `names`, and for an index outside the vector.
+    Args:
+        parts: The configured parts.
+        names: Names of the vector's values, empty where the data set has none.
+        width: Number of its values.
+        where: The file that describes it, for errors.
+
+    Raises:
+        ConfigError: For a name that is not among `names`, and for an index outside the vector.
     """
+
+    def index(part: str, dim: int | str) -> int:
+        if isinstance(dim, int):
+            if not 0 <= dim < width:
+                raise ConfigError(f"{where}, {part}", f"index {dim} is outside the state vector of {width} values")
+            return dim
+        if dim not in names:
+            known = nearest(dim, list(names) or ["-"])
+            raise ConfigError(f"{where}, {part}", f"the state vector has no value named {dim!r}, {known}")
+        return list(names).index(dim)
+
     dims = {f"arm:{part}": dims for part, dims in parts.arms.items()}
     dims |= {f"hand:{part}": hand.dims for part, hand in parts.hands.items()}
-    return {part: [_index(dim, names, width, f"{where}, {part}") for dim in wanted] for part, wanted in dims.items()}
+    return {part: [index(part, dim) for dim in wanted] for part, wanted in dims.items()}
 
 
 def motion_states(vectors: Vectors, fps: float) -> list[State]:
@@ -98,11 +125,11 @@ def motion_states(vectors: Vectors, fps: float) -> list[State]:
     return [{"motion": motion} for motion in _motion(_speed(vectors, fps))]
 
 
-def part_states(vectors: Vectors, fps: float, parts: Proprioception, dims: dict[str, list[int]]) -> list[State]:
-    """One State a frame of the vectors [T, D]; `dims` from `resolve`.
+def part_states(vectors: Vectors, fps: float, parts: Proprioception, *, dims: dict[str, list[int]]) -> list[State]:
+    """One State per frame of the vectors [T, D]; `dims` from `resolve`.
 
     Keys: motion (0..1 of the episode's fastest; over all parts, a hand counted in openings), `speed:<arm>` (joint
-    units a second), `openness:<hand>` (0 closed .. 1 open), and motion_done (0..1, the share of its joint path
+    units per second), `openness:<hand>` (0 closed .. 1 open), and motion_done (0..1, the share of its joint path
     that the arm with the longest path has covered; 0 throughout where no arm moves).
     """
     columns: dict[str, Vectors] = {}
@@ -126,24 +153,24 @@ def part_states(vectors: Vectors, fps: float, parts: Proprioception, dims: dict[
 
 
 def claims(state: State, parts: Proprioception) -> tuple[Claim, ...]:
-    """What `parts.say` asks for, of a State made by `part_states`."""
-    said: list[Claim] = []
+    """The claims of `parts.say` for a State made by `part_states`."""
+    found: list[Claim] = []
     for name in parts.names():
         if name == "moving":
             arms = [part for part in parts.arms if state[f"speed:{part}"] >= parts.moving_from]
-            said.append(Claim(name, " and ".join(arms) or "none"))
+            found.append(Claim(name, " and ".join(arms) or "none"))
         elif name == "motion_done":
-            said.append(Claim(name, ROUNDING * round(100 * state["motion_done"] / ROUNDING)))
+            found.append(Claim(name, ROUNDING * round(100 * state["motion_done"] / ROUNDING)))
         else:
             openness = state["openness:" + name.removeprefix("hand:")]
             half = "closed" if openness <= parts.closed_to else "half closed"
-            said.append(Claim(name, "open" if openness >= parts.open_from else half))
-    return tuple(said)
+            found.append(Claim(name, "open" if openness >= parts.open_from else half))
+    return tuple(found)
 
 
 def holds(claim: Claim, state: State, parts: Proprioception) -> bool:
-    """Whether `claim` is true of the numbers in `state`: openings to within SLACK, speeds to within a tenth, percent
-    to half a step. False for a claim about something that the state does not record.
+    """Whether `claim` is true of the numbers in `state`: openings within SLACK, speeds within a tenth, percent within
+    half a step. False for a claim about something that the state does not record.
     """
     family, _, part = claim.name.partition(":")
     if family == "motion_done" and "motion_done" in state:
@@ -162,18 +189,8 @@ def holds(claim: Claim, state: State, parts: Proprioception) -> bool:
     return False
 
 
-def _index(dim: int | str, names: Sequence[str], width: int, where: str) -> int:
-    if isinstance(dim, int):
-        if not 0 <= dim < width:
-            raise ConfigError(f"{where}: index {dim} is outside the state vector of {width} values")
-        return dim
-    if dim not in names:
-        raise ConfigError(f"{where}: the state vector has no value named {dim!r}, {nearest(dim, list(names) or ['-'])}")
-    return list(names).index(dim)
-
-
 def _speed(values: Vectors, fps: float) -> Vectors:
-    """Speed [T] between each frame and the next, in units of `values` [T, D] a second; 0 for the last frame.
+    """Speed [T] between each frame and the next, in units of `values` [T, D] per second; 0 for the last frame.
 
     Taken over a few frames on either side, ends cut, so that jitter cancels instead of adding up.
     """

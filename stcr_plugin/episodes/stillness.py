@@ -1,4 +1,4 @@
-"""How much moves, measured on the pictures alone: for sources that have no readings of the robot itself."""
+"""How much moves, measured on the pictures alone: for sources without readings of the robot."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 BLOCKS = (32, 24)  # columns and rows of the grey thumbnail that is compared
 POWER = 4  # of the mean over blocks: an arm covers few of them, and must not drown in the noise of the rest
-FLOOR, TOP = 0.05, 0.95  # quantiles of an episode that stand for nothing moves and for the fastest
-CONTRAST = 0.5  # a floor above this share of the top is movement too: nothing in that episode stands still
+FLOOR, TOP = 0.05, 0.95  # quantiles of an episode that count as no motion and as the fastest
+CONTRAST = 0.5  # a floor above this share of the top is movement too: that episode never stands still
 
 
 def picture_motion(pictures: Iterable[Picture], fps: float) -> list[float]:
@@ -30,8 +30,8 @@ def picture_motion(pictures: Iterable[Picture], fps: float) -> list[float]:
     top is the 95th percentile of s, so that one broken picture does not make all others still. floor is the 5th:
     what the sensor's noise and the compression change where nothing moves. An episode without a still stretch has
     no such floor to measure; where it would be above half of top it is taken as 0, so none of its motion is lost.
-    One that is still throughout cannot be told from that, since motion is relative. The wide step bridges
-    cameras that deliver every picture twice. Our own formula; the sizes were chosen on one real data set.
+    One that is still throughout cannot be distinguished from that, since motion is relative. The wide step bridges
+    cameras that deliver every picture twice. The formula is ours; the sizes were chosen on one real data set.
     """
     thumbnails = np.array([_thumbnail(picture) for picture in pictures], dtype=np.float32)
     count = len(thumbnails)

@@ -304,7 +304,7 @@ VIDEOS = {
     _empty: "0 bytes",
     _corrupt: "cannot be opened as a video",
     _truncated: "cannot be read as a video",
-    _missing: r"no head_color.mp4 of episode 327-1 under",
+    _missing: "no head_color.mp4 of episode 327-1, unpacked",
     _linked: "leaves its folder",
 }
 
@@ -367,10 +367,10 @@ def test_a_broken_task_file_is_set_aside(tmp_path, case):
 ENTRIES = {
     "no mapping": ("text", "no episode_id"),
     "no id": ({"task_name": "x"}, "no episode_id"),
-    "an id that is a path": ({"episode_id": "../1", "task_name": "x"}, "is no number"),
-    "labels of another kind": ({"episode_id": 9, "label_info": [1]}, "label_info is no mapping"),
+    "an id that is a path": ({"episode_id": "../1", "task_name": "x"}, "is not a number"),
+    "labels of another kind": ({"episode_id": 9, "label_info": [1]}, "label_info is not a mapping"),
     "actions of another kind": ({"episode_id": 9, "label_info": {"action_config": {"a": 1}}}, "must be lists"),
-    "a name of another kind": ({"episode_id": 9, "task_name": ["x"]}, "is no text"),
+    "a name of another kind": ({"episode_id": 9, "task_name": ["x"]}, "is not text"),
     "half a character": ({"episode_id": 9, "task_name": "\ud800"}, "not UTF-8"),
     "listed twice": (Demo(2, 20, 2).entry(), "listed twice"),
     "all segments bad": ({"episode_id": 1, "label_info": {"action_config": [3]}}, "not one of its segments"),
@@ -493,7 +493,7 @@ def test_frames_that_are_not_there_are_refused(tmp_path):
 
 
 def test_a_folder_without_task_info_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"no AgiBot World dataset, task_info/task_<id>\.json is missing"):
+    with pytest.raises(DataError, match=r"not an AgiBot World dataset, task_info/task_<id>\.json is missing"):
         source(tmp_path)
 
 

@@ -124,9 +124,9 @@ HOSTILE = {
     "1\\..\\a.mp4": (tarfile.REGTYPE, "", "leaves the archive's folder"),
     "2/soft.mp4": (tarfile.SYMTYPE, "/etc/passwd", "a link, to /etc/passwd"),
     "2/hard.mp4": (tarfile.LNKTYPE, "good/a.mp4", "a link, to good/a.mp4"),
-    "2/pipe.mp4": (tarfile.FIFOTYPE, "", "no plain file"),
-    "2/device.mp4": (tarfile.CHRTYPE, "", "no plain file"),
-    "2/folder.mp4": (tarfile.DIRTYPE, "", "no plain file"),
+    "2/pipe.mp4": (tarfile.FIFOTYPE, "", "not a regular file"),
+    "2/device.mp4": (tarfile.CHRTYPE, "", "not a regular file"),
+    "2/folder.mp4": (tarfile.DIRTYPE, "", "not a regular file"),
     "2/\udcff.mp4": (tarfile.REGTYPE, "", "not UTF-8"),
     "good/a.mp4": (tarfile.REGTYPE, "", "holds this name twice"),
 }

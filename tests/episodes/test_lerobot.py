@@ -91,7 +91,7 @@ def test_a_fresh_source_serves_the_frames_of_an_episode_from_before(dataset):
 @pytest.mark.parametrize("indices", [[3, 3], [4, 2], [-1, 2], [10, 30]])
 def test_indices_must_ascend_inside_the_episode(dataset, indices):
     source = open_set(dataset)
-    with pytest.raises(DataError, match="episode 0: frames"):
+    with pytest.raises(DataError, match="episode 000000: frames"):
         list(source.frames(split(source)[0][0], indices))
 
 
@@ -320,7 +320,7 @@ def test_an_info_that_cannot_be_used_is_named(tmp_path, change):
 
 
 def test_a_folder_that_is_no_dataset_is_named(tmp_path):
-    with pytest.raises(DataError, match="no LeRobot dataset"):
+    with pytest.raises(DataError, match="not a LeRobot dataset"):
         open_set(tmp_path)
 
 

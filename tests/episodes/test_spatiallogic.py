@@ -133,7 +133,7 @@ def test_second_description_of_a_pair_gives_way_and_is_counted(read):
     pairs, excluded = read(rows)
     assert pairs[PLACE] == [GivenPair(2, 7, TASK, descriptions=("early", "late"))]
     assert [(item.what, item.reason) for item in excluded] == [
-        ("description", "not that of row 1, the swapped pair, which stands for both")
+        ("description", "not that of row 1, the swapped pair, which is used for both")
     ]
 
 
@@ -269,7 +269,7 @@ BROKEN = {
     "no target": ({"messages": SOUND["messages"]}, "it is not"),
     "no object": ("img1", "it is not"),
     "null": (None, "it is not"),
-    "path is no text": (row(7, path(PLACE, 2), weak("img1")), "the path of an image is no text"),
+    "path is no text": (row(7, path(PLACE, 2), weak("img1")), "the path of an image is not text"),
     "description of one": (
         row(path(PLACE, 1), path(PLACE, 2), {"spatial details": "img1: a", "closer to completion": "img1"}),
         "cannot be split",
@@ -282,7 +282,7 @@ BROKEN = {
     ),
     "judgment inside": (
         row(path(PLACE, 1), path(PLACE, 2), cot("a", "b\ncloser to completion: img1", "img2")),
-        "a judgment of its own",
+        "holds a judgment",
     ),
     "half a character": (row(path(PLACE, 1), path(PLACE, 2), cot("a\ud800", "b", "img2")), "is not UTF-8"),
 }
@@ -362,7 +362,7 @@ def test_csv_row_of_too_few_values_is_set_aside(tmp_path, root):
     source = open_file(file, root)
     excluded, episode = source.episodes()
     assert excluded == Exclusion(
-        "row", f"{file}, row 3", "it has not one value a column; a text that holds a comma needs quotes"
+        "row", f"{file}, row 3", "it has not one value per column; a text that holds a comma needs quotes"
     )
     assert len(source.given_pairs(episode)) == 1
 
@@ -433,7 +433,7 @@ def test_missing_file_and_root_are_told(tmp_path, root):
     [
         ({"file": "a.txt"}, "must end in .json or .csv"),
         ({"fps": 0}, "`fps` must be above 0"),
-        ({"task_pattern": "("}, "is no regular expression"),
+        ({"task_pattern": "("}, "is not a regular expression"),
         ({"task_pattern": "task"}, "must have one group"),
         ({"stripp": "/"}, "did you mean 'strip'"),
     ],
