@@ -84,16 +84,8 @@ def test_eval_of_a_server_goes_on_and_counts_tokens_and_cost(registry, tmp_path,
 
     with serving(script) as desk:
         options = ["--engine", "server", "--url", desk.url, "--server-model", "org/some model"]
-        options += [
-            "--engine-config",
-            "engine.yaml",
-            "--set",
-            "engine.price_out=15",
-            "--set",
-            "engine.concurrency=1",
-            "--limit",
-            6,
-        ]
+        options += ["--engine-config", "engine.yaml", "--limit", 6]
+        options += ["--set", "engine.price_out=15", "--set", "engine.concurrency=1"]
         assert stcr_eval(registry, *options) == 1
         assert "4 answers of this run are kept; run the same command again to go on" in capsys.readouterr().err
         up = True
