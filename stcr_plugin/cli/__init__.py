@@ -9,7 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from stcr_plugin import __version__
-from stcr_plugin.cli import data_commands, evaluation_commands, judge_commands, sharing_commands, training_commands
+from stcr_plugin.cli import (
+    data_commands,
+    evaluation_commands,
+    init_command,
+    judge_commands,
+    sharing_commands,
+    training_commands,
+)
 from stcr_plugin.cli.options import Parser, setting
 from stcr_plugin.errors import ConfigError, StcrError
 
@@ -65,6 +72,7 @@ def _parser() -> Parser:
     parser = Parser(prog="stcr", description="Remove order bias from vision-language models, and measure it.")
     parser.add_argument("--version", action="version", version=f"stcr_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    init_command.add_commands(commands)
     for group in (data_commands, training_commands, evaluation_commands, judge_commands, sharing_commands):
         group.add_commands(commands)
     return parser
