@@ -1,10 +1,12 @@
+import argparse
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
-from stcr_plugin import __version__
+from stcr_plugin import __version__, cli
 from stcr_plugin.cli import main, sharing_commands
 from stcr_plugin.errors import ConfigError
 
@@ -74,6 +76,38 @@ def test_every_command_explains_itself(capsys, command, words):
     text = capsys.readouterr().out
     assert text.startswith(f"usage: {' '.join(['stcr', *command])}")
     assert [word for word in words if word not in text] == []
+
+
+def commands(parser=None, words=()):
+    """The words of every command, below those of a group of commands too."""
+    parser = parser or cli._parser()
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for name, below in groups[0].choices.items() if groups else ():
+        yield (*words, name)
+        yield from commands(below, (*words, name))
+
+
+def helped(capsys, monkeypatch, *command):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_help_fits_a_terminal_and_explains_every_option(capsys, monkeypatch, command):
+    text = helped(capsys, monkeypatch, *command)
+    assert [line for line in text.splitlines() if len(line) > 100] == []
+    _, *entries = re.split(r"^ {2,4}(?=\S)", text.partition("\n\n")[2], flags=re.M)
+    assert entries
+    unexplained = [entry for entry in entries if not re.search(r"( {2,}|\n +)\S", entry)]
+    assert [entry for entry in unexplained if not entry.startswith(("{", "COMMAND"))] == []
+
+
+def test_eval_has_at_most_twenty_options(capsys, monkeypatch):
+    text = helped(capsys, monkeypatch, "eval")
+    assert 10 < len(re.findall(r"^  -", text, re.M)) <= 20
+    assert [key for key in ("language", "warn", "engine.concurrency") if f"  {key} " not in text] == []
 
 
 @pytest.mark.parametrize(
