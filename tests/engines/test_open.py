@@ -148,7 +148,7 @@ def test_llamafactorys_api_says_what_the_local_engine_says(model, registry, api,
     """
     from transformers import AutoTokenizer
 
-    shared = ["--model", model, "--mode", "cot", "--max-new-tokens", "24", "--limit", 6]
+    shared = ["--model", model, "--mode", "cot", "--set", "max_new_tokens=24", "--limit", 6]
     server = ["--engine", "server", "--url", api, "--server-model", "tiny", "--set", "engine.concurrency=3"]
     assert stcr_eval(registry, *shared, *server, "--out", tmp_path / "server") == 0
     assert stcr_eval(registry, *shared, "--out", tmp_path / "local") == 0
@@ -167,7 +167,7 @@ def test_llamafactorys_api_says_what_the_local_engine_says(model, registry, api,
 
 @pytest.mark.slow
 def test_api_in_direct_mode_and_with_wordings_of_its_own_is_parsed_or_unparsed(registry, api, tmp_path):
-    server = ["--engine", "server", "--url", api, "--server-model", "any name", "--max-new-tokens", "6"]
+    server = ["--engine", "server", "--url", api, "--server-model", "any name", "--set", "max_new_tokens=6"]
     assert stcr_eval(registry, *server, "--out", tmp_path / "out", "--limit", 2, "--set", "language=zh") == 0
     row = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (row["n_queries"], row["mode"], row["settings"]["generate"]) == (4, "direct", True)
