@@ -419,7 +419,7 @@ class MultiImage(Result):
     """One evaluation with groups of three and more pictures. `chance` is what a coin gets; the rest as Evaluation."""
 
     file: ClassVar = "groups.json"
-    command: ClassVar = "stcr eval --pictures"
+    command: ClassVar = "stcr multi-image"
 
     name: str
     model: str = ""

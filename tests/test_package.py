@@ -1,7 +1,9 @@
-"""The wheel: what is in it, and that it works in an environment where nothing else of ours is."""
+"""The wheel: what is in it, and that it works where nothing else of ours is installed."""
 
+import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -25,6 +27,10 @@ def python(interpreter, *arguments, **environment):
     return done.stdout
 
 
+def files(folder):
+    return [str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.is_file()]
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("dist")
@@ -43,18 +49,15 @@ def installed(wheel, tmp_path_factory):
     return interpreter
 
 
-def test_wheel_holds_every_module_the_prompts_and_the_start_up_files(wheel):
+def test_wheel_holds_the_package_the_recipes_and_the_start_up_files(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         for name in START:
             assert archive.read(name) == (ROOT / "autoload" / name).read_bytes()
-    sources = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "stcr_plugin").rglob("*") if path.suffix in (".py", ".yaml")
-    }
-    assert sources <= names
-    assert any(name.endswith("prompts/questions.yaml") for name in names)
-    others = {name for name in names - sources - set(START) if ".dist-info/" not in name}
-    assert others == set(), "the wheel carries what it should not"
+    sources = {name for name in files("stcr_plugin") if "__pycache__" not in name}
+    assert {"stcr_plugin/py.typed", "stcr_plugin/samples/prompts/questions.yaml"} <= sources
+    recipes = {f"stcr_plugin/starter/{name}" for name in [*files("recipes"), "data_registry/README.md"]}
+    assert {name for name in names if ".dist-info/" not in name} == sources | recipes | set(START)
 
 
 def test_command_works_without_any_other_library(installed):
@@ -84,3 +87,43 @@ def test_hook_of_the_installed_wheel_meets_llamafactory(installed, tmp_path):
         "import llamafactory.train.tuner\n"
     )
     assert python(installed, "-c", code, PYTHONPATH=str(tmp_path)) == "wrapped run_exp\n"
+
+
+# ---- the wheel is enough
+
+
+@pytest.mark.slow
+def test_wheel_alone_trains_a_stage_in_an_empty_folder(wheel, workshop, tmp_path):
+    """The libraries of this environment, our package from the wheel: `stcr init .`, then the unmodified trainer."""
+    from tiny_stage import TINY, UNPREPARED, quiet_environment
+
+    environment, work = tmp_path / "environment", tmp_path / "work"
+    work.mkdir()
+    python(sys.executable, "-m", "venv", "--without-pip", environment)
+    interpreter = environment / "bin" / "python"
+    python(sys.executable, "-m", "pip", "--python", interpreter, "install", "--no-deps", "--no-index", wheel)
+    # The libraries, but no .pth file of this environment: those would put the checkout on the path.
+    (site,) = environment.glob("lib/*/site-packages")
+    (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+
+    def run(*command):
+        variables = quiet_environment(tmp_path) | {"PATH": f"{interpreter.parent}{os.pathsep}{os.environ['PATH']}"}
+        variables.pop("PYTHONPATH", None)
+        done = subprocess.run(list(map(str, command)), cwd=work, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    where = run(interpreter, "-c", "import stcr_plugin; print(stcr_plugin.__file__)").strip()
+    assert Path(where).is_relative_to(site)
+    assert run(interpreter.with_name("stcr"), "init", ".").endswith(f"{len(files('recipes')) + 1} files below .\n")
+    assert {str(path.relative_to(work)) for path in work.rglob("*") if path.is_file()} == {
+        *files("recipes"),
+        "data_registry/README.md",
+    }
+    of_the_workshop = ("dataset=tiny_cot", f"dataset_dir={workshop.registry}", f"model_name_or_path={workshop.base}")
+    overrides = ("max_steps=2", "output_dir=runs/stage1", *of_the_workshop)
+    trainer = interpreter.with_name("llamafactory-cli")
+    trainer.write_text(f"#!{interpreter}\nfrom llamafactory.cli import main\n\nmain()\n")  # as pip writes it
+    trainer.chmod(0o755)
+    run(trainer, "train", "recipes/stage1_cot.yaml", *TINY[1:], *UNPREPARED, *overrides)
+    assert (work / "runs" / "stage1" / "stage.json").is_file()

@@ -1,4 +1,4 @@
-"""`stcr`: the one door to the plugin. Every command is a plain function of the room that does the work."""
+"""`stcr`, the command line. Each command is a thin function over the room that does the work."""
 
 from __future__ import annotations
 
@@ -6,58 +6,50 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from stcr_plugin import __version__
-from stcr_plugin.cli import data_commands, evaluation_commands, judge_commands, sharing_commands, training_commands
-from stcr_plugin.cli.options import ENGINE, SIZES
-from stcr_plugin.errors import StcrError
+from stcr_plugin.cli import (
+    data_commands,
+    evaluation_commands,
+    init_command,
+    judge_commands,
+    sharing_commands,
+    training_commands,
+)
+from stcr_plugin.cli.options import Parser, setting
+from stcr_plugin.errors import ConfigError, StcrError
 
-_BY_HAND = ("engine", "engine_config", *ENGINE)  # which engine it is, and how it is set
-_GROUPS = ("ask", "per_episode", "rotations")
-# Command -> option -> the options that it would make no use of. Both together are refused.
-_APART: dict[str, dict[str, tuple[str, ...]]] = {
-    "eval": {
-        "control": ("comparator", "weight", "pictures", *_GROUPS),
-        "pictures": ("comparator", "weight"),
-        "oracle": _BY_HAND,
-    },
-    "controls": {"oracle": _BY_HAND},
-    "rank": {
-        "voc": ("comparisons", "task"),
-        "pictures": ("split",),
-        "oracle": _BY_HAND,
-    },
-    "guard": {
-        "compare": ("model", "name", "episodes", "pope", "images", "oracle", *_BY_HAND, "generate", *SIZES),
-        "pope": ("episodes",),
-    },
-    "judge": {"oracle": _BY_HAND},
-}
-# Command -> option -> the one without which it would say nothing.
-_OF: dict[str, dict[str, str]] = {
-    "eval": {"weight": "comparator", **dict.fromkeys(_GROUPS, "pictures")},
-    "rank": {"episodes": "voc"},
-    "guard": {"images": "pope", "pope": "images"},
+# Options of earlier versions of `stcr eval` -> the command that replaces them.
+_MOVED = {
+    "control": "stcr controls --only NAME",
+    **dict.fromkeys(("comparator", "weight"), "stcr comparator NAME"),
+    **dict.fromkeys(("pictures", "ask", "per_episode", "rotations"), "stcr multi-image"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 an error of the input or a failed check, 130 interrupted."""
+    """Run one command.
+
+    Args:
+        argv: The words after `stcr` (default: those of this process).
+
+    Returns:
+        The exit code: 0 done, 1 an error of the input or a failed check, 130 interrupted.
+    """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if rest and not (hasattr(arguments, "overrides") and all(re.match(r"[\w.]+=", text) for text in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # argparse takes none behind an option
-        arguments.overrides = [*arguments.overrides, *rest]
-    run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
-        _agree(arguments)
-        return run(arguments) or 0
+        if rest and not (hasattr(arguments, "overrides") and all(re.match(r"[\w.]+=", text) for text in rest)):
+            _refuse_moved(arguments, rest)
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:  # argparse takes no positional argument after an option
+            arguments.overrides = [*arguments.overrides, *rest]
+        return arguments.run(arguments) or 0
     except StcrError as error:
         print(f"stcr: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read our output, such as `head`, has enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -65,33 +57,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _agree(arguments: argparse.Namespace) -> None:
-    """Raises ConfigError for options that would be taken and not used, and for a seed that nothing can be drawn by."""
-    from stcr_plugin.errors import ConfigError
-
-    def given(option: str) -> bool:
-        return getattr(arguments, option, None) not in (None, [], ()) and getattr(arguments, option) is not False
-
-    def dashed(option: str) -> str:
-        return "PICTURE" if (arguments.command, option) == ("rank", "pictures") else f"--{option.replace('_', '-')}"
-
-    for option, others in _APART.get(arguments.command, {}).items():
-        for other in others if given(option) else ():
-            if given(other):
-                raise ConfigError(f"{dashed(option)} makes no use of {dashed(other)}; leave one of the two out")
-    for option, other in _OF.get(arguments.command, {}).items():
-        if given(option) and not given(other):
-            raise ConfigError(f"{dashed(option)} is of {dashed(other)}; give that with it, or neither")
-    if getattr(arguments, "seed", 0) < 0:
-        raise ConfigError(f"--seed {arguments.seed}: must be at least 0")
+def _refuse_moved(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Raise ConfigError for an option of an earlier version, and name what replaces it."""
+    for option in (text.partition("=")[0] for text in rest if text.startswith("--")):
+        key = option.removeprefix("--").replace("-", "_")
+        now = _MOVED.get(key) if arguments.command == "eval" else None
+        if now is None and (known := setting(arguments, key)):
+            now = f"--set {known}=VALUE"
+        if now:
+            raise ConfigError(f"stcr {arguments.command} {option}", "has moved", f"use `{now}`")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="stcr", description="Cure a vision-language model of order bias, and prove it."
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="stcr", description="Remove order bias from vision-language models, and measure it.")
     parser.add_argument("--version", action="version", version=f"stcr_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (data_commands, training_commands, evaluation_commands, sharing_commands, judge_commands):
+    init_command.add_commands(commands)
+    for group in (data_commands, training_commands, evaluation_commands, judge_commands, sharing_commands):
         group.add_commands(commands)
     return parser

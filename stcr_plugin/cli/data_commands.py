@@ -5,10 +5,41 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stcr_plugin.cli.options import Commands, command
+from stcr_plugin.cli.options import Commands, Parser, command, registry_option, seed_option
+
+_NAME = "name of a build, such as stcr"
 
 
-def _data_build(arguments: argparse.Namespace) -> None:
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this module."""
+    group = commands.add_parser("data", help="build and check training sets").add_subparsers(required=True)
+    for name, run, help, options in (
+        ("build", _build, "write pictures, pairs and training sets as a data config says", _build_options),
+        ("check", _check, "decode every picture, and check counts, paths, lengths and labels", _check_options),
+        ("export", _export, "write a dataset or a split in the file formats of STCR's authors", _export_options),
+        ("overlap", _overlap, "list what two datasets share; exit code 1 if they do", _overlap_options),
+        ("show", _show, "write some rows as a page of pictures, labels and texts", _show_options),
+    ):
+        command(group, name, run, help, options)
+
+
+def _build_options(parser: Parser) -> None:
+    parser.add_argument("config", help="data config, YAML")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override keys of the config")
+    registry_option(parser)
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per core); the result is the same"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const="local",
+        help="build on a Ray cluster at ADDRESS (such as auto), without one on this machine",
+    )
+
+
+def _build(arguments: argparse.Namespace) -> None:
     from stcr_plugin.registry.build import build, load_data_config
     from stcr_plugin.registry.manifest import read_manifest, summary
     from stcr_plugin.registry.workers import WorkerPool
@@ -19,7 +50,12 @@ def _data_build(arguments: argparse.Namespace) -> None:
     print(f"built: {manifest}")
 
 
-def _data_check(arguments: argparse.Namespace) -> int:
+def _check_options(parser: Parser) -> None:
+    parser.add_argument("name", help=_NAME)
+    registry_option(parser)
+
+
+def _check(arguments: argparse.Namespace) -> int:
     from stcr_plugin.registry.check import check
 
     report = check(arguments.name, arguments.registry)
@@ -27,7 +63,15 @@ def _data_check(arguments: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _data_export(arguments: argparse.Namespace) -> None:
+def _export_options(parser: Parser) -> None:
+    parser.add_argument("name", help="name of a dataset, such as stcr_cot; with --split, name of a build")
+    registry_option(parser)
+    parser.add_argument("--split", help="export every pair of this split in both orders, as weak rows")
+    parser.add_argument("--format", choices=["json", "csv"], required=True, help="their training or evaluation file")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+
+
+def _export(arguments: argparse.Namespace) -> None:
     from stcr_plugin.registry.authors_rows import export
 
     done = export(arguments.name, arguments.registry, arguments.out, arguments.format, arguments.split)
@@ -35,7 +79,15 @@ def _data_export(arguments: argparse.Namespace) -> None:
     print(f"exported: {done.rows} rows to {done.path}{left_out}; its paths start from {arguments.registry}")
 
 
-def _data_overlap(arguments: argparse.Namespace) -> int:
+def _overlap_options(parser: Parser) -> None:
+    parser.add_argument("trained", metavar="A", help="what is trained on: a build, BUILD:SPLIT or a dataset")
+    parser.add_argument("evaluated", metavar="B", help="what is evaluated on, in the same form")
+    registry_option(parser)
+    seed_option(parser, "draws which pictures are compared for near duplicates")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the figures")
+
+
+def _overlap(arguments: argparse.Namespace) -> int:
     from stcr_plugin.artefacts import write_json
     from stcr_plugin.registry.overlap import overlap
 
@@ -46,7 +98,16 @@ def _data_overlap(arguments: argparse.Namespace) -> int:
     return 1 if found.leaks else 0
 
 
-def _data_show(arguments: argparse.Namespace) -> None:
+def _show_options(parser: Parser) -> None:
+    parser.add_argument("name", help=f"{_NAME}, or of a dataset, such as stcr_cot")
+    registry_option(parser)
+    parser.add_argument("--split", help="show only rows of this split; its pairs, if no dataset uses it")
+    parser.add_argument("--rows", type=int, default=48, metavar="N", help="rows to show (default: 48)")
+    seed_option(parser, "draws the rows")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="HTML file to write (default: runs/show/NAME.html)")
+
+
+def _show(arguments: argparse.Namespace) -> None:
     from stcr_plugin.report.contact_sheet import show
 
     name = f"{arguments.name}-{arguments.split}" if arguments.split else arguments.name
@@ -55,38 +116,3 @@ def _data_show(arguments: argparse.Namespace) -> None:
         arguments.name, arguments.registry, out, split=arguments.split, rows=arguments.rows, seed=arguments.seed
     )
     print(f"sheet: {sheet.path}, {sheet.shown} of {sheet.rows} rows")
-
-
-def add_commands(commands: Commands) -> None:
-    data = commands.add_parser("data", help="build and check training sets").add_subparsers(required=True)
-    build = command(data, "build", _data_build, "write frames, training sets, pairs and manifest of a data config")
-    build.add_argument("config", help="data config, YAML")
-    build.add_argument("overrides", nargs="*", help="key=value laid over the config")
-    build.add_argument("--workers", type=int, help="processes (default: one a core); changes no byte of what is built")
-    build.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        nargs="?",
-        const="local",
-        help="build on a Ray cluster, at ADDRESS (such as auto) or started on this machine",
-    )
-    check = command(data, "check", _data_check, "decode every picture, check counts, paths, lengths and labels")
-    check.add_argument("name", help="name of a build, such as stcr")
-    export = command(data, "export", _data_export, "write a dataset or a split in the files of STCR's authors")
-    export.add_argument("name", help="name of a dataset, such as stcr_cot, or with --split of a build")
-    export.add_argument("--split", help="every pair of this split in both orders, as weak rows")
-    export.add_argument("--format", choices=["json", "csv"], required=True, help="their training or evaluation file")
-    export.add_argument("--out", type=Path, required=True, help="file to write")
-
-    overlap = command(data, "overlap", _data_overlap, "what two datasets share; exit code 1: episodes or pictures")
-    overlap.add_argument("trained", metavar="A", help="what is trained on: a build, build:split or a dataset")
-    overlap.add_argument("evaluated", metavar="B", help="what is evaluated, named likewise")
-    overlap.add_argument("--seed", type=int, default=0, help="draws which pictures are looked at for near ones")
-    overlap.add_argument("--out", type=Path, help="JSON file to write the figures into")
-
-    show = command(data, "show", _data_show, "draw rows and write them as a page of pictures, labels and texts")
-    show.add_argument("name", help="name of a build, such as stcr, or of a dataset, such as stcr_cot")
-    show.add_argument("--split", help="rows of this split alone; its pairs, where no dataset is drawn from it")
-    show.add_argument("--rows", type=int, default=48, help="how many to show (default: 48)")
-    show.add_argument("--seed", type=int, default=0, help="draws the rows")
-    show.add_argument("--out", type=Path, help="HTML file to write (default: runs/show/NAME.html)")

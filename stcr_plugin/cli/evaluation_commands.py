@@ -1,85 +1,119 @@
-"""`stcr eval`, `controls`, `rank` and `guard`: measure a model."""
+"""`stcr eval`, `controls`, `multi-image`, `comparator`, `rank` and `guard`: measure a model."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stcr_plugin.cli.options import (
-    SIZES,
+    PAIRS,
     Commands,
+    Parser,
     ask_options,
-    asked,
     command,
     engine_options,
+    exclude,
+    given,
+    model_option,
     open_engine,
+    registry_option,
+    require,
     results_folder,
+    seed_option,
     settings_from,
+    settings_options,
     split_options,
 )
+from stcr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stcr_plugin.engines.settings import AskSettings, Engine
     from stcr_plugin.evaluation.comparators import Comparator
+    from stcr_plugin.evaluation.strips import Strip
+
+_GROUPS = ("pictures", "ask", "per_episode", "rotations")
 
 
-def _eval(arguments: argparse.Namespace) -> None:
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this module."""
+    for name, run, help, options in (
+        ("eval", _eval, "measure accuracy in both orders, and the gap between them, on a split", _eval_options),
+        ("controls", _controls, "check what a model's accuracy rests on, with a verdict each", _controls_options),
+        ("multi-image", _multi_image, "evaluate on groups of 3 to 8 pictures in every rotation", _multi_image_options),
+        ("comparator", _comparator, "evaluate with a method that needs no training", _comparator_options),
+        ("rank", _rank, "order frames by progress, and draw the progress curve", _rank_options),
+        ("guard", _guard, "measure what training cost, by yes/no questions as in POPE", _guard_options),
+    ):
+        command(commands, name, run, help, options)
+
+
+def _eval_options(parser: Parser) -> None:
+    split_options(parser, "eval")
+    ask_options(parser)
+    engine_options(parser)
+
+
+def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -> None:
     from stcr_plugin.evaluation.comparators import words
     from stcr_plugin.evaluation.evaluate import evaluate
     from stcr_plugin.evaluation.leakage import overlap_words
     from stcr_plugin.report.tables import console_table
 
-    engine, ask = open_engine(arguments, asked(arguments))
-    if arguments.control:
-        return _put_controls(arguments, engine, ask, [arguments.control], ())
-    if arguments.pictures is not None:
-        return _eval_groups(arguments, engine, ask)
-    chosen = _comparator(arguments)
+    engine, ask = open_engine(arguments)
     results = evaluate(
         arguments.model,
         arguments.dataset,
         arguments.split,
-        arguments.out or results_folder(arguments, engine, chosen.name if chosen else ""),
+        results_folder(arguments, engine, comparator.name if comparator else ""),
         arguments.registry,
         ask,
         arguments.limit,
         arguments.seed,
         name=arguments.name,
         engine=engine,
-        comparator=chosen,
+        comparator=comparator,
     )
     print(console_table([(str(results.row["name"]), results.figures)]))
-    if chosen:
+    if comparator:
         print(words(results.row))
     print(overlap_words(results.row["overlap"]))
     print(f"results: {results.out}")
 
 
-def _comparator(arguments: argparse.Namespace) -> Comparator | None:
+def _comparator_options(parser: Parser) -> None:
+    parser.add_argument("comparator", metavar="NAME", help="swap_ensemble, warned, ritual, m3id or calibrated")
+    parser.add_argument("--weight", type=float, metavar="X", help="of the changed prompt (default: its source's)")
+    _eval_options(parser)
+
+
+def _comparator(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation.comparators import comparator
 
-    return comparator(arguments.comparator, arguments.weight) if arguments.comparator else None
+    _eval(arguments, comparator(arguments.comparator, arguments.weight))
+
+
+def _controls_options(parser: Parser) -> None:
+    split_options(parser, "controls")
+    parser.add_argument("--only", metavar="A,B", help="run only these controls (default: all that apply)")
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="NAME:SPLIT=LABEL",
+        help="add a row for other data, such as stcr_regress:regress=non_monotone; may be given several times",
+    )
+    parser.add_argument(
+        "--pictures", type=int, metavar="N", help="group size of the multi-image row (default: 3, no row with --only)"
+    )
+    ask_options(parser)
+    engine_options(parser)
 
 
 def _controls(arguments: argparse.Namespace) -> None:
-    engine, ask = open_engine(arguments, asked(arguments))
-    only = None if arguments.only is None else [name for name in arguments.only.split(",") if name]
-    _put_controls(arguments, engine, ask, only, arguments.also, arguments.pictures)
-
-
-def _put_controls(
-    arguments: argparse.Namespace,
-    engine: Engine,
-    ask: AskSettings,
-    only: Sequence[str] | None,
-    also: Sequence[str],
-    pictures: int | None = None,
-) -> None:
     from stcr_plugin.evaluation.controls import CONTROLS_MD, console, controls
 
-    out = arguments.out or results_folder(arguments, engine, room="controls")
+    engine, ask = open_engine(arguments)
+    out = results_folder(arguments, engine, room="controls")
     rows = controls(
         arguments.model,
         arguments.dataset,
@@ -87,30 +121,40 @@ def _put_controls(
         out,
         arguments.registry,
         ask,
-        only,
+        None if arguments.only is None else [name for name in arguments.only.split(",") if name],
         arguments.limit,
         arguments.seed,
-        also=also,
+        also=arguments.also,
         engine=engine,
         name=arguments.name,
-        pictures=pictures,
+        pictures=arguments.pictures,
     )
     print(console(rows))
     print(f"controls: {out / CONTROLS_MD}")
 
 
-def _eval_groups(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> None:
+def _multi_image_options(parser: Parser) -> None:
+    from stcr_plugin.evaluation.multi_image import GroupSettings
+
+    settings_options(parser, GroupSettings, _GROUPS)
+    split_options(parser, "eval", limit="groups")
+    ask_options(parser)
+    engine_options(parser)
+
+
+def _multi_image(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation.multi_image import GroupSettings, evaluate_groups, summary
 
-    asked = settings_from(GroupSettings, arguments, ("pictures", "ask", "per_episode", "rotations"))
+    groups = settings_from(GroupSettings, arguments, _GROUPS)
+    engine, ask = open_engine(arguments)
     results = evaluate_groups(
         arguments.model,
         arguments.dataset,
         arguments.split,
-        arguments.out or results_folder(arguments, engine, f"{asked.pictures}-{asked.ask}"),
+        results_folder(arguments, engine, f"{groups.pictures}-{groups.ask}"),
         arguments.registry,
         ask,
-        asked,
+        groups,
         arguments.limit,
         arguments.seed,
         name=arguments.name,
@@ -120,54 +164,106 @@ def _eval_groups(arguments: argparse.Namespace, engine: Engine, ask: AskSettings
     print(f"results: {results.out}")
 
 
-def _rank(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.errors import ConfigError
-    from stcr_plugin.evaluation import rank, strips
+# ---- on frames, and on other questions
 
-    out, paths = arguments.out, arguments.pictures
-    build = arguments.registry, arguments.dataset, arguments.split or "heldout"
-    if bool(arguments.dataset) == bool(paths):
-        raise ConfigError("give either --dataset with --episode or --voc, or pictures or a video file with --task")
-    if arguments.dataset and bool(arguments.episode) == arguments.voc:
-        raise ConfigError("with --dataset: give either --episode, to rank its frames, or --voc")
-    if paths and (arguments.voc or arguments.episode or not arguments.task):
-        raise ConfigError("pictures and videos are ranked with --task, and without --episode and --voc")
-    if len(paths) > 1 and arguments.frames is not None:
-        raise ConfigError("--frames is of an episode or a video; of pictures all that are named are ranked")
-    frames = strips.FRAMES if arguments.frames is None else arguments.frames
-    if arguments.voc:
-        found = strips.of_split(*build, frames, arguments.episodes, arguments.seed)
-    elif arguments.dataset:
-        found = [strips.of_episode(*build, arguments.episode, frames, arguments.task)]
-    elif len(paths) == 1:
-        found = [strips.of_video(paths[0], arguments.task, out / "frames", frames)]
-    else:
-        found = [strips.of_pictures(paths, arguments.task)]
+
+def _rank_options(parser: Parser) -> None:
+    parser.add_argument("picture", type=Path, nargs="*", metavar="PICTURE", help="picture files, or one video file")
+    registry_option(parser)
+    model_option(parser)
+    parser.add_argument("--task", help="the task in a few words; of an episode only if it has several")
+    parser.add_argument("--dataset", metavar="NAME", help="name of a build, such as stcr, instead of pictures")
+    parser.add_argument("--split", help="split of the build (default: heldout)")
+    parser.add_argument("--episode", metavar="ID", help="rank the frames of this episode of the split")
+    parser.add_argument("--voc", action="store_true", help="measure value-order correlation over episodes of the split")
+    parser.add_argument("--episodes", type=int, metavar="N", help="with --voc: use N episodes (default: all)")
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="frames of an episode or a video, evenly spaced (default: 16)"
+    )
+    parser.add_argument(
+        "--comparisons", type=int, metavar="N", help="pairs to compare, each in both orders (default: n log2 n)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    seed_option(parser, "draws prompt variants, first comparisons, episodes and the bootstrap")
+    ask_options(parser)
+    engine_options(parser)
+
+
+def _rank(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.evaluation import rank
+
+    found = _strips(arguments)
     pairs = [pair for strip in found for pair in strip.pairs()]
-    engine, ask = open_engine(arguments, asked(arguments), found[0].root, pairs)
+    engine, ask = open_engine(arguments, found[0].root, pairs)
+    out, seed = arguments.out, arguments.seed
     if arguments.voc:
         name = str(arguments.model or arguments.oracle or engine.identity().get("model") or arguments.engine)
-        print(rank.value_order(engine, found, out, ask, arguments.seed, name=name).words)
+        print(rank.value_order(engine, found, out, ask, seed, name=name).words)
     else:
-        print(rank.rank_frames(engine, found[0], out, ask, arguments.comparisons, arguments.seed).words)
+        print(rank.rank_frames(engine, found[0], out, ask, arguments.comparisons, seed).words)
     print(f"results: {out}")
 
 
+def _strips(arguments: argparse.Namespace) -> list[Strip]:
+    """The frames to rank: of pictures, a video, an episode, or with --voc of every episode."""
+    from stcr_plugin.evaluation import strips
+
+    exclude(arguments, "picture", "dataset", "split", "episode", "voc")
+    exclude(arguments, "voc", "episode", "comparisons", "task")
+    require(arguments, "picture", "task")
+    require(arguments, "episodes", "voc")
+    pictures, task = arguments.picture, arguments.task
+    frames = strips.FRAMES if arguments.frames is None else arguments.frames
+    if len(pictures) > 1:
+        if arguments.frames is not None:
+            raise ConfigError("", "--frames and several pictures exclude each other", "leave --frames out")
+        return [strips.of_pictures(pictures, task)]
+    if pictures:
+        return [strips.of_video(pictures[0], task, arguments.out / "frames", frames)]
+    if not arguments.dataset:
+        raise ConfigError("stcr rank", "no frames given", "name picture files or a video, or give --dataset")
+    build = arguments.registry, arguments.dataset, arguments.split or "heldout"
+    if arguments.voc:
+        return strips.of_split(*build, frames, arguments.episodes, arguments.seed)
+    if not arguments.episode:
+        raise ConfigError("", "--dataset requires --episode or --voc")
+    return [strips.of_episode(*build, arguments.episode, frames, task)]
+
+
+def _guard_options(parser: Parser) -> None:
+    model_option(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results")
+    parser.add_argument("--name", help="the model's name in tables (default: that of its stage)")
+    parser.add_argument("--episodes", type=int, metavar="N", help="simulated scenes to evaluate on (default: 200)")
+    seed_option(parser, "draws scenes, questions and the bootstrap")
+    parser.add_argument(
+        "--pope", type=Path, nargs="+", default=(), metavar="FILE", help="use POPE's own question files instead"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures that POPE's files name")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", metavar="RUN", help="compare finished runs instead of evaluating a model"
+    )
+    ask_options(parser, without=PAIRS)
+    engine_options(parser, oracle=False)
+
+
 def _guard(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.errors import ConfigError
     from stcr_plugin.evaluation import guard
 
+    exclude(arguments, "compare", *sorted(given(arguments) - {"compare", "out"}))
     if arguments.compare:
         print(guard.compare(arguments.compare, arguments.out))
         return
-    if arguments.out is None or arguments.oracle:
-        raise ConfigError("give --out, the folder of the results; and no --oracle, which knows of pairs alone")
-    episodes = guard.EPISODES if arguments.episodes is None else arguments.episodes
-    engine, ask = open_engine(arguments, asked(arguments), arguments.images if arguments.pope else arguments.out)
+    exclude(arguments, "pope", "episodes")
+    require(arguments, "pope", "images")
+    require(arguments, "images", "pope")
+    if arguments.out is None:
+        raise ConfigError("", "stcr guard requires --out, the folder of the results")
+    engine, ask = open_engine(arguments, arguments.images or arguments.out)
     row = guard.guard(
         arguments.model,
         arguments.out,
-        episodes,
+        guard.EPISODES if arguments.episodes is None else arguments.episodes,
         arguments.seed,
         ask,
         arguments.pope,
@@ -177,80 +273,3 @@ def _guard(arguments: argparse.Namespace) -> None:
     )
     print(guard.words(row))
     print(f"results: {arguments.out}")
-
-
-def add_commands(commands: Commands) -> None:
-    evaluate = command(commands, "eval", _eval, "measure the forward/backward gap of a model on a split")
-    split_options(evaluate, "eval")
-    evaluate.add_argument("--control", metavar="NAME", help="one of `stcr controls` alone, against the plain run")
-    ask_options(evaluate)
-    _comparator_options(evaluate)
-    _group_options(evaluate)
-    engine_options(evaluate)
-
-    controls = command(commands, "controls", _controls, "put a model's figures to the test, a verdict a control")
-    split_options(controls, "controls")
-    controls.add_argument("--only", metavar="A,B", help="these controls alone (default: all that apply)")
-    controls.add_argument(
-        "--also",
-        action="append",
-        default=[],
-        metavar="NAME:SPLIT=LABEL",
-        help="a row for other data, such as stcr_regress:regress=non_monotone; may be given several times",
-    )
-    controls.add_argument(
-        "--pictures",
-        type=int,
-        metavar="N",
-        help="a row of groups of 3 to 8 pictures (default: 3, none with --only)",
-    )
-    ask_options(controls)
-    engine_options(controls)
-
-    rank = command(commands, "rank", _rank, "order frames by how far along they are, and draw the progress curve")
-    rank.add_argument("pictures", type=Path, nargs="*", metavar="PICTURE", help="picture files, or one video file")
-    rank.add_argument("--model", type=Path, help="folder of a model, such as a stage's output; a server needs none")
-    rank.add_argument("--task", help="what is being done, in a few words; of an episode only where it has several")
-    rank.add_argument("--dataset", help="name of a build, such as stcr, instead of pictures")
-    rank.add_argument("--split", help="split of the build (default: heldout)")
-    rank.add_argument("--episode", help="rank the frames of this episode of the split")
-    rank.add_argument("--voc", action="store_true", help="how well values agree with time, over episodes of the split")
-    rank.add_argument("--episodes", type=int, help="with --voc: so many episodes, drawn by the seed (default: all)")
-    rank.add_argument("--frames", type=int, help="of an episode or a video, evenly spread (default: 16)")
-    rank.add_argument("--comparisons", type=int, help="pairs to ask, each in both orders (default: n log2 n)")
-    rank.add_argument("--out", type=Path, required=True, help="folder of the results")
-    rank.add_argument("--seed", type=int, default=0, help="draws wordings, first comparisons, episodes, the bootstrap")
-    ask_options(rank)
-    engine_options(rank)
-
-    guard = command(
-        commands, "guard", _guard, "what training cost: yes/no questions about one picture, as in POPE", False
-    )
-    guard.add_argument("--model", type=Path, help="folder of a model, such as a stage's output; a server needs none")
-    guard.add_argument("--out", type=Path, help="folder of the results")
-    guard.add_argument("--name", help="the model's name in tables (default: that of its stage)")
-    guard.add_argument("--episodes", type=int, help="simulated scenes to ask about (default: 200)")
-    guard.add_argument("--seed", type=int, default=0, help="draws the scenes, the questions and the bootstrap")
-    guard.add_argument("--pope", type=Path, nargs="+", default=(), metavar="FILE", help="ask POPE's own files instead")
-    guard.add_argument("--images", type=Path, help="folder of the pictures that POPE's files name")
-    guard.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="ask nothing; finished runs side by side")
-    ask_options(guard, SIZES, generate="let it write its answer, and parse that")
-    engine_options(guard)
-
-
-def _comparator_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what to try before training")
-    group.add_argument(
-        "--comparator",
-        metavar="NAME",
-        help="swap_ensemble, warned, ritual, m3id or calibrated: ask otherwise, weights of the model as they are",
-    )
-    group.add_argument("--weight", type=float, metavar="W", help="of the changed prompt (default: its source's)")
-
-
-def _group_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("groups of pictures instead of pairs")
-    group.add_argument("--pictures", type=int, metavar="N", help="3 to 8 pictures in every rotation; --limit: groups")
-    group.add_argument("--ask", choices=["closest", "order"], help="name the closest, or list all (default: closest)")
-    group.add_argument("--per-episode", type=int, metavar="N", help="groups of an episode at most (default: 4)")
-    group.add_argument("--rotations", type=int, metavar="N", help="arrangements of a group (default: all)")

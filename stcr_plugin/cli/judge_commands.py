@@ -5,40 +5,46 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stcr_plugin.cli.options import Commands, ask_options, asked, command, engine_options, open_engine
+from stcr_plugin.cli.options import Commands, Parser, ask_options, command, engine_options, open_engine
+from stcr_plugin.errors import ConfigError
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the command of this module."""
+    help = "find which of 2 to 8 pictures of one task is closest to completion"
+    command(commands, "judge", _judge, help, _judge_options)
+
+
+def _judge_options(parser: Parser) -> None:
+    parser.add_argument(
+        "named",
+        nargs="+",
+        metavar="MODEL PICTURE",
+        help="a model's folder (none with a server), then picture files or VIDEO@SECONDS",
+    )
+    parser.add_argument("--task", required=True, help="the task in a few words")
+    parser.add_argument("--json", action="store_true", help="print the whole judgement as JSON")
+    parser.add_argument("--ties", action="store_true", help='offer the answer "neither", as builds that teach ties do')
+    parser.set_defaults(seed=0)  # of the oracles
+    ask_options(parser)
+    engine_options(parser)
 
 
 def _judge(arguments: argparse.Namespace) -> None:
     import dataclasses
     import json
 
-    from stcr_plugin.errors import ConfigError
     from stcr_plugin.evaluation.judge import ROOT, judge
 
-    # A model may be left out where another answers: then all that is named is pictures.
-    given, asked_here = list(arguments.given), arguments.engine != "server" and not arguments.oracle
-    arguments.model = Path(given.pop(0)) if given and (asked_here or Path(given[0]).is_dir()) else None
-    if asked_here and not (arguments.model and arguments.model.is_dir()):
-        raise ConfigError(
-            f"{arguments.model or 'MODEL'}: no such folder; name a model's folder first, then the pictures"
-        )
-    opened = open_engine(arguments, asked(arguments), ROOT, [])
-    found = judge(opened, given, arguments.task, ties=arguments.ties)
+    # A server or an oracle needs no model: then all words name pictures.
+    named, local = list(arguments.named), arguments.engine != "server" and not arguments.oracle
+    arguments.model = Path(named.pop(0)) if local or Path(named[0]).is_dir() else None
+    if local and not arguments.model.is_dir():
+        raise ConfigError(arguments.model, "no such folder", "name a model's folder first, then the pictures")
+    opened = open_engine(arguments, ROOT, [])
+    found = judge(opened, named, arguments.task, ties=arguments.ties)
     if arguments.json:
         row = dataclasses.asdict(found) | {"warnings": found.warnings, "engine": dict(opened[0].identity())}
         print(json.dumps(row, indent=2, ensure_ascii=False))
     else:
         print(found.words)
-
-
-def add_commands(commands: Commands) -> None:
-    judge = command(commands, "judge", _judge, "which of 2 to 8 pictures of one task is closest to completion", False)
-    judge.add_argument(
-        "given", nargs="+", metavar="MODEL PICTURE", help="a model's folder (none with a server), then files or VIDEO@S"
-    )
-    judge.add_argument("--task", required=True, help="what is being done, in a few words")
-    judge.add_argument("--json", action="store_true", help="print all that is known of the judgement")
-    judge.add_argument("--ties", action="store_true", help='offer "neither", as builds that teach ties do')
-    judge.set_defaults(seed=0)  # of the oracles
-    ask_options(judge)
-    engine_options(judge)

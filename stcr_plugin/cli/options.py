@@ -1,48 +1,53 @@
-"""Options that several commands share, and what is made from them."""
+"""Options that several commands share, and the settings, engines and folders made from them."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-Settings = TypeVar("Settings")
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from stcr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from stcr_plugin.engines.settings import AskSettings, Engine
     from stcr_plugin.types import Pair
 
-# Options that are fields of AskSettings: field -> how argparse is told of it. A command may have some of them alone.
-ASK: dict[str, dict[str, Any]] = {
-    "mode": {"choices": ["cot", "direct"], "help": "let it reason, or not (default: as it was trained)"},
-    "generate": {"action": "store_const", "const": True, "help": "generate in direct mode too, and parse"},
-    "batch_size": {"type": int},
-    "max_new_tokens": {"type": int},
-    "image_max_pixels": {"type": int, "help": "as in training (default: the stage's, else 768*768)"},
-    "image_min_pixels": {"type": int},
-    "other_image_size": {"action": "store_const", "const": True, "help": "sizes may be others than in training"},
-    "language": {"choices": ["en", "zh"]},
-    "part": {"choices": ["train", "heldout"], "help": "wordings seen in training, or never"},
-    "style": {"metavar": "NAME", "help": "what pictures are called: img, letters, ordinals or frames (default: img)"},
-    "warn": {"action": "store_const", "const": True, "help": "say that the pictures may stand in either order"},
-}
-# Those that are about pictures and how much is asked at once, not about how two pictures are named and asked about.
-SIZES = ("batch_size", "max_new_tokens", "image_max_pixels", "image_min_pixels", "other_image_size", "language")
-# Options that are settings of an engine: option -> its name there. All others are set in a file (--engine-config).
-ENGINE = {
-    "url": "url",
-    "server_model": "model",
-    "key_env": "key_env",
-    "concurrency": "concurrency",
-    "timeout": "timeout",
-    "requests_per_minute": "requests_per_minute",
-    "price_in": "price_in",
-    "price_out": "price_out",
-}
+Settings = TypeVar("Settings")
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
 REGISTRY = "folder of the training sets"
+_WIDTH = 98  # of the list of keys in a help text; argparse wraps its own part by the terminal
+_ENGINE = "engine."
+# Fields of AskSettings with an option of their own; the others are keys of --set.
+_PROMPT = ("mode", "generate", "batch_size", "image_max_pixels")
+# Fields of ServerSettings with an option of their own -> its destination.
+_SERVER = {"url": "url", "model": "server_model", "key_env": "key_env"}
+_BY_ENGINE = ("engine", "engine_config", *_SERVER.values())
+PAIRS = frozenset({"mode", "part", "style", "warn"})
+"""Fields of AskSettings that only apply to questions about pairs."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of one command. Its options are made when it runs: no command imports the settings of another."""
+
+    options: Callable[[Parser], None] | None = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", partial(argparse.RawDescriptionHelpFormatter, max_help_position=26))
+        super().__init__(**kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.options is not None:
+            options, self.options = self.options, None
+            options(self)
+        return super().parse_known_args(args, namespace)
 
 
 def command(
@@ -50,112 +55,283 @@ def command(
     name: str,
     run: Callable[[argparse.Namespace], int | None],
     help: str,
-    registry: bool = True,
-) -> argparse.ArgumentParser:
-    """`registry`: it reads or writes the folder of the training sets, which --registry names."""
+    options: Callable[[Parser], None],
+) -> None:
+    """Add a command to a group of commands.
+
+    Args:
+        commands: What `add_subparsers` returned.
+        name: The command's name.
+        run: Called with the arguments; returns the exit code, None for 0.
+        help: One line, verb first.
+        options: Adds the command's options to its parser.
+    """
     parser = commands.add_parser(name, help=help, description=help)
-    parser.set_defaults(run=run, command=name)
-    if registry:
-        parser.add_argument("--registry", type=Path, default=Path("data_registry"), help=REGISTRY)
-    return parser
+    parser.options = options
+    parser.set_defaults(run=run, command=name, parser=parser)
 
 
-def settings_from(kind: type[Settings], arguments: argparse.Namespace, fields: Iterable[str]) -> Settings:
-    """The settings that the options of these names give; those that a command does not have, or leaves out, stay."""
+def given(arguments: argparse.Namespace) -> frozenset[str]:
+    """The destinations of all options whose value is not the default."""
+    parser: Parser = arguments.parser
+    return frozenset(name for name, value in vars(arguments).items() if value and value != parser.get_default(name))
+
+
+def exclude(arguments: argparse.Namespace, option: str, *others: str) -> None:
+    """Raise ConfigError if `option` and one of `others` are given, all named by their destinations."""
+    found = given(arguments)
+    for other in others:
+        if option in found and other in found:
+            raise ConfigError("", f"{_flag(option)} and {_flag(other)} exclude each other")
+
+
+def require(arguments: argparse.Namespace, option: str, other: str) -> None:
+    """Raise ConfigError if `option` is given without `other`."""
+    found = given(arguments)
+    if option in found and other not in found:
+        raise ConfigError("", f"{_flag(option)} requires {_flag(other)}")
+
+
+def _flag(option: str) -> str:
+    return option.upper() if option.isupper() or option == "picture" else f"--{option.replace('_', '-')}"
+
+
+# ---- options that are fields of a settings class
+
+
+def settings_options(
+    parser: argparse._ActionsContainer, cls: type, fields: Collection[str], names: Mapping[str, str] | None = None
+) -> None:
+    """Add an option for each of `fields` of a settings class, with the field's type, default and help.
+
+    An option that is not given is None, so that the class's own default applies.
+
+    Args:
+        parser: A parser or a group of its options.
+        cls: A dataclass whose fields have `metadata["help"]`.
+        fields: Names of the fields to add.
+        names: Field -> the option's destination, where it is not the field's name.
+    """
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in fields:
+            name = (names or {}).get(field.name, field.name)
+            parser.add_argument(_flag(name), help=_help(field).replace("%", "%%"), **_kind(hints[field.name], name))
+
+
+def _kind(hint: Any, name: str) -> dict[str, Any]:
+    """What argparse needs to know of a field's type."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        hint = next(one for one in typing.get_args(hint) if one is not type(None))
+    if hint is bool:
+        return {"action": "store_const", "const": True}
+    if typing.get_origin(hint) is typing.Literal:
+        return {"choices": typing.get_args(hint)}
+    return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, name.rpartition("_")[2].upper())}
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    """The field's help, with its default where the help does not name it."""
+    text = str(field.metadata.get("help", ""))
+    if field.default in (None, False, "", dataclasses.MISSING) or "(default" in text:
+        return text
+    return f"{text} (default: {field.default})"
+
+
+def settings_from(cls: type[Settings], arguments: argparse.Namespace, fields: Iterable[str]) -> Settings:
+    """The settings made from the options of these names; what is not given keeps its default."""
     from stcr_plugin.config import from_mapping
 
-    given = {field: value for field in fields if (value := getattr(arguments, field, None)) is not None}
-    return from_mapping(kind, given, "the options")
+    values = {field: value for field in fields if (value := getattr(arguments, field, None)) is not None}
+    return from_mapping(cls, values, "the options")
+
+
+# ---- questions and engines
+
+
+def seed_option(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add --seed, at least 0."""
+
+    def seed(text: str) -> int:
+        if int(text) < 0:
+            raise argparse.ArgumentTypeError(f"{text}: must be at least 0")
+        return int(text)
+
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help=f"{help} (default: 0)")
+
+
+def registry_option(parser: argparse.ArgumentParser) -> None:
+    """Add --registry."""
+    default = Path("data_registry")
+    parser.add_argument(
+        "--registry", type=Path, default=default, metavar="DIR", help=f"{REGISTRY} (default: {default})"
+    )
+
+
+def split_option(parser: argparse.ArgumentParser) -> None:
+    """Add --split, by default heldout."""
+    parser.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
+
+
+def model_option(parser: argparse.ArgumentParser) -> None:
+    """Add --model."""
+    parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a model; a server needs none")
+
+
+def split_options(parser: argparse.ArgumentParser, room: str, limit: str = "pairs") -> None:
+    """Add the options of an evaluation on a split; results go below `room` in the model's folder."""
+    registry_option(parser)
+    model_option(parser)
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="name of a build, such as stcr")
+    split_option(parser)
+    where = f"MODEL/{room}/DATASET-SPLIT, without a model runs/{room}/SERVED/DATASET-SPLIT"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the results (default: {where})")
+    parser.add_argument("--name", help="the model's name in tables (default: that of its stage)")
+    parser.add_argument("--limit", type=int, metavar="N", help=f"use N {limit}, spread over episodes (default: all)")
+    seed_option(parser, "draws prompt variants and the bootstrap")
+
+
+def ask_options(parser: Parser, without: Collection[str] = (), engine: bool = True) -> None:
+    """Add the options of prompts: the fields of AskSettings, except those in `without`.
+
+    The common ones have options of their own, the others are keys of --set, as are an engine's (`engine.KEY`).
+    """
+    from stcr_plugin.engines.settings import AskSettings
+
+    fields = [field for field in dataclasses.fields(AskSettings) if field.name not in without]
+    settings_options(parser, AskSettings, [field.name for field in fields if field.name in _PROMPT])
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change another setting, listed below; may be given several times",
+    )
+    settable = {"keys of --set": {field.name: _help(field) for field in fields if field.name not in _PROMPT}}
+    if engine:
+        settable |= {f"keys of --set with --engine {name}": keys for name, keys in _engine_keys().items()}
+    parser.set_defaults(settable=frozenset(key for keys in settable.values() for key in keys))
+    parser.epilog = "\n\n".join(_listed(head, keys) for head, keys in settable.items())
+
+
+def _engine_keys() -> dict[str, dict[str, str]]:
+    """Engine -> key of --set -> help, for all that has no option of its own."""
+    from stcr_plugin.engines.server import ServerSettings
+    from stcr_plugin.engines.vllm import VllmSettings
+
+    return {
+        name: {f"{_ENGINE}{one.name}": _help(one) for one in dataclasses.fields(cls) if one.name not in _SERVER}
+        for name, cls in (("server", ServerSettings), ("vllm", VllmSettings))
+    }
+
+
+def _listed(head: str, keys: Mapping[str, str]) -> str:
+    """A head and a wrapped line per key, as argparse prints options."""
+    width = max(map(len, keys)) + 4
+    lines = [
+        textwrap.fill(f"  {key:<{width - 2}}{text}".rstrip(), _WIDTH, subsequent_indent=" " * width)
+        for key, text in keys.items()
+    ]
+    return "\n".join([f"{head}:", *lines])
+
+
+def setting(arguments: argparse.Namespace, name: str) -> str | None:
+    """The key of --set for a field's name; None where the command has none."""
+    known = getattr(arguments, "settable", ())
+    return next((key for key in (name, _ENGINE + name) if key in known), None)
+
+
+def engine_options(parser: argparse.ArgumentParser, oracle: bool = True) -> None:
+    """Add the options that `open_engine` reads besides --model, --set and --registry."""
+    from stcr_plugin.engines.server import ServerSettings
+
+    group = parser.add_argument_group("engine, which answers the prompts")
+    if oracle:
+        names = "position-only, coin, right or chronological"
+        group.add_argument("--oracle", metavar="NAME", help=f"answer without a model, by a known rule: {names}")
+    group.add_argument(
+        "--engine",
+        choices=["local", "server", "vllm"],
+        help="transformers, an OpenAI-compatible server, which always generates, or vLLM (default: local)",
+    )
+    group.add_argument(
+        "--engine-config", type=Path, metavar="FILE", help="YAML with the engine's settings; options override it"
+    )
+    settings_options(group, ServerSettings, _SERVER, _SERVER)
+
+
+def _values(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Key -> value of all --set options, the values read as YAML."""
+    import yaml
+
+    from stcr_plugin.config import nearest
+
+    values = {}
+    for text in getattr(arguments, "set", ()):
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}", "has no value", "write KEY=VALUE, such as language=zh")
+        if key not in arguments.settable:
+            raise ConfigError(f"--set {text}", f"unknown key {key!r}, {nearest(key, sorted(arguments.settable))}")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            values[key] = value
+    return values
 
 
 def asked(arguments: argparse.Namespace) -> AskSettings:
+    """The settings of the prompts, from the options that `ask_options` added."""
+    from stcr_plugin.config import from_mapping
     from stcr_plugin.engines.settings import AskSettings
 
-    return settings_from(AskSettings, arguments, ASK)
+    values = {field: value for field in _PROMPT if (value := getattr(arguments, field, None)) is not None}
+    values |= {key: value for key, value in _values(arguments).items() if not key.startswith(_ENGINE)}
+    return from_mapping(AskSettings, values, "the options")
 
 
 def open_engine(
-    arguments: argparse.Namespace, ask: AskSettings, pictures: Path | None = None, pairs: Sequence[Pair] | None = None
+    arguments: argparse.Namespace, pictures: Path | None = None, pairs: Sequence[Pair] | None = None
 ) -> tuple[Engine, AskSettings]:
-    """What `_engine_options` name, and `ask` as it is to be asked; `pictures` and `pairs` None: those of the split."""
+    """Make the engine that the options name.
+
+    Args:
+        arguments: With the options of `ask_options` and `engine_options`.
+        pictures: Folder of the pictures (default: the registry).
+        pairs: What an oracle is asked about (default: the pairs of the split).
+
+    Returns:
+        The engine, and the settings of the prompts, completed by the model's stage.
+    """
     from stcr_plugin.config import read_yaml
     from stcr_plugin.engines.open import engine_for
     from stcr_plugin.engines.oracles import Oracle
-    from stcr_plugin.errors import ConfigError
     from stcr_plugin.registry.manifest import read_pairs
 
-    if arguments.oracle:
-        if arguments.model:
-            raise ConfigError("--oracle answers without a model; leave --model out")
+    ask = asked(arguments)
+    own = {key.removeprefix(_ENGINE): value for key, value in _values(arguments).items() if key.startswith(_ENGINE)}
+    if getattr(arguments, "oracle", None):
+        exclude(arguments, "oracle", "model", *_BY_ENGINE)
+        if own:
+            raise ConfigError("", f"--oracle and --set {_ENGINE}{next(iter(own))} exclude each other")
         pairs = read_pairs(arguments.registry, arguments.dataset, arguments.split) if pairs is None else pairs
         return Oracle(arguments.oracle, pairs, arguments.seed, ask.generate), ask
     options = read_yaml(arguments.engine_config) if arguments.engine_config else {}
-    options |= {
-        field: getattr(arguments, name) for name, field in ENGINE.items() if getattr(arguments, name) is not None
-    }
+    options |= own
+    options |= {field: value for field, name in _SERVER.items() if (value := getattr(arguments, name)) is not None}
     return engine_for(arguments.engine or "local", arguments.model, pictures or arguments.registry, ask, options)
 
 
 def results_folder(arguments: argparse.Namespace, engine: Engine, how: str = "", room: str = "eval") -> Path:
-    """Where results go unless --out says: beside the model, or for one that a server has below runs/eval.
+    """Where results go: --out, else beside the model, else below runs/ROOM for the model of a server.
 
-    What is asked otherwise than by the defaults has a folder of its own, and writes over no other figures.
+    Results with other settings than the defaults get their own folder, so that they replace no other figures.
     """
+    if arguments.out:
+        return Path(arguments.out)
     folder = asked(arguments).folder(arguments.dataset, arguments.split, how)
     if arguments.model is None:
         served = re.sub(r"[^\w.-]+", "_", str(engine.identity().get("model") or arguments.oracle)).strip("._")
         return Path("runs", room, served or "model", folder)
-    return Path(
-        arguments.model, room, folder if arguments.engine in (None, "local") else f"{folder}-{arguments.engine}"
-    )
-
-
-def ask_options(parser: argparse.ArgumentParser, fields: Iterable[str] = tuple(ASK), **help: str) -> None:
-    """The options of `fields`, and those that `help` words anew."""
-    for field, how in ASK.items():
-        if field in help or field in fields:
-            told = how | ({"help": help[field]} if field in help else {})
-            parser.add_argument(f"--{field.replace('_', '-')}", **told)
-
-
-def split_options(parser: argparse.ArgumentParser, room: str) -> None:
-    """What is asked of whom, and where the results go."""
-    parser.add_argument("--model", type=Path, help="folder of a model, such as a stage's output; a server needs none")
-    parser.add_argument("--dataset", required=True, help="name of a build, such as stcr")
-    parser.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help=f"folder of the results (default: MODEL/{room}/DATASET-SPLIT[-ENGINE], without MODEL runs/{room}/SERVED/)",
-    )
-    parser.add_argument("--name", help="the model's name in tables (default: that of its stage)")
-    parser.add_argument("--limit", type=int, help="so many pairs, spread evenly over the episodes (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the wordings and the bootstrap")
-
-
-def engine_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `_engine` reads, besides --model."""
-    group = parser.add_argument_group("the engine that asks the model")
-    group.add_argument(
-        "--oracle",
-        metavar="NAME",
-        help="ask no model, but position-only, coin, right or chronological, whose figures are known beforehand",
-    )
-    group.add_argument(
-        "--engine",
-        choices=["local", "server", "vllm"],
-        help="transformers here, an OpenAI-compatible server (always left to write), or vLLM here (default: local)",
-    )
-    group.add_argument("--engine-config", metavar="FILE", help="YAML with the engine's settings; options go before it")
-    group.add_argument("--url", help="of the server, up to its /v1")
-    group.add_argument("--server-model", metavar="NAME", help="the model's name at the server")
-    group.add_argument(
-        "--key-env", metavar="VARIABLE", help="environment variable with the key, '' for none (default: OPENAI_API_KEY)"
-    )
-    group.add_argument("--concurrency", type=int, help="requests under way at once (default: 8)")
-    group.add_argument("--timeout", type=float, metavar="SECONDS", help="for one request (default: 120)")
-    group.add_argument(
-        "--requests-per-minute", type=float, metavar="N", help="at most (default: as many as it answers)"
-    )
-    group.add_argument("--price-in", type=float, metavar="P", help="of a million tokens of the prompts, for the cost")
-    group.add_argument("--price-out", type=float, metavar="P", help="of a million tokens of the answers")
+    local = arguments.engine in (None, "local")
+    return Path(arguments.model, room, folder if local else f"{folder}-{arguments.engine}")

@@ -1,11 +1,40 @@
-"""`stcr report`, `export` and `benchmark`: hand results, models and splits on."""
+"""`stcr report`, `export` and `benchmark`: hand on results, models and splits."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from stcr_plugin.cli.options import Commands, ask_options, asked, command
+from stcr_plugin.cli.options import (
+    Commands,
+    Parser,
+    ask_options,
+    asked,
+    command,
+    registry_option,
+    seed_option,
+    split_option,
+)
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this module."""
+    command(commands, "report", _report, "write all results of a chain's runs as HTML and Markdown", _report_options)
+    command(commands, "export", _export, "write a finished stage as a folder to share and serve", _export_options)
+    help = "export a split to lmms-eval or VLMEvalKit, and read their logs"
+    group = commands.add_parser("benchmark", help=help).add_subparsers(required=True)
+    for name, run, help, options in (
+        ("export", _benchmark_export, "write a split as a benchmark of another tool", _benchmark_export_options),
+        ("read", _benchmark_read, "turn a log of a benchmark into results as of stcr eval", _benchmark_read_options),
+    ):
+        command(group, name, run, help, options)
+
+
+def _report_options(parser: Parser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, in the order to show them")
+    registry_option(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of report.html and report.md")
+    seed_option(parser, "draws the pairs to show")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -13,6 +42,18 @@ def _report(arguments: argparse.Namespace) -> None:
 
     written = report(arguments.runs, arguments.out, arguments.registry, seed=arguments.seed)
     print(f"report: {written} and {PAGE}")
+
+
+def _export_options(parser: Parser) -> None:
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="output folder of a stage; adapters are merged")
+    registry_option(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
+    parser.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (default: as trained)")
+    parser.add_argument("--name", help="the model's name on a server (default: that of its stage)")
+    card = parser.add_argument_group("model card")
+    card.add_argument("--base-model", metavar="ID", help="Hub name of the model that training started from")
+    card.add_argument("--license", metavar="ID", help="license (default: that of the base's card)")
+    card.add_argument("--datasets", nargs="+", default=(), metavar="ID", help="Hub names of the data")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -35,6 +76,17 @@ def _export(arguments: argparse.Namespace) -> None:
     print(f"serve: {vllm_line(str(done.out), done.name, done.dtype, done.limits)}")
 
 
+def _benchmark_export_options(parser: Parser) -> None:
+    parser.add_argument("name", help="name of a build, such as stcr")
+    registry_option(parser)
+    split_option(parser)
+    parser.add_argument("--format", choices=["lmms-eval", "vlmevalkit"], required=True, help="the other tool")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder, may hold other benchmarks")
+    answers = ("generate", "batch_size", "image_max_pixels", "image_min_pixels", "other_image_size")
+    ask_options(parser, without=answers, engine=False)
+    seed_option(parser, "draws the prompt variants")
+
+
 def _benchmark_export(arguments: argparse.Namespace) -> None:
     from stcr_plugin.benchmark.benchmark_files import export
 
@@ -48,6 +100,16 @@ def _benchmark_export(arguments: argparse.Namespace) -> None:
         arguments.seed,
     )
     print(f"exported: {done.rows} rows to {done.path}\nrun: {done.how}")
+
+
+def _benchmark_read_options(parser: Parser) -> None:
+    parser.add_argument("logs", type=Path, metavar="LOGS", help="a log, or a folder with one log of this split")
+    registry_option(parser)
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="name of the build, such as stcr")
+    split_option(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--name", help="the model's name in tables (default: that of its log)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="the model's folder, to find what it was trained on")
 
 
 def _benchmark_read(arguments: argparse.Namespace) -> None:
@@ -65,41 +127,3 @@ def _benchmark_read(arguments: argparse.Namespace) -> None:
     )
     print(console_table([(str(results.row["name"]), results.figures)]))
     print(f"results: {results.out}")
-
-
-def add_commands(commands: Commands) -> None:
-    report = command(commands, "report", _report, "all that is known of a chain's runs, as one HTML file and Markdown")
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders in the order to show them")
-    report.add_argument("--out", type=Path, required=True, help="folder of report.html, report.md and the figures")
-    report.add_argument("--seed", type=int, default=0, help="draws the pairs that are shown")
-
-    exported = command(commands, "export", _export, "a finished stage as a folder to share and serve, with its card")
-    exported.add_argument("run_folder", type=Path, metavar="RUN", help="output folder of a stage; adapters are merged")
-    exported.add_argument("--out", type=Path, required=True, help="folder to write, whole or not at all")
-    exported.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (default: as it was trained)")
-    exported.add_argument("--name", help="the model's name at a server (default: that of its stage)")
-    exported.add_argument("--base-model", metavar="ID", help="of the card: the Hub's name of the model at the bottom")
-    exported.add_argument("--license", metavar="ID", help="of the card (default: what the base's own card says)")
-    exported.add_argument("--datasets", nargs="+", default=(), metavar="ID", help="of the card: data on the Hub")
-
-    benchmark = commands.add_parser("benchmark", help="a split for lmms-eval and VLMEvalKit, and their logs read back")
-    benchmarks = benchmark.add_subparsers(required=True)
-    shared = command(benchmarks, "export", _benchmark_export, "write a split as another tool's benchmark")
-    shared.add_argument("name", help="name of a build, such as stcr")
-    shared.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
-    shared.add_argument("--format", choices=["lmms-eval", "vlmevalkit"], required=True, help="whose files to write")
-    shared.add_argument("--out", type=Path, required=True, help="folder, which may hold other benchmarks")
-    ask_options(
-        shared,
-        ("language", "part", "style", "warn"),
-        mode="let it reason, or not (default: direct)",
-        max_new_tokens="where lmms-eval stops an answer (default: 256)",
-    )
-    shared.add_argument("--seed", type=int, default=0, help="draws the wordings")
-    logged = command(benchmarks, "read", _benchmark_read, "a log of a benchmark -> results as of stcr eval")
-    logged.add_argument("logs", type=Path, metavar="LOGS", help="a log, or a folder that holds one of this split")
-    logged.add_argument("--dataset", required=True, help="name of the build, such as stcr")
-    logged.add_argument("--split", default="heldout", help="split of the build (default: heldout)")
-    logged.add_argument("--out", type=Path, required=True, help="folder of the results")
-    logged.add_argument("--name", help="the model's name in tables (default: that of its log)")
-    logged.add_argument("--model", type=Path, help="the model's folder, to look at what it was trained on")

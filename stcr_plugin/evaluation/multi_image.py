@@ -55,10 +55,12 @@ class GroupSettings:
     default; with fewer, places and frames are no longer balanced within a group.
     """
 
-    pictures: int = 3
-    ask: Literal["closest", "order"] = "closest"
-    per_episode: int = 4
-    rotations: int | None = None
+    pictures: int = dataclasses.field(default=3, metadata={"help": "pictures per group, 3 to 8"})
+    ask: Literal["closest", "order"] = dataclasses.field(
+        default="closest", metadata={"help": "ask for the closest picture, or for the order of all"}
+    )
+    per_episode: int = dataclasses.field(default=4, metadata={"help": "at most N groups per episode"})
+    rotations: int | None = dataclasses.field(default=None, metadata={"help": "rotations per group (default: all)"})
 
     def __post_init__(self) -> None:
         if not FEWEST <= self.pictures <= MOST:

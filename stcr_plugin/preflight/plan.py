@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,13 @@ class Asked:
     images, samples: how many pictures are decoded and samples tokenised; None: all.
     """
 
-    gpus: int = 1
-    gpu_memory: float | None = None
-    throughput: float | None = None
-    tflops: float | None = None
-    mfu: float | None = None
-    images: int | None = None
-    samples: int | None = None
+    gpus: int = field(default=1, metadata={"help": "processes of the run, one GPU each"})
+    gpu_memory: float | None = field(default=None, metadata={"help": "GiB per GPU; a higher estimate is an error"})
+    throughput: float | None = field(default=None, metadata={"help": "samples per second of all GPUs, for the time"})
+    tflops: float | None = field(default=None, metadata={"help": "peak TFLOP/s of one GPU, for the time; needs --mfu"})
+    mfu: float | None = field(default=None, metadata={"help": "share of the peak that is reached, such as 0.4"})
+    images: int | None = field(default=None, metadata={"help": "decode at most N pictures (default: all)"})
+    samples: int | None = field(default=None, metadata={"help": "tokenise at most N samples a dataset (default: all)"})
 
     def __post_init__(self) -> None:
         given = (self.gpus, self.gpu_memory, self.throughput, self.tflops, self.mfu, self.images, self.samples)

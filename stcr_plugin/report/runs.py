@@ -30,7 +30,7 @@ _NEEDED = {
 _COMMANDS = {
     RESULTS: "stcr eval",
     controls.CONTROLS_JSON: "stcr controls",
-    multi_image.GROUPS: "stcr eval --pictures",
+    multi_image.GROUPS: "stcr multi-image",
     guard.GUARD: "stcr guard",
     rank.RANKING: "stcr rank",
     rank.VOC: "stcr rank --voc",
@@ -79,8 +79,8 @@ class Left:
 class Runs:
     """What lies in the folders of some runs, in their order.
 
-    chain: every evaluation of single pairs as they are; comparators: those that asked otherwise (`stcr eval
-    --comparator`). left: file name -> those of that name.
+    chain: every evaluation of single pairs as they are; comparators: those with another method (`stcr
+    comparator`). left: file name -> those of that name.
     """
 
     chain: Sequence[Measured]
@@ -114,9 +114,7 @@ def read(runs: Sequence[Path]) -> Runs:
     every, rest = _told_apart(list(measured.values()), list(left.values()))
     chain = [one for one in every if not one.row.get("comparator")]
     if not chain:
-        raise DataError(
-            f"{', '.join(map(str, runs))}: no {RESULTS} of a plain evaluation; run `stcr eval` without --comparator"
-        )
+        raise DataError(f"{', '.join(map(str, runs))}: no {RESULTS} of a plain evaluation; run `stcr eval` on it")
     others = [one for one in every if one.row.get("comparator")]
     files = {name: [one for one in rest if one.path.name == name] for name in _NEEDED}
     return Runs(chain, others, {name: of for name, of in files.items() if of})

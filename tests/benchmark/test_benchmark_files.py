@@ -30,7 +30,7 @@ Loader.add_constructor("!function", function)
 
 def test_command_takes_a_style_and_a_warning(registry, tmp_path):
     command = ["benchmark", "export", "toy", "--registry", str(registry), "--format", "vlmevalkit"]
-    assert main([*command, "--style", "letters", "--warn", "--out", str(tmp_path)]) == 0
+    assert main([*command, "--set", "style=letters", "--set", "warn=true", "--out", str(tmp_path)]) == 0
     (table,) = tmp_path.glob("*.tsv")
     csv.field_size_limit(1 << 24)
     with open(table, encoding="utf-8", newline="") as file:

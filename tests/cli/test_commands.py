@@ -1,10 +1,12 @@
+import argparse
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
-from stcr_plugin import __version__
+from stcr_plugin import __version__, cli
 from stcr_plugin.cli import main, sharing_commands
 from stcr_plugin.errors import ConfigError
 
@@ -56,12 +58,14 @@ def refused(capsys, *arguments):
     [
         ([], ["data", "base", "train", "eval", "report"]),
         (["data"], ["build", "check"]),
-        (["data", "build"], ["data config, YAML", "key=value", "--registry"]),
+        (["data", "build"], ["data config, YAML", "KEY=VALUE", "--registry"]),
         (["data", "check"], ["name of a build", "--registry"]),
         (["base"], ["build"]),
-        (["base", "build"], ["base config, YAML", "key=value"]),
-        (["train"], ["recipe, YAML", "key=value"]),
+        (["base", "build"], ["base config, YAML", "KEY=VALUE"]),
+        (["train"], ["recipe, YAML", "KEY=VALUE"]),
         (["eval"], ["--model", "--dataset", "--split", "--limit", "--mode", "{cot,direct}"]),
+        (["comparator"], ["NAME", "--weight", "--dataset"]),
+        (["multi-image"], ["--pictures", "--rotations", "--dataset"]),
         (["report"], ["RUN", "--out"]),
     ],
 )
@@ -72,6 +76,38 @@ def test_every_command_explains_itself(capsys, command, words):
     text = capsys.readouterr().out
     assert text.startswith(f"usage: {' '.join(['stcr', *command])}")
     assert [word for word in words if word not in text] == []
+
+
+def commands(parser=None, words=()):
+    """The words of every command, below those of a group of commands too."""
+    parser = parser or cli._parser()
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for name, below in groups[0].choices.items() if groups else ():
+        yield (*words, name)
+        yield from commands(below, (*words, name))
+
+
+def helped(capsys, monkeypatch, *command):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_help_fits_a_terminal_and_explains_every_option(capsys, monkeypatch, command):
+    text = helped(capsys, monkeypatch, *command)
+    assert [line for line in text.splitlines() if len(line) > 100] == []
+    _, *entries = re.split(r"^ {2,4}(?=\S)", text.partition("\n\n")[2], flags=re.M)
+    assert entries
+    unexplained = [entry for entry in entries if not re.search(r"( {2,}|\n +)\S", entry)]
+    assert [entry for entry in unexplained if not entry.startswith(("{", "COMMAND"))] == []
+
+
+def test_eval_has_at_most_twenty_options(capsys, monkeypatch):
+    text = helped(capsys, monkeypatch, "eval")
+    assert 10 < len(re.findall(r"^  -", text, re.M)) <= 20
+    assert [key for key in ("language", "warn", "engine.concurrency") if f"  {key} " not in text] == []
 
 
 @pytest.mark.parametrize(
@@ -121,29 +157,31 @@ def test_interrupt_says_how_to_go_on(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("eval --control letters --weight 3", "--control makes no use of --weight; leave one of the two out"),
-        ("eval --control letters --weight 0", "--control makes no use of --weight"),
-        ("eval --control letters --rotations 2", "--control makes no use of --rotations"),
-        ("eval --control letters --ask order", "--control makes no use of --ask"),
-        ("eval --control letters --comparator ritual", "--control makes no use of --comparator"),
-        ("eval --pictures 3 --comparator ritual", "--pictures makes no use of --comparator"),
-        ("eval --per-episode 3", "--per-episode is of --pictures; give that with it, or neither"),
-        ("eval --oracle coin --engine server --url http://127.0.0.1/v1", "--oracle makes no use of --engine"),
-        ("controls --oracle coin --concurrency 3", "--oracle makes no use of --concurrency"),
-        ("rank --voc --dataset toy --comparisons 3 --out x", "--voc makes no use of --comparisons"),
-        ("rank --voc --dataset toy --task t --out x", "--voc makes no use of --task"),
-        ("rank --dataset toy --episode e --episodes 3 --out x", "--episodes is of --voc"),
-        ("rank a.png b.png --task t --frames 3 --out x", "--frames is of an episode or a video"),
-        ("rank a.png b.png --task t --split seen --out x", "PICTURE makes no use of --split"),
-        ("rank a.png b.png --task t --oracle coin --timeout 3 --out x", "--oracle makes no use of --timeout"),
-        ("guard --model m --images d --out x", "--images is of --pope"),
-        ("guard --model m --pope f --out x", "--pope is of --images"),
-        ("guard --model m --pope f --images d --episodes 3 --out x", "--pope makes no use of --episodes"),
-        ("guard --compare a b --model m", "--compare makes no use of --model"),
-        ("judge a.png b.png --task t --oracle coin --url http://127.0.0.1/v1", "--oracle makes no use of --url"),
-        ("eval --seed -1", "--seed -1: must be at least 0"),
-        ("data show toy --seed -2", "--seed -2: must be at least 0"),
-        ("train r.yaml --registry sets dataset_dir=others", "--registry and dataset_dir= say the same"),
+        ("eval --oracle coin --engine server --url http://127.0.0.1/v1", "--oracle and --engine exclude each other"),
+        ("eval --oracle coin --model m", "--oracle and --model exclude each other"),
+        ("eval --set languages=en", "unknown key 'languages', did you mean 'language'?"),
+        ("eval --set engine.mode=cot", "unknown key 'engine.mode', did you mean"),
+        ("eval --set warn", "--set warn: has no value; write KEY=VALUE"),
+        ("eval --set part=dev", "part: Input should be 'train' or 'heldout'"),
+        ("controls --oracle coin --set engine.concurrency=3", "--oracle and --set engine.concurrency exclude"),
+        ("rank --voc --dataset toy --comparisons 3 --out x", "--voc and --comparisons exclude each other"),
+        ("rank --voc --dataset toy --task t --out x", "--voc and --task exclude each other"),
+        ("rank --voc --dataset toy --episode e --out x", "--voc and --episode exclude each other"),
+        ("rank --dataset toy --episode e --episodes 3 --out x", "--episodes requires --voc"),
+        ("rank --dataset toy --out x", "--dataset requires --episode or --voc"),
+        ("rank --out x", "no frames given; name picture files or a video, or give --dataset"),
+        ("rank a.png b.png --out x", "PICTURE requires --task"),
+        ("rank a.png b.png --task t --frames 3 --out x", "--frames and several pictures exclude each other"),
+        ("rank a.png b.png --task t --split seen --out x", "PICTURE and --split exclude each other"),
+        ("rank a.png b.png --task t --dataset toy --out x", "PICTURE and --dataset exclude each other"),
+        ("guard --model m --images d --out x", "--images requires --pope"),
+        ("guard --model m --pope f --out x", "--pope requires --images"),
+        ("guard --model m --pope f --images d --episodes 3 --out x", "--pope and --episodes exclude each other"),
+        ("guard --compare a b --model m", "--compare and --model exclude each other"),
+        ("guard --compare a b --set language=zh", "--compare and --set exclude each other"),
+        ("guard --model m", "stcr guard requires --out"),
+        ("judge a.png b.png --task t --oracle coin --url http://127.0.0.1/v1", "--oracle and --url exclude each other"),
+        ("train r.yaml --registry sets dataset_dir=others", "--registry and dataset_dir= exclude each other"),
     ],
 )
 def test_option_that_would_not_be_used_is_refused(capsys, tmp_path, monkeypatch, command, words):
@@ -153,6 +191,30 @@ def test_option_that_would_not_be_used_is_refused(capsys, tmp_path, monkeypatch,
     assert (code, out, len(errors)) == (1, "", 1)
     assert words in errors[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["eval --dataset toy", "data show toy"])
+def test_negative_seed_is_refused(capsys, command):
+    assert "argument --seed: -2: must be at least 0" in refused(capsys, *command.split(), "--seed", "-2")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("eval --control letters", "stcr eval --control: has moved; use `stcr controls --only NAME`"),
+        ("eval --comparator ritual --weight 2", "stcr eval --comparator: has moved; use `stcr comparator NAME`"),
+        ("eval --pictures=3 --ask order", "stcr eval --pictures: has moved; use `stcr multi-image`"),
+        ("eval --rotations 2", "stcr eval --rotations: has moved; use `stcr multi-image`"),
+        ("controls --style letters --warn", "stcr controls --style: has moved; use `--set style=VALUE`"),
+        ("eval --other-image-size", "use `--set other_image_size=VALUE`"),
+        ("eval --price-in 3", "use `--set engine.price_in=VALUE`"),
+        ("guard --max-new-tokens 8", "use `--set max_new_tokens=VALUE`"),
+    ],
+)
+def test_option_of_an_earlier_version_names_what_replaces_it(capsys, command, words):
+    code, out, errors = run(capsys, *command.split(), *([] if "guard" in command else ["--dataset", "toy"]))
+    assert (code, out, len(errors)) == (1, "", 1)
+    assert words in errors[0]
 
 
 def test_registry_is_an_option_where_it_is_read_alone(capsys):
@@ -305,7 +367,7 @@ def test_bad_evaluation_is_told(capsys, work, tmp_path, more, words):
     assert words in errors[0]
 
 
-@pytest.mark.parametrize("command", ["eval", "eval --pictures 3", "controls", "rank --voc", "guard"])
+@pytest.mark.parametrize("command", ["eval", "multi-image", "controls", "rank --voc", "guard"])
 def test_results_in_place_of_a_file_are_refused_by_name(capsys, work, tmp_path, command):
     (tmp_path / "results.md").write_text("mine")
     name, *more = command.split()

@@ -84,7 +84,8 @@ def test_eval_of_a_server_goes_on_and_counts_tokens_and_cost(registry, tmp_path,
 
     with serving(script) as desk:
         options = ["--engine", "server", "--url", desk.url, "--server-model", "org/some model"]
-        options += ["--engine-config", "engine.yaml", "--price-out", "15", "--concurrency", "1", "--limit", 6]
+        options += ["--engine-config", "engine.yaml", "--limit", 6]
+        options += ["--set", "engine.price_out=15", "--set", "engine.concurrency=1"]
         assert stcr_eval(registry, *options) == 1
         assert "4 answers of this run are kept; run the same command again to go on" in capsys.readouterr().err
         up = True
@@ -147,8 +148,8 @@ def test_llamafactorys_api_says_what_the_local_engine_says(model, registry, api,
     """
     from transformers import AutoTokenizer
 
-    shared = ["--model", model, "--mode", "cot", "--max-new-tokens", "24", "--limit", 6]
-    server = ["--engine", "server", "--url", api, "--server-model", "tiny", "--concurrency", "3"]
+    shared = ["--model", model, "--mode", "cot", "--set", "max_new_tokens=24", "--limit", 6]
+    server = ["--engine", "server", "--url", api, "--server-model", "tiny", "--set", "engine.concurrency=3"]
     assert stcr_eval(registry, *shared, *server, "--out", tmp_path / "server") == 0
     assert stcr_eval(registry, *shared, "--out", tmp_path / "local") == 0
     there, here = (
@@ -166,8 +167,8 @@ def test_llamafactorys_api_says_what_the_local_engine_says(model, registry, api,
 
 @pytest.mark.slow
 def test_api_in_direct_mode_and_with_wordings_of_its_own_is_parsed_or_unparsed(registry, api, tmp_path):
-    server = ["--engine", "server", "--url", api, "--server-model", "any name", "--max-new-tokens", "6"]
-    assert stcr_eval(registry, *server, "--out", tmp_path / "out", "--limit", 2, "--language", "zh") == 0
+    server = ["--engine", "server", "--url", api, "--server-model", "any name", "--set", "max_new_tokens=6"]
+    assert stcr_eval(registry, *server, "--out", tmp_path / "out", "--limit", 2, "--set", "language=zh") == 0
     row = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (row["n_queries"], row["mode"], row["settings"]["generate"]) == (4, "direct", True)
     assert 0 <= row["unparsed_rate"] <= 100

@@ -230,7 +230,7 @@ def test_eval_asks_an_oracle_without_a_model(registry, tmp_path, capsys, monkeyp
     row = json.loads((tmp_path / "runs" / "eval" / "position-only" / "toy-heldout" / "results.json").read_text())
     assert (row["name"], six(row)) == ("position-only", POSITION)
     assert main([*command, "--model", str(tmp_path)]) == 1
-    assert "leave --model out" in capsys.readouterr().err
+    assert "--oracle and --model exclude each other" in capsys.readouterr().err
     assert main(["eval", "--oracle", "coyn", *command[3:]]) == 1
     assert "coin" in capsys.readouterr().err
 
@@ -239,11 +239,11 @@ def test_eval_asks_an_oracle_without_a_model(registry, tmp_path, capsys, monkeyp
 def test_style_and_warning_are_options_of_every_command_that_asks_about_pairs(registry, tmp_path, command):
     asked = ["--oracle", "position-only", "--dataset", "toy", "--registry", str(registry), "--out", str(tmp_path)]
     of_command = {"eval": [], "controls": ["--only", "wording"], "rank": ["--voc", "--frames", "3", "--episodes", "1"]}
-    assert main([command, *asked, *of_command[command], "--style", "letters", "--warn"]) == 0
+    assert main([command, *asked, *of_command[command], "--set", "style=letters", "--set", "warn=true"]) == 0
     results = {"eval": "results.json", "controls": "plain/results.json", "rank": "voc.json"}
     settings = json.loads((tmp_path / results[command]).read_text())["settings"]
     assert (settings["style"], settings["warn"]) == ("letters", True)
-    assert main([command, *asked, *of_command[command], "--style", "letter"]) == 1
+    assert main([command, *asked, *of_command[command], "--set", "style=letter"]) == 1
 
 
 def test_help_names_every_style(capsys):

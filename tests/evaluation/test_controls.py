@@ -500,7 +500,7 @@ def test_rows_of_other_runs_stay_while_all_else_is_the_same(registry, tmp_path, 
         read_rows(tmp_path / "controls.json")
 
 
-def test_command_writes_a_row_a_control_and_eval_runs_one(registry, tmp_path, undrawn, capsys):
+def test_command_writes_a_row_per_control_and_keeps_those_of_earlier_runs(registry, tmp_path, undrawn, capsys):
     asked = ["--oracle", "right", "--dataset", "toy", "--registry", str(registry), "--out", str(tmp_path)]
     assert main(["controls", *asked, "--only", "letters,blank_first", "--also", "toy:train=seen"]) == 1
     assert "does not know the truth" in capsys.readouterr().err  # of the pairs of another split
@@ -508,7 +508,7 @@ def test_command_writes_a_row_a_control_and_eval_runs_one(registry, tmp_path, un
     said = capsys.readouterr().out
     assert re.search(r"letters +holds", said)
     assert re.search(r"blank_first +fails", said)  # right without looking
-    assert main(["eval", *asked, "--control", "text_only"]) == 0
+    assert main(["controls", *asked, "--only", "text_only"]) == 0
     assert re.search(r"text_only +holds", capsys.readouterr().out)
     assert [row.name for row in read_rows(tmp_path / "controls.json")] == [PLAIN, "letters", "blank_first", "text_only"]
 

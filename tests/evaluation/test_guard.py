@@ -339,7 +339,7 @@ def test_command_asks_a_real_model_and_its_questions_are_popes_format(model, tmp
     assert main(["guard", "--compare", str(out), str(out), "--out", str(tmp_path / "both")]) == 0
     assert "| base | all | +0.0 (+0.0 to +0.0) |" in (tmp_path / "both" / "compare.md").read_text()
     assert main(["guard", "--model", str(model)]) == 1
-    assert "give --out" in capsys.readouterr().err
+    assert "requires --out" in capsys.readouterr().err
 
 
 def test_settings_of_the_model_are_those_of_the_guard(asked, tmp_path):

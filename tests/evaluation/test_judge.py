@@ -229,7 +229,7 @@ def test_command_needs_no_model_where_another_answers(pictures, capsys):
     assert main(["judge", *given, "--task", TASK, "--oracle", "position-only"]) == 0
     assert "the two orders of 3 of 3 pairs disagree" in capsys.readouterr().out
     with serving(lambda question, tried: answer("closer to completion: img1")) as desk:
-        options = ["--engine", "server", "--url", desk.url, "--server-model", "m", "--language", "zh"]
+        options = ["--engine", "server", "--url", desk.url, "--server-model", "m", "--set", "language=zh"]
         assert main(["judge", *given[:2], "--task", TASK, *options]) == 0
     assert len(desk.bodies) == 2
     assert "任务" in desk.bodies[0]["messages"][0]["content"][-1]["text"]

@@ -358,7 +358,7 @@ def test_local_engine_compares_three_names(model, registry, tmp_path):
 
 def test_command_line_asks_about_groups(registry, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = ["eval", "--oracle", "position-only", "--dataset", "toy", "--registry", str(registry)]
+    given = ["multi-image", "--oracle", "position-only", "--dataset", "toy", "--registry", str(registry)]
     assert main([*given, "--pictures", "4", "--per-episode", "2", "--limit", "6"]) == 0
     row = json.loads(Path("runs/eval/position-only/toy-heldout-4-closest/groups.json").read_text())
     assert (row["pictures"], row["n_groups"], row["accuracy"], row["places"]) == (4, 6, 25, [0, 24, 0, 0])

@@ -398,20 +398,3 @@ def test_command_ranks_a_video(model, tmp_path):
     row = json.loads((tmp_path / "out" / "ranking.json").read_text())
     assert (row["video"], row["order"][-1]) == ("v.mp4", "frame_000008.png")
     assert row["correlation_with_time"] == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ([], "give either --dataset"),
-        (["a.png", "--dataset", "toy"], "give either --dataset"),
-        (["--dataset", "toy"], "either --episode"),
-        (["--dataset", "toy", "--episode", "e", "--voc"], "either --episode"),
-        (["a.png"], "with --task"),
-        (["a.png", "--task", "t", "--episode", "e"], "without --episode and --voc"),
-        (["a.png", "--task", "t", "--voc"], "--voc makes no use of --task"),
-    ],
-)
-def test_command_says_which_options_go_together(tmp_path, capsys, options, words):
-    assert main(["rank", *options, "--oracle", "coin", "--out", str(tmp_path)]) == 1
-    assert words in capsys.readouterr().err

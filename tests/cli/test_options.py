@@ -1,0 +1,72 @@
+"""Options made from settings classes, and the rules for options that need or exclude each other."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from stcr_plugin.cli.options import Parser, exclude, given, require, settings_from, settings_options
+from stcr_plugin.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Oven:
+    name: str = field(metadata={"help": "what it is called"})
+    degrees: int = field(default=200, metadata={"help": "100 % of its heat"})
+    share: float | None = field(default=None, metadata={"help": "how full (default: as it comes)"})
+    fan: bool = field(default=False, metadata={"help": "blow"})
+    kind: Literal["gas", "electric"] = field(default="gas", metadata={"help": "what heats"})
+    hidden: int = 3
+
+
+FIELDS = ("name", "degrees", "share", "fan", "kind")
+
+
+@pytest.fixture
+def parser():
+    parser = Parser(prog="bake")
+    settings_options(parser, Oven, FIELDS, {"kind": "heated_by"})
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def test_fields_become_options_with_type_default_and_help(parser):
+    lines = [" ".join(line.split()) for line in parser.format_help().splitlines()]
+    assert lines[lines.index("options:") + 2 :] == [
+        "--name NAME what it is called",
+        "--degrees N 100 % of its heat (default: 200)",
+        "--share X how full (default: as it comes)",
+        "--fan blow",
+        "--heated-by {gas,electric}",
+        "what heats (default: gas)",
+    ]
+
+
+def test_settings_hold_what_is_given_and_the_defaults_of_the_rest(parser):
+    arguments = parser.parse_args(["--name", "a", "--degrees", "90", "--fan", "--heated-by", "electric"])
+    assert arguments.heated_by == "electric"
+    assert settings_from(Oven, arguments, FIELDS) == Oven("a", 90, None, True)
+    with pytest.raises(ConfigError, match="key 'name' is missing"):
+        settings_from(Oven, parser.parse_args([]), FIELDS)
+
+
+def test_options_of_a_command_are_made_when_it_runs():
+    made = []
+    main = Parser(prog="main")
+    commands = main.add_subparsers()
+    for name in ("one", "two"):
+        commands.add_parser(name).options = lambda parser: made.append(parser.prog)
+    main.parse_args(["two"])
+    assert made == ["main two"]
+
+
+def test_rules_name_both_options(parser):
+    arguments = parser.parse_args(["--fan", "--degrees", "90"])
+    assert {"fan", "degrees"} == given(arguments)
+    exclude(arguments, "fan", "name", "share")
+    require(arguments, "fan", "degrees")
+    require(arguments, "name", "share")
+    with pytest.raises(ConfigError, match=r"^--fan and --degrees exclude each other$"):
+        exclude(arguments, "fan", "degrees")
+    with pytest.raises(ConfigError, match=r"^--fan requires --heated-by$"):
+        require(arguments, "fan", "heated_by")
