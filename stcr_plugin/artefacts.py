@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, their checksums, and the provenance that each carries."""
+"""Files and folders that are written whole or not at all, locks, checksums, random generators, and provenance."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import __version__
 from stcr_plugin.errors import DataError, StcrError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _STACK = ("llamafactory", "torch", "transformers", "peft", "trl", "deepspeed", "datasets", "av", "pyarrow", "numpy")
 PROCESSOR_FILES = (
@@ -42,51 +45,91 @@ _MODEL_FILES = (
 _FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")
 
 
-def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
-    """Write `data` beside `path`, flush it to the disk, then rename. A full disk leaves no part of it.
+@contextmanager
+def whole_file(path: str | Path, size: str = "") -> Iterator[Path]:
+    """A path beside `path` to write to, renamed to it at the end of the block. Nothing is left where that fails.
 
-    durable False skips the flush: whole after a killed process still, but not after a loss of power.
+    Args:
+        size: How much is written, for the error: "12 bytes".
 
-    Raises DataError (which file, how much was needed) when the disk is full or the folder is not writable.
+    Raises:
+        DataError: for any OSError of the block, such as a full disk.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        yield part
         os.replace(part, path)
     except OSError as error:
-        with suppress(OSError):  # where the folder is none, nothing was written either
+        what = f"could not write {size}".strip()
+        raise DataError(path, f"{what}: {error.strerror or error}", "free space, then run again") from error
+    finally:
+        with suppress(OSError):  # nothing was written where the folder cannot be made
             part.unlink()
-        raise DataError(
-            f"{path}: could not write {len(data)} bytes: {error.strerror}; free space, then run again"
-        ) from error
+
+
+@contextmanager
+def whole_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
+    """A folder beside `path` to write into, renamed to it at the end of the block. Nothing is left where that fails.
+
+    Args:
+        replace: Delete a folder that is already at `path`; otherwise it has to be empty.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a killed process
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if path.is_dir():
+            (shutil.rmtree if replace else os.rmdir)(path)
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
+    """Write a whole file and flush it to the disk.
+
+    Args:
+        durable: False skips the flush: the file is whole after a killed process, but not after a loss of power.
+
+    Raises:
+        DataError: where the disk is full or the folder is not writable.
+    """
+    with whole_file(path, f"{len(data)} bytes") as part, open(part, "wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextmanager
 def room_for(folder: str | Path, need: Callable[[], int]) -> Iterator[None]:
-    """Where other libraries write into `folder` and its disk is full, name the folder and what is needed.
+    """Name the folder and the bytes needed where another library fills the disk while it writes into `folder`.
 
-    `need` gives the bytes that are written, roughly; it is called only then. Raises DataError for a full disk or an
-    exhausted quota; every other error passes.
+    Args:
+        need: Roughly how many bytes are written; called only for the error.
+
+    Raises:
+        DataError: for a full disk or an exhausted quota. Every other error passes.
     """
     try:
         yield
     except StcrError:
         raise
     except Exception as error:
-        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and not any(
-            words in str(error) for words in _FULL
-        ):
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not any(words in str(error) for words in _FULL):
             raise
-        there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.is_dir())
+        known = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.is_dir())
         raise DataError(
-            f"{folder}: no space is left for it: about {need() / 1e6:.1f} MB are to be written, "
-            f"{shutil.disk_usage(there).free / 1e6:.1f} MB are free; free space or name another folder, then run again"
+            folder,
+            f"no space is left for it: about {need() / 1e6:.1f} MB are to be written, "
+            f"{shutil.disk_usage(known).free / 1e6:.1f} MB are free",
+            "free space or name another folder, then run again",
         ) from error
 
 
@@ -106,28 +149,29 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
 def read_json(path: str | Path) -> Any:
     """Raises DataError for a missing file or one that is not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, an endless number
-        raise DataError(f"{path}: not readable as JSON ({error})") from None
+        return json.loads(_text(path, "not readable as JSON"))
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number that never ends
+        raise DataError(path, f"not readable as JSON ({error})") from None
 
 
 def read_jsonl(path: str | Path) -> Iterator[Any]:
     """Raises DataError naming the row (from 1) that is not JSON."""
-    try:
-        # Not splitlines: a text inside a row may hold U+2028 or U+0085, at which it would cut.
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable ({error})") from None
-    for number, line in enumerate(lines, 1):
+    # Not splitlines: a text inside a row may hold U+2028 or U+0085, at which it would cut.
+    for number, line in enumerate(_text(path, "not readable").split("\n"), 1):
         if line.strip():
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"{path}, row {number}: not readable as JSON ({error})") from None
+                raise DataError(f"{path}, row {number}", f"not readable as JSON ({error})") from None
+
+
+def _text(path: str | Path, problem: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(path, "no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, f"{problem} ({error})") from None
 
 
 def inside(root: str | Path, relative: str) -> Path:
@@ -135,7 +179,7 @@ def inside(root: str | Path, relative: str) -> Path:
     base = Path(root).resolve()
     path = (base / relative).resolve()
     if not path.is_relative_to(base):
-        raise DataError(f"{relative}: leaves its folder {root}; paths in data files must stay inside it")
+        raise DataError(relative, f"leaves its folder {root}", "keep the paths in data files inside it")
     return path
 
 
@@ -153,13 +197,25 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def rng(*key: Any) -> np.random.Generator:
+    """A random generator of its own for each key: JSON-like values, such as the seed and what is drawn.
+
+    Another number of draws from one key changes nothing for the others.
+    """
+    import numpy
+
+    return numpy.random.default_rng(int(digest(list(key))[:16], 16))
+
+
 def model_files(folder: str | Path) -> list[Path]:
     """The files that decide a model's answers. Raises DataError where the folder holds none."""
     files = sorted({path for pattern in _MODEL_FILES for path in Path(folder).glob(pattern) if path.is_file()})
     if not files:
         raise DataError(
-            f"{folder}: no model there; give a folder with config.json and *.safetensors (one of the Hub: `hf download "
-            "NAME --local-dir FOLDER`)"
+            folder,
+            "no model there",
+            "give a folder with config.json and *.safetensors (for a model of the Hub: `hf download NAME --local-dir "
+            "FOLDER`)",
         )
     return files
 
@@ -167,8 +223,10 @@ def model_files(folder: str | Path) -> list[Path]:
 def model_digest(folder: str | Path) -> str:
     """SHA-256 over the names and contents of the files that decide a model's answers, an adapter's base included.
 
-    A base that is no folder here, such as a model of the Hub, counts by its name. Raises DataError where the folder
-    holds no model.
+    A base that is not a folder here, such as a model of the Hub, counts by its name.
+
+    Raises:
+        DataError: where the folder holds no model.
     """
     files = model_files(folder)
     adapter = Path(folder) / "adapter_config.json"
@@ -179,7 +237,7 @@ def model_digest(folder: str | Path) -> str:
 
 @cache
 def code_digest(*rooms: str) -> str:
-    """SHA-256 over the package's own sources in these folders or files, for what must be made anew when they change."""
+    """SHA-256 over the package's own sources in these folders or files; what they make depends on it."""
     root = Path(__file__).parent
     sources = sorted(
         path for room in rooms for path in ([root / room] if room.endswith(".py") else (root / room).rglob("*.py"))
@@ -199,23 +257,24 @@ def provenance() -> dict[str, Any]:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Hold an advisory lock on the file `path`; a second process waits until the first is done (POSIX flock).
+    """Hold a lock on the file `path`. A second process waits until the first is done; a killed one leaves it free.
 
-    Raises DataError where its folder cannot be made or written into.
+    Raises:
+        DataError: where its folder cannot be made or written into.
     """
-    import fcntl
+    from filelock import FileLock
 
-    folder = Path(path).parent
+    lock = FileLock(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115 - closed below; an error of what is done meanwhile is not this one's
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written into ({error.strerror}); name a folder that can, or one that is not there yet"
-        ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        problem = f"cannot be written into ({error.strerror or error})"
+        raise DataError(Path(path).parent, problem, "name a folder that can, or one that does not exist yet") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _version(name: str) -> str | None:

@@ -22,10 +22,11 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Build the settings class `cls` (and those nested in it) from `values`; `where` names them in errors.
+    """Build the dataclass `cls` (and those nested in it) from `values`; `where` names them in errors.
 
-    Raises ConfigError for an unknown key, a missing one, a value of the wrong type, and for any
-    ValueError of a class's own __post_init__.
+    Raises:
+        ConfigError: for a missing key, a value of the wrong type, any ValueError of a class's own __post_init__, and
+            in settings for an unknown key. All problems are named at once.
     """
     import pydantic
 
@@ -35,45 +36,60 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"{where}, {error.where}", error.problem, error.fix) from None
     except pydantic.ValidationError as error:
         problems = [_describe(cls, problem["type"], problem["loc"], problem["msg"]) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+        raise ConfigError(where, "; ".join(problems)) from None
 
 
 def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
     """Read the YAML file `path` into `cls`, with `key=value` or `key.sub=value` strings laid over it."""
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    values = read_yaml(path)
-    if overrides:
-        bad = [text for text in overrides if "=" not in text]
-        if bad:
-            raise ConfigError(f"{path}: an override reads key=value, got {bad[0]!r}")
-        try:
-            merged = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(list(overrides)))
-            values = typing.cast(dict[str, Any], OmegaConf.to_container(merged))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: the overrides {list(overrides)} cannot be applied: {error}") from None
-    return from_mapping(cls, values, str(path))
+    return from_mapping(cls, read_yaml(path, overrides), str(path))
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, by safe loading. Raises ConfigError where there is none."""
+def read_yaml(path: str | Path, overrides: Sequence[str] = (), *, resolve: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML file, by safe loading.
+
+    Args:
+        overrides: `key=value` or `key.sub=value` strings, laid over it in their order.
+        resolve: Read as LLaMA-Factory does: `1e-5` is a number, `${key}` is replaced, no key may occur twice.
+
+    Raises:
+        ConfigError: where there is no such file, it does not hold a mapping, or an override cannot be applied.
+    """
     import yaml
 
+    if bad := [text for text in overrides if "=" not in text]:
+        raise ConfigError(path, f"an override reads key=value, got {bad[0]!r}")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = None if resolve else yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if resolve or (overrides and isinstance(values, dict)):
+            values = _merged(path, values, overrides, resolve)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a YAML configuration") from None
+        raise ConfigError(path, "no such file", "give the path of a YAML configuration") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
+        raise ConfigError(path, f"cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines at the top, found {type(values).__name__}")
+        raise ConfigError(path, f"expected `key: value` lines at the top, found {type(values).__name__}")
     return values
 
 
+def _merged(path: str | Path, values: Any, overrides: Sequence[str], resolve: bool) -> Any:
+    """`values`, or what OmegaConf reads from `path` where it shall resolve, with the overrides laid over it."""
+    import yaml
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    read = OmegaConf.load(path) if resolve else OmegaConf.create(values)
+    if not isinstance(read, DictConfig):
+        return OmegaConf.to_container(read)
+    try:
+        merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
+        return OmegaConf.to_container(merged, resolve=resolve)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        what = f"the overrides {list(overrides)} cannot be applied" if overrides else "cannot be resolved"
+        raise ConfigError(path, f"{what}: {' '.join(str(error).split())}") from None
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
-    """How an error ends that names an unknown word: the nearest known one, or all of them."""
+    """The end of an error about an unknown word: the nearest known one, or all of them."""
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {match[0]!r}?" if match else f"known are: {', '.join(sorted(known))}"
 
@@ -90,7 +106,7 @@ def _describe(cls: type, kind: str, loc: tuple[int | str, ...], message: str) ->
 
 
 def _classes_at(cls: Any, loc: tuple[int | str, ...]) -> list[Any]:
-    """The settings classes that may stand at `loc` inside `cls`, through mappings, lists, optionals and unions."""
+    """The settings classes possible at `loc` inside `cls`, through mappings, lists, optionals and unions."""
     found = _settings_in(cls)
     for part in loc:
         tagged = [candidate for candidate in found if getattr(candidate, "kind", None) == part]

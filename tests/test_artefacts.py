@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import stcr_plugin
@@ -68,6 +69,33 @@ def test_killed_writer_leaves_the_old_file(tmp_path):
     child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "file")])
     assert child.returncode == -9
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_folder_appears_whole_and_replaces_the_old_one(tmp_path):
+    out = tmp_path / "deep" / "out"
+    for text in ("old", "new"):
+        with artefacts.whole_folder(out) as part:
+            (part / text).write_text(text)
+            assert not (out / text).exists()
+    assert [path.name for path in out.iterdir()] == ["new"]
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_folder_that_fails_leaves_the_old_one(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+
+    def fail():
+        with artefacts.whole_folder(out) as part:
+            (part / "new").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    with pytest.raises(OSError, match="not empty"), artefacts.whole_folder(out, replace=False):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
 
 
 # ---- JSON ----
@@ -160,6 +188,14 @@ def test_digests_are_the_published_function(tmp_path):
     assert artefacts.sha256(tmp_path / "abc") == known
     # ... and of `"abc"` with its quotes, which is the value as JSON: printf '"abc"' | sha256sum
     assert artefacts.digest("abc") == "6cc43f858fbb763301637b5af970e2a46b46f461f27e5a0f41e009c59b827b25"
+
+
+def test_random_generators_follow_their_key_alone():
+    first = artefacts.rng(0, "shards", "train").permutation(100).tolist()
+    assert artefacts.rng(0, "shards", "train").permutation(100).tolist() == first
+    assert artefacts.rng(1, "shards", "train").permutation(100).tolist() != first
+    # printf '[7]' | sha256sum | head -c 16: builds depend on this rule
+    assert artefacts.rng(7).random() == np.random.default_rng(0x589FFD3ACF522AE8).random()
 
 
 def test_code_digest_follows_the_rooms_named(tmp_path, monkeypatch):

@@ -174,6 +174,22 @@ def test_missing_file_and_folder_are_told(tmp_path):
         read_yaml(tmp_path)
 
 
+def test_resolved_file_is_read_as_llamafactory_reads_it(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("rate: 1e-5\nname: ${run}\nrun: one\n")
+    assert read_yaml(path)["rate"] == "1e-5"
+    assert read_yaml(path, ["run=two"], resolve=True) == {"rate": 1e-5, "name": "two", "run": "two"}
+    path.write_text("a: ${nowhere}\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: cannot be resolved: .*nowhere"):
+        read_yaml(path, resolve=True)
+    path.write_text("- a\n")
+    with pytest.raises(ConfigError, match="found list"):
+        read_yaml(path, resolve=True)
+    path.write_text("a: 1\na: 2\n")
+    with pytest.raises(ConfigError, match="cannot be read as YAML: .*duplicate key"):
+        read_yaml(path, resolve=True)
+
+
 def test_nearest_names_all_where_none_is_near():
     assert nearest("hights", ["height", "width"]) == "did you mean 'height'?"
     assert nearest("zzz", ["width", "height"]) == "known are: height, width"

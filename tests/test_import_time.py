@@ -15,7 +15,7 @@ PACKAGE = Path(stcr_plugin.__file__).parent
 # Data flows down this list, and a room imports only from rooms above it (autoload names its hooks by text).
 ROOMS = (
     ("stcr_plugin", "errors", "types", "autoload"),
-    ("config", "artefacts", "logits"),
+    ("config", "artefacts", "logits", "progress_bar"),
     ("records", "result_files", "results"),
     ("episodes",),
     ("pairs",),

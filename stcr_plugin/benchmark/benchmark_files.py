@@ -10,9 +10,7 @@ import base64
 import csv
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -21,7 +19,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.benchmark.rows import Benchmark, Row, benchmark
 from stcr_plugin.config import nearest
 from stcr_plugin.engines.settings import AskSettings
-from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.errors import ConfigError
 from stcr_plugin.scoring.metrics import RATES
 
 TASK = Path(__file__).with_name("lmms_eval.yaml")
@@ -83,7 +81,10 @@ def _lmms_eval(made: Benchmark, registry: Path, out: Path, max_new_tokens: int) 
     }
     schema = Features(features).arrow_schema
     folder = out / made.name
-    with _whole(folder / "data.parquet") as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
+    with (
+        artefacts.whole_file(folder / "data.parquet") as part,
+        pq.ParquetWriter(part, schema, compression="zstd") as writer,
+    ):
         for rows in _batches(made):
             table = [_lmms_eval_row(made, row, registry) for row in rows]
             writer.write_table(pa.Table.from_pylist(table, schema=schema))
@@ -112,7 +113,7 @@ def _lmms_eval_row(made: Benchmark, row: Row, registry: Path) -> dict[str, Any]:
 def _vlmevalkit(made: Benchmark, registry: Path, out: Path, max_new_tokens: int) -> tuple[Path, str]:
     path = out / f"{made.name}.tsv"
     columns = ["index", "image", "image_path", "question", *_columns(made)]
-    with _whole(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+    with artefacts.whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writeheader()
         for rows in _batches(made):
@@ -144,28 +145,13 @@ def _picture(registry: Path, image: str) -> bytes:
 
 
 def _batches(made: Benchmark) -> Iterator[list[Row]]:
-    from tqdm import tqdm
+    from stcr_plugin.progress_bar import progress
 
-    with tqdm(total=len(made.rows), desc=made.name, unit="rows", disable=None) as bar:
+    with progress(len(made.rows), f"{made.name}: writing", "rows") as bar:
         for start in range(0, len(made.rows), _AT_ONCE):
             rows = list(made.rows[start : start + _AT_ONCE])
             yield rows
             bar.update(len(rows))
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when done; nothing is left behind otherwise."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise DataError(f"{path}: could not write: {error.strerror or error}; free space, then run again") from error
-    finally:
-        with suppress(OSError):  # where the folder is none, nothing was written either
-            part.unlink()
 
 
 _WRITERS: dict[str, Callable[[Benchmark, Path, Path, int], tuple[Path, str]]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ class Architecture:
     image_std: tuple[float, float, float] = (0.15, 0.15, 0.15)
 
 
-# By name: the embedded default, and one of 437 million parameters to load a GPU with, 256 image tokens a picture.
+# The embedded default, and one of 437 million parameters to load a GPU with, 256 image tokens per picture.
 SIZES = {
     "tiny": Architecture(),
     "400m": Architecture(
@@ -80,8 +79,14 @@ SIZES = {
 def write_checkpoint(out: Path, architecture: Architecture | None = None, seed: int = 0) -> Path:
     """Write a Qwen2.5-VL checkpoint with random weights, its tokenizer and its processor into `out`.
 
-    The tokenizer is a byte-level BPE trained on the package's own prompts, so it needs no download.
-    The folder appears whole or not at all. Returns `out`. Raises DataError where its disk is full.
+    The tokenizer is a byte-level BPE trained on the package's own prompts, so nothing is downloaded. The folder
+    appears whole or not at all.
+
+    Returns:
+        `out`.
+
+    Raises:
+        DataError: where its disk is full.
     """
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -95,18 +100,10 @@ def write_checkpoint(out: Path, architecture: Architecture | None = None, seed: 
     model.generation_config.update(
         eos_token_id=config.text_config.eos_token_id, pad_token_id=config.text_config.pad_token_id, do_sample=False
     )
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        with artefacts.room_for(out, lambda: sum(weight.nbytes for weight in model.parameters())):
-            part.mkdir(parents=True)
-            processor.save_pretrained(part)
-            model.save_pretrained(part)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+    size = sum(weight.nbytes for weight in model.parameters())
+    with artefacts.room_for(out, lambda: size), artefacts.whole_folder(out) as part:
+        processor.save_pretrained(part)
+        model.save_pretrained(part)
     return out
 
 
@@ -193,7 +190,7 @@ def _processor(a: Architecture) -> Any:
 
 
 def _prompt_texts() -> Iterator[str]:
-    """What the tokenizer is trained on: the package's prompt files in order, and the simulator's own words."""
+    """Texts that the tokenizer is trained on: the package's prompt files in order, and the simulator's words."""
     from stcr_plugin.episodes.tabletop import HELDOUT_COLOURS, PHASES, SEEN_COLOURS, SHAPES
 
     yield "system\nYou are a helpful assistant.\nuser\nassistant\n img1: img2:"

@@ -1,8 +1,8 @@
 """The embedded base: a tiny checkpoint of the real architecture, and the prior it is given.
 
-A stock VLM brings two things to STCR: it can read pictures, and it believes that the second one is later. The
-embedded base has random weights (architecture.py), so `build` teaches it the first with captions of single pictures
-(pretraining.py) and the second with forward-only pairs.
+A stock VLM can read pictures, and believes that the second one is later. The embedded base starts from random weights
+(architecture.py), so `build` teaches it the first with captions of single pictures (pretraining.py) and the second
+with forward-only pairs.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from stcr_plugin.config import load, settings
 from stcr_plugin.embedded.architecture import Architecture, write_checkpoint
 from stcr_plugin.embedded.pretraining import Pretraining, teach_to_describe
 from stcr_plugin.errors import ChainError
+from stcr_plugin.records import read_record
 
 MADE = "base.json"
-"""What a base was made by, in its folder."""
+"""The file in its folder with the settings that made a base."""
 
 
 @settings
 class BaseConfig:
-    """`prior` is the recipe of the forward-only stage; its gap on held-out pairs must come out above `gap_over`.
+    """Settings of an embedded base.
 
-    `dataset` and `split` replace the recipe's training set and the split that its gap is measured on.
+    Attributes:
+        prior: Recipe of the forward-only stage.
+        dataset: Replaces the recipe's training set.
+        split: Replaces the split that the recipe measures its gap on.
+        gap_over: The gap on held-out pairs has to be above this many points.
     """
 
     out: str
@@ -40,23 +45,28 @@ class BaseConfig:
 
 
 def build(config: str, overrides: Sequence[str], registry: str, train: Callable[[str, Sequence[str]], None]) -> Path:
-    """`stcr base build`: write the checkpoint, teach it to describe, train the prior into it. Returns its folder.
+    """Write the checkpoint, teach it to describe, and train the prior into it. A finished base is left as it is.
 
-    `train` trains one stage, as `stcr train` does: a recipe with overrides laid over it. A finished base is left as
-    it is. Raises ChainError where that was made by another configuration, and as `check_prior` does.
+    Args:
+        train: Trains one stage, as `stcr train` does: a recipe with overrides laid over it.
+
+    Returns:
+        The folder of the base.
+
+    Raises:
+        ChainError: where another configuration made the base that is there, and as `check_prior` does.
     """
-    from stcr_plugin.records import read_record
-
     base = load(BaseConfig, config, overrides)
     out = Path(base.out)
     start = out.with_name(f"{out.name}_random")
     made = json.loads(json.dumps({key: value for key, value in asdict(base).items() if key not in ("out", "gap_over")}))
     if (read_record(out) or {}).get("finished"):
-        there = artefacts.read_json(out / MADE) if (out / MADE).is_file() else made
-        if unlike := [key for key in made if made[key] != there.get(key)]:
+        before = artefacts.read_json(out / MADE) if (out / MADE).is_file() else made
+        if unlike := [key for key in made if made[key] != before.get(key)]:
             raise ChainError(
-                f"{out}: holds a base that was made with another {' and '.join(unlike)}; to make it anew delete that "
-                f"folder and {start}, or give another `out`"
+                out,
+                f"holds a base that was made with another {' and '.join(unlike)}",
+                f"delete that folder and {start} to make it again, or give another `out`",
             )
     else:
         write_checkpoint(start, base.architecture, base.seed)
@@ -75,18 +85,17 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
 
 def check_prior(base: BaseConfig) -> None:
     """Raises ChainError where the gap of a finished base is too small or was not measured."""
-    from stcr_plugin.records import read_record
-
-    out = Path(base.out)
-    figures = (read_record(out) or {}).get("figures", [])
+    figures = (read_record(Path(base.out)) or {}).get("figures", [])
     gap = next((row["gap_points"] for row in reversed(figures) if row["when"] == "after"), None)
     if gap is None:
         raise ChainError(
-            f"{out}: no gap was measured after the prior; set stcr.evaluate.after: true in {base.prior} "
-            "and delete that folder, then run again"
+            base.out,
+            "no gap was measured after the prior",
+            f"set stcr.evaluate.after: true in {base.prior} and delete that folder, then run again",
         )
     if gap <= base.gap_over:
         raise ChainError(
-            f"{out}: the prior's gap is {gap:.1f} points, not over {base.gap_over:g}; raise max_steps in {base.prior} "
-            "and delete that folder, then run again"
+            base.out,
+            f"the prior's gap is {gap:.1f} points, not over {base.gap_over:g}",
+            f"raise max_steps in {base.prior} and delete that folder, then run again",
         )

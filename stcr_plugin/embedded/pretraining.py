@@ -1,8 +1,8 @@
-"""What a stock VLM brings and random weights do not: it can read a picture.
+"""Teaches random weights to read a picture, which a stock VLM already can.
 
-`teach_to_describe` trains the embedded checkpoint to say, in the claims of the simulator, what one picture
-shows; a regression head on the image tokens (where hand, object and goal stand) makes the vision tower learn in
-a minute what captions alone would take ten for. No pair of pictures, no order and no judgment occur here.
+The embedded checkpoint is trained to describe one picture in the simulator's claims. A regression head on the image
+tokens (positions of hand, object and goal) makes the vision tower learn in one minute instead of ten. There are no
+pairs of pictures, orders or judgments here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
 from stcr_plugin.logits import IGNORE, cut_to_tail
+from stcr_plugin.progress_bar import progress
 from stcr_plugin.types import Episode
 
 _PROMPT = (
@@ -28,7 +29,13 @@ _PROMPT = (
 
 @settings
 class Pretraining:
-    """`episodes` simulated demonstrations, `frames` pictures of each; `steps` of `batch_size` pictures."""
+    """Settings of pretraining.
+
+    Attributes:
+        episodes: Simulated demonstrations.
+        frames: Pictures of each.
+        steps: Training steps, of `batch_size` pictures each.
+    """
 
     episodes: int = 600
     frames: int = 16
@@ -39,18 +46,21 @@ class Pretraining:
 
 
 def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
-    """Train the checkpoint folder in place; the mean loss of the last 50 steps. Shows a progress bar.
+    """Train the checkpoint folder in place.
 
-    Raises DataError where the folder's disk is full.
+    Returns:
+        The mean loss of the last 50 steps.
+
+    Raises:
+        DataError: where the folder's disk is full.
     """
     import torch
-    from tqdm import trange
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
-    pictures, tasks, captions, places = _described_pictures(rules, seed)
+    pictures, tasks, captions, positions = _described_pictures(rules, seed)
     pixels = processor.image_processor(images=pictures, return_tensors="pt")
     grid = pixels["image_grid_thw"]
     patches = pixels["pixel_values"].view(len(pictures), -1, pixels["pixel_values"].shape[-1])
@@ -61,36 +71,36 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
     seen: list[Any] = []
     hook = model.model.visual.register_forward_hook(lambda _module, _inputs, output: seen.append(output.pooler_output))
     torch.manual_seed(seed)
-    head = torch.nn.Linear(tokens * model.config.text_config.hidden_size, places.shape[1])
+    head = torch.nn.Linear(tokens * model.config.text_config.hidden_size, positions.shape[1])
     weights = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=rules.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    targets = torch.from_numpy(places)
+    targets = torch.from_numpy(positions)
     image_token = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     losses: list[float] = []
     model.train()
-    bar = trange(rules.steps, desc="base: reading pictures", unit="step")
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = rules.learning_rate * _schedule(step, rules.steps)
-        chosen = torch.randint(len(pictures), (rules.batch_size,), generator=generator)
-        ids, labels, mask = _padded([encoded[i] for i in chosen.tolist()], processor.tokenizer.pad_token_id)
-        seen.clear()
-        batch = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "mm_token_type_ids": (ids == image_token).int(),
-            "pixel_values": patches[chosen].flatten(0, 1),
-            "image_grid_thw": grid[chosen],
-            "labels": labels,
-        }
-        output = model(**cut_to_tail(batch))
-        placed = torch.nn.functional.mse_loss(head(seen[0].reshape(rules.batch_size, -1)), targets[chosen])
-        (output.loss + rules.regression_weight * placed).backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses = [*losses[-49:], float(output.loss.detach())]
-        bar.set_postfix(loss=f"{np.mean(losses):.3f}", placed=f"{float(placed.detach()):.3f}")
+    with progress(rules.steps, "base: reading pictures", "steps") as bar:
+        for step in range(rules.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = rules.learning_rate * _schedule(step, rules.steps)
+            chosen = torch.randint(len(pictures), (rules.batch_size,), generator=generator)
+            ids, labels, mask = _padded([encoded[i] for i in chosen.tolist()], processor.tokenizer.pad_token_id)
+            seen.clear()
+            batch = {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "mm_token_type_ids": (ids == image_token).int(),
+                "pixel_values": patches[chosen].flatten(0, 1),
+                "image_grid_thw": grid[chosen],
+                "labels": labels,
+            }
+            output = model(**cut_to_tail(batch))
+            placed = torch.nn.functional.mse_loss(head(seen[0].reshape(rules.batch_size, -1)), targets[chosen])
+            (output.loss + rules.regression_weight * placed).backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses = [*losses[-49:], float(output.loss.detach())]
+            bar.update(note=f"loss {np.mean(losses):.3f}, placed {float(placed.detach()):.3f}")
     hook.remove()
     with artefacts.room_for(checkpoint, lambda: sum(weight.nbytes for weight in model.parameters())):
         model.save_pretrained(checkpoint)
@@ -100,14 +110,14 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
 def _described_pictures(
     rules: Pretraining, seed: int
 ) -> tuple[list[npt.NDArray[np.uint8]], list[str], list[str], npt.NDArray[np.float32]]:
-    """Pictures, task texts, captions, and targets [n, 8]: places in the picture (-2..2), grip, holding (-1, 1)."""
+    """Pictures, task texts, captions, and targets [n, 8]: positions in the picture (-2..2), grip, holding (-1, 1)."""
     from stcr_plugin.samples.cot import load_wordings
 
-    # Scenes of their own: the demonstrations that stages train on have another seed.
+    # Another seed than that of the demonstrations that stages train on.
     source = TabletopSource(TabletopConfig(seen=rules.episodes, heldout=0), seed=seed + 1_000_003)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)  # not artefacts.rng: the same seed keeps giving the same base
     wording = load_wordings(source.kind)["en"]
-    pictures, tasks, captions, places = [], [], [], []
+    pictures, tasks, captions, positions = [], [], [], []
     for episode in source.episodes():
         assert isinstance(episode, Episode)
         states = source.states(episode)
@@ -119,8 +129,8 @@ def _described_pictures(
             captions.append(wording.say(source.claims(state)) + ".")
             spots = [4 * share - 2 for name in ("hand", "object", "goal") for share in state[f"{name}_at"]]
             holding = state["phase"] in ("lift", "move")
-            places.append([*spots, 2 * state["gripper"] - 1, 2.0 * holding - 1])
-    return pictures, tasks, captions, np.array(places, dtype=np.float32)
+            positions.append([*spots, 2 * state["gripper"] - 1, 2.0 * holding - 1])
+    return pictures, tasks, captions, np.array(positions, dtype=np.float32)
 
 
 def _encoded(tokenizer: Any, task: str, caption: str, image_tokens: int) -> tuple[list[int], list[int]]:

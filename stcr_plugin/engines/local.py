@@ -151,12 +151,12 @@ def say(
 
     `synced_gpus` keeps ranks generating together under ZeRO-3; every rank must then bring equally many batches.
     """
-    from tqdm import tqdm
+    from stcr_plugin import progress_bar
 
     model.eval()
     turn_end = end_of_turn(processor.tokenizer)
     pictures = Pictures(registry, settings)
-    with tqdm(total=len(prompts), desc="asking", unit="query", disable=not progress) as bar:
+    with progress_bar.progress(len(prompts), "model: answering", "queries", shown=progress) as bar:
         for batch in _batches(prompts, settings):
             asked = [prompts[number] for number in batch]
             said = _said(model, processor, asked, pictures, settings, turn_end, synced_gpus)

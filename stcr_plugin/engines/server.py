@@ -124,12 +124,12 @@ class ServerEngine:
 
     def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         """As Engine.say. Raises ServerError naming the prompt that got no answer, after all that others got."""
-        from tqdm import tqdm
+        from stcr_plugin.progress_bar import progress
 
         for prompt in prompts:
             self._refuse(prompt)
         # The loop runs only while the next answer is awaited, so whoever takes them needs to know nothing of it.
-        with asyncio.Runner() as runner, tqdm(total=len(prompts), desc="asking", unit="query") as bar:
+        with asyncio.Runner() as runner, progress(len(prompts), "server: answering", "queries") as bar:
             answers = self._answers(prompts)
             while (found := runner.run(_next(answers))) is not None:
                 yield found

@@ -66,7 +66,7 @@ class VllmEngine:
 
     def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         """Raises DataError for an unreadable picture, ConfigError as Engine does."""
-        from tqdm import tqdm
+        from stcr_plugin.progress_bar import progress
 
         for prompt in prompts:
             if len(prompt.shown) > self.vllm.pictures:
@@ -74,7 +74,7 @@ class VllmEngine:
                     f"{prompt.item}, {prompt.order}: shows {len(prompt.shown)} pictures; set `pictures` of the vllm "
                     "engine to so many"
                 )
-        with tqdm(total=len(prompts), desc="asking", unit="query") as bar:
+        with progress(len(prompts), "model: answering", "queries") as bar:
             for start in range(0, len(prompts), self.vllm.batch):
                 numbers = range(start, min(start + self.vllm.batch, len(prompts)))
                 for writing, make in ((True, self._written), (False, self._compared)):

@@ -95,7 +95,7 @@ def _index(path: Path, suffixes: tuple[str, ...], size: int, changed: int) -> In
 
 def _scan(path: Path, suffixes: tuple[str, ...], size: int) -> Index:
     """The index from the archive itself; the contents of its members are jumped over."""
-    from tqdm import tqdm
+    from stcr_plugin.progress_bar import progress
 
     members: dict[str, Slice] = {}
     refused: list[tuple[str, str]] = []
@@ -106,13 +106,13 @@ def _scan(path: Path, suffixes: tuple[str, ...], size: int) -> Index:
     except tarfile.TarError as error:
         problem = f"cannot be read as an uncompressed tar ({error})"
         raise DataError(path, problem, "download it again, or unpack it") from None
-    with file, tqdm(total=size, desc=f"index of {path.name}", unit="B", unit_scale=True, delay=2) as bar:
+    with file, progress(size, f"{path.name}: indexing", "bytes") as bar:
         try:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep each, and there may be a million
-                if member.size < 0 or archive.offset <= bar.n:
+                if member.size < 0 or archive.offset <= bar.done:
                     raise tarfile.ReadError(f"a header at byte {member.offset} points backwards")
-                bar.update(archive.offset - bar.n)
+                bar.update(archive.offset - bar.done)
                 if not member.name.endswith(suffixes):
                     continue
                 if member.offset_data + member.size > size:

@@ -176,7 +176,7 @@ class MetaworldSource:
 
         Raises ConfigError where the extra `sim` is not installed.
         """
-        from tqdm import tqdm
+        from stcr_plugin.progress_bar import progress
 
         simulation.simulator()
         counts: dict[Group, int] = {
@@ -190,7 +190,7 @@ class MetaworldSource:
             for group, count in counts.items()
             for number in range(count)
         ]
-        for name, group, number in tqdm(wanted, desc="metaworld: rollouts", unit="episode"):
+        for name, group, number in progress(wanted, "metaworld: simulating", "episodes"):
             episode_id = f"{name}_{group}-{number:04d}"
             if group == "regressing" and TASKS[name].stays:
                 yield Omission("episode", episode_id, "leading the hand back does not undo this task")

@@ -174,13 +174,12 @@ class SpatialLogicSource(Unclaimed):
     @cached_property
     def _contents(self) -> tuple[list[Exclusion], dict[str, _Folder]]:
         """The exclusions, and episode id -> folder in natural order. Read once, at first need."""
-        from tqdm import tqdm
+        from stcr_plugin.progress_bar import progress
 
         bad: list[_Bad] = []
         rows: dict[str, list[_Row]] = {}
         read, parse = READERS[self.file.suffix.lower()]
-        # Short files are read before a bar could be seen.
-        for number, values in tqdm(read(self.file), desc=f"{self.file.name}: rows", unit="row", delay=2, leave=False):
+        for number, values in progress(read(self.file), f"{self.file.name}: reading", "rows"):
             try:
                 row = self._row(number, parse(values))
                 rows.setdefault(row.folder, []).append(row)

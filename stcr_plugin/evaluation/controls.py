@@ -23,6 +23,7 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import descriptions, multi_image
 from stcr_plugin.evaluation.evaluate import ANSWERS, Results, evaluate, read_answers, spread
 from stcr_plugin.evaluation.multi_image import GroupSettings, evaluate_groups
+from stcr_plugin.progress_bar import progress
 from stcr_plugin.report import tables
 from stcr_plugin.samples.questions import ask
 from stcr_plugin.scoring import verdicts
@@ -104,8 +105,6 @@ def controls(
     Returns the rows of this run. Raises ConfigError for an unknown control, a malformed `also` or a number of pictures
     that cannot be asked about, and what evaluate raises.
     """
-    from tqdm import tqdm
-
     from stcr_plugin.registry.manifest import read_pairs
 
     chosen = _chosen(only)
@@ -133,7 +132,7 @@ def controls(
     texts: dict[tuple[str, str], str] = {(answer.pair_id, answer.order): answer.text for answer in answers}
     before = Plain(registry, dataset, queries, asked, seed, bool(plain.row["ties"]), texts)
     rows = [_known(PLAIN, f"the questions of training, {dataset}, {split}", plain, PLAIN)]
-    for control in tqdm(chosen, desc="controls", unit="control"):
+    for control in progress(chosen, "controls: running", "controls"):
         try:
             prompts = _prompts(control, before)
             ask = dataclasses.replace(asked, **control.settings)

@@ -55,15 +55,15 @@ def scene_questions(out: Path, episodes: int, seed: int, language: str = "en") -
     is here. Nothing is asked of which the colours would leave a doubt. The same seed gives the same questions.
     """
     from PIL import Image
-    from tqdm import tqdm
 
     from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
+    from stcr_plugin.progress_bar import progress
 
     if episodes < 1:
         raise ConfigError(f"episodes {episodes}: at least 1 is needed to ask about")
     source = TabletopSource(TabletopConfig(seen=episodes, heldout=0), seed + _APART)
     scenes: dict[str, tuple[Visible, ...]] = {}
-    for episode in tqdm(source.episodes(), total=episodes, desc="guard: pictures", unit="picture"):
+    for episode in progress(source.episodes(), "guard: drawing", "pictures", total=episodes):
         assert isinstance(episode, Episode)
         index = draw_number(seed, episode.episode_id) % episode.n_frames
         name = f"pictures/{episode.episode_id}.png"

@@ -169,7 +169,7 @@ def _look(paths: Sequence[str], media: str, whole: set[str], sums: Mapping[str, 
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    from tqdm import tqdm
+    from stcr_plugin.progress_bar import progress
 
     chunks = [
         [(path, media, path in whole, sums.get(path, "")) for path in paths[start : start + _CHUNK]]
@@ -177,7 +177,7 @@ def _look(paths: Sequence[str], media: str, whole: set[str], sums: Mapping[str, 
     ]
     processes = min(len(os.sched_getaffinity(0)), len(paths) // _WORTH_A_PROCESS)
     looks: dict[str, Look] = {}
-    with tqdm(total=len(paths), desc="pictures", unit="picture", leave=False) as bar:
+    with progress(len(paths), "check: decoding", "pictures") as bar:
         if processes < 2:
             for chunk in chunks:
                 looks |= looked_at(chunk)
@@ -229,13 +229,13 @@ class Size:
 def _tokenised(
     loaded: Mapping[str, Any], looks: Mapping[str, Look], resolved: Resolved, model: Model, samples: int | None
 ) -> tuple[list[Sample], list[Fault]]:
-    from tqdm import tqdm
+    from stcr_plugin.progress_bar import progress
 
     encoder = Encoder(resolved, model)
     told: list[Sample] = []
     faults: list[Fault] = []
     for name, rows in loaded.items():
-        for number in tqdm(spread_evenly(range(len(rows)), samples), f"{name}: tokens", unit="sample", leave=False):
+        for number in progress(spread_evenly(range(len(rows)), samples), f"{name}: counting tokens", "samples"):
             where, row = f"{name}, row {number + 1}", rows[number]
             if len(row["_prompt"]) % 2 != 1 or len(row["_response"]) != 1:
                 faults.append(Fault("dropped", where, "is no exchange of turns that ends with an answer"))

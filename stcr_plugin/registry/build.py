@@ -32,6 +32,7 @@ from stcr_plugin.episodes import open_source
 from stcr_plugin.episodes.frames import FramesSource
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.pairs import assign_splits, stand_between
+from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.registry.data_config import (
@@ -222,8 +223,6 @@ def _shards(config: DataConfig, splits: Mapping[str, Sequence[Episode]]) -> list
 
 def _step(step: str, noun: str, jobs: Sequence[Job], config: DataConfig, place: Place, run: Runner) -> list[Receipt]:
     """The receipts of all jobs of one step, in order; those on disk are of jobs done before."""
-    from tqdm import tqdm
-
     folder = place.staging / "receipts"
     paths = [folder / f"{job.shard.number:05d}-{step}-{_made_for(job)}.json" for job in jobs]
     receipts: dict[Path, Receipt] = {}
@@ -234,7 +233,7 @@ def _step(step: str, noun: str, jobs: Sequence[Job], config: DataConfig, place: 
             receipts[path] = receipt
     left = [(path, job) for path, job in zip(paths, jobs, strict=True) if path not in receipts]
     episodes = sum(len(job.shard.episodes) for job in jobs)
-    with tqdm(total=episodes, desc=f"{config.name}: {noun}", unit="episode") as bar:
+    with progress(episodes, f"{config.name}: {noun}", "episodes") as bar:
         bar.update(episodes - sum(len(job.shard.episodes) for _, job in left))
         for (path, job), receipt in zip(left, run([job for _, job in left]) if left else (), strict=True):
             receipts[path] = receipt

@@ -10,6 +10,7 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError, StcrError
+from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import picture_store
 from stcr_plugin.samples.general import SHOWN, names_in
@@ -229,8 +230,6 @@ def _general_faults(row: Mapping[str, Any], rule: Mapping[str, Any], pair: Pair)
 
 def _check_pictures(registry: Path, manifest: Mapping[str, Any], images: _Uses, problems: list[Problem]) -> None:
     """Decode every picture to its last byte (a cut one passes a look at its head) and hold it against the index."""
-    from tqdm import tqdm
-
     rules = manifest["config"]["frames"]
     if rules["format"] == "none":
         problems.append(Problem(manifest["frames"]["folder"], "has no pictures (frames.format: none); build with them"))
@@ -239,9 +238,8 @@ def _check_pictures(registry: Path, manifest: Mapping[str, Any], images: _Uses, 
     indexed: set[str] = set()
     total = manifest["frames"]["count"]
     try:
-        for row in tqdm(
-            manifests.frame_rows(registry, manifest), f"{manifest['name']}: decoding", total, unit="picture"
-        ):
+        rows = manifests.frame_rows(registry, manifest)
+        for row in progress(rows, f"{manifest['name']}: decoding", "pictures", total=total):
             indexed.add(row["image"])
             fault = _picture_fault(registry, row, size)
             if fault:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest as nearest_word
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.types import Pair
@@ -245,12 +246,11 @@ def _side(
 ) -> Side:
     """The pictures `shown` (all where None) of the splits' index, and what else was found."""
     import numpy as np
-    from tqdm import tqdm
 
     place = {episode_id: number for number, episode_id in enumerate(ids)}
     owners, frames, sums, prints = [], [], [], []
     files = [shard["frames"] for shard in manifest["shards"] if shard["split"] in splits]
-    for file in tqdm(files, desc=f"overlap: {name}", unit="shard", leave=False):
+    for file in progress(files, f"overlap: reading {name}", "shards"):
         rows = [
             row
             for row in parquet.read(Path(registry) / manifest["name"] / file)
@@ -423,7 +423,6 @@ def nearest(prints: Prints, owners: Whole, queries: Prints, own: Whole, scanned:
     (Multi-index hashing: Norouzi, Punjani, Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012.)
     """
     import numpy as np
-    from tqdm import tqdm
 
     columns = np.ascontiguousarray(prints.T)
     best = np.full(len(queries), BITS + 1, dtype=np.int64)
@@ -442,7 +441,7 @@ def nearest(prints: Prints, owners: Whole, queries: Prints, own: Whole, scanned:
     flips = np.array([word for word in range(2**16) if word.bit_count() <= _FLIPS], dtype=np.uint16)
     met = np.zeros(len(queries), dtype=np.int64)
     left = np.arange(len(queries))
-    for band in tqdm(range(_BANDS), desc="overlap: near pictures", unit="band", leave=False):
+    for band in progress(range(_BANDS), "overlap: comparing pictures", "bands"):
         order = np.argsort(bands[:, band], kind="stable")
         starts = np.searchsorted(bands[order, band], np.arange(2**16 + 1))
         for number in left.tolist():

@@ -71,24 +71,21 @@ def read(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[dic
             for batch in file.iter_batches(batch_size=8192, columns=columns):
                 yield from batch.to_pylist()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; build again") from None
+        raise DataError(path, "no such file", "build again") from None
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error}); delete it and build again") from None
+        raise DataError(path, f"cannot be read as Parquet ({error})", "delete it and build again") from None
 
 
 def join(path: Path, parts: Sequence[Path], columns: Mapping[str, str]) -> None:
     """The rows of `parts`, in that order, as one Parquet file, without holding more than a part in memory."""
     import pyarrow.parquet as pq
 
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with pq.ParquetWriter(part, _schema(tuple(columns.items())), compression="zstd") as writer:
-            for source in parts:
-                writer.write_table(pq.read_table(source, partitioning=None))
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DataError(f"{path}: could not write: {error.strerror}; free space, then run again") from error
+    with (
+        artefacts.whole_file(path) as part,
+        pq.ParquetWriter(part, _schema(tuple(columns.items())), compression="zstd") as writer,
+    ):
+        for source in parts:
+            writer.write_table(pq.read_table(source, partitioning=None))
 
 
 @cache

@@ -79,10 +79,7 @@ def export(
         )
     name = served_name(name or str(record["name"]))
     most, least = (int(record.get(key) or default) for key, default in _PIXELS)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with artefacts.whole_folder(out, replace=False) as part:
         with artefacts.room_for(out, lambda: _bytes(run)):
             how = _write_weights(run, part, dtype)
         limits = _write_processor(run, part, least, most, _sizes(links, registry))
@@ -114,12 +111,6 @@ def export(
         ]
         whole = {"export": {**made, "files": files}, "stages": stages, "provenance": artefacts.provenance()}
         artefacts.write_json(part / CHAIN, whole)
-        if out.is_dir():
-            out.rmdir()
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return Exported(out, name, how, told.dtype, digest, limits, missing)
 
 

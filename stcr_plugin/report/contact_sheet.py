@@ -187,11 +187,11 @@ def _datasets(manifest: Mapping[str, Any], name: str, split: str | None) -> list
 def _dataset_rows(
     registry: Path, manifest: Mapping[str, Any], datasets: Sequence[str], phases: Mapping[str, str]
 ) -> Iterator[tuple[Stratum, Row]]:
-    from tqdm import tqdm
+    from stcr_plugin.progress_bar import progress
 
     for dataset in datasets:
         total = manifest["counts"]["datasets"].get(dataset, {}).get("samples")
-        rows = tqdm(manifests.dataset_rows(registry, dataset), f"{dataset}: drawing", total, unit="row")
+        rows = progress(manifests.dataset_rows(registry, dataset), f"{dataset}: drawing", "rows", total=total)
         for number, values in enumerate(rows, 1):
             order, answer, pair_id = (
                 (str(values.get(key)) for key in ("order", "answer", "pair_id")) if _is_row(values) else ("", "", "")
@@ -201,11 +201,11 @@ def _dataset_rows(
 
 
 def _pair_rows(registry: Path, manifest: Mapping[str, Any], splits: Sequence[str]) -> Iterator[tuple[Stratum, Row]]:
-    from tqdm import tqdm
+    from stcr_plugin.progress_bar import progress
 
     for split in splits:
         total = manifest["counts"]["splits"].get(split, {}).get("pairs")
-        with tqdm(total=total, desc=f"{manifest['name']}, {split}: drawing", unit="pair") as bar:
+        with progress(total, f"{manifest['name']}, {split}: drawing", "pairs") as bar:
             for file in manifests.pair_files(manifest, split):
                 for number, values in enumerate(parquet.read(registry / file), 1):
                     for order in ORDERS:

@@ -153,7 +153,8 @@ def general_rows(
     once, with the first of them. A row is worded as the guard words its question, and its order is "".
     """
     import numpy as np
-    from tqdm import tqdm
+
+    from stcr_plugin.progress_bar import progress
 
     pictures = {
         image: (pair, frame)
@@ -162,7 +163,7 @@ def general_rows(
     }
     scenes = {
         image: source.things(episodes[pair.episode_id], frame)
-        for image, (pair, frame) in tqdm(pictures.items(), "general: pictures", unit="picture")
+        for image, (pair, frame) in progress(pictures.items(), "general: reading scenes", "pictures")
     }
     rows = []
     for place, language in enumerate(languages):

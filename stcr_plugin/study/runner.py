@@ -36,8 +36,7 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
     taken as it is. Raises ConfigError for rows that are not equal as asked, a folder of another study or an outcome
     of another, StcrError with the last words of a command that failed.
     """
-    from tqdm import tqdm
-
+    from stcr_plugin.progress_bar import progress
     from stcr_plugin.study.study_table import write_study
 
     if jobs < 1:
@@ -54,7 +53,7 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
     asked = len(config.rows) * len(config.splits) + len(apart)
     total = len(here) * (2 + len(config.also) + len(config.stages) + asked)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    with tqdm(total=total, desc=f"study {config.name}", unit="step") as bar:
+    with progress(total, f"study {config.name}:", "steps") as bar:
         commands = _Commands(environment, jobs, bar)
         of_seeds = [partial(_run_seed, config, seed, out, commands, made) for seed in here]
         done |= zip(here, commands.at_once(of_seeds), strict=True)

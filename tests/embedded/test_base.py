@@ -19,7 +19,7 @@ def config(tmp_path):
 
 
 def trained(gap, calls, when="after"):
-    """What stands for `stcr train`: it leaves the record of a stage with this gap."""
+    """A stand-in for `stcr train` that leaves the record of a stage with this gap."""
 
     def train(recipe, overrides):
         calls.append((recipe, list(overrides)))
@@ -44,10 +44,10 @@ def test_prior_is_trained_into_the_random_checkpoint_once(config, tmp_path):
     assert len(calls) == 1, "a finished base was trained again"
 
 
-def test_base_that_was_made_otherwise_is_not_taken_for_this_one(config):
+def test_base_of_another_configuration_is_refused(config):
     build(config, ["seed=3"], "sets", trained(95.0, []))
     with pytest.raises(
-        ChainError, match=r"made with another seed and architecture; to make it anew delete that folder and .*_random"
+        ChainError, match=r"made with another seed and architecture; delete that folder and .*_random to make it again"
     ):
         build(config, ["seed=4", "architecture.layers=5"], "sets", trained(95.0, []))
     assert build(config, ["seed=3", "gap_over=80"], "sets", trained(95.0, []))
@@ -81,5 +81,5 @@ def test_bad_configuration_is_named(values, words):
 
 
 def test_recipe_of_the_embedded_base_loads():
-    path = Path(__file__).parents[1] / "recipes" / "base_tabletop.yaml"
+    path = Path(__file__).parents[2] / "recipes" / "base_tabletop.yaml"
     assert load(BaseConfig, path).gap_over >= 70
