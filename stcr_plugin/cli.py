@@ -199,12 +199,13 @@ def _check(arguments: argparse.Namespace) -> int:
     from stcr_plugin.artefacts import write_json
     from stcr_plugin.preflight.checks import preflight
     from stcr_plugin.preflight.plan import Asked
+    from stcr_plugin.report.preflight_words import text
 
     fields = ("gpus", "gpu_memory", "throughput", "tflops", "mfu", "images", "samples")
     report = preflight(
         arguments.recipe, _recipe_overrides(arguments), Asked(**{field: getattr(arguments, field) for field in fields})
     )
-    print(report)
+    print(text(report.recipe, report.verdicts))
     if arguments.out:
         write_json(arguments.out, report.row())
     return 0 if report.passes(arguments.strict) else 1
