@@ -186,7 +186,7 @@ def test_resolved_file_is_read_as_llamafactory_reads_it(tmp_path):
     with pytest.raises(ConfigError, match="found list"):
         read_yaml(path, resolve=True)
     path.write_text("a: 1\na: 2\n")
-    with pytest.raises(ConfigError, match="cannot be read as YAML: .*duplicate key"):
+    with pytest.raises(ConfigError, match=r"cannot be read as YAML: .*duplicate key"):
         read_yaml(path, resolve=True)
 
 

@@ -122,17 +122,16 @@ def estimated_hours(path: Path, folder: Path) -> float:
 
 @pytest.mark.parametrize("path", STAGES, ids=name)
 def test_llamafactory_and_the_plugin_take_the_recipe(path: Path, tmp_path: Path) -> None:
-    from stcr_plugin.config import from_mapping
-    from stcr_plugin.frameworks.refusals import refuse_to_stream_in_vain, refuse_what_cannot_work
-    from stcr_plugin.frameworks.stcr_block import StcrSettings
+    from stcr_plugin.frameworks.recipe import Recipe
+    from stcr_plugin.frameworks.refusals import refuse_broken_streaming, refuse_what_cannot_work
     from stcr_plugin.preflight.resolve import resolve
 
-    settings = from_mapping(StcrSettings, read(path)["stcr"], str(path))
-    refuse_what_cannot_work(args(path))
-    refuse_to_stream_in_vain(args(path))
+    recipe = Recipe.of(read(path))
+    refuse_what_cannot_work(recipe)
+    refuse_broken_streaming(recipe)
     resolved = resolve(args(path) | {"output_dir": str(tmp_path)}, gpus(path)[0] if path in REAL else 1)
     assert resolved.training.report_to == ["tensorboard"]
-    assert settings.mode == ("cot" if "cot" in resolved.data.dataset[0] else "direct")
+    assert recipe.settings.mode == ("cot" if "cot" in resolved.data.dataset[0] else "direct")
 
 
 @pytest.mark.parametrize("path", REAL, ids=name)
@@ -160,10 +159,10 @@ def test_header_says_what_the_recipe_is(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in REAL if path.stem == "stage2"], ids=name)
 def test_stage_2_starts_from_the_stage_1_beside_it(path: Path) -> None:
-    from stcr_plugin.frameworks.recipe import starting_point
+    from stcr_plugin.frameworks.recipe import Recipe
 
     first, second = read(path.with_name("stage1.yaml")), read(path)
-    assert starting_point(second) == first["output_dir"] != second["output_dir"]
+    assert Recipe.of(second).starting_point == first["output_dir"] != second["output_dir"]
     assert second["stcr"]["starts_from"] == "stage"
     assert ("adapter" in second["stcr"]) == (second["finetuning_type"] == "lora")
     same = ("template", "image_max_pixels", "finetuning_type", "lora_rank", "quantization_bit", "deepspeed")

@@ -154,5 +154,11 @@ def history(run: Path, key: str) -> list[tuple[int, float]]:
     return [(row["step"], row[key]) for row in state["log_history"] if key in row]
 
 
+def stage_row(run: str | Path) -> dict[str, Any]:
+    """A run's stage.json as it is on disk; {} without one."""
+    path = Path(run) / "stage.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
 def losses(run: Path) -> list[float]:
     return [value for _, value in history(run, "loss")]

@@ -87,9 +87,10 @@ def _check(arguments: argparse.Namespace) -> int:
     from stcr_plugin.artefacts import write_json
     from stcr_plugin.preflight.checks import preflight
     from stcr_plugin.preflight.plan import Asked
+    from stcr_plugin.report.preflight_words import text
 
     report = preflight(arguments.recipe, _recipe_overrides(arguments), settings_from(Asked, arguments, _MACHINES))
-    print(report)
+    print(text(report.recipe, report.verdicts))
     if arguments.out:
         write_json(arguments.out, report.row())
     return 0 if report.passes(arguments.strict) else 1

@@ -1,12 +1,12 @@
-"""How a stage goes on from one that left a LoRA adapter: the three ways, as keys that the framework knows.
+"""How a stage continues from one that left a LoRA adapter: the three ways, as keys that the framework knows.
 
-    continue  the adapter itself is trained on
-    stack     a new adapter is trained on top of the frozen old ones; nothing but adapters is ever written
+    continue  the same adapter is trained further
+    stack     a new adapter is trained on top of the frozen old ones; only adapters are written
     merge     the old adapter is merged into its base, a whole model on the disk, and training starts from that
 
 What LLaMA-Factory 0.9.5 does with several adapters (model/adapter.py, `_setup_lora_tuning`): it merges all of them into
 the weights in memory, save the last one where `create_new_adapter` is false. Under ZeRO-3, which cannot merge, it
-continues the last one whatever was asked. The new adapter's `base_model_name_or_path` then names the model at the
+continues the last one whatever the recipe says. The new adapter's `base_model_name_or_path` then names the model at the
 bottom, so the adapters between would be lost to whoever loads it; `AdapterConfig` names the adapter below instead.
 """
 
@@ -25,7 +25,8 @@ from transformers import TrainerCallback
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ChainError, ConfigError
-from stcr_plugin.frameworks.recipe import starting_point
+from stcr_plugin.frameworks.recipe import Recipe
+from stcr_plugin.records import AdapterStart
 
 CONFIG = "adapter_config.json"
 MERGED = "merged.json"
@@ -40,10 +41,14 @@ _SHAPE = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dr
 
 @dataclass(frozen=True)
 class Start:
-    """What a stage starts from: `parent` is the stage or model that the recipe names.
+    """What a stage starts from.
 
-    way: how the parent's adapter goes on; None where the parent is a whole model. model and adapters: what stands at
-    the bottom, and the adapters over it up to the parent's, the lowest first. merged: the folder of the merged model.
+    Attributes:
+        parent: The stage or model that the recipe names.
+        way: How the parent's adapter is continued; None where the parent is a whole model.
+        model: The model at the bottom.
+        adapters: The adapters over it up to the parent's, the lowest first.
+        merged: The folder of the merged model.
     """
 
     parent: str
@@ -67,54 +72,58 @@ class Start:
 
     @property
     def below(self) -> str | None:
-        """What the adapter that is trained stands on; None where none goes on."""
+        """The base of the adapter that is trained; None where the parent is a whole model."""
         if self.way is None:
             return None
         under = {"continue": self.adapters[:-1], "stack": self.adapters, "merge": ()}[self.way]
         return under[-1] if under else self.merged or self.model
 
-    def row(self) -> dict[str, Any] | None:
+    @property
+    def record(self) -> AdapterStart | None:
         """For stage.json, key `adapter`."""
         if self.way is None:
             return None
         digest = artefacts.model_digest(self.merged) if self.merged else None
-        found = {"way": self.way, "model": self.model, "adapters": list(self.adapters)}
-        return found | {"merged": self.merged, "merged_digest": digest}
+        return AdapterStart(self.way, self.model, self.adapters, self.merged, digest)
 
 
-def start_of(args: Mapping[str, Any], way: str | None, from_stage: bool) -> Start:
-    """What the stage of a recipe starts from; `way` is its `stcr.adapter`. Nothing is loaded or written.
+def start_of(recipe: Recipe) -> Start:
+    """What the stage of a recipe starts from. Nothing is loaded or written.
 
-    Raises ConfigError where the parent is an adapter and no way is named, or one that cannot work with the rest of
-    the recipe; ChainError where the recipe's model is not the one that the adapter was trained on.
+    Raises:
+        ConfigError: The parent is an adapter and the recipe names no way, or one that the rest of it contradicts.
+        ChainError: The recipe's model is not the one that the adapter was trained on.
     """
-    parent = starting_point(args)
+    parent, way, given = recipe.starting_point, recipe.settings.adapter, recipe.model
     if not (Path(parent) / CONFIG).is_file():
         if way:
             raise ConfigError(
-                f"stcr.adapter: {way}, but {parent} holds no adapter; a whole model needs no way, remove stcr.adapter"
+                "stcr.adapter",
+                f"{way}, but {parent} holds no adapter",
+                "a whole model needs no way, remove stcr.adapter",
             )
         return Start(parent)
-    given = str(args["model_name_or_path"])
     if way is None:
-        if not from_stage and given != parent:
-            return Start(parent)  # another's adapter, named as LLaMA-Factory has it
+        if not recipe.starts_from_stage and given != parent:
+            return Start(parent)  # another project's adapter, named as LLaMA-Factory does it
         ways = "; ".join(f"{name}: {what}" for name, what in WAYS.items())
         raise ConfigError(
-            f"{parent}: holds an adapter, and the recipe does not say how it goes on; set stcr.adapter to one of {ways}"
+            parent,
+            "holds an adapter, and the recipe does not say how training continues",
+            f"set stcr.adapter to one of {ways}",
         )
-    named = args.get("adapter_name_or_path") or ()
-    if len(named.split(",") if isinstance(named, str) else named) > 1:
+    if len(recipe.adapters) > 1:
         raise ConfigError(
-            f"adapter_name_or_path: {named!r} names several; with stcr.adapter name the last alone, the plugin finds "
-            "those below it"
+            "adapter_name_or_path",
+            f"{recipe.keys['adapter_name_or_path']!r} names several",
+            "with stcr.adapter name the last alone, the plugin finds those below it",
         )
-    _refuse(args, way, parent)
+    _refuse(recipe.keys, way)
     bottom, adapters = chain(parent)
     model = bottom if given == parent else _same_model(given, bottom, parent)
     if way == "continue":
-        _refuse_another_shape(args, parent)
-        _refuse_to_merge_in_vain(args, way, len(adapters) > 1)
+        _refuse_another_shape(recipe.keys, parent)
+        _refuse_merging(recipe.keys, way, len(adapters) > 1)
     return Start(parent, way, model, adapters)
 
 
@@ -127,11 +136,11 @@ def chain(folder: str | Path) -> tuple[str, tuple[str, ...]]:
     name = str(folder)
     while (Path(name) / CONFIG).is_file():
         if name in adapters:
-            raise ChainError(f"{Path(name) / CONFIG}: the adapter stands on itself; mend base_model_name_or_path")
+            raise ChainError(Path(name) / CONFIG, "the adapter is its own base", "fix base_model_name_or_path")
         adapters.insert(0, name)
         name = artefacts.read_json(Path(name) / CONFIG).get("base_model_name_or_path")
         if not name:
-            raise ChainError(f"{Path(adapters[0]) / CONFIG}: names no base; set base_model_name_or_path")
+            raise ChainError(Path(adapters[0]) / CONFIG, "names no base", "set base_model_name_or_path")
     return name, tuple(adapters)
 
 
@@ -140,68 +149,68 @@ def _same_model(given: str, bottom: str, parent: str) -> str:
     there = Path(given).is_dir() and Path(bottom).is_dir()
     if there and artefacts.model_digest(given) != artefacts.model_digest(bottom):
         raise ChainError(
-            f"model_name_or_path: {given} is not the model that {parent} was trained on, {bottom}; "
-            f"set model_name_or_path to {bottom}, or to {parent}"
+            "model_name_or_path",
+            f"{given} is not the model that {parent} was trained on, {bottom}",
+            f"set model_name_or_path to {bottom}, or to {parent}",
         )
     return given
 
 
-def _refuse(args: Mapping[str, Any], way: str, parent: str) -> None:
-    tuning = args.get("finetuning_type", "lora")  # LLaMA-Factory's default
+def _refuse(keys: Mapping[str, Any], way: str) -> None:
+    tuning = keys.get("finetuning_type", "lora")  # LLaMA-Factory's default
     if way != "merge" and tuning != "lora":
         raise ConfigError(
-            f"stcr.adapter: {way} trains an adapter, and the recipe says finetuning_type: {tuning}; set it to lora, or "
-            "stcr.adapter: merge"
+            "stcr.adapter",
+            f"{way} trains an adapter, and the recipe says finetuning_type: {tuning}",
+            "set it to lora, or stcr.adapter: merge",
         )
-    asked = args.get("create_new_adapter")
-    if asked is not None and bool(asked) != (way == "stack"):
-        raise ConfigError(f"create_new_adapter: {asked} contradicts stcr.adapter: {way}; remove it, the plugin sets it")
-    _refuse_to_merge_in_vain(args, way, way == "stack")
-
-
-def _refuse_to_merge_in_vain(args: Mapping[str, Any], way: str, merges: bool) -> None:
-    """Raises ConfigError where adapters below would have to be merged in memory, and cannot be."""
-    hindrance = next(
-        (
-            what
-            for what, there in (
-                (f"quantization_bit: {args.get('quantization_bit')}", args.get("quantization_bit")),
-                ("ZeRO-3 (deepspeed)", _zero_stage(args) == 3),
-                ("use_unsloth", args.get("use_unsloth")),
-                ("use_kt", args.get("use_kt")),
-            )
-            if there
-        ),
-        None,
-    )
-    if merges and hindrance:
+    new = keys.get("create_new_adapter")
+    if new is not None and bool(new) != (way == "stack"):
         raise ConfigError(
-            f"stcr.adapter: {way} has adapters merged in memory, which LLaMA-Factory cannot do with {hindrance}; set "
-            "stcr.adapter: merge"
+            "create_new_adapter", f"{new} contradicts stcr.adapter: {way}", "remove it, the plugin sets it"
+        )
+    _refuse_merging(keys, way, way == "stack")
+
+
+def _refuse_merging(keys: Mapping[str, Any], way: str, merges: bool) -> None:
+    """Raises ConfigError where adapters below would have to be merged in memory, and cannot be."""
+    reasons = {
+        f"quantization_bit: {keys.get('quantization_bit')}": keys.get("quantization_bit"),
+        "ZeRO-3 (deepspeed)": _zero_stage(keys) == 3,
+        "use_unsloth": keys.get("use_unsloth"),
+        "use_kt": keys.get("use_kt"),
+    }
+    reason = next((name for name, holds in reasons.items() if holds), None)
+    if merges and reason:
+        raise ConfigError(
+            "stcr.adapter",
+            f"{way} has adapters merged in memory, which LLaMA-Factory cannot do with {reason}",
+            "set stcr.adapter: merge",
         )
 
 
-def _zero_stage(args: Mapping[str, Any]) -> int:
-    rules = args.get("deepspeed")
+def _zero_stage(keys: Mapping[str, Any]) -> int:
+    rules = keys.get("deepspeed")
     if isinstance(rules, str):
         rules = json.loads(rules) if rules.lstrip().startswith("{") else artefacts.read_json(rules)
     zero = (rules or {}).get("zero_optimization") or {}
     return int(zero.get("stage") or 0)
 
 
-def _refuse_another_shape(args: Mapping[str, Any], parent: str) -> None:
+def _refuse_another_shape(keys: Mapping[str, Any], parent: str) -> None:
     """Raises ConfigError where the recipe wants another shape than that of the adapter which it continues."""
     has = artefacts.read_json(Path(parent) / CONFIG)
     for key, own in _SHAPE.items():
-        if args.get(key) is not None and own in has and args[key] != has[own]:
+        if keys.get(key) is not None and own in has and keys[key] != has[own]:
             raise ConfigError(
-                f"{key}: {args[key]}, but stcr.adapter: continue keeps the adapter of {parent}, which has {has[own]}; "
-                f"remove {key}, or set stcr.adapter to stack or merge"
+                key,
+                f"{keys[key]}, but stcr.adapter: continue keeps the adapter of {parent}, which has {has[own]}",
+                f"remove {key}, or set stcr.adapter to stack or merge",
             )
 
 
 def settled(start: Start) -> Start:
-    """`start` with its merged model on the disk, where it goes on from one. Other ranks wait at the lock.
+    """`start` with its merged model on the disk, where it needs one. Other ranks wait at the lock.
 
     Raises DataError where the adapter or its base cannot be loaded, and for a full disk.
     """
@@ -240,8 +249,8 @@ def _merged(parent: Path, start: Start) -> Path:
 class AdapterConfig(TrainerCallback):  # type: ignore[misc]
     """What the configuration of every saved adapter says.
 
-    It names what the adapter stands on (`below`), where LLaMA-Factory would name the model at the bottom, and lists its
-    modules in one order, where PEFT writes a set, whose order is another in each process.
+    It names the adapter's base (`below`), where LLaMA-Factory would name the model at the bottom, and lists its modules
+    in one order, where PEFT writes a set, whose order differs between processes.
     """
 
     def __init__(self, below: str | None) -> None:

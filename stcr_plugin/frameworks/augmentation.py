@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from stcr_plugin.frameworks.collators import Collator, CollatorInFront, put_in_front, sample_key
 from stcr_plugin.frameworks.images import decoded
+from stcr_plugin.frameworks.sample_changes import Collator, CollatorInFront, put_in_front, sample_key
 from stcr_plugin.frameworks.stcr_block import Augment
 
 if TYPE_CHECKING:

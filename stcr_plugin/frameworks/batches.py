@@ -1,6 +1,6 @@
-"""What stands in a training batch: pictures that cannot be read, and losses that are no numbers, are called by name.
+"""The samples of a training batch: errors name the pictures that cannot be read, or that gave a loss that is NaN.
 
-The names of its pictures travel with a batch from the process that collated it, which may be a dataloader's worker.
+The names of its pictures travel with a batch from the process that collated it, which may be a dataloader worker.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 
 from stcr_plugin.errors import DataError, StcrError
-from stcr_plugin.frameworks.collators import Collator, CollatorInFront, put_in_front, sample_key
 from stcr_plugin.frameworks.images import decoded, picture_name
 from stcr_plugin.frameworks.ranks import of_every_rank, totals
+from stcr_plugin.frameworks.sample_changes import Collator, CollatorInFront, put_in_front, sample_key
 from stcr_plugin.frameworks.stage_record import Record
+from stcr_plugin.records import BadPicture
 
 NOTE = "stcr_batch"  # key of a batch: {"pictures": names of each sample, "bad": why samples were replaced}
 _TRIES = 20
@@ -24,10 +25,17 @@ _TEXT = 160  # characters of a sample that are shown
 
 
 class BatchWatch(TrainerCallback):  # type: ignore[misc]
-    """Stops a training at a loss that is no number, or at too many samples with unreadable pictures.
+    """Stops a training at a loss that is not a number, or at too many samples with unreadable pictures.
 
-    `replace` puts another sample, drawn by the seed, in the place of one with a bad picture; else it is an error.
-    at_most: the share of all samples of the run that may be replaced. `trainer` must be set before training starts.
+    Args:
+        bad: What to do with a sample that has an unreadable picture: raise an "error", or "replace" it by another one,
+            drawn by the seed.
+        at_most: The share of all samples of the run that may be replaced.
+        media_dir: What names of pictures in tar files are relative to.
+        record: Receives the unreadable pictures.
+
+    Attributes:
+        trainer: Must be set before training starts.
     """
 
     def __init__(self, bad: Literal["error", "replace"], at_most: float, media_dir: str | Path, record: Record) -> None:
@@ -37,7 +45,7 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
         self.record = record
         self.trainer: Any = None
         self._wrong: str | None = None
-        self._rows: list[dict[str, Any]] = []  # of this rank, not yet in the record
+        self._rows: list[BadPicture] = []  # of this rank, not yet in the record
         self._new = self._count = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
@@ -45,7 +53,7 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
         put_in_front(
             train_dataloader, lambda collate: NamingCollator(collate, self.media_dir, self.bad, rows, args.seed)
         )
-        self._count = len(self.record.values["bad_pictures"])
+        self._count = len(self.record.now.bad_pictures)
         step = self.trainer.training_step
 
         def watched(model: Any, inputs: Any, *more: Any, **options: Any) -> Any:
@@ -53,7 +61,7 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
             self._note_bad(note["bad"], state.global_step + 1)
             loss = step(model, inputs, *more, **options)
             if self._wrong is None and not bool(loss.isfinite().all()):
-                self._wrong = f"{loss.tolist()}. In its batch stood {self._samples(inputs, note['pictures'])}"
+                self._wrong = f"{loss.tolist()}. In its batch: {self._samples(inputs, note['pictures'])}"
             return loss
 
         self.trainer.training_step = watched
@@ -62,19 +70,21 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
         wrong, new = totals(int(self._wrong is not None), self._new, device=args.device)
         self._new, self._count = 0, self._count + new
         if wrong:
-            said = "; ".join(f"on rank {k}: {words}" for k, words in enumerate(of_every_rank(self._wrong)) if words)
+            losses = "; ".join(f"on rank {k}: {words}" for k, words in enumerate(of_every_rank(self._wrong)) if words)
             raise StcrError(
-                f"step {state.global_step + 1}: the loss is no finite number, {said}. Nothing of this step was saved. "
-                "Look at these samples; else lower learning_rate, set max_grad_norm, or train in bf16 instead of fp16"
+                f"step {state.global_step + 1}",
+                f"the loss is not a finite number, {losses}. Nothing of this step was saved",
+                "check these samples; else lower learning_rate, set max_grad_norm, or train in bf16 instead of fp16",
             )
         seen = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * state.max_steps
         if self._count > self.at_most * seen:
             self._hand_over()
             raise DataError(
-                f"step {state.global_step + 1}: {self._count} of the run's {seen} samples had pictures that cannot be "
-                f"read, more than stcr.bad_pictures_at_most: {self.at_most} allows; the last "
-                f"is {self.record.values['bad_pictures'][-1]['picture']}; build the data anew (`stcr data check NAME` "
-                "finds the others), or raise that share"
+                f"step {state.global_step + 1}",
+                f"{self._count} of the run's {seen} samples had pictures that cannot be read, more than "
+                f"stcr.bad_pictures_at_most: {self.at_most} allows; the last is "
+                f"{self.record.now.bad_pictures[-1].picture}",
+                "build the data again (`stcr data check NAME` finds the others), or raise that share",
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -91,8 +101,8 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
 
     def _note_bad(self, bad: Sequence[str], step: int) -> None:
         for picture in bad:
-            logging.getLogger(__name__).warning("step %d: %s; another sample stands in its place", step, picture)
-        self._rows += [{"step": step, "picture": picture} for picture in bad]
+            logging.getLogger(__name__).warning("step %d: %s; another sample replaces it", step, picture)
+        self._rows += [BadPicture(step, picture) for picture in bad]
         self._new += len(bad)
 
     def _hand_over(self) -> None:
@@ -117,9 +127,9 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
 class NamingCollator(CollatorInFront):
     """A collator that decodes the pictures of each sample, then calls `collate` and adds NOTE to its batch.
 
-    Where bad is `replace`, a sample with a picture that cannot be decoded gives way to another of `rows`, drawn by the
-    seed and the sample itself: the same in whatever process, and after a resume. A stream has no rows that could be
-    drawn: there the next sample of the batch is shown twice. Raises DataError else, naming the picture.
+    Where bad is `replace`, a sample with a picture that cannot be decoded is replaced by another of `rows`, drawn by
+    the seed and the sample itself: the same in any process, and after a resume. A stream has no rows to draw from, so
+    the next sample of the batch is used twice. Else raises DataError naming the picture.
     """
 
     def __init__(
@@ -146,15 +156,18 @@ class NamingCollator(CollatorInFront):
                 return self._opened(feature)
             except DataError as error:
                 if self.bad == "error":
+                    sample = f"it is in the sample of {', '.join(map(picture_name, feature['images']))}"
+                    fix = "build the data again (`stcr data check NAME` finds others like it)"
                     raise DataError(
-                        f"{error}; it stands in the sample of {', '.join(map(picture_name, feature['images']))}. Build "
-                        "the data anew (`stcr data check NAME` finds others like it), or set stcr.bad_pictures: replace"
+                        error.where,
+                        "; ".join(filter(None, (error.problem, sample))),
+                        "; ".join(filter(None, (error.fix, f"{fix}, or set stcr.bad_pictures: replace"))),
                     ) from None
                 if attempt == 0:
                     bad.append(str(error))
                 feature = self._another(features, place, attempt)
         raise DataError(
-            f"{bad[-1]}; nor can the {_TRIES - 1} samples be read that were to take its place; build the data anew"
+            bad[-1], f"nor can the {_TRIES - 1} samples be read that could replace it", "build the data again"
         )
 
     def _opened(self, feature: dict[str, Any]) -> dict[str, Any]:

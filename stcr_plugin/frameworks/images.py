@@ -14,7 +14,7 @@ from stcr_plugin.registry import picture_store
 
 
 def picture_name(image: Any) -> str:
-    """The path of a picture, or its place in a tar file; of one that has neither, what tells it from others."""
+    """The path of a picture, or its position in a tar file; of one that has neither, a digest."""
     if isinstance(image, Mapping):
         image = image.get("path") or image["bytes"]
     if isinstance(image, str):
@@ -26,7 +26,7 @@ def picture_name(image: Any) -> str:
 
 
 def decoded(image: Any, media_dir: str | Path) -> Any:
-    """A picture in any form that datasets carry (path, place in a tar, bytes, dict, PIL), decoded to its last byte.
+    """A picture in any form that datasets carry (path, position in a tar, bytes, dict, PIL), decoded to its last byte.
 
     It keeps its name as `filename`. Raises DataError naming it.
     """
@@ -34,23 +34,23 @@ def decoded(image: Any, media_dir: str | Path) -> Any:
         try:
             image.load()
         except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{getattr(image, 'filename', 'a picture')}: cannot be decoded ({error})") from None
+            raise DataError(getattr(image, "filename", "a picture"), f"cannot be decoded ({error})") from None
         return image
     name, data = picture_name(image), opened(_data(image), media_dir)
     if isinstance(data, str):
         try:
             data = Path(data).read_bytes()
         except OSError as error:
-            raise DataError(f"{name}: cannot be read ({error.strerror})") from None
+            raise DataError(name, f"cannot be read ({error.strerror})") from None
     picture: Any = picture_store.decode(data, name) if isinstance(data, bytes) else data
     picture.filename = name
     return picture
 
 
 def stand_in(image: Any) -> Any:
-    """A grey picture in the place of one that cannot be decoded, of its size where its header still says it.
+    """A grey picture instead of one that cannot be decoded, of its size where its header still says it.
 
-    So a sample is given its tokens before another takes its place.
+    So a sample can be tokenised before another one replaces it.
     """
     from PIL import Image
 

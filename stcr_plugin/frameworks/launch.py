@@ -1,4 +1,4 @@
-"""Several processes: a training started again under torchrun, as `llamafactory-cli train` does it."""
+"""Training in several processes: the command is run again under torchrun, as `llamafactory-cli train` does it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from stcr_plugin import records
 from stcr_plugin.errors import StcrError
 from stcr_plugin.frameworks.recipe import read_recipe
-from stcr_plugin.records import read_record
 
 INTERRUPTED = 75  # the exit code of a training that a signal ended: EX_TEMPFAIL of sysexits.h, not done, try again
 
@@ -21,7 +20,10 @@ def under_torchrun(recipe: str, overrides: Sequence[str], ranks: int, options: S
 
     NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT mean what they mean to LLaMA-Factory. SIGTERM and SIGUSR1 are passed
     on to the ranks, as SIGUSR1, which torchrun leaves alone: SIGTERM it answers itself, with 30 seconds until SIGKILL.
-    Raises StcrError where a process failed, SystemExit (INTERRUPTED) where they ended by a signal.
+
+    Raises:
+        StcrError: A process failed.
+        SystemExit: They ended by a signal (INTERRUPTED).
     """
     launcher = [sys.executable, "-m", "torch.distributed.run"]
     launcher += ["--nproc_per_node", os.environ.get("NPROC_PER_NODE") or str(ranks)]
@@ -32,14 +34,14 @@ def under_torchrun(recipe: str, overrides: Sequence[str], ranks: int, options: S
     code = _run([*launcher, "-m", "stcr_plugin.cli", "train", *options, recipe, *overrides])
     if not code:
         return
-    ended = (read_record(Path(read_recipe(recipe, overrides)["output_dir"])) or {}).get("ended") or {}
-    if ended.get("how") == "interrupted":
+    record = records.read(read_recipe(recipe, overrides)["output_dir"])
+    if record and record.ended and record.ended.how == "interrupted":
         raise SystemExit(INTERRUPTED)
-    raise StcrError(f"{recipe}: training under torchrun ended with exit code {code}; its log stands above")
+    raise StcrError(recipe, f"training under torchrun ended with exit code {code}", "see its log above")
 
 
 def _run(command: Sequence[str]) -> int:
-    """The exit code of torchrun, whose ranks are told of SIGTERM and SIGUSR1."""
+    """The exit code of torchrun, whose ranks are sent SIGTERM and SIGUSR1."""
     before = {signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN)}  # which torchrun inherits
     process = subprocess.Popen(command)
 

@@ -1,4 +1,4 @@
-"""The loss mask of the STCR authors' released code, to measure what its mistake costs."""
+"""The loss mask of the STCR authors' released code, to measure the cost of its mistake."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from stcr_plugin.frameworks.collators import CollatorInFront, put_in_front
+from stcr_plugin.frameworks.sample_changes import CollatorInFront, put_in_front
 from stcr_plugin.logits import IGNORE
 
 

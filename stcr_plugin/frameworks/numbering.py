@@ -18,8 +18,10 @@ from stcr_plugin.registry import picture_store
 class Family:
     """Models of one chat format: what a template needs to write a conversation as their own chat template does.
 
-    plugin: LLaMA-Factory's mm_plugin, and the tokens that it is to be made with. system: the default system text.
-    after_image: what their chat template writes behind each picture.
+    Attributes:
+        plugin: LLaMA-Factory's mm_plugin, made with image_token and video_token.
+        system: The default system text.
+        after_image: What their chat template writes after each picture.
     """
 
     plugin: str
@@ -40,8 +42,8 @@ TEMPLATES = {
 def number_images(contents: list[str], after_image: str = "") -> list[str]:
     """Each `<image>` of a conversation as a line `imgK: <image>`, K counted from 1 through all its turns.
 
-    `after_image` stands between a picture and the end of its line. Where a conversation has fewer than two pictures,
-    nothing is to be told apart: the contents stay as they are.
+    `after_image` comes between a picture and the end of its line. A conversation of fewer than two pictures stays as it
+    is.
     """
     if sum(content.count("<image>") for content in contents) < 2:
         return contents
@@ -57,13 +59,24 @@ def number_images(contents: list[str], after_image: str = "") -> list[str]:
 
 
 def opened(image: Any, media_dir: str | Path) -> Any:
-    """A picture that is named by its place in a tar file below `media_dir`, decoded; any other form as it is.
+    """A picture that is named by its position in a tar file below `media_dir`, decoded; any other form as it is.
 
-    Raises DataError naming the picture that is missing, cut or no picture.
+    Raises DataError naming the picture that is missing, cut or not a picture.
     """
     if not (isinstance(image, str) and picture_store.IN_TAR in image):
         return image
     try:
         return picture_store.decode(picture_store.read(media_dir, image), image)
     except DataError as error:
-        raise DataError(f"{media_dir}: {error}; set media_dir to the registry that holds it, or build again") from None
+        fix = "set media_dir to the registry that holds it, or build again"
+        raise DataError(f"{media_dir}: {error.where}", error.problem, fix) from None
+
+
+def too_long(tokens: int, limit: int, question: str) -> DataError:
+    """The error of a sample that `cutoff_len` would cut."""
+    return DataError(
+        "a sample",
+        f"takes {tokens} tokens but cutoff_len is {limit}, which would cut its pictures or its answer (it ends with "
+        f"{question[-120:]!r})",
+        f"set cutoff_len to {tokens} or more, or image_max_pixels lower",
+    )

@@ -1,4 +1,4 @@
-"""The ranks of a distributed training, and what they agree on. In one process every answer is its own."""
+"""Values that the ranks of a distributed training exchange. One process gets its own values back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def totals(*counts: int, device: Any) -> list[int]:
-    """Each count summed over all ranks, which must all call this. `device`: where the process group's tensors live."""
+    """Each count summed over all ranks, which must all call this. `device`: that of the process group's tensors."""
     import torch
     import torch.distributed as dist
 

@@ -1,34 +1,47 @@
-"""What is refused before anything is trained, each with its mend."""
+"""Recipes that are refused before anything is trained, each with its fix."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ChainError, ConfigError
 from stcr_plugin.frameworks.numbering import TEMPLATES
-from stcr_plugin.records import read_record
+from stcr_plugin.frameworks.recipe import Recipe
 
-_DEAF = "trainer does not call the plugin's callbacks"
-# Switch -> why it is refused: LLaMA-Factory's other trainers, and what it or transformers take without a word and get
-# wrong for these models.
+_NO_CALLBACKS = "trainer does not call the plugin's callbacks"
+# Switch -> why it is refused: LLaMA-Factory's other trainers, and settings that it or transformers accept silently and
+# get wrong for these models.
 REFUSED = {
-    "use_mca": f"Megatron-Core's {_DEAF}",
-    "use_hyper_parallel": f"HyperParallel's {_DEAF}",
-    "use_megatron_bridge": f"Megatron-Bridge's {_DEAF}",
-    "predict_with_generate": "LLaMA-Factory then leaves the places of the pictures out of every batch, of training "
+    "use_mca": f"Megatron-Core's {_NO_CALLBACKS}",
+    "use_hyper_parallel": f"HyperParallel's {_NO_CALLBACKS}",
+    "use_megatron_bridge": f"Megatron-Bridge's {_NO_CALLBACKS}",
+    "predict_with_generate": "LLaMA-Factory then leaves the positions of the pictures out of every batch, of training "
     "too; `stcr eval` generates",
     "label_smoothing_factor": "transformers does not shift the labels of a vision-language model for it, so the model "
     "would learn to copy its input",
     "use_asft_loss": "its reference model is not shown the pictures",
 }
-_V1 = "USE_V1 is set: the plugin works with LLaMA-Factory's stable trainer; unset USE_V1"
-# What takes rows out of the order that a curriculum has: setting -> (is it so, given its value), the mend.
+# Settings that put the loss on other tokens than a sample's answer, or mix two samples: key -> (is it so, why not).
+_MORE_THAN_THE_ANSWER: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
+    "train_on_prompt": (
+        lambda keys: keys.get("train_on_prompt"),
+        "the loss would be on the question and on picture tokens too",
+    ),
+    "ignore_pad_token_for_loss": (
+        lambda keys: keys.get("ignore_pad_token_for_loss") is False,
+        "the loss would be on the padding too",
+    ),
+    "packing": (
+        lambda keys: keys.get("packing") and not keys.get("neat_packing"),
+        "the samples of a pack would see each other, unless neat_packing: true keeps them apart",
+    ),
+}
+# Settings that change the order of rows, which a curriculum needs: setting -> (does it, given its value; the fix).
 _MIXING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "disable_shuffling": (lambda value: not value, "set disable_shuffling: true"),
     "streaming": (bool, "set streaming: false (streaming shuffles a buffer)"),
@@ -36,117 +49,108 @@ _MIXING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "packing": (bool, "set packing: false (it sorts by length)"),
     "neat_packing": (bool, "set neat_packing: false (it packs)"),
 }
-# Any of these in a folder is the work of some training.
+# Any of these in a folder was left by a training.
 _TRAINED = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "checkpoint-*")
 
 
+def _v1() -> ConfigError:
+    return ConfigError("USE_V1", "is set, and the plugin works with LLaMA-Factory's stable trainer", "unset USE_V1")
+
+
 def refuse_v1(arg_parser: Any) -> None:
-    """Make LLaMA-Factory's v1 refuse a recipe with a `stcr:` block in our words; others it reads as ever."""
+    """Make LLaMA-Factory's v1 refuse a recipe with a `stcr:` block in our words; it reads others as before."""
     if not hasattr(arg_parser, "HfArgumentParser"):
         return  # another version, which refuses the block in its own words
 
     class Parser(arg_parser.HfArgumentParser):  # type: ignore[misc]
         def parse_dict(self, args: dict[str, Any], *more: Any, **options: Any) -> Any:
             if "stcr" in args:
-                raise SystemExit(f"stcr: {_V1}")
+                raise SystemExit(f"stcr: {_v1()}")
             return super().parse_dict(args, *more, **options)
 
     arg_parser.HfArgumentParser = Parser
 
 
-def refuse_what_cannot_work(args: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a trainer, a stage or a template that the plugin does not work with, or a missing key."""
+def refuse_what_cannot_work(recipe: Recipe) -> None:
+    """Raises ConfigError for a trainer, stage or template that the plugin does not work with, or a missing key."""
+    keys = recipe.keys
     if os.environ.get("USE_V1", "0").lower() in ("1", "true", "y"):
-        raise ConfigError(_V1)
+        raise _v1()
     for switch, why in REFUSED.items():
-        if args.get(switch):
-            raise ConfigError(f"{switch}: {why}; remove {switch} from the recipe")
-    if not args.get("do_train"):
-        raise ConfigError("do_train: is not true, so nothing would be trained; set do_train: true")
-    if args.get("stage") != "sft":
-        raise ConfigError(f"stage: {args.get('stage')!r}, but both STCR stages are supervised; set stage: sft")
+        if keys.get(switch):
+            raise ConfigError(switch, why, f"remove {switch} from the recipe")
+    if not keys.get("do_train"):
+        raise ConfigError("do_train", "is not true, so nothing would be trained", "set do_train: true")
+    if keys.get("stage") != "sft":
+        raise ConfigError("stage", f"{keys.get('stage')!r}, but both STCR stages are supervised", "set stage: sft")
     for key in ("model_name_or_path", "dataset", "output_dir", "template"):
-        if not args.get(key):
-            raise ConfigError(f"the recipe has no {key}; add it")
-    if args["template"] not in TEMPLATES:
-        raise ConfigError(
-            f"template: {args['template']!r} does not number its pictures; {nearest(args['template'], list(TEMPLATES))}"
-        )
-    if args.get("crop_to_patches"):
-        raise ConfigError(
-            "crop_to_patches: true cuts a picture into up to 13 tiles, which evaluation does not; remove it"
-        )
+        if not keys.get(key):
+            raise ConfigError("the recipe", f"has no {key}", "add it")
+    if recipe.template not in TEMPLATES:
+        near = nearest(recipe.template, list(TEMPLATES))
+        raise ConfigError("template", f"{recipe.template!r} does not number its pictures", near)
+    if keys.get("crop_to_patches"):
+        what = "true cuts a picture into up to 13 tiles, which evaluation does not"
+        raise ConfigError("crop_to_patches", what, "remove it")
 
 
-def refuse_more_than_the_answer(args: Mapping[str, Any]) -> None:
-    """Raises ConfigError for what would put the loss on other tokens than a sample's answer, or mix two samples."""
-    refused = {
-        "train_on_prompt": (args.get("train_on_prompt"), "the loss would be on the question and on picture tokens too"),
-        "ignore_pad_token_for_loss": (
-            args.get("ignore_pad_token_for_loss") is False,
-            "the loss would be on the padding too",
-        ),
-        "packing": (
-            args.get("packing") and not args.get("neat_packing"),
-            "the samples of a pack would see each other, unless neat_packing: true keeps them apart",
-        ),
-    }
-    for key, (is_so, why) in refused.items():
-        if is_so:
-            raise ConfigError(f"{key}: {args[key]}, but {why}; remove {key} from the recipe")
+def refuse_more_than_the_answer(recipe: Recipe) -> None:
+    """Raises ConfigError for a loss on other tokens than a sample's answer, or samples that see each other."""
+    for key, (holds, why) in _MORE_THAN_THE_ANSWER.items():
+        if holds(recipe.keys):
+            raise ConfigError(key, f"{recipe.keys[key]}, but {why}", f"remove {key} from the recipe")
 
 
-def refuse_to_stream_in_vain(args: Mapping[str, Any]) -> None:
-    """Raises ConfigError where `streaming` lacks a setting without which LLaMA-Factory dies, or trains on nothing.
+def refuse_broken_streaming(recipe: Recipe) -> None:
+    """Raises ConfigError where `streaming` lacks a setting without which LLaMA-Factory fails, or trains on nothing.
 
-    Rows that are streamed are dealt to dataloader workers, so there must be one; batches are of different sizes, so
-    accelerate cannot dispatch parts of one; and their number is unknown, so the steps must be told.
+    Streamed rows are dealt to dataloader workers, so there must be one; batches have different sizes, so accelerate
+    cannot dispatch parts of one; and their number is unknown, so the steps must be given.
     """
-    if not args.get("streaming"):
+    keys = recipe.keys
+    if not keys.get("streaming"):
         return
-    dispatch = _accelerator_config(args).get("dispatch_batches")
-    lacks = [
-        lack
-        for lack, there in (
-            ("dataloader_num_workers: 1 (or more)", int(args.get("dataloader_num_workers") or 0) >= 1),
-            ("accelerator_config: {dispatch_batches: false}", dispatch is False),
-            ("max_steps", int(args.get("max_steps") or 0) > 0),
-        )
-        if not there
-    ]
-    if lacks:
-        raise ConfigError(f"streaming: true lacks {', '.join(lacks)}; add it to the recipe, or set streaming: false")
-
-
-def refuse_to_mix_a_curriculum(args: Mapping[str, Any], dataset: str, rule: Mapping[str, Any]) -> None:
-    """Raises ConfigError where `dataset` was built by `rule` in an order that this run would not keep."""
-    mends = [mend for key, (mixes, mend) in _MIXING.items() if mixes(args.get(key))]
-    if rule.get("curriculum") and mends:
+    needs = {
+        "dataloader_num_workers: 1 (or more)": int(keys.get("dataloader_num_workers") or 0) >= 1,
+        "accelerator_config: {dispatch_batches: false}": _accelerator_config(keys).get("dispatch_batches") is False,
+        "max_steps": int(keys.get("max_steps") or 0) > 0,
+    }
+    if lacks := [need for need, there in needs.items() if not there]:
         raise ConfigError(
-            f"dataset: {dataset} is a curriculum, whose rows stand in an order of difficulty, and this run would mix "
-            f"them; {', '.join(mends)}, or build the dataset without `curriculum`"
+            "streaming", f"true lacks {', '.join(lacks)}", "add it to the recipe, or set streaming: false"
         )
 
 
-def _accelerator_config(args: Mapping[str, Any]) -> Mapping[str, Any]:
+def refuse_to_mix_a_curriculum(recipe: Recipe, dataset: str, rule: Mapping[str, Any]) -> None:
+    """Raises ConfigError where `dataset` was built by `rule` in an order that this run would not keep."""
+    fixes = [fix for key, (mixes, fix) in _MIXING.items() if mixes(recipe.keys.get(key))]
+    if rule.get("curriculum") and fixes:
+        raise ConfigError(
+            "dataset",
+            f"{dataset} is a curriculum, whose rows are ordered by difficulty, and this run would mix them",
+            f"{', '.join(fixes)}, or build the dataset without `curriculum`",
+        )
+
+
+def _accelerator_config(keys: Mapping[str, Any]) -> Mapping[str, Any]:
     """As transformers takes it: a mapping, its JSON, or the path of a file with its JSON."""
-    value = args.get("accelerator_config") or {}
+    value = keys.get("accelerator_config") or {}
     if isinstance(value, str):
         value = json.loads(value) if value.lstrip().startswith("{") else artefacts.read_json(value)
     return value if isinstance(value, Mapping) else {}
 
 
-def refuse_to_overwrite(args: Mapping[str, Any]) -> None:
-    """Raises ChainError for an output_dir that holds a finished stage, or a model that is no stage's.
+def refuse_to_overwrite(recipe: Recipe) -> None:
+    """Raises ChainError for an output_dir with a finished stage, or a model that no stage made.
 
     LLaMA-Factory refuses weights too, but only when our record in their folder would read as that of a killed stage.
     """
-    run = Path(args["output_dir"])
-    record = read_record(run)
-    mend = "set overwrite_output_dir: true to train it anew, or another output_dir"
-    if args.get("overwrite_output_dir"):
+    if recipe.overwrites:
         return
-    if record is None and not args.get("resume_from_checkpoint") and any(list(run.glob(name)) for name in _TRAINED):
-        raise ChainError(f"{run}: holds a model or checkpoints, but no stage.json tells of their training; {mend}")
-    if record and record.get("finished"):
-        raise ChainError(f"{run}: holds the finished stage {record.get('name')!r}; {mend}")
+    run, fix = recipe.output_dir, "set overwrite_output_dir: true to train it again, or another output_dir"
+    record = records.read(run)
+    resumes = recipe.keys.get("resume_from_checkpoint")
+    if record is None and not resumes and any(any(run.glob(name)) for name in _TRAINED):
+        raise ChainError(run, "holds a model or checkpoints, but no stage.json of their training", fix)
+    if record and record.finished:
+        raise ChainError(run, f"holds the finished stage {record.name!r}", fix)

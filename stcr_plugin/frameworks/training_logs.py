@@ -1,39 +1,41 @@
-"""What runs are called in TensorBoard, W&B and SwanLab, so that the stages of a chain are one picture.
+"""Names of runs in TensorBoard, W&B and SwanLab, so that the stages of a chain are shown together.
 
-A chain is the folder that its stages' output_dirs stand in: `runs/demo/stage1` is the run `stage1` of the chain
-`demo`. Metrics have the same names in all stages, and each log line the step of the chain, `stcr_chain_step`, to draw
-them over. Names and settings that the recipe or the environment give stand.
+A chain is the folder that holds its stages' output_dirs: `runs/demo/stage1` is the run `stage1` of the chain `demo`.
+Metrics have the same names in all stages, and each log line has the step of the chain, `stcr_chain_step`, as an x axis.
+Names and settings that the recipe or the environment give are kept.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.frameworks.recipe import Recipe
 
 PROJECT = "stcr"
 CHAIN_STEP = "stcr_chain_step"
 
 
-def name_run(args: dict[str, Any], stage: str) -> None:
-    """The run's name into the recipe, in the keys that transformers and LLaMA-Factory hand to the trackers."""
-    name = f"{_chain(args)}/{stage}"
-    args["run_name"] = args.get("run_name") or name
-    if args.get("use_swanlab"):  # LLaMA-Factory's own callback, which does not read run_name
-        args["swanlab_run_name"] = args.get("swanlab_run_name") or name
-        args["swanlab_project"] = args.get("swanlab_project") or PROJECT
+def with_run_names(recipe: Recipe) -> Recipe:
+    """The recipe with the run's name, in the keys that transformers and LLaMA-Factory pass to the trackers."""
+    keys, name = recipe.keys, f"{_chain(recipe)}/{recipe.settings.name}"
+    changes = {"run_name": keys.get("run_name") or name}
+    if keys.get("use_swanlab"):  # LLaMA-Factory's own callback, which does not read run_name
+        changes["swanlab_run_name"] = keys.get("swanlab_run_name") or name
+        changes["swanlab_project"] = keys.get("swanlab_project") or PROJECT
+    return recipe.changed(changes)
 
 
 @contextmanager
-def tracked(args: Mapping[str, Any], run_id: str) -> Iterator[None]:
-    """Environment variables of W&B and SwanLab while a stage trains: a resumed stage goes on in its own run."""
+def tracked(recipe: Recipe, run_id: str) -> Iterator[None]:
+    """Environment variables of W&B and SwanLab while a stage trains: a resumed stage continues its own run."""
     wanted = {
         "WANDB_PROJECT": PROJECT,
-        "WANDB_RUN_GROUP": _chain(args),
+        "WANDB_RUN_GROUP": _chain(recipe),
         "WANDB_RUN_ID": run_id,
         "WANDB_RESUME": "allow",
         "SWANLAB_PROJECT": PROJECT,
@@ -50,10 +52,11 @@ def tracked(args: Mapping[str, Any], run_id: str) -> Iterator[None]:
 
 
 def keep_names(trainer: Any, before: int) -> None:
-    """Make a fresh `trainer` log the step of its chain too, `before` steps having been trained in earlier stages, and
-    write TensorBoard's events into output_dir itself, whose name TensorBoard shows.
+    """Make a new `trainer` log the step of its chain too, and write TensorBoard's events into output_dir itself.
 
-    What an earlier process logged behind the checkpoint that this one goes on from is struck out of them.
+    TensorBoard shows that folder's name. `before` steps were trained in earlier stages.
+
+    What an earlier process logged after the checkpoint that this one continues from is removed from them.
     """
     if not trainer.args.report_to:
         return
@@ -74,9 +77,9 @@ def keep_names(trainer: Any, before: int) -> None:
 
 
 def _step(checkpoint: str | None) -> int:
-    """The step that a run starts from; before the first one lie the figures of step 0, hence -1."""
+    """The step that a run starts from; figures of step 0 come before the first one, hence -1."""
     return int(artefacts.read_json(Path(checkpoint) / "trainer_state.json")["global_step"]) if checkpoint else -1
 
 
-def _chain(args: Mapping[str, Any]) -> str:
-    return Path(args["output_dir"]).absolute().parent.name
+def _chain(recipe: Recipe) -> str:
+    return recipe.output_dir.absolute().parent.name

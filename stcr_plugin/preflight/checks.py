@@ -1,4 +1,4 @@
-"""The checks: each looks at a plan and yields verdicts. A new one is a function and a row of CHECKS."""
+"""The checks: each takes a plan and yields verdicts. A new one is a function and a row of CHECKS."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin import artefacts
+from stcr_plugin import records
 from stcr_plugin.errors import StcrError
 from stcr_plugin.frameworks.numbering import TEMPLATES
 from stcr_plugin.logits import IGNORE
-from stcr_plugin.preflight import duration, memory, pitfalls
+from stcr_plugin.preflight import duration, memory, pitfalls, stage_checks
 from stcr_plugin.preflight.data import Data, Encoder, Size
 from stcr_plugin.preflight.model import Model
 from stcr_plugin.preflight.plan import Asked, Plan, read_plan
 from stcr_plugin.preflight.verdict import Report, Verdict, error, ok, shortened, warning
-from stcr_plugin.records import parent_record, read_record
-from stcr_plugin.types import ORDERS, Pair, Prompt, Shown
+from stcr_plugin.records import StageRecord
+from stcr_plugin.types import Prompt, Shown
 
-_BARS, _BAR = 8, 30  # lines of a histogram, and characters of its longest
 _SIDE = 112  # pixels of a side of the pictures that templates are compared with
 
 
 def preflight(recipe: str, overrides: Sequence[str] = (), asked: Asked | None = None) -> Report:
-    """Everything that is known of a training before it starts. Nothing is trained, no weight is loaded."""
+    """Check a training before it starts. Nothing is trained, no weight is loaded."""
     plan, found = read_plan(recipe, overrides, asked or Asked())
     skipped = []
     for name, check, needs in CHECKS:
@@ -34,8 +33,7 @@ def preflight(recipe: str, overrides: Sequence[str] = (), asked: Asked | None = 
         else:
             found += check(plan)
     if skipped:
-        mend = "mend what stands above, then check again"
-        found.append(warning("not checked", ", ".join(skipped), mend))
+        found.append(warning("not checked", ", ".join(skipped), "fix the problems above, then check again"))
     return Report(recipe, tuple(found))
 
 
@@ -65,22 +63,22 @@ def model(plan: Plan) -> Iterator[Verdict]:
     if read.standing_in:
         yield warning("model", f"does not exist yet: {read.standing_in}", "check again once it is built", read.name)
     elif not read.has_weights:
-        what = "has no weights: configuration and processor were looked at, a training needs the rest"
+        what = "has no weights: configuration and processor were checked, a training needs the rest"
         yield warning("model", what, "`hf download` the whole model there", str(read.folder))
 
 
 def template(plan: Plan) -> Iterator[Verdict]:
-    """The tokens that training makes of a question are those that evaluation and serving make of it."""
+    """Training, evaluation and serving make the same tokens of a question."""
     assert plan.model is not None
-    read, name = plan.model, str(plan.args["template"])
+    read, name = plan.model, plan.recipe.template
     unlike = _unlike(plan, read, name)
     if unlike is None:
         what = "the processor has no chat template, so evaluation could not write a question"
         yield error("template", what, "copy chat_template.jinja (or .json) of the model there", str(read.folder))
     elif unlike:
         fitting = ", ".join(other for other in TEMPLATES if _unlike(plan, read, other) == "")
-        mend = f"set template to the one of this model: {fitting}" if fitting else "give a model that one of ours fits"
-        yield error("template", f"{name}: {unlike}", mend, "template")
+        fix = f"set template to the one of this model: {fitting}" if fitting else "use a model that one of ours fits"
+        yield error("template", f"{name}: {unlike}", fix, "template")
     else:
         yield ok("template", f"{name} writes a question token by token as the model's own chat template does")
 
@@ -132,24 +130,24 @@ def _with_template(data: Any, name: str) -> Any:
 
 
 def pictures(plan: Plan) -> Iterator[Verdict]:
-    """Every picture is there and decodes to its last byte."""
+    """Every picture exists and decodes to its last byte."""
     _, data = _of(plan)
     bad = [fault for fault in data.faults if fault.kind == "picture"]
     yield from shortened([error("pictures", fault.what, where=fault.where) for fault in bad])
     if not bad:
-        looked = "all" if data.decoded == data.pictures else f"{data.decoded}"
-        yield ok("pictures", f"{looked} of {data.pictures} were decoded to the last byte", pictures=data.pictures)
+        count = "all" if data.decoded == data.pictures else f"{data.decoded}"
+        yield ok("pictures", f"{count} of {data.pictures} were decoded to the last byte", pictures=data.pictures)
 
 
 def rows(plan: Plan) -> Iterator[Verdict]:
-    """Every row can be made a sample of."""
+    """Every row makes a sample."""
     _, data = _of(plan)
     bad = [fault for fault in data.faults if fault.kind == "row"]
-    mend = "mend the row or leave it out"
-    yield from shortened([error("rows", fault.what, mend, fault.where) for fault in bad])
+    fix = "fix the row or leave it out"
+    yield from shortened([error("rows", fault.what, fix, fault.where) for fault in bad])
     lost = [fault for fault in data.faults if fault.kind == "dropped"]
-    mend = "LLaMA-Factory leaves it out without a word; mend or delete it"
-    yield from shortened([warning("rows", fault.what, mend, fault.where) for fault in lost])
+    fix = "fix or delete it, for LLaMA-Factory leaves it out silently"
+    yield from shortened([warning("rows", fault.what, fix, fault.where) for fault in lost])
     listed = ", ".join(f"{name} {count}" for name, count in data.rows.items())
     if not data.samples and not bad and not any(fault.kind == "picture" for fault in data.faults):
         yield error("rows", f"there is no sample to train on ({listed})", "name datasets with rows")
@@ -158,19 +156,19 @@ def rows(plan: Plan) -> Iterator[Verdict]:
 
 
 def cache(plan: Plan) -> Iterator[Verdict]:
-    """What LLaMA-Factory tokenised before was made of the pictures that lie there now."""
+    """What LLaMA-Factory tokenised before was made of the present pictures."""
     _, data = _of(plan)
     replaced = [fault for fault in data.faults if fault.kind == "replaced"]
     yield from shortened([error("cache", fault.what, where=fault.where) for fault in replaced])
     kept = plan.resolved.data.tokenized_path
     if kept and Path(kept).is_dir():
-        mend = "delete that folder, or name another"
+        fix = "delete that folder, or name another"
         made = Path(kept).stat().st_mtime
         if data.newest > made:
-            yield error("cache", "was tokenised before a picture changed", mend, f"tokenized_path: {kept}")
+            yield error("cache", "was tokenised before a picture changed", fix, f"tokenized_path: {kept}")
         else:
-            what = "is trained on as it is, whatever dataset, template and sizes the recipe names"
-            yield warning("cache", what, mend, f"tokenized_path: {kept}")
+            what = "is trained on as it is, whatever dataset, template and sizes the recipe says"
+            yield warning("cache", what, fix, f"tokenized_path: {kept}")
     elif data.cached is not None and data.newest > data.cached and not plan.resolved.data.overwrite_cache:
         what = "a picture changed after these datasets were tokenised, and its old size would be used again"
         yield error("cache", what, "set overwrite_cache: true for one run, or delete the cache")
@@ -190,10 +188,10 @@ def cutoff(plan: Plan) -> Iterator[Verdict]:
     over = sum(sample.tokens > limit for sample in data.samples)
     if over:
         what = f"{over} of {len(data.samples)} samples are longer than {limit}, the longest takes {longest.tokens}"
-        mend = f"set cutoff_len: {safe} or more, or image_max_pixels lower"
-        yield Verdict("cutoff", "error", what, f"cutoff_len ({longest.where})", mend, figures)
+        fix = f"set cutoff_len: {safe} or more, or image_max_pixels lower"
+        yield Verdict("cutoff", "error", what, f"cutoff_len ({longest.where})", fix, figures)
         return
-    seen = "" if len(data.samples) == sum(data.rows.values()) else f" of {len(data.samples)} looked at"
+    seen = "" if len(data.samples) == sum(data.rows.values()) else f" of {len(data.samples)} checked"
     yield ok(
         "cutoff",
         f"the longest sample{seen} takes {longest.tokens} of {limit} tokens; the smallest safe cutoff_len is {safe}",
@@ -205,27 +203,13 @@ def supervised(plan: Plan) -> Iterator[Verdict]:
     """Exactly the answer and its end of turn are trained on."""
     _, data = _of(plan)
     bad = [fault for fault in data.faults if fault.kind == "supervised"]
-    mend = "remove train_on_prompt and mask_history, and use a template of the plugin"
-    yield from shortened([error("supervised", fault.what, mend, fault.where) for fault in bad])
+    fix = "remove train_on_prompt and mask_history, and use a template of the plugin"
+    yield from shortened([error("supervised", fault.what, fix, fault.where) for fault in bad])
     if not bad:
         counts = [sample.supervised for sample in data.samples]
         share = 100 * sum(counts) / sum(sample.tokens for sample in data.samples)
-        what = f"exactly the answer and its end of turn, {share:.1f} % of all tokens; supervised tokens a sample:\n"
-        yield ok("supervised", what + histogram(counts), tokens=dict(sorted(Counter(counts).items())))
-
-
-def histogram(counts: Sequence[int]) -> str:
-    """Lines of ranges with bars, at most _BARS of equal width."""
-    low, high = min(counts), max(counts)
-    width = -(-(high - low + 1) // _BARS)
-    binned = Counter((count - low) // width for count in counts)
-    lines = []
-    for number in range((high - low) // width + 1):
-        first, last = low + number * width, min(high, low + (number + 1) * width - 1)
-        name = f"{first}" if first == last else f"{first}-{last}"
-        bar = "#" * -(-binned[number] * _BAR // max(binned.values()))
-        lines.append(f"{'':24}{name:>11} {binned[number]:>8} {bar}".rstrip())
-    return "\n".join(lines)
+        what = f"exactly the answer and its end of turn, {share:.1f} % of all tokens; supervised tokens per sample"
+        yield ok("supervised", what, tokens=dict(sorted(Counter(counts).items())))
 
 
 def _pixels(plan: Plan) -> tuple[int, int]:
@@ -233,18 +217,15 @@ def _pixels(plan: Plan) -> tuple[int, int]:
 
 
 def pixels(plan: Plan) -> Iterator[Verdict]:
-    """Pictures have one size in training, in the stage before, in evaluation and behind a server."""
+    """Pictures have one size in training, in the stage before, in evaluation and on a server."""
     read, data = _of(plan)
     most, least = _pixels(plan)
-    record = read_record(plan.start) or {}
-    differ = {
-        key: (record[key], mine)
-        for key, mine in (("image_max_pixels", most), ("image_min_pixels", least))
-        if record.get(key) not in (None, mine)
-    }
+    record = records.read(plan.start) or StageRecord()
+    stages = {"image_max_pixels": (record.image_max_pixels, most), "image_min_pixels": (record.image_min_pixels, least)}
+    differ = {key: both for key, both in stages.items() if both[0] not in (None, both[1])}
     for key, (before, mine) in differ.items():
-        what = f"{mine} here, {before} in stage {record.get('name')!r} that this one starts from"
-        yield warning("pixels", what, f"set {key}: {before}, or be sure to mean it", key)
+        what = f"{mine} here, {before} in stage {record.name!r} that this one starts from"
+        yield warning("pixels", what, f"set {key}: {before}, unless the change is intended", key)
     processor = read.processor.image_processor
     size = getattr(processor, "size", None) or {}
     own = getattr(processor, "max_pixels", None) or (size.get("longest_edge") if "longest_edge" in size else None)
@@ -253,11 +234,11 @@ def pixels(plan: Plan) -> Iterator[Verdict]:
         yield warning("pixels", what, f"set image_max_pixels: {own}", "image_max_pixels")
     if own is not None and data.largest > most and int(own) > most:
         what = (
-            f"training shrinks pictures of {data.largest} pixels to {most}, a server such as vLLM or SGLang knows the "
-            f"processor's {own} alone"
+            f"training shrinks pictures of {data.largest} pixels to {most}, a server such as vLLM or SGLang only knows "
+            f"the processor's {own}"
         )
-        mend = "serve what `stcr export` writes, whose processor has the limits; `stcr eval` takes them from stage.json"
-        yield warning("pixels", what, mend, "image_max_pixels")
+        fix = "serve the export (`stcr export`), whose processor has the limits; `stcr eval` takes them from stage.json"
+        yield warning("pixels", what, fix, "image_max_pixels")
     if not differ:
         shrunk = "are shrunk to it" if data.largest > most else "are below it"
         yield ok(
@@ -274,11 +255,11 @@ def pixels(plan: Plan) -> Iterator[Verdict]:
 
 
 def steps(plan: Plan) -> Iterator[Verdict]:
-    """How much is trained on."""
+    """How many samples and tokens are trained on."""
     _, data = _of(plan)
     count, training = plan.steps, plan.resolved.training
     if count is None:
-        yield warning("steps", "their number is unknown beforehand with packing or mixed datasets", "set max_steps")
+        yield warning("steps", "their number is unknown in advance with packing or mixed datasets", "set max_steps")
         return
     seen = count * plan.batch
     tokens = sum(sample.tokens for sample in data.samples) / len(data.samples)
@@ -322,20 +303,20 @@ def space(plan: Plan) -> Iterator[Verdict]:
     parts = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in gib.items() if value >= 0.005)
     figures = {"peak_gib": peak, "limit_gib": limit, **{f"{name}_gib": value for name, value in gib.items()}}
     what = f"{peak:.2f} GiB on each GPU for {batch.tokens} tokens and {batch.patches} patches at once ({parts}); "
-    what += "what CUDA takes for itself comes on top"
-    mends = "lower per_device_train_batch_size and raise gradient_accumulation_steps, use LoRA, ZeRO, or more GPUs"
+    what += "CUDA itself takes more"
+    fix = "lower per_device_train_batch_size and raise gradient_accumulation_steps, use LoRA, ZeRO, or more GPUs"
     if limit is None:
         yield ok("memory", what, **figures)
     elif peak > limit:
-        yield Verdict("memory", "error", f"{what}; there are {limit:g}", "--gpu-memory", mends, figures)
+        yield Verdict("memory", "error", f"{what}; there are {limit:g}", "--gpu-memory", fix, figures)
     elif peak > 0.9 * limit:
-        yield Verdict("memory", "warning", f"{what}; that is over 90 % of {limit:g}", "--gpu-memory", mends, figures)
+        yield Verdict("memory", "warning", f"{what}; that is over 90 % of {limit:g}", "--gpu-memory", fix, figures)
     else:
         yield ok("memory", f"{what}; there are {limit:g}", **figures)
 
 
 def time(plan: Plan) -> Iterator[Verdict]:
-    """How long it takes, by what was said of the machines."""
+    """How long it takes, by the figures of the machines."""
     read, data = _of(plan)
     asked, count = plan.asked, plan.steps
     each = duration.operations(read, data)
@@ -345,7 +326,7 @@ def time(plan: Plan) -> Iterator[Verdict]:
         return
     total = each * count * plan.batch
     if asked.throughput is not None:
-        rate, source = asked.throughput, f"{asked.throughput:g} samples a second as stated"
+        rate, source = asked.throughput, f"{asked.throughput:g} samples per second as given"
     elif asked.tflops is not None and asked.mfu is not None:
         rate = asked.tflops * 1e12 * asked.mfu * plan.resolved.gpus / each
         source = f"{asked.mfu:.0%} of {asked.tflops:g} TFLOP/s on each of {plan.resolved.gpus} GPUs"
@@ -362,114 +343,11 @@ def _clock(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.1f} minutes"
 
 
-def chain(plan: Plan) -> Iterator[Verdict]:
-    """The stage before is finished, has the same template, and lies there as it was saved."""
-    start, name = plan.start, plan.settings.name
-    record = read_record(start) if start.is_dir() else None
-    if plan.settings.starts_from != "stage":
-        if record and not record.get("finished"):
-            what = f"holds the stage {record.get('name')!r}, which was started but did not finish"
-            yield warning("chain", what, "train it first", str(start))
-        else:
-            yield ok("chain", f"{name!r} starts from a model, {start}")
-        return
-    try:
-        parent = parent_record(str(start), str(plan.args["template"]), name)
-        found = artefacts.model_digest(start)
-    except StcrError as refusal:
-        yield error("chain", str(refusal))
-        return
-    if parent.get("model_digest") not in (None, found):
-        what = f"is not the model that stage {parent.get('name')!r} saved: its files have changed since"
-        yield error("chain", what, "train it anew, or copy it back", str(start))
-        return
-    base = Path(str(parent.get("base") or ""))
-    if base.is_dir() and parent.get("base_digest") not in (None, artefacts.model_digest(base)):
-        what = f"the chain's base has changed since stage {parent.get('name')!r} started from it"
-        yield warning("chain", what, "train the chain anew to compare its stages with the base", str(base))
-    yield ok(
-        "chain",
-        f"{name!r} starts from the finished stage {parent.get('name')!r}, same template, files as saved "
-        f"({found[:12]}); base {parent.get('base')} ({str(parent.get('base_digest'))[:12]})",
-        parent_digest=found,
-        base_digest=parent.get("base_digest"),
-    )
-
-
-# ---- evaluation ----
-
-
-def evaluation(plan: Plan) -> Iterator[Verdict]:
-    """The pairs that the callback asks about are there, and none of them is trained on."""
-    from stcr_plugin.evaluation.leakage import contamination, overlap_words
-    from stcr_plugin.registry.overlap import asked_side, compare, merged, side
-
-    rule = plan.settings.evaluate
-    if rule is None:
-        yield warning("evaluation", "the gap is not measured during training", "set stcr.evaluate", "stcr.evaluate")
-        return
-    name = rule.dataset or next(iter(plan.manifests), None)
-    if name is None:
-        what = f"{plan.args['dataset']!r} was not built by `stcr data build`, so the callback has no pairs"
-        mend = "set stcr.evaluate.dataset to a build's name, or stcr.evaluate to null"
-        yield error("evaluation", what, mend, "stcr.evaluate.dataset")
-        return
-    try:
-        pairs = _asked_about(plan, name, rule.split, rule.pairs)
-    except StcrError as refusal:
-        yield error("evaluation", str(refusal), where="stcr.evaluate")
-        return
-    yield ok("evaluation", f"{len(pairs)} pairs of {name}:{rule.split}, before, after or every few steps as set")
-    sides = [side(dataset, plan.registry) for dataset in plan.datasets if _is_ours(plan, dataset)]
-    if sides:
-        yield from _overlap(compare(merged(sides), asked_side(plan.registry, name, rule.split, pairs, ())))
-    others = [dataset for dataset in plan.datasets if not _is_ours(plan, dataset)]
-    if others:
-        what = f"{', '.join(others)} is not of `stcr data build`, so nothing is known of its episodes"
-        yield warning("overlap", what, "see to it that they hold none of the evaluated episodes")
-    if plan.start.is_dir() and read_record(plan.start):
-        row = contamination(plan.start, plan.registry, name, rule.split, pairs, [""] * (len(ORDERS) * len(pairs)), 0)
-        shared = any(row.get(kind, {}).get("shared") for kind in ("episodes", "pictures"))
-        if shared:
-            yield error("overlap", f"of the stages before: {overlap_words(row)}", "evaluate on another split")
-        elif "unknown" in row:
-            yield warning("overlap", f"of the stages before: {row['unknown']}", "keep their data to know")
-
-
-def _asked_about(plan: Plan, name: str, split: str, count: int) -> list[Pair]:
-    from stcr_plugin.evaluation.evaluate import spread
-    from stcr_plugin.registry.manifest import read_pairs
-
-    return list(spread(read_pairs(plan.registry, name, split), count))
-
-
-def _is_ours(plan: Plan, dataset: str) -> bool:
-    from stcr_plugin.registry.manifest import build_name
-
-    try:
-        return build_name(plan.registry, dataset) in plan.manifests
-    except StcrError:
-        return False
-
-
-def _overlap(found: Any) -> Iterator[Verdict]:
-    figures = {"episodes": found.episodes.shared, "pictures": found.pictures.shared}
-    if found.leaks:
-        what = (
-            f"{found.episodes.shared} of {found.episodes.evaluated} evaluated episodes and {found.pictures.shared} of "
-            f"{found.pictures.evaluated} evaluated pictures are trained on ({found.trained})"
-        )
-        named = ", ".join(found.episodes.named or found.pictures.named)
-        yield Verdict("overlap", "error", what, named, "evaluate on a split that is not trained on", figures)
-    else:
-        yield ok("overlap", f"no episode or picture of {found.evaluated} is trained on ({found.trained})", **figures)
-
-
 # ---- the table ----
 
 Check = Callable[[Plan], Iterable[Verdict]]
 
-# Name, function, and what of the plan it cannot do without.
+# Name, function, and the parts of the plan that it needs.
 CHECKS: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
     ("settings", pitfalls.settings, ()),
     ("model", model, ("model",)),
@@ -483,6 +361,6 @@ CHECKS: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
     ("steps", steps, ("samples",)),
     ("memory", space, ("model", "samples")),
     ("time", time, ("model", "samples")),
-    ("chain", chain, ()),
-    ("evaluation", evaluation, ()),
+    ("chain", stage_checks.chain, ()),
+    ("evaluation", stage_checks.evaluation, ()),
 )

@@ -1,4 +1,4 @@
-"""Settings that are known to break a training, or to spoil what it teaches, each with its mend."""
+"""Settings that are known to break a training, or to teach something else than the answers, each with its fix."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from stcr_plugin.preflight.verdict import Level, Verdict, ok
 
 @dataclass(frozen=True)
 class Pitfall:
-    """`is_so` looks at a plan; what it finds is said as `what`, with {} for what it returned."""
+    """A setting that is known to break a training.
+
+    Attributes:
+        holds: Whether a plan has it; what it returns replaces {} in `problem`.
+    """
 
     key: str
-    is_so: Callable[[Plan], Any]
+    holds: Callable[[Plan], Any]
     level: Level
-    what: str
-    mend: str
+    problem: str
+    fix: str
 
 
 def _zero(plan: Plan) -> Any:
@@ -78,32 +82,28 @@ PITFALLS = (
     ),
     Pitfall(
         "neat_packing",
-        lambda plan: (
-            plan.resolved.data.neat_packing
-            and int(plan.args.get("cutoff_len", 2048)) % 8
-            and plan.args.get("cutoff_len", 2048)
-        ),
+        lambda plan: plan.resolved.data.neat_packing and plan.recipe.cutoff_len % 8 and plan.recipe.cutoff_len,
         "error",
-        "cutoff_len {} is no multiple of 8: packs are padded to one, positions are not, and the first batch stops it",
+        "cutoff_len {} is not a multiple of 8: packs are padded to one, positions are not, so the first batch fails",
         "set cutoff_len to a multiple of 8, or neat_packing: false and packing: false",
     ),
     Pitfall(
         "packing",
         lambda plan: plan.resolved.data.packing and not plan.resolved.data.neat_packing,
         "error",
-        "the samples of a pack see each other, so that img1 of one question stands beside img1 of another",
+        "the samples of a pack see each other, so that a question has img1 of another one beside its own",
         "set packing: false (or neat_packing: true)",
     ),
     Pitfall(
         "stcr.mask",
-        lambda plan: plan.settings.mask == "authors" and plan.resolved.data.packing,
+        lambda plan: plan.recipe.settings.mask == "authors" and plan.resolved.data.packing,
         "error",
         "the authors' mask is counted from the first prompt of a sample, and a pack holds several",
         "set packing: false",
     ),
     Pitfall(
         "stcr.augment",
-        lambda plan: plan.settings.augment and plan.resolved.data.packing,
+        lambda plan: plan.recipe.settings.augment and plan.resolved.data.packing,
         "warning",
         "all samples of a pack get one change of their pictures",
         "set packing: false",
@@ -133,7 +133,7 @@ PITFALLS = (
         "val_size",
         lambda plan: float(plan.resolved.data.val_size) > 0,
         "warning",
-        "it splits rows at random: the two orders of a pair, and frames of one episode, stand on both sides",
+        "it splits rows at random: the two orders of a pair, and frames of one episode, are in both parts",
         "remove val_size; stcr.evaluate measures on a split by episode",
     ),
     Pitfall(
@@ -150,7 +150,7 @@ PITFALLS = (
             and _missing("flash_attn")
         ),
         "warning",
-        "{} is not installed here: where it is missing, LLaMA-Factory goes on with another attention, slower",
+        "{} is not installed here: where it is missing, LLaMA-Factory uses another attention, slower",
         "install flash-attn on the machine of the run, or set flash_attn: sdpa",
     ),
     Pitfall(
@@ -180,7 +180,7 @@ PITFALLS = (
             and plan.model.config.model_type
         ),
         "warning",
-        "LLaMA-Factory has no kernel for {}: it says so in its log, and trains without",
+        "LLaMA-Factory has no kernel for {}: it logs that, and trains without",
         "remove enable_liger_kernel",
     ),
     Pitfall(
@@ -221,7 +221,7 @@ PITFALLS = (
             and getattr(plan.resolved.training, "gradient_checkpointing", False)
         ),
         "warning",
-        "gradient_checkpointing stands beside it: the trainer switches on what the loader leaves off, with use_cache",
+        "gradient_checkpointing is set too: the trainer switches on what the loader leaves off, with use_cache",
         "keep one of the two",
     ),
     Pitfall(
@@ -235,14 +235,14 @@ PITFALLS = (
         "save_strategy",
         _kept_nowhere,
         "warning",
-        '"no" keeps nothing until the end: a run that is killed has to start anew',
+        '"no" keeps nothing until the end: a run that is killed has to start again',
         "set save_strategy: steps, save_steps and save_total_limit",
     ),
     Pitfall(
         "save_only_model",
         lambda plan: plan.resolved.training.save_only_model,
         "warning",
-        "a killed run cannot go on from its checkpoints, which lack the optimizer",
+        "a killed run cannot continue from its checkpoints, which lack the optimizer",
         "remove save_only_model, and set save_total_limit to spare the disk",
     ),
     Pitfall(
@@ -263,12 +263,12 @@ PITFALLS = (
 
 
 def settings(plan: Plan) -> Iterator[Verdict]:
-    """Which of the pitfalls the recipe steps into."""
+    """The pitfalls that the recipe has."""
     count = 0
     for pitfall in PITFALLS:
-        found = pitfall.is_so(plan)
+        found = pitfall.holds(plan)
         if found:
             count += 1
-            yield Verdict("settings", pitfall.level, pitfall.what.format(found), pitfall.key, pitfall.mend)
+            yield Verdict("settings", pitfall.level, pitfall.problem.format(found), pitfall.key, pitfall.fix)
     if not count:
         yield ok("settings", f"none of {len(PITFALLS)} that are known to break")

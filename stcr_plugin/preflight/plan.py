@@ -1,34 +1,36 @@
-"""A run that is planned: the recipe as the framework will take it, its model, its data, and the machines for it."""
+"""A planned run: the recipe as the framework will read it, its model, its data, and its machines."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks import refusals
-from stcr_plugin.frameworks.recipe import datasets, read_recipe, starting_point
+from stcr_plugin.frameworks.recipe import Recipe, read_recipe
 from stcr_plugin.frameworks.stage_run import manifests_of
-from stcr_plugin.frameworks.stcr_block import StcrSettings
 from stcr_plugin.preflight.data import Data, read_data
 from stcr_plugin.preflight.memory import Batch
 from stcr_plugin.preflight.model import Model, read_model
 from stcr_plugin.preflight.resolve import Resolved, resolve
-from stcr_plugin.preflight.verdict import Verdict, error, warning
+from stcr_plugin.preflight.verdict import Verdict, refused, warning
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is known of the machines, and how much is looked at.
+    """The machines, and how much is checked.
 
-    gpus: processes of the run, one GPU each. gpu_memory: GiB of one. throughput: samples a second of all together;
-    or tflops (10^12 floating-point operations a second, the peak of one GPU) and mfu, the share of it that is reached.
-    images, samples: how many pictures are decoded and samples tokenised; None: all.
+    Attributes:
+        gpus: Processes of the run, one GPU each.
+        gpu_memory: GiB of one GPU.
+        throughput: Samples per second of all GPUs; or tflops and mfu.
+        tflops: Peak of one GPU, 10^12 floating-point operations per second.
+        mfu: The share of the peak that is reached.
+        images, samples: How many pictures are decoded and samples tokenised; None: all.
     """
 
     gpus: int = field(default=1, metadata={"help": "processes of the run, one GPU each"})
@@ -42,22 +44,23 @@ class Asked:
     def __post_init__(self) -> None:
         given = (self.gpus, self.gpu_memory, self.throughput, self.tflops, self.mfu, self.images, self.samples)
         if any(value is not None and value <= 0 for value in given):
-            raise ConfigError("every figure of the machines and of what is looked at must be above 0")
+            raise ConfigError("stcr check", "every figure must be above 0")
         if (self.tflops is None) != (self.mfu is None) or (self.mfu or 0) > 1:
-            raise ConfigError("--tflops and --mfu go together, and --mfu is a share such as 0.4")
+            raise ConfigError("--tflops", "needs --mfu, and --mfu needs --tflops", "give --mfu as a share such as 0.4")
         if self.throughput is not None and self.tflops is not None:
-            raise ConfigError("give either --throughput or --tflops with --mfu")
+            raise ConfigError("--throughput", "excludes --tflops and --mfu", "give one of them")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`args` is the recipe without its `stcr:` block; `model` and `data` are None where they could not be read.
+    """A planned run.
 
-    `manifests`: build -> its manifest, of the training sets that the plugin built.
+    Attributes:
+        model, data: None where they could not be read.
+        manifests: Build -> its manifest, of the training sets that the plugin built.
     """
 
-    args: Mapping[str, Any]
-    settings: StcrSettings
+    recipe: Recipe
     asked: Asked
     resolved: Resolved
     model: Model | None
@@ -65,17 +68,9 @@ class Plan:
     manifests: Mapping[str, Mapping[str, Any]]
 
     @property
-    def registry(self) -> Path:
-        return Path(self.args["dataset_dir"])
-
-    @property
     def start(self) -> Path:
         """What the stage starts from: an adapter or a model."""
-        return Path(starting_point(self.args))
-
-    @property
-    def datasets(self) -> list[str]:
-        return datasets(self.args)
+        return Path(self.recipe.starting_point)
 
     @property
     def samples(self) -> int | None:
@@ -128,7 +123,7 @@ class Plan:
         # Logits begin where the sample with the shortest prompt is supervised first; the authors' mask has no prompt,
         # and LLaMA-Factory's other losses read all logits.
         finetuning = self.resolved.finetuning
-        whole = self.settings.mask == "authors" or finetuning.use_dft_loss or finetuning.use_eaft_loss
+        whole = self.recipe.settings.mask == "authors" or finetuning.use_dft_loss or finetuning.use_eaft_loss
         prompt = 0 if whole else min(sample.prompt for sample in samples)
         return Batch(
             tokens=many * padded,
@@ -138,88 +133,70 @@ class Plan:
         )
 
 
-def read_plan(recipe: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan | None, list[Verdict]]:
-    """The plan, None where the recipe itself cannot be taken, and what was wrong so far."""
+def read_plan(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan | None, list[Verdict]]:
+    """The plan, None where the recipe itself cannot be used, and what was wrong so far."""
     found: list[Verdict] = []
     try:
-        args = read_recipe(recipe, overrides)
-        block = args.pop("stcr")
-        if not isinstance(block, Mapping):
-            raise ConfigError(f"the `stcr:` block is {block!r}; it holds `key: value` lines, at least name and mode")
-        settings = from_mapping(StcrSettings, block, "the `stcr:` block")
-        args.setdefault("dataset_dir", "data_registry")
-        refusals.refuse_what_cannot_work(args)
+        recipe = Recipe.of(read_recipe(path, overrides))
+        refusals.refuse_what_cannot_work(recipe)
     except StcrError as refusal:
-        return None, [error("recipe", str(refusal))]
-    for check, refuse in (
-        ("streaming", refusals.refuse_to_stream_in_vain),
-        ("output", refusals.refuse_to_overwrite),
-    ):
-        found += _refused(check, refuse, args)
+        return None, [refused("recipe", refusal)]
+    for check, refuse in (("streaming", refusals.refuse_broken_streaming), ("output", refusals.refuse_to_overwrite)):
+        try:
+            refuse(recipe)
+        except StcrError as refusal:
+            found.append(refused(check, refusal))
     try:
-        start = _start(args, settings)
+        start = _start(recipe)
     except StcrError as refusal:
         start = {"adapter_name_or_path": None}
-        found.append(error("adapter", str(refusal)))
+        found.append(refused("adapter", refusal))
     try:
-        # What stands in output_dir was looked at just now, in the plugin's own way.
-        resolved = resolve({**args, **start, "overwrite_output_dir": True}, asked.gpus)
+        # output_dir was checked just now, in the plugin's own way.
+        resolved = resolve({**recipe.framework_keys(), **start, "overwrite_output_dir": True}, asked.gpus)
     except StcrError as refusal:
-        return None, [*found, error("recipe", str(refusal))]
+        return None, [*found, refused("recipe", refusal)]
     manifests: dict[str, dict[str, Any]] = {}
     model, data = None, None
     with tempfile.TemporaryDirectory() as spare:
         try:
-            model = read_model(resolved, settings, Path(spare))
+            model = read_model(resolved, recipe.settings, Path(spare))
         except StcrError as refusal:
-            found.append(error("model", str(refusal)))
-        unbuilt = _unbuilt(settings, args)
+            found.append(refused("model", refusal))
+        unbuilt = _unbuilt(recipe)
         found += unbuilt
         if not unbuilt:
             try:
-                manifests = manifests_of(args, Path(args["dataset_dir"]))
+                manifests = manifests_of(recipe)
                 data = read_data(resolved, model, asked.images, asked.samples) if model else None
             except StcrError as refusal:
-                found.append(error("data", str(refusal)))
-    return Plan(args, settings, asked, resolved, model, data, manifests), found
+                found.append(refused("data", refusal))
+    return Plan(recipe, asked, resolved, model, data, manifests), found
 
 
-def _start(args: Mapping[str, Any], settings: StcrSettings) -> dict[str, Any]:
-    """The recipe's keys as its stage will start. An adapter that is merged first, or not there yet, has no shape."""
+def _start(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's keys as its stage will start. An adapter that is merged first, or missing yet, has no shape."""
     from stcr_plugin.frameworks.adapters import start_of
 
-    if args.get("adapter_name_or_path") and not Path(starting_point(args)).is_dir():
-        return {"adapter_name_or_path": None}  # the check of the chain tells of it
-    start = start_of(args, settings.adapter, settings.starts_from == "stage")
+    if recipe.adapters and not Path(recipe.starting_point).is_dir():
+        return {"adapter_name_or_path": None}  # the check of the chain reports it
+    start = start_of(recipe)
     if start.way == "merge":
         return {"model_name_or_path": start.model, "adapter_name_or_path": None}
     return start.keys
 
 
-def _refused(check: str, refuse: Callable[[Mapping[str, Any]], None], args: Mapping[str, Any]) -> Iterator[Verdict]:
-    try:
-        refuse(args)
-    except StcrError as refusal:
-        yield error(check, str(refusal))
-
-
-def _unbuilt(settings: StcrSettings, args: Mapping[str, Any]) -> list[Verdict]:
+def _unbuilt(recipe: Recipe) -> list[Verdict]:
     """Builds that the recipe would make first."""
     from stcr_plugin.registry.build import load_data_config
     from stcr_plugin.registry.manifest import MANIFEST
 
     found = []
-    configs = settings.prepare.data or ()
-    for config in (configs,) if isinstance(configs, str) else configs:
+    for config in recipe.data_configs:
         data = load_data_config(config)
-        wanted = {f"{data.name}_{key}" for key in data.datasets} & set(datasets(args))
-        if wanted and not (Path(args["dataset_dir"]) / data.name / MANIFEST).is_file():
-            found.append(
-                warning(
-                    "data",
-                    f"{data.name} is not built yet, so no sample could be looked at",
-                    f"`stcr data build {config}`, then check again",
-                    f"dataset: {', '.join(sorted(wanted))}",
-                )
-            )
+        wanted = {f"{data.name}_{key}" for key in data.datasets} & set(recipe.datasets)
+        if wanted and not (recipe.registry / data.name / MANIFEST).is_file():
+            problem = f"{data.name} is not built yet, so no sample was checked"
+            fix = f"`stcr data build {config}`, then check again"
+            found.append(warning("data", problem, fix, f"dataset: {', '.join(sorted(wanted))}"))
     return found

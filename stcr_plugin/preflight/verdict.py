@@ -1,33 +1,46 @@
-"""What a check found, and all of it together: in lines for a person, in JSON for a machine."""
+"""Findings of the checks. Their text for a terminal is made by `report.preflight_words`."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from stcr_plugin.errors import StcrError
 
 Level = Literal["ok", "warning", "error"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One finding of the check `check`: what, `where` (a key, a file and row) and how to mend it.
+    """One finding of a check.
 
-    `figures` are the numbers behind it, JSON-like. Of several findings of one kind the first few are verdicts of their
-    own and the last counts the rest.
+    Attributes:
+        check: The check's name.
+        problem: What was found.
+        where: A key, or a file and row.
+        fix: What to do about it.
+        figures: The numbers behind it, JSON-like.
     """
 
     check: str
     level: Level
-    what: str
+    problem: str
     where: str = ""
-    mend: str = ""
+    fix: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
-        return f"{self.level:<8} {self.check:<12} {place}{self.what}{f'; {self.mend}' if self.mend else ''}"
+    @property
+    def row(self) -> dict[str, Any]:
+        """As the file of `stcr check --out` has it."""
+        return {
+            "check": self.check,
+            "level": self.level,
+            "what": self.problem,
+            "where": self.where,
+            "mend": self.fix,
+            "figures": dict(self.figures),
+        }
 
 
 @dataclass(frozen=True)
@@ -45,31 +58,32 @@ class Report:
         return not self.count("error") and not (strict and self.count("warning"))
 
     def row(self) -> dict[str, Any]:
-        """JSON-like values, with what made them."""
+        """JSON-like values, with the provenance."""
         from stcr_plugin.artefacts import provenance
 
         return {
             "recipe": self.recipe,
             "passes": self.passes(),
-            "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts],
+            "verdicts": [verdict.row for verdict in self.verdicts],
             "provenance": provenance(),
         }
 
-    def __str__(self) -> str:
-        found = ", ".join(f"{self.count(level)} {level}" for level in ("error", "warning", "ok"))
-        return "\n".join([*map(str, self.verdicts), f"{self.recipe}: {found}"])
+
+def ok(check: str, problem: str, **figures: Any) -> Verdict:
+    return Verdict(check, "ok", problem, figures=figures)
 
 
-def ok(check: str, what: str, **figures: Any) -> Verdict:
-    return Verdict(check, "ok", what, figures=figures)
+def warning(check: str, problem: str, fix: str, where: str = "") -> Verdict:
+    return Verdict(check, "warning", problem, where, fix)
 
 
-def warning(check: str, what: str, mend: str, where: str = "") -> Verdict:
-    return Verdict(check, "warning", what, where, mend)
+def error(check: str, problem: str, fix: str = "", where: str = "") -> Verdict:
+    return Verdict(check, "error", problem, where, fix)
 
 
-def error(check: str, what: str, mend: str = "", where: str = "") -> Verdict:
-    return Verdict(check, "error", what, where, mend)
+def refused(check: str, refusal: StcrError) -> Verdict:
+    """An error of the package as a finding."""
+    return Verdict(check, "error", refusal.problem, refusal.where, refusal.fix)
 
 
 def shortened(verdicts: Sequence[Verdict], most: int = 5) -> list[Verdict]:

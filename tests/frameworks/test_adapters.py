@@ -13,7 +13,8 @@ from tiny_stage import RECIPES, Workshop
 from stcr_plugin import artefacts
 from stcr_plugin.engines.local import adapter_base, assembled, load
 from stcr_plugin.errors import ChainError, ConfigError
-from stcr_plugin.frameworks.adapters import CONFIG, chain, settled, start_of
+from stcr_plugin.frameworks.adapters import CONFIG, Start, chain, settled, start_of
+from stcr_plugin.frameworks.recipe import Recipe
 
 LORA = ("finetuning_type=lora", "lora_rank=4", "lora_target=all", "freeze_vision_tower=true", "stcr.evaluate=null")
 FAST = (*LORA, "learning_rate=5.0e-2", "max_steps=2")
@@ -109,7 +110,7 @@ def test_stage_starts_with_the_answers_of_its_parent_and_is_loaded_as_it_was_tra
 
 
 def merge(parent: Path) -> Path:
-    return Path(settled(start_of(args_of(parent), "merge", True)).merged or "")
+    return Path(settled(start_from(parent, "merge")).merged or "")
 
 
 def test_merged_model_is_kept_and_another_training_has_another(parent: Path, tmp_path: Path) -> None:
@@ -225,19 +226,22 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path / "low"
 
 
-def args_of(parent: Path, **more: Any) -> dict[str, Any]:
-    return {"model_name_or_path": str(parent), "finetuning_type": "lora", **more}
+def start_from(parent: Path, way: str | None, stage: bool = True, **more: Any) -> Start:
+    """The start of a recipe on `parent` with `stcr.adapter: way`."""
+    block = {"name": "next", "mode": "cot", "adapter": way, "starts_from": "stage" if stage else "model"}
+    keys = {"model_name_or_path": str(parent), "finetuning_type": "lora", **more}
+    return start_of(Recipe.of({**keys, "stcr": block}))
 
 
 def test_an_adapter_without_a_way_is_told_the_three(adapter: Path) -> None:
     with pytest.raises(ConfigError, match=r"stcr\.adapter to one of continue: .*; merge: .*; stack: "):
-        start_of(args_of(adapter), None, True)
+        start_from(adapter, None)
     with pytest.raises(ConfigError, match=r"stcr\.adapter to one of"):
-        start_of(args_of(adapter.parent / "base", adapter_name_or_path=str(adapter)), None, True)
+        start_from(adapter.parent / "base", None, adapter_name_or_path=str(adapter))
 
 
 def test_another_makers_adapter_is_left_to_the_framework(adapter: Path) -> None:
-    start = start_of(args_of(adapter.parent / "base", adapter_name_or_path=str(adapter)), None, False)
+    start = start_from(adapter.parent / "base", None, False, adapter_name_or_path=str(adapter))
     assert start.keys == {}
     assert start.below is None
 
@@ -248,7 +252,7 @@ def test_another_makers_adapter_is_left_to_the_framework(adapter: Path) -> None:
 )
 def test_keys_name_all_adapters_from_the_lowest(adapter: Path, way: str, keys: tuple[Any, ...], below: str) -> None:
     root = adapter.parent
-    start = start_of(args_of(root / "high"), way, True)
+    start = start_from(root / "high", way)
     assert start.keys == {
         "model_name_or_path": str(root / "base"),
         "adapter_name_or_path": f"{root / 'low'},{root / 'high'}",
@@ -259,7 +263,7 @@ def test_keys_name_all_adapters_from_the_lowest(adapter: Path, way: str, keys: t
 
 def test_a_whole_model_needs_no_way(adapter: Path) -> None:
     with pytest.raises(ConfigError, match=r"stcr\.adapter: merge.*remove stcr\.adapter"):
-        start_of(args_of(adapter.parent / "base"), "merge", True)
+        start_from(adapter.parent / "base", "merge")
 
 
 @pytest.mark.parametrize(
@@ -276,25 +280,23 @@ def test_a_whole_model_needs_no_way(adapter: Path) -> None:
 )
 def test_what_a_way_cannot_do_is_told(adapter: Path, way: str, more: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        start_of(args_of(adapter, **more), way, True)
+        start_from(adapter, way, **more)
 
 
 def test_continuing_one_adapter_works_where_merging_cannot(adapter: Path) -> None:
-    assert start_of(args_of(adapter, quantization_bit=4, lora_rank=8), "continue", True).below == str(
-        adapter.parent / "base"
-    )
+    assert start_from(adapter, "continue", quantization_bit=4, lora_rank=8).below == str(adapter.parent / "base")
     with pytest.raises(ConfigError, match="quantization_bit"):
-        start_of(args_of(adapter.parent / "high", quantization_bit=4), "continue", True)
+        start_from(adapter.parent / "high", "continue", quantization_bit=4)
 
 
 def test_another_base_than_the_adapters_is_refused(adapter: Path) -> None:
     named = {"adapter_name_or_path": str(adapter)}
     with pytest.raises(ChainError, match=r"other is not the model that .*low was trained on"):
-        start_of(args_of(adapter.parent / "other", **named), "stack", True)
-    assert start_of(args_of(adapter.parent / "base", **named), "stack", True).adapters == (str(adapter),)
+        start_from(adapter.parent / "other", "stack", **named)
+    assert start_from(adapter.parent / "base", "stack", **named).adapters == (str(adapter),)
 
 
-def test_an_adapter_that_stands_on_itself_is_told(tmp_path: Path) -> None:
+def test_an_adapter_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
     artefacts.write_json(tmp_path / CONFIG, {"base_model_name_or_path": str(tmp_path)})
-    with pytest.raises(ChainError, match="stands on itself"):
+    with pytest.raises(ChainError, match="is its own base"):
         chain(tmp_path)

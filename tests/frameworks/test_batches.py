@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_stage import RECIPES, Workshop, losses
+from tiny_stage import RECIPES, Workshop, losses, stage_row
 
 from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.frameworks.batches import NOTE, NamingCollator
 from stcr_plugin.frameworks.checkpoints import checkpoints
-from stcr_plugin.frameworks.collators import sample_key
 from stcr_plugin.frameworks.images import picture_name
-from stcr_plugin.records import read_record
+from stcr_plugin.frameworks.sample_changes import sample_key
 
 
 def encoded(seed: int) -> bytes:
@@ -121,7 +120,7 @@ def test_a_stage_stops_at_a_cut_picture_saying_which(holed: tuple[Workshop, str]
     cut, name = holed
     with pytest.raises(DataError, match=rf"{name}: cannot be decoded"):
         cut.train("weak", "stops", *EPOCH)
-    ended = (read_record(cut.root / "stops") or {})["ended"]
+    ended = stage_row(cut.root / "stops")["ended"]
     assert ended["how"] == "failed"
     assert name in ended["why"]
 
@@ -134,13 +133,13 @@ def test_a_stage_replaces_samples_counts_them_and_stops_at_too_many(
     replacing = (*EPOCH, "stcr.bad_pictures=replace", "save_strategy=steps", "save_steps=5")
     allowed = "stcr.bad_pictures_at_most=0.2"
     alone = cut.train("weak", "replaced", *replacing, allowed)
-    bad = (read_record(alone) or {})["bad_pictures"]
+    bad = stage_row(alone)["bad_pictures"]
     steps = [row["step"] for row in bad]
     assert bad
     assert all(name in row["picture"] for row in bad)
     assert steps == sorted(steps)
     worker = cut.train("weak", "replaced_by_worker", *replacing, allowed, "dataloader_num_workers=1")
-    assert (read_record(worker) or {})["bad_pictures"] == bad
+    assert stage_row(worker)["bad_pictures"] == bad
     assert losses(worker) == losses(alone)
     with pytest.raises(DataError, match=rf"step {steps[0]}: 1 of the run's \d+ samples had pictures that cannot be"):
         cut.train("weak", "too_many", *replacing, "stcr.bad_pictures_at_most=0")
@@ -155,7 +154,7 @@ def test_a_loss_that_is_no_number_stops_the_stage_naming_step_pictures_and_text(
     with pytest.raises(StcrError) as caught:
         workshop.train("weak", "diverged", *settings, "save_strategy=steps", "save_steps=1")
     run = workshop.root / "diverged"
-    said, record = str(caught.value), read_record(run) or {}
+    said, record = str(caught.value), stage_row(run)
     step = int(said.partition("step ")[2].partition(":")[0])
     assert said.startswith(f"step {step}: the loss is no finite number, on rank 0: nan. In its batch stood (1) ")
     assert said.count("closer to completion: img") >= 4  # the samples' answers
@@ -200,7 +199,7 @@ def test_what_goes_wrong_on_one_rank_is_said_by_all_and_none_hangs(workshop: Wor
     done = workshop.run(["python", *launcher, script, RECIPES / "weak_only.yaml", *overrides])
     assert done.returncode == 1
     run = workshop.root / "two_ranks"
-    record = read_record(run) or {}
+    record = stage_row(run)
     assert record["figures_missing"] == [
         {"when": "step 2", "step": 2, "why": "rank 1: MemoryError: of this rank alone"}
     ]

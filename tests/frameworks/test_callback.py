@@ -18,6 +18,7 @@ from stcr_plugin.artefacts import sha256
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.frameworks import callback
 from stcr_plugin.frameworks.callback import LOGGED, GapCallback, undisturbed
+from stcr_plugin.records import MissingMeasurement
 from stcr_plugin.types import Pair, Response
 
 
@@ -84,7 +85,7 @@ def test_every_rank_asks_equally_often_and_every_query_is_answered_once(
         return [(number, Response(f"{prompt.item} {prompt.order}")) for number, prompt in enumerate(prompts)]
 
     monkeypatch.setattr(callback, "say", echo)
-    gap = GapCallback(pairs, Path(), AskSettings(mode="direct"), lambda row: None)
+    gap = GapCallback(pairs, Path(), AskSettings(mode="direct"))
     answered: list[Any] = []
     for rank in range(world):
         monkeypatch.setattr(callback, "rank_and_world", lambda rank=rank: (rank, world))
@@ -277,7 +278,7 @@ def test_a_failed_measurement_is_said_aloud_and_training_goes_on_to_the_last_dig
     capsys.readouterr()
     run = workshop.train("weak", "one_missing", *settings)
     said = capsys.readouterr().err
-    assert "!! stcr: FIGURES ARE MISSING: the measurement 'step 1' failed; the training goes on without it." in said
+    assert "!! weak_only: FIGURES ARE MISSING: the measurement 'step 1' failed; training continues." in said
     assert "!! rank 0: RuntimeError: CUDA out of memory" in said
     record = record_of(run)
     assert record["finished"]
@@ -307,13 +308,13 @@ def test_a_failure_on_another_rank_is_known_to_all_and_no_rank_waits_in_vain(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs = [Pair("p", "e", "dev", "stack cups", 0, 5, 0.5)]
-    missing: list[dict[str, Any]] = []
-    gap = GapCallback(pairs, Path(), AskSettings(mode="direct"), lambda row: None, missing=missing.append)
+    recorded: list[Any] = []
+    gap = GapCallback(pairs, Path(), AskSettings(mode="direct"), record=recorded.append)
     gap.trainer = SimpleNamespace(model=torch.nn.Linear(1, 1), data_collator=None, processing_class=SimpleNamespace())
     gap.trainer.processing_class.padding_side = "right"
     monkeypatch.setattr(gap, "_answers", lambda *_: [])
     monkeypatch.setattr(callback, "of_every_rank", lambda own: [own, ([], "DataError: gone.png: no such file")])
     found = gap._measure("before", SimpleNamespace(is_world_process_zero=True, global_step=0), SimpleNamespace())
     assert found is None
-    assert missing == [{"when": "before", "step": 0, "why": "rank 1: DataError: gone.png: no such file"}]
+    assert recorded == [MissingMeasurement("before", 0, "rank 1: DataError: gone.png: no such file")]
     assert "gone.png" in capsys.readouterr().err

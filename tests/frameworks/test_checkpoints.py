@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_stage import Workshop, losses
+from tiny_stage import Workshop, losses, stage_row
 
 from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.frameworks.checkpoints import PART, checkpoints, flaw
 from stcr_plugin.frameworks.stage_record import Record
-from stcr_plugin.records import read_record
+from stcr_plugin.records import is_finished
 
 
 def megabytes(error: DataError) -> float:
@@ -37,7 +37,7 @@ def test_a_full_disk_at_the_end_names_the_run_and_the_size_of_the_weights(
     assert str(caught.value).startswith(f"{run}: ")
     weights = (workshop.base / "model.safetensors").stat().st_size / 1e6
     assert megabytes(caught.value) == pytest.approx(weights, rel=0.05)
-    assert not (read_record(run) or {})["finished"]
+    assert not is_finished(run)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
@@ -57,7 +57,7 @@ def test_a_full_disk_at_a_checkpoint_names_it_and_counts_the_optimizer(
     assert str(caught.value).startswith(f"{run / 'checkpoint-1'}: ")
     weights = (workshop.base / "model.safetensors").stat().st_size / 1e6
     assert megabytes(caught.value) == pytest.approx(3 * weights, rel=0.05)  # AdamW keeps two numbers a weight
-    record = read_record(run) or {}
+    record = stage_row(run)
     assert record["seconds_at_checkpoints"] == {}
     assert (record["ended"]["how"], record["ended"]["why"]) == ("failed", str(caught.value))
     assert checkpoints(run) == []
@@ -108,4 +108,4 @@ def test_weights_that_are_no_numbers_are_not_saved(workshop: Workshop, monkeypat
     run = workshop.root / "broken"
     assert checkpoints(run) == [1]
     assert not (run / "model.safetensors").exists()
-    assert (read_record(run) or {})["ended"]["how"] == "failed"
+    assert stage_row(run)["ended"]["how"] == "failed"

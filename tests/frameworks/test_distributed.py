@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_stage import DATA, RECIPES, UNPREPARED, Workshop, history, losses
+from tiny_stage import DATA, RECIPES, UNPREPARED, Workshop, history, losses, stage_row
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.engines.settings import AskSettings
-from stcr_plugin.records import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +83,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def record(run: Path) -> dict[str, Any]:
-    found = read_record(run)
+    found = stage_row(run)
     assert found is not None
     return found
 

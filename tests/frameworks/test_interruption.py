@@ -11,14 +11,14 @@ from typing import Any
 
 import psutil
 import pytest
-from tiny_stage import Workshop, history, losses, started, wait_for_step
+from tiny_stage import Workshop, history, losses, stage_row, started, wait_for_step
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.frameworks.checkpoints import checkpoints
 from stcr_plugin.frameworks.interruption import Interruption
 from stcr_plugin.frameworks.launch import INTERRUPTED
 from stcr_plugin.frameworks.stage_record import Record
-from stcr_plugin.records import read_record
+from stcr_plugin.records import is_finished
 
 MEASURED = ("stcr.evaluate.every_steps=2", "stcr.evaluate.before=false")
 
@@ -53,7 +53,7 @@ def test_a_signal_ends_the_stage_after_its_step_and_the_same_command_goes_on(
     run = workshop.root / name
     assert len(sent) == 1 + workers
     assert caught.value.code == INTERRUPTED == os.EX_TEMPFAIL
-    record = read_record(run) or {}
+    record = stage_row(run)
     assert not record["finished"]
     assert record["ended"] == {
         "how": "interrupted",
@@ -64,7 +64,7 @@ def test_a_signal_ends_the_stage_after_its_step_and_the_same_command_goes_on(
     assert not (run / "model.safetensors").exists()
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)] == handlers
     workshop.train("weak", name, *settings)
-    record, other = read_record(run) or {}, read_record(straight) or {}
+    record, other = stage_row(run), stage_row(straight)
     assert (record["finished"], record["ended"]) == (True, {"how": "finished"})
     assert record["model_digest"] == other["model_digest"]
     assert losses(run) == losses(straight)
@@ -100,7 +100,7 @@ def test_before_the_first_step_a_signal_ends_the_process_at_once(
     with pytest.raises(SystemExit) as caught:
         workshop.train("weak", "early")
     assert caught.value.code == INTERRUPTED
-    ended = (read_record(workshop.root / "early") or {})["ended"]
+    ended = stage_row(workshop.root / "early")["ended"]
     assert (ended["how"], ended["step"]) == ("interrupted", None)
 
 
@@ -128,7 +128,7 @@ def test_a_second_signal_while_the_record_is_written_loses_nothing(
     with pytest.raises(SystemExit) as caught:
         workshop.train("weak", name, "stcr.evaluate=null")
     assert caught.value.code == INTERRUPTED
-    ended = (read_record(workshop.root / name) or {})["ended"]
+    ended = stage_row(workshop.root / name)["ended"]
     assert (ended["how"], ended["why"].split()[0]) == ("interrupted", "SIGUSR1")
 
 
@@ -139,7 +139,7 @@ def test_in_the_last_step_a_signal_changes_nothing(workshop: Workshop, monkeypat
 
     monkeypatch.setattr(Record, "on_step_begin", signalled)
     run = workshop.train("weak", "late", "stcr.evaluate=null")
-    assert (read_record(run) or {})["finished"]
+    assert is_finished(run)
     assert checkpoints(run) == []
 
 
@@ -157,7 +157,7 @@ def test_the_command_exits_with_75_whatever_the_number_of_its_ranks(workshop: Wo
     wait_for_step(process, run, 4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == INTERRUPTED, (workshop.root / "log.txt").read_text()[-5000:]
-    record = read_record(run) or {}
+    record = stage_row(run)
     (step,) = checkpoints(run)
     assert 4 <= step == record["ended"]["step"] < 30
     assert record["ended"]["how"] == "interrupted"
@@ -166,4 +166,4 @@ def test_the_command_exits_with_75_whatever_the_number_of_its_ranks(workshop: Wo
     straight = started(workshop, *workshop.overrides("weak", f"{name}s", workshop.base, *overrides[-2:]), **environment)
     assert straight.wait(200) == 0
     assert losses(run) == losses(workshop.root / f"{name}s")
-    assert (read_record(run) or {})["model_digest"] == model_digest(workshop.root / f"{name}s")
+    assert stage_row(run)["model_digest"] == model_digest(workshop.root / f"{name}s")

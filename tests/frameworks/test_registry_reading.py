@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_stage import DATA, RECIPES, Workshop, losses
+from tiny_stage import DATA, RECIPES, Workshop, losses, stage_row
 
 from stcr_plugin.config import from_mapping, read_yaml
 from stcr_plugin.errors import ConfigError, DataError
@@ -22,9 +22,9 @@ from stcr_plugin.frameworks.augmentation import AugmentingCollator
 from stcr_plugin.frameworks.images import picture_name
 from stcr_plugin.frameworks.llamafactory import experiment
 from stcr_plugin.frameworks.numbering import opened
+from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.stage_run import run_stage
 from stcr_plugin.frameworks.stcr_block import Augment, StcrSettings
-from stcr_plugin.records import read_record
 from stcr_plugin.registry.data_config import DataConfig, load_data_config
 from stcr_plugin.registry.manifest import dataset_rows, read_pairs
 
@@ -78,15 +78,15 @@ def stocked(shared_workshop: Workshop) -> Workshop:
     return shared_workshop
 
 
-def recipe(workshop: Workshop, dataset: str, out: str, name: str = "weak_only", **changes: Any) -> dict[str, Any]:
-    """A recipe of weak pairs as LLaMA-Factory hands it over, tiny, for any datasets."""
+def recipe(workshop: Workshop, dataset: str, out: str, name: str = "weak_only", **changes: Any) -> Recipe:
+    """A recipe of weak pairs, tiny, for any datasets."""
     from omegaconf import OmegaConf
 
     overrides = OmegaConf.from_dotlist(
         [*workshop.overrides("weak", out, workshop.base), "stcr.evaluate=null", "stcr.augment=null"]
     )
     args: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(RECIPES / f"{name}.yaml"), overrides))
-    return {**args, "dataset": dataset, "overwrite_output_dir": True, "report_to": "none", **changes}
+    return Recipe.of({**args, "dataset": dataset, "overwrite_output_dir": True, "report_to": "none", **changes})
 
 
 def loaded(workshop: Workshop, dataset: str, **changes: Any) -> tuple[Any, Any]:
@@ -95,8 +95,7 @@ def loaded(workshop: Workshop, dataset: str, **changes: Any) -> tuple[Any, Any]:
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
-    args = recipe(workshop, dataset, "loaded", **changes)
-    del args["stcr"]
+    args = recipe(workshop, dataset, "loaded", **changes).framework_keys()
     model_args, data_args, training_args, _, _ = get_train_args(args)
     module = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
@@ -203,7 +202,7 @@ def test_training_on_tars_gives_the_losses_and_figures_of_training_on_files(stoc
         runs[name] = stocked.root / f"cli-{name}"
     assert len(losses(runs["tiny_weak"])) == 3
     assert losses(runs["tiny_weak"]) == losses(runs["tarred_weak"])
-    figures = [[row["pair_accuracy"] for row in (read_record(run) or {})["figures"]] for run in runs.values()]
+    figures = [[row["pair_accuracy"] for row in stage_row(run)["figures"]] for run in runs.values()]
     assert figures[0] == figures[1]
     assert len(figures[0]) == 2
 
@@ -265,7 +264,7 @@ def test_the_streaming_recipe_trains_on_parquet_and_tars(stocked: Workshop) -> N
     found = losses(stocked.root / "streamed")
     assert len(found) == 4
     assert all(math.isfinite(loss) for loss in found)
-    record = read_record(stocked.root / "streamed") or {}
+    record = stage_row(stocked.root / "streamed")
     assert record["finished"]
     assert [row["when"] for row in record["figures"]] == ["before", "after"]
 
@@ -353,7 +352,7 @@ def test_a_mixture_trains_and_its_record_names_both_builds(stocked: Workshop) ->
     kinds = Counter(kind_of(row) for row in seen)
     assert kinds["other"] > 0
     assert kinds.total() > kinds["other"]
-    record = read_record(run) or {}
+    record = stage_row(run)
     assert [data["build"] for data in record["data"]] == ["tiny", "tarred"]
     assert record["figures"][0]["n_pairs"] == 2
 

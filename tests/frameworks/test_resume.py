@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_stage import Workshop, losses, started, wait_for_step
+from tiny_stage import Workshop, losses, stage_row, started, wait_for_step
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.frameworks.checkpoints import checkpoints, flaw
-from stcr_plugin.records import read_record
+from stcr_plugin.records import is_finished
 
 STEPS = 60
 SETTINGS = (
@@ -45,7 +45,7 @@ def dropping(shared_workshop: Workshop) -> Path:
 
 def final(run: Path) -> dict[str, Any]:
     """All that a stage leaves but what the clock says."""
-    record = read_record(run) or {}
+    record = stage_row(run)
     assert record["finished"]
     results = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
     return {
@@ -77,7 +77,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_figures_and_the_same_weigh
         assert process.wait(60) == -9, (workshop.root / "log.txt").read_text()[-5000:]
         died_at.append(checkpoints(run))
         assert all(flaw(run / f"checkpoint-{k}") is None for k in checkpoints(run))
-        assert not (read_record(run) or {})["finished"]
+        assert not is_finished(run)
     last = started(workshop, *overrides)
     assert last.wait(400) == 0, (workshop.root / "log.txt").read_text()[-5000:]
     assert any(died_at)

@@ -11,12 +11,13 @@ import pytest
 import yaml
 from tiny_stage import RECIPES, Workshop, losses
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.frameworks import stage_record as record_module
 from stcr_plugin.frameworks.checkpoints import PART, checkpoints, flaw
-from stcr_plugin.frameworks.stage_record import Record, go_on
-from stcr_plugin.records import read_record
+from stcr_plugin.frameworks.recipe import Recipe
+from stcr_plugin.frameworks.stage_record import Record, resumed
+from stcr_plugin.records import Measurement, StageRecord
 
 
 class PowerCutError(Exception):
@@ -31,6 +32,19 @@ def stage_json(run: Path, **values: Any) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     (run / "stage.json").write_text(json.dumps({"name": "stage1", "finished": False, **values}), encoding="utf-8")
     return run
+
+
+def recorded(run: Path) -> StageRecord:
+    record = records.read(run)
+    assert record is not None
+    return record
+
+
+def after(run: Path, **keys: Any) -> dict[str, Any]:
+    """The framework's keys of a recipe with that output_dir once `resumed` has changed them."""
+    block = {"name": "stage1", "mode": "cot"}
+    recipe = Recipe.of({"output_dir": str(run), "dataset_dir": "data", **keys, "stcr": block})
+    return {key: value for key, value in resumed(recipe).keys.items() if key != "dataset_dir"}
 
 
 # ---- seconds and figures ----
@@ -53,15 +67,15 @@ SAVES = SimpleNamespace(save_total_limit=None)
 
 def process(run: Path, step: int) -> Record:
     """A process that trains on from `step`."""
-    record = Record(run, {"name": "stage1", "finished": False}, resumed=step > 0)
+    record = Record(run, StageRecord(name="stage1"), resumed=step > 0)
     record.trainer = SimpleNamespace(_total_loss_scalar=0.0)
     record.start()
     record.on_train_begin(None, at(step), None)
     return record
 
 
-def figures_at(step: int) -> dict[str, Any]:
-    return {"when": f"step {step}", "step": step, "seconds": 0.5}
+def figures_at(step: int) -> Measurement:
+    return Measurement(f"step {step}", step, 0.5)
 
 
 def test_seconds_add_up_over_processes_each_up_to_the_checkpoint_that_was_gone_on_from(
@@ -71,11 +85,11 @@ def test_seconds_add_up_over_processes_each_up_to_the_checkpoint_that_was_gone_o
     first = process(tmp_path, 0)
     for now, step in ((10.0, 3), (18.0, 6)):
         clock.now = now
-        first.add_figures(figures_at(step))
+        first.add(figures_at(step))
         first.on_save(SAVES, at(step), None)
     clock.now = 1000.0  # it was killed meanwhile, and step 6's checkpoint with it
     second = process(tmp_path, 3)
-    assert [row["step"] for row in second.values["figures"]] == [3]
+    assert [row.step for row in second.now.figures] == [3]
     clock.now = 1005.0
     second.on_save(SAVES, at(6), None)
     clock.now = 2000.0
@@ -85,12 +99,12 @@ def test_seconds_add_up_over_processes_each_up_to_the_checkpoint_that_was_gone_o
     artefacts.write_json(tmp_path / "trainer_state.json", {"global_step": 9})
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     third.finish()
-    done = read_record(tmp_path) or {}
-    assert done["seconds"] == (10 + 5) + 2
-    assert done["seconds_evaluating"] == 0.5
-    assert done["seconds_at_checkpoints"] == {"3": 10.0, "6": 15.0}  # the last step's is no place to go on from
-    assert done["model_digest"] == artefacts.model_digest(tmp_path)
-    assert (done["steps"], done["finished"]) == (9, True)
+    done = recorded(tmp_path)
+    assert done.seconds == (10 + 5) + 2
+    assert done.seconds_evaluating == 0.5
+    assert done.seconds_at_checkpoints == {"3": 10.0, "6": 15.0}  # the last step's is no place to go on from
+    assert done.model_digest == artefacts.model_digest(tmp_path)
+    assert (done.steps, done.finished) == (9, True)
 
 
 def test_a_stage_that_starts_anew_keeps_nothing_of_the_killed_process(
@@ -99,17 +113,17 @@ def test_a_stage_that_starts_anew_keeps_nothing_of_the_killed_process(
     clock = Clock(monkeypatch)
     killed = process(tmp_path, 0)
     clock.now = 10.0
-    killed.add_figures(figures_at(0))
+    killed.add(figures_at(0))
     killed.on_save(SAVES, at(3), None)
     process(tmp_path, 0)
-    assert (read_record(tmp_path) or {})["figures"] == []
-    assert (read_record(tmp_path) or {})["seconds_at_checkpoints"] == {}
+    assert recorded(tmp_path).figures == ()
+    assert recorded(tmp_path).seconds_at_checkpoints == {}
 
 
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     record = process(tmp_path / "run", 0)
-    record.add_figures(figures_at(0))
+    record.add(figures_at(0))
     record.on_save(SAVES, at(3), None)
     record.finish()
     assert not (tmp_path / "run").exists()
@@ -153,7 +167,7 @@ def test_old_checkpoints_go_when_the_record_knows_the_new_one_and_the_best_stays
     state.best_model_checkpoint = best and str(tmp_path / best)
     record.on_save(SimpleNamespace(save_total_limit=limit), state, None)
     assert checkpoints(tmp_path) == [*left, 50]
-    assert "8" in (read_record(tmp_path) or {})["seconds_at_checkpoints"]
+    assert "8" in recorded(tmp_path).seconds_at_checkpoints
     assert not (tmp_path / PART).exists()
 
 
@@ -194,23 +208,19 @@ def test_a_cut_checkpoint_is_passed_over_and_refused_where_the_recipe_names_it(
     CUTS[found](last)
     assert flaw(last) == found
     stage_json(tmp_path, seconds_at_checkpoints={"3": 1.0, "6": 2.0})
-    args: dict[str, Any] = {"output_dir": str(tmp_path)}
-    go_on(args)
-    assert args["resume_from_checkpoint"] == str(whole)
+    assert after(tmp_path)["resume_from_checkpoint"] == str(whole)
     assert f"checkpoint-6: {found}" in caplog.text
-    with pytest.raises(ConfigError, match=rf"checkpoint-6: {found}, so no training can go on"):
-        go_on({"output_dir": str(tmp_path), "resume_from_checkpoint": str(last)})
+    with pytest.raises(ConfigError, match=rf"checkpoint-6: {found}, so no training can continue"):
+        after(tmp_path, resume_from_checkpoint=str(last))
 
 
 def test_without_a_record_true_means_the_last_whole_checkpoint_and_none_is_an_error(tmp_path: Path) -> None:
     whole, last = checkpoint(tmp_path / "checkpoint-3"), checkpoint(tmp_path / "checkpoint-12")
     cut_off(last / "optimizer.pt")
-    args: dict[str, Any] = {"output_dir": str(tmp_path), "resume_from_checkpoint": True}
-    go_on(args)
-    assert args["resume_from_checkpoint"] == str(whole)
+    assert after(tmp_path, resume_from_checkpoint=True)["resume_from_checkpoint"] == str(whole)
     cut_off(whole / "optimizer.pt")
     with pytest.raises(ConfigError, match=r"no whole checkpoint \(checkpoint-3: optimizer.pt is cut; checkpoint-12"):
-        go_on({"output_dir": str(tmp_path), "resume_from_checkpoint": True})
+        after(tmp_path, resume_from_checkpoint=True)
 
 
 @pytest.mark.parametrize("asked", [{}, {"resume_from_checkpoint": True}], ids=["not said", "asked to go on"])
@@ -230,10 +240,8 @@ def test_it_goes_on_from_the_last_checkpoint_that_its_record_knows_else_anew(
     run = stage_json(tmp_path, seconds_at_checkpoints=saved)
     for name in folders:
         checkpoint(run / name)
-    args = {"output_dir": str(run), **asked}
-    go_on(args)
     told = {"resume_from_checkpoint": str(run / goes_on_from)} if goes_on_from else {"overwrite_output_dir": True}
-    assert args == {"output_dir": str(run), **told}
+    assert after(run, **asked) == {"output_dir": str(run), **told}
 
 
 @pytest.mark.parametrize("says", ["overwrite_output_dir", "resume_from_checkpoint"])
@@ -242,15 +250,11 @@ def test_what_the_recipe_says_stands(tmp_path: Path, says: str) -> None:
     checkpoint(run / "checkpoint-3")
     elsewhere = str(checkpoint(tmp_path / "elsewhere" / "checkpoint-9"))
     said: dict[str, Any] = {says: True if says == "overwrite_output_dir" else elsewhere}
-    args = {"output_dir": str(run), **said}
-    go_on(args)
-    assert args == {"output_dir": str(run), **said}
+    assert after(run, **said) == {"output_dir": str(run), **said}
 
 
 def test_a_folder_without_a_record_is_left_to_llamafactory(tmp_path: Path) -> None:
-    args = {"output_dir": str(tmp_path / "new")}
-    go_on(args)
-    assert args == {"output_dir": str(tmp_path / "new")}
+    assert after(tmp_path / "new") == {"output_dir": str(tmp_path / "new")}
 
 
 # ---- real stages ----
@@ -265,12 +269,12 @@ def test_a_stage_killed_between_its_weights_and_its_record_is_trained_anew(
         with pytest.raises(PowerCutError):
             workshop.train("weak", "cut", *settings)
     killed = artefacts.model_digest(workshop.root / "cut")
-    assert not (read_record(workshop.root / "cut") or {})["finished"]
+    assert not records.is_finished(workshop.root / "cut")
     again = workshop.train("weak", "cut", *settings)
-    record = read_record(again) or {}
-    assert (record["finished"], record["steps"], len(losses(again))) == (True, 2, 2)
-    assert record["model_digest"] == killed
-    assert "overwrite_output_dir" not in record["recipe"]
+    record = recorded(again)
+    assert (record.finished, record.steps, len(losses(again))) == (True, 2, 2)
+    assert record.model_digest == killed
+    assert "overwrite_output_dir" not in record.recipe
 
 
 @pytest.mark.slow
@@ -286,11 +290,12 @@ def test_one_with_checkpoints_goes_on_from_the_last_but_that_of_its_end(
     assert (run / "checkpoint-6").is_dir()  # from here transformers would train a seventh step
     killed, straight = artefacts.model_digest(run), losses(run)
     workshop.train("weak", "cut_late", *settings)
-    record = read_record(run) or {}
-    assert (record["finished"], record["steps"]) == (True, 6)
+    record = recorded(run)
+    assert (record.finished, record.steps) == (True, 6)
     assert losses(run) == straight
-    assert record["model_digest"] == killed
-    assert record["seconds"] > record["seconds_at_checkpoints"]["3"] > 0
+    assert record.model_digest == killed
+    assert record.seconds is not None
+    assert record.seconds > record.seconds_at_checkpoints["3"] > 0
 
 
 @pytest.mark.slow
@@ -312,4 +317,4 @@ def test_a_base_killed_between_its_weights_and_its_record_is_built_by_the_next_c
             build(config, [], str(workshop.registry), train)
     assert (tmp_path / "base" / "model.safetensors").is_file()
     assert build(config, [], str(workshop.registry), train) == tmp_path / "base"
-    assert (read_record(tmp_path / "base") or {})["finished"]
+    assert records.is_finished(tmp_path / "base")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_stage import DATA, RECIPES, Workshop
+from tiny_stage import DATA, RECIPES, Workshop, stage_row
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.embedded.base import BaseConfig
@@ -17,8 +17,9 @@ from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
 from stcr_plugin.frameworks import launch, stage_run
 from stcr_plugin.frameworks.llamafactory import experiment
 from stcr_plugin.frameworks.llamafactory.experiment import train
+from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.stage_run import run_stage
-from stcr_plugin.records import read_record
+from stcr_plugin.records import is_finished
 
 
 def trained(args: Any, callbacks: Any) -> None:
@@ -46,7 +47,7 @@ def args_of(workshop: Workshop, recipe: str = "stage1_cot", **changes: Any) -> d
         ({"use_megatron_bridge": True}, "use_megatron_bridge: Megatron-Bridge's trainer"),
         (
             {"predict_with_generate": True},
-            "predict_with_generate: LLaMA-Factory then leaves the places",
+            "predict_with_generate: LLaMA-Factory then leaves the positions",
         ),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: transformers does not shift the labels"),
         ({"use_asft_loss": True}, "use_asft_loss: its reference model is not shown the pictures; remove use_asft_loss"),
@@ -62,18 +63,18 @@ def args_of(workshop: Workshop, recipe: str = "stage1_cot", **changes: Any) -> d
         ({"do_train": None}, "do_train: is not true, so nothing would be trained; set do_train: true"),
         ({"stage": "dpo"}, "stage: 'dpo', but both STCR stages are supervised; set stage: sft"),
         ({"stage": None}, "stage: None, but both"),
-        ({"model_name_or_path": None}, "the recipe has no model_name_or_path; add it"),
-        ({"dataset": None}, "the recipe has no dataset; add it"),
-        ({"output_dir": None}, "the recipe has no output_dir; add it"),
-        ({"template": None}, "the recipe has no template; add it"),
+        ({"model_name_or_path": None}, "the recipe: has no model_name_or_path; add it"),
+        ({"dataset": None}, "the recipe: has no dataset; add it"),
+        ({"output_dir": None}, "the recipe: has no output_dir; add it"),
+        ({"template": None}, "the recipe: has no template; add it"),
         ({"template": "qwen2_vl"}, "template: 'qwen2_vl' does not number its pictures; did you mean 'stcr_qwen2_vl'?"),
         ({"template": "llama3"}, "known are: stcr_intern_vl, stcr_qwen2_vl, stcr_qwen3_vl"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_what_cannot_work_is_refused_with_its_mend(workshop: Workshop, changes: dict[str, Any], says: str) -> None:
+def test_what_cannot_work_is_refused_with_its_fix(workshop: Workshop, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        run_stage(args_of(workshop, **changes), None, trained)
+        run_stage(Recipe.of(args_of(workshop, **changes)), None, trained)
     assert says in str(caught.value)
     assert not (workshop.root / "refused").exists()
 
@@ -81,8 +82,8 @@ def test_what_cannot_work_is_refused_with_its_mend(workshop: Workshop, changes: 
 @pytest.mark.parametrize("value", ["1", "true", "Y"])
 def test_llamafactorys_v1_is_refused(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("USE_V1", value)
-    with pytest.raises(ConfigError, match=r"USE_V1 is set: .* unset USE_V1"):
-        run_stage(args_of(workshop), None, trained)
+    with pytest.raises(ConfigError, match=r"USE_V1: is set.* unset USE_V1"):
+        run_stage(Recipe.of(args_of(workshop)), None, trained)
 
 
 @pytest.mark.parametrize(
@@ -95,13 +96,13 @@ def test_llamafactorys_v1_is_refused(workshop: Workshop, monkeypatch: pytest.Mon
         ({"name": "a", "mode": "thinking"}, "mode: Input should be 'cot' or 'direct'"),
         ({"name": "a", "mode": "cot", "evaluate": {"pairs": 0}}, "pairs, batch_size and max_new_tokens are at least 1"),
         ({"name": "a", "mode": "cot", "augment": {"brightness": 1.0}}, "from 0 to below 1"),
-        (True, "the recipe's `stcr:` block is True; it holds `key: value` lines, at least name and mode"),
-        ([{"name": "a"}], "it holds `key: value` lines"),
+        (True, "the recipe's `stcr:` block: is True; write `key: value` lines, at least name and mode"),
+        ([{"name": "a"}], "write `key: value` lines"),
     ],
 )
 def test_a_wrong_block_names_what_is_wrong_in_it(workshop: Workshop, block: Any, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        run_stage(args_of(workshop, stcr=block), None, trained)
+        run_stage(Recipe.of(args_of(workshop, stcr=block)), None, trained)
     assert "the recipe's `stcr:` block" in str(caught.value)
     assert says in str(caught.value)
 
@@ -128,7 +129,7 @@ def test_stage_2_is_refused_without_a_finished_stage_1_of_its_template(
     start = make(tmp_path / "stage1")
     args = args_of(workshop, "stage2_weak", model_name_or_path=start)
     with pytest.raises(ChainError) as caught:
-        run_stage(args, None, trained)
+        run_stage(Recipe.of(args), None, trained)
     assert str(caught.value).startswith(f"{start}: ")
     assert says in str(caught.value)
     assert not (workshop.root / "refused").exists()
@@ -138,7 +139,7 @@ def test_nothing_is_prepared_for_a_stage_that_cannot_start(empty: Workshop, monk
     monkeypatch.setattr(stage_run, "_prepare", lambda *_: pytest.fail("data were built for a stage that cannot start"))
     args = args_of(empty, "stage2_weak", model_name_or_path=str(empty.root / "stage1"))
     with pytest.raises(ChainError, match="does not exist; train it first, by a recipe whose output_dir is"):
-        run_stage(args, None, trained)
+        run_stage(Recipe.of(args), None, trained)
 
 
 @pytest.mark.parametrize("ray", ["0", "1"])
@@ -154,16 +155,16 @@ def test_a_finished_stage_is_not_overwritten_unless_asked_to_and_its_record_stay
     workshop: Workshop, tmp_path: Path
 ) -> None:
     finished = stage_folder(tmp_path / "done")
-    before = read_record(Path(finished))
+    before = stage_row(Path(finished))
     with pytest.raises(ChainError, match="holds the finished stage 'stage1'; set overwrite_output_dir: true"):
-        run_stage(args_of(workshop, output_dir=finished), None, trained)
-    assert read_record(Path(finished)) == before
+        run_stage(Recipe.of(args_of(workshop, output_dir=finished)), None, trained)
+    assert stage_row(Path(finished)) == before
     trained_into: list[str] = []
     again = args_of(workshop, output_dir=finished, overwrite_output_dir=True)
     with pytest.raises(DataError, match="trainer_state"):  # what a real training would have left
-        run_stage(again, None, lambda args, callbacks: trained_into.append(args["output_dir"]))
+        run_stage(Recipe.of(again), None, lambda args, callbacks: trained_into.append(args["output_dir"]))
     assert trained_into == [finished]
-    assert not (read_record(Path(finished)) or {})["finished"]
+    assert not is_finished(Path(finished))
 
 
 @pytest.mark.parametrize("left", ["model.safetensors", "adapter_model.safetensors", "checkpoint-40"])
@@ -174,7 +175,7 @@ def test_a_model_that_no_record_tells_of_is_not_overwritten_and_gets_no_record(
     with pytest.raises(
         ChainError, match=r"holds a model or checkpoints, but no stage\.json .* overwrite_output_dir: true"
     ):
-        run_stage(args_of(workshop, output_dir=str(tmp_path)), None, trained)
+        run_stage(Recipe.of(args_of(workshop, output_dir=str(tmp_path))), None, trained)
     assert not (tmp_path / "stage.json").exists()
 
 
@@ -200,7 +201,7 @@ def test_a_recipe_that_is_none_is_named(tmp_path: Path, text: str, says: str) ->
 
 
 def test_an_override_without_a_value_is_named() -> None:
-    with pytest.raises(ConfigError, match="'max_steps': is no override; write key=value"):
+    with pytest.raises(ConfigError, match="'max_steps': is not an override; write key=value"):
         train(str(RECIPES / "stage2_weak.yaml"), ["max_steps"])
 
 
@@ -213,17 +214,17 @@ def test_a_recipe_without_our_block_is_pointed_to_llamafactory(workshop: Worksho
 def test_a_dataset_of_others_has_no_pairs_to_measure(workshop: Workshop) -> None:
     args = args_of(workshop, dataset="alpaca_en_demo")
     with pytest.raises(ConfigError, match=r"dataset: 'alpaca_en_demo' was not built by .* set stcr.evaluate.dataset"):
-        run_stage(args, None, trained)
+        run_stage(Recipe.of(args), None, trained)
     args = args_of(workshop, dataset="alpaca_en_demo")
     args["stcr"]["evaluate"] = {"dataset": "tiny", "split": "devv"}
     with pytest.raises(ConfigError, match="tiny has no split 'devv', did you mean 'dev'"):
-        run_stage(args, None, trained)
+        run_stage(Recipe.of(args), None, trained)
 
 
 def test_a_cutoff_that_would_cut_an_answer_stops_the_stage_and_names_the_length(workshop: Workshop) -> None:
     with pytest.raises(DataError, match=r"takes \d+ tokens but cutoff_len is 60"):
         workshop.train("cot", "too-long", "cutoff_len=60", recipe="stage1_cot")
-    assert not (read_record(workshop.root / "too-long") or {})["finished"]
+    assert not is_finished(workshop.root / "too-long")
 
 
 # ---- what is prepared ----
@@ -253,12 +254,9 @@ def test_only_what_the_recipe_names_is_prepared(
     built: list[Any] = []
     monkeypatch.setattr("stcr_plugin.registry.build.build", lambda data, registry: built.append(("data", data.name)))
     monkeypatch.setattr(stage_run, "_build_base", lambda config, base, registry: built.append(("base", Path(base.out))))
-    block = stage_run.from_mapping(
-        stage_run.StcrSettings,
-        {"name": "a", "mode": "cot", "prepare": {"data": str(empty.data), "base": str(base)}},
-        "test",
-    )
-    stage_run._prepare(block, {"dataset": dataset, "model_name_or_path": model}, empty.registry)
+    block = {"name": "a", "mode": "cot", "prepare": {"data": str(empty.data), "base": str(base)}}
+    keys = {"dataset": dataset, "model_name_or_path": model, "dataset_dir": str(empty.registry)}
+    stage_run._prepare(Recipe.of({**keys, "stcr": block}))
     assert built == [("data", "tiny")][: int(data_built)] + [("base", Path("base"))][: int(base_built)]
 
 
@@ -334,7 +332,7 @@ def test_stcr_train_starts_ranks_where_llamafactory_would(
 def test_two_stages_chain_by_their_records(workshop: Workshop) -> None:
     first = workshop.train("cot", "chain1", "stcr.evaluate.after=false", recipe="stage1_cot")
     second = workshop.train("weak", "chain2", recipe="stage2_weak", model=first)
-    one, two = read_record(first) or {}, read_record(second) or {}
+    one, two = stage_row(first), stage_row(second)
     assert (one["name"], one["mode"], one["parent_stage"]) == ("stage1", "cot", None)
     assert (two["name"], two["mode"], two["parent_stage"]) == ("stage2", "direct", "stage1")
     assert one["base"] == two["base"] == one["parent"] == str(workshop.base)

@@ -8,12 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_stage import Workshop, history
+from tiny_stage import Workshop, history, stage_row
 
 from stcr_plugin.frameworks import training_logs
 from stcr_plugin.frameworks.stage_record import Record
 from stcr_plugin.frameworks.training_logs import CHAIN_STEP, name_run, tracked
-from stcr_plugin.records import read_record
 
 
 def events_of(folder: Path) -> Any:
@@ -93,7 +92,7 @@ def test_stages_are_runs_of_one_chart_and_their_steps_go_on_along_the_chain(
     axis = [[(event.step, event.value) for event in events.Scalars(f"train/{CHAIN_STEP}")] for events in (one, two)]
     assert sorted(set(axis[0])) == [(0, 0), (1, 1), (2, 2)]
     assert sorted(set(axis[1])) == [(0, 2), (1, 3), (2, 4)]
-    assert (read_record(second) or {})["chain_step_at_start"] == 2
+    assert stage_row(second)["chain_step_at_start"] == 2
     assert history(second, "loss")[0][0] == 1
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_qwen3_vl import write_qwen3_vl
-from tiny_stage import DATA, RECIPES, Workshop, losses
+from tiny_stage import DATA, RECIPES, Workshop, losses, stage_row
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.cli import main
@@ -23,13 +23,13 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.frameworks import launch
 from stcr_plugin.frameworks import trl as door
 from stcr_plugin.frameworks.mask import AuthorsMaskCollator
-from stcr_plugin.frameworks.recipe import read_recipe
+from stcr_plugin.frameworks.recipe import Recipe, read_recipe
 from stcr_plugin.frameworks.stage_run import run_stage
 from stcr_plugin.frameworks.trl import TemporalCollator, dataset
 from stcr_plugin.frameworks.trl import sft as backend
 from stcr_plugin.frameworks.trl.keys import sorted_keys, trainer_config
 from stcr_plugin.frameworks.trl.sft import through_trl
-from stcr_plugin.records import read_record
+from stcr_plugin.records import is_finished
 from stcr_plugin.registry.data_config import DataConfig
 
 IGNORE = -100
@@ -312,7 +312,7 @@ def both(workshop: Workshop, dataset: str, out: str, *more: str) -> dict[str, Pa
     for name, trained in runs.items():
         overrides = workshop.overrides("weak", f"{out}-{name}", workshop.base, f"dataset={dataset}", *more)
         args = read_recipe(RECIPES / "weak_only.yaml", [*overrides, "report_to=none", "stcr.evaluate.dataset=tiny"])
-        run_stage(args, None, trained, backend=name)
+        run_stage(Recipe.of(args), None, trained, backend=name)
     return {name: workshop.root / f"{out}-{name}" for name in runs}
 
 
@@ -360,7 +360,7 @@ def test_losses_and_weights_are_those_of_llamafactory_to_the_last_bit(stocked: W
     assert len(losses(runs["trl"])) == 4
     assert losses(runs["trl"]) == losses(runs["llamafactory"])
     assert weights(runs["trl"]) == weights(runs["llamafactory"])
-    one, other = (read_record(runs[backend]) or {} for backend in ("trl", "llamafactory"))
+    one, other = (stage_row(runs[backend]) for backend in ("trl", "llamafactory"))
     assert (one["backend"], other["backend"]) == ("trl", "llamafactory")
     assert [row["pair_accuracy"] for row in one["figures"]] == [row["pair_accuracy"] for row in other["figures"]]
 
@@ -410,7 +410,7 @@ def test_two_stages_chain_by_their_records_through_the_command(workshop: Worksho
     def stage(recipe: str, data: str, out: str, model: Path, *more: str) -> dict[str, Any]:
         overrides = workshop.overrides(data, out, model, "max_steps=2", *more)
         assert main(["train", str(RECIPES / f"{recipe}.yaml"), "--backend", "trl", *overrides]) == 0
-        return read_record(workshop.root / out) or {}
+        return stage_row(workshop.root / out)
 
     one = stage("stage1_cot", "cot", "trl-chain1", workshop.base)
     two = stage("stage2_weak", "weak", "trl-chain2", workshop.root / "trl-chain1", "stcr.evaluate.every_steps=1")
@@ -437,7 +437,7 @@ def test_a_sample_whose_picture_is_gone_is_replaced_where_the_recipe_says_so(sto
     def stage(out: str, *more: str) -> Path:
         tiny = ("dataset=holed", "stcr.evaluate=null", "max_steps=2", "report_to=none", *more)
         run_stage(
-            read_recipe(RECIPES / "weak_only.yaml", stocked.overrides("weak", out, stocked.base, *tiny)),
+            Recipe.of(read_recipe(RECIPES / "weak_only.yaml", stocked.overrides("weak", out, stocked.base, *tiny))),
             None,
             through_trl,
             backend="trl",
@@ -447,7 +447,7 @@ def test_a_sample_whose_picture_is_gone_is_replaced_where_the_recipe_says_so(sto
     with pytest.raises(DataError, match=r"gone\.png: cannot be read"):
         stage("holed-error")
     run = stage("holed-replaced", "stcr.bad_pictures=replace", "stcr.bad_pictures_at_most=0.9")
-    record = read_record(run) or {}
+    record = stage_row(run)
     assert record["finished"]
     assert {Path(row["picture"].split(":")[0]).name for row in record["bad_pictures"]} == {"gone.png"}
     assert len(losses(run)) == 2
@@ -468,13 +468,13 @@ def test_a_killed_stage_goes_on_from_its_checkpoint_to_the_same_weights(workshop
     def stage(out: str, *callbacks: Any) -> Path:
         more = ("save_strategy=steps", "save_steps=2", "stcr.evaluate=null", "report_to=none")
         args = read_recipe(RECIPES / "weak_only.yaml", workshop.overrides("weak", out, workshop.base, *more))
-        run_stage(args, list(callbacks), through_trl, backend="trl")
+        run_stage(Recipe.of(args), list(callbacks), through_trl, backend="trl")
         return workshop.root / out
 
     whole = stage("trl-whole")
     with pytest.raises(PowerCutError):
         stage("trl-killed", Cut())
-    assert not (read_record(workshop.root / "trl-killed") or {})["finished"]
+    assert not is_finished(workshop.root / "trl-killed")
     resumed = stage("trl-killed")
     assert losses(resumed) == losses(whole)
     assert model_digest(resumed) == model_digest(whole)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_stage import RECIPES, Workshop, losses
+from tiny_stage import RECIPES, Workshop, losses, stage_row
 
 from stcr_plugin.artefacts import model_digest
-from stcr_plugin.records import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +39,7 @@ def launch(shop: Workshop, recipe: str, data: str, out: str, model: Path, *more:
 
 
 def record(run: Path) -> dict[str, Any]:
-    found = read_record(run)
+    found = stage_row(run)
     assert found is not None
     return found
 

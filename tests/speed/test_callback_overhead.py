@@ -8,9 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_stage import Workshop
-
-from stcr_plugin.records import read_record
+from tiny_stage import Workshop, stage_row
 
 ROUNDS = 5
 STEPS = 60
@@ -29,7 +27,7 @@ def test_callback_overhead(report: Callable[..., None], tmp_path: Path) -> None:
         run = workshop.train("weak", out, *common, *more)
         state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
         runtime = next(row["train_runtime"] for row in state["log_history"] if "train_runtime" in row)
-        figures = (read_record(run) or {})["figures"]
+        figures = stage_row(run)["figures"]
         # "after" is measured when the trainer's clock has stopped.
         return float(runtime) - sum(row["seconds"] for row in figures if row["when"] != "after")
 

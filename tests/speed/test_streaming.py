@@ -58,6 +58,7 @@ def _to_first_batch(workshop: Workshop, out: str, changes: dict[str, Any]) -> fl
     from transformers import TrainerCallback
 
     from stcr_plugin.frameworks.llamafactory.experiment import through
+    from stcr_plugin.frameworks.recipe import Recipe
     from stcr_plugin.frameworks.stage_run import run_stage
 
     drawn: list[float] = []
@@ -71,5 +72,5 @@ def _to_first_batch(workshop: Workshop, out: str, changes: dict[str, Any]) -> fl
     args: Any = OmegaConf.to_container(merged)
     args = {key: value for key, value in {**args, **changes, "max_steps": 1}.items() if value is not None}
     began = time.perf_counter()
-    run_stage(args, [Clock()], through(getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)))
+    run_stage(Recipe.of(args), [Clock()], through(getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)))
     return drawn[0] - began

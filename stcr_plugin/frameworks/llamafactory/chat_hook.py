@@ -9,9 +9,9 @@ from typing import Any
 def pass_token_types(hf_engine: Any) -> None:
     """Make LLaMA-Factory's transformers engine pass `mm_token_type_ids` on, under our templates.
 
-    From transformers 5 on, Qwen-VL models give picture tokens their places in height and width only where these name
-    them (modeling_qwen2_5_vl.py, `get_rope_index`). LLaMA-Factory 0.9.5 computes the places itself in training, but not
-    in inference, where a model would see its pictures as lines of text, without a warning.
+    From transformers 5 on, Qwen-VL models give picture tokens their positions in height and width only where these name
+    them (modeling_qwen2_5_vl.py, `get_rope_index`). LLaMA-Factory 0.9.5 computes the positions itself in training, but
+    not in inference, where a model would see its pictures as lines of text, without a warning.
     """
     engine = getattr(hf_engine, "HuggingfaceEngine", None)
     original = getattr(engine, "_process_args", None)

@@ -8,13 +8,12 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks.launch import under_torchrun
-from stcr_plugin.frameworks.recipe import media_dir, read_recipe
+from stcr_plugin.frameworks.recipe import Recipe, read_recipe
 from stcr_plugin.frameworks.stage_run import Train, run_stage
 
 RunExp = Callable[..., None]
@@ -23,7 +22,7 @@ KNOWN_VERSIONS = ("0.9.4", "0.9.5")
 
 
 def wrap_run_exp(tuner: Any) -> None:
-    """Give LLaMA-Factory's `run_exp` the `stcr:` block; a recipe without one runs as if we were not here."""
+    """Give LLaMA-Factory's `run_exp` the `stcr:` block; a recipe without one runs as without the plugin."""
     from llamafactory.extras.env import VERSION
 
     original: RunExp | None = getattr(tuner, "run_exp", None)
@@ -48,7 +47,7 @@ def wrap_run_exp(tuner: Any) -> None:
             refuse_unknown_keys(args)
             if _on_ray():
                 return original(args, callbacks)
-            run_stage(args, callbacks, through(original))
+            run_stage(Recipe.of(args), callbacks, through(original))
         except StcrError as error:
             raise SystemExit(f"stcr: {error}") from None
 
@@ -63,9 +62,9 @@ def _on_ray() -> bool:
 
 
 def _wrap_ray_worker(tuner: Any) -> None:
-    """Have each of Ray's workers run the stage, as each rank of torchrun does: they are processes of their own.
+    """Have each of Ray's workers run the stage, as each rank of torchrun does.
 
-    A recipe reaches them whole, `_training_function` being what a worker calls (0.9.5). The start-up hook wraps it
+    A worker is a process that gets the whole recipe and calls `_training_function` (0.9.5). The start-up hook wraps it
     there, so the plugin must be installed on every machine.
     """
     original = getattr(tuner, "_training_function", None)
@@ -79,7 +78,7 @@ def _wrap_ray_worker(tuner: Any) -> None:
             original(config)
             return
         train = through(lambda args, callbacks: original({"args": args, "callbacks": callbacks}))
-        run_stage(args, config["callbacks"], train)
+        run_stage(Recipe.of(args), config["callbacks"], train)
 
     tuner._training_function = training_function
 
@@ -101,24 +100,24 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
     refuse_unknown_keys(args)
     if _on_ray():
         if not hasattr(tuner.run_exp, "__wrapped__"):
-            raise ConfigError("USE_RAY: Ray's workers need the start-up hook; remove STCR_AUTOLOAD=0")
+            raise ConfigError("USE_RAY", "Ray's workers need the start-up hook", "remove STCR_AUTOLOAD=0")
         tuner.run_exp(args)
         return
     run_exp = getattr(tuner.run_exp, "__wrapped__", tuner.run_exp)
-    run_stage(args, None, through(run_exp))
+    run_stage(Recipe.of(args), None, through(run_exp))
 
 
 def refuse_unknown_keys(args: Mapping[str, Any]) -> None:
-    """Raises ConfigError with the nearest match, which LLaMA-Factory's own words lack."""
+    """Raises ConfigError with the nearest match, which LLaMA-Factory's own error lacks."""
     from llamafactory.hparams import parser
 
     known = [field.name for kind in parser._TRAIN_ARGS for field in dataclasses.fields(kind) if field.init]
     if unknown := [f"unknown key {key!r}, {nearest(key, known)}" for key in args if key not in (*known, "stcr")]:
-        raise ConfigError("; ".join(unknown))
+        raise ConfigError("the recipe", "; ".join(unknown))
 
 
 def _needs_torchrun() -> bool:
-    """As `llamafactory-cli train` decides it; a process that torchrun has started is a rank already."""
+    """As `llamafactory-cli train` decides; a process that torchrun has started is a rank already."""
     from llamafactory.extras.misc import get_device_count, is_env_enabled
 
     several = get_device_count() > 1 and not _on_ray()
@@ -126,7 +125,7 @@ def _needs_torchrun() -> bool:
 
 
 def processes(recipe: Mapping[str, Any]) -> int:
-    """How many processes `train` trains a recipe in, on all machines; each takes a batch of its own at every step."""
+    """How many processes `train` trains a recipe in, on all machines; each takes its own batch at every step."""
     from llamafactory.extras.misc import get_device_count
 
     if _needs_torchrun():
@@ -135,7 +134,7 @@ def processes(recipe: Mapping[str, Any]) -> int:
 
 
 def through(run_exp: RunExp) -> Train:
-    """`run_exp`, once the template knows what only the run knows."""
+    """`run_exp`, with a template that knows the run's settings."""
 
     def train(args: dict[str, Any], callbacks: list[Any]) -> None:
         from stcr_plugin.frameworks.batches import BatchWatch
@@ -147,10 +146,10 @@ def through(run_exp: RunExp) -> Train:
 
 
 def _set_template(args: Mapping[str, Any], bad_pictures: str = "error") -> None:
-    """Tell the template what only the run knows. As instance attributes they travel to every worker."""
+    """Give the template the run's settings. As instance attributes they reach every worker."""
     from llamafactory.data.template import TEMPLATES as REGISTERED
 
     template = REGISTERED[args["template"]]
     template.cutoff_len = args.get("cutoff_len", 2048)
-    template.mm_plugin.media_dir = media_dir(args, Path(args["dataset_dir"]))
+    template.mm_plugin.media_dir = str(args.get("media_dir") or args["dataset_dir"])
     template.mm_plugin.bad_pictures = bad_pictures

@@ -1,8 +1,7 @@
 """The multi-image temporal template: pictures numbered img1 .. imgN, and a loss on the answer alone.
 
-The numbers stand in front of the pictures because the mm_plugin puts them there, so a dataset writes only
-`<image><image>question` and no file can mislabel its pictures. A conversation of one picture or none is left as it
-is, so that general data may be mixed in.
+The mm_plugin writes the number in front of each picture, so a dataset has only `<image><image>question` and no file can
+mislabel its pictures. A conversation of one picture or none stays as it is, so that general data may be mixed in.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from stcr_plugin.engines.local import fitted_size
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import DataError
 from stcr_plugin.frameworks.images import decoded, stand_in
-from stcr_plugin.frameworks.numbering import TEMPLATES, number_images
+from stcr_plugin.frameworks.numbering import TEMPLATES, number_images, too_long
 from stcr_plugin.registry import picture_store
 
 
@@ -26,7 +25,7 @@ def register(template_module: Any) -> None:
 
     if next(iter(TEMPLATES)) in template_module.TEMPLATES:
         return
-    # It warns of every path that is no file, and leaves it to the mm_plugin: for a place in a tar that is right.
+    # It warns of every path that is not a file, and leaves it to the mm_plugin: right for a position in a tar.
     logging.getLogger("llamafactory.data.converter").addFilter(_is_not_of_a_tar)
     template_class = _temporal_template(template_module.Template)
     for name, family in TEMPLATES.items():
@@ -53,9 +52,8 @@ def _numbering(parent: type, after_image: str) -> type:
     class NumberedImages(parent):  # type: ignore[misc]
         """`parent`, with the pictures numbered before they are expanded into image tokens, and read out of tar files.
 
-        `media_dir`, which the names in tar files are relative to, is set by the run, as is `bad_pictures`: with
-        `replace` a picture that cannot be decoded is a grey one when tokens are counted, for its sample is replaced
-        later; else it raises DataError.
+        The run sets `media_dir`, which names in tar files are relative to, and `bad_pictures`: with `replace` a picture
+        that cannot be decoded counts as a grey one, for its sample is replaced later; else it raises DataError.
         """
 
         media_dir = ""
@@ -71,8 +69,10 @@ def _numbering(parent: type, after_image: str) -> type:
                 if self.bad_pictures == "replace":
                     return stand_in(image)
                 raise DataError(
-                    f"{error}; `stcr data build` with that data's configuration puts a damaged or missing picture "
-                    "back, and stcr.bad_pictures: replace trains on other samples in its place"
+                    error.where,
+                    error.problem,
+                    "restore a damaged or missing picture by `stcr data build` with that data's configuration, or "
+                    "train on other samples by stcr.bad_pictures: replace",
                 ) from None
 
         def _get_mm_token_metadata(self, images: Any, videos: Any, audios: Any, processor: Any) -> Any:
@@ -106,12 +106,12 @@ def _temporal_template(parent: type) -> type:
     class TemporalTemplate(parent):  # type: ignore[misc]
         """ChatML whose supervised part is the answer and `<|im_end|>`; the line feed opens the next turn.
 
-        `cutoff_len` is set by the run: a sample that it would cut raises DataError instead of training on
-        a question without its second picture, or on an answer without its end.
+        `cutoff_len` is set by the run. A sample that it would cut raises DataError, instead of training on a
+        question without its second picture, or on an answer without its end.
         """
 
         cutoff_len: int | None = None
-        # Part of the key under which `datasets` caches tokenised samples: another numbering makes them anew.
+        # Part of the key under which `datasets` caches tokenised samples: another numbering makes them again.
         code = code_digest("frameworks/llamafactory/template.py", "frameworks/numbering.py")
 
         def _encode(self, tokenizer: Any, messages: Any, system: Any, tools: Any) -> list[list[int]]:
@@ -121,11 +121,7 @@ def _temporal_template(parent: type) -> type:
             length = sum(len(ids) for ids in turns)
             if self.cutoff_len is not None and length > self.cutoff_len:
                 question = messages[-2]["content"] if len(messages) > 1 else messages[0]["content"]
-                raise DataError(
-                    f"a sample takes {length} tokens but cutoff_len is {self.cutoff_len}, which would cut its "
-                    f"pictures or its answer; set cutoff_len to {length} or more, or image_max_pixels lower "
-                    f"(the sample ends with {question[-120:]!r})"
-                )
+                raise too_long(length, self.cutoff_len, question)
             return turns
 
     return TemporalTemplate

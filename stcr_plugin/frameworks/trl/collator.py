@@ -12,7 +12,7 @@ from stcr_plugin.artefacts import code_digest
 from stcr_plugin.engines.local import fit, fitted_size
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.frameworks.numbering import opened
+from stcr_plugin.frameworks.numbering import opened, too_long
 from stcr_plugin.frameworks.trl.conversation import segments
 from stcr_plugin.logits import IGNORE
 from stcr_plugin.registry import picture_store
@@ -20,22 +20,25 @@ from stcr_plugin.registry import picture_store
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+PAD_TO = 8  # tokens; a batch's length is a multiple
+
 
 class TemporalCollator:
     """Collates rows of `messages` and `images`, such as `rows.dataset` has, for a Qwen-VL model.
 
-    processor: the model's own; its chat template writes the conversation, with pictures numbered where there are two
-        or more. Each assistant turn and its end of turn is trained on, nothing else.
-    image_max_pixels, image_min_pixels: pictures outside are resized, as LLaMA-Factory does it and evaluation too.
-    cutoff_len: a sample of more tokens raises DataError; it is never cut. None: any length.
-    media_dir: what places in tar files are relative to.
-    bad_pictures: with `replace`, a picture without a readable size is no error to `encoded`: whoever stands in front of
-        the collator puts another sample in its place (batches.NamingCollator).
-
     A batch: input_ids, attention_mask, labels and (from transformers 5 on) mm_token_type_ids [rows, tokens], padded on
-    the right to a multiple of `pad_to_multiple_of`; pixel_values [patches of all pictures, values of a patch];
-    image_grid_thw [pictures, 3], patches in time, height and width. A batch without pictures gets a blank one that no
-    token attends to: every rank must run the vision tower, or the others wait for it (DDP, ZeRO-3).
+    the right to a multiple of PAD_TO; pixel_values [patches of all pictures, values of a patch]; image_grid_thw
+    [pictures, 3], patches in time, height and width. A batch without pictures gets a blank one that no token attends
+    to: every rank must run the vision tower, or the others wait for it (DDP, ZeRO-3).
+
+    Args:
+        processor: The model's own; its chat template writes the conversation, with pictures numbered where there are
+            two or more. Each assistant turn and its end of turn is trained on, nothing else.
+        image_max_pixels, image_min_pixels: Pictures outside are resized, as in LLaMA-Factory and in evaluation.
+        cutoff_len: A sample of more tokens raises DataError; it is never cut. None: any length.
+        media_dir: What positions in tar files are relative to.
+        bad_pictures: With `replace`, `encoded` accepts a picture without a readable size: the collator in front
+            (batches.NamingCollator) replaces its sample.
     """
 
     def __init__(
@@ -47,25 +50,22 @@ class TemporalCollator:
         cutoff_len: int | None = None,
         media_dir: str | Path = "",
         bad_pictures: str = "error",
-        pad_to_multiple_of: int = 8,
     ) -> None:
         if "image_grid_thw" not in processor.model_input_names:
-            raise ConfigError(
-                f"{type(processor).__name__}: is no processor of a Qwen-VL model; train it with LLaMA-Factory"
-            )
+            what = "is not the processor of a Qwen-VL model"
+            raise ConfigError(type(processor).__name__, what, "train it with LLaMA-Factory")
         self.processor = processor
         self.pixels = (image_max_pixels, image_min_pixels)
         self.cutoff_len = cutoff_len
         self.media_dir = media_dir
         self.bad_pictures = bad_pictures
-        self.pad_to_multiple_of = pad_to_multiple_of
         # Part of the key under which `datasets` caches what `tokenised` made.
         self.code = code_digest(
             "frameworks/trl/collator.py", "frameworks/trl/conversation.py", "frameworks/numbering.py"
         )
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Of rows as they are, or `encoded`. Raises DataError for an unreadable picture, and as `encoded` does."""
+        """The batch of rows as they are, or `encoded`. Raises DataError for an unreadable picture, and as `encoded`."""
         import PIL.Image
         import torch
 
@@ -81,7 +81,7 @@ class TemporalCollator:
         else:
             self._refuse_other_sizes(samples, tokens.tolist())
         longest = max(len(ids) for ids, _, _ in rows)
-        width = math.ceil(longest / self.pad_to_multiple_of) * self.pad_to_multiple_of
+        width = math.ceil(longest / PAD_TO) * PAD_TO
         pad = self.processor.tokenizer.pad_token_id
         input_ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _, _ in rows])
         batch = {
@@ -103,7 +103,7 @@ class TemporalCollator:
     def encoded(self, feature: Mapping[str, Any]) -> dict[str, Any]:
         """A row with its `input_ids` and `labels` [tokens], lists. Of its pictures the sizes alone are read.
 
-        Raises DataError for a picture that is missing or none, and for a sample over `cutoff_len`.
+        Raises DataError for a picture that is missing or not a picture, and for a sample over `cutoff_len`.
         """
         messages, images = feature["messages"], feature["images"] or ()
         parts = segments(self.processor, messages)
@@ -112,8 +112,9 @@ class TemporalCollator:
         there = sum(text.count(image) for text, _ in parts)
         if there != len(images):
             raise DataError(
-                f"a sample has {len(images)} pictures and {there} places for them; write `<image>` where each stands "
-                f"(the sample ends with {question[-120:]!r})"
+                "a sample",
+                f"has {len(images)} pictures and {there} `<image>` (it ends with {question[-120:]!r})",
+                "write `<image>` at the position of each picture",
             )
         counts = map(self._image_tokens, images)
         whole = [_expanded(text, image, counts) for text, _ in parts]
@@ -121,20 +122,16 @@ class TemporalCollator:
         input_ids = [token for ids in encoded for token in ids]
         labels = [token if kept else IGNORE for ids, (_, kept) in zip(encoded, parts, strict=True) for token in ids]
         if self.cutoff_len is not None and len(input_ids) > self.cutoff_len:
-            raise DataError(
-                f"a sample takes {len(input_ids)} tokens but cutoff_len is {self.cutoff_len}, which would cut its "
-                f"pictures or its answer; set cutoff_len to {len(input_ids)} or more, or image_max_pixels lower "
-                f"(the sample ends with {question[-120:]!r})"
-            )
+            raise too_long(len(input_ids), self.cutoff_len, question)
         return {**feature, "input_ids": input_ids, "labels": labels}
 
     @property
     def _cells(self) -> int:
-        """How many patches one token stands for."""
+        """Patches of one token."""
         return int(self.processor.image_processor.merge_size**2)
 
     def _image_tokens(self, image: Any) -> int:
-        """How many tokens a picture takes, by the size that its first bytes tell."""
+        """How many tokens a picture takes, by the size in its header."""
         width, height = fitted_size(self._size(image), *self.pixels)
         return int(self.processor.image_processor.get_number_of_image_patches(height, width, {})) // self._cells
 
@@ -152,7 +149,7 @@ class TemporalCollator:
                 return 56, 56
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{image}: cannot be read as a picture ({error})") from None
+            raise DataError(image, f"cannot be read as a picture ({error})") from None
 
     def _picture(self, image: Any) -> Image:
         image = opened(image, self.media_dir)
@@ -170,10 +167,8 @@ class TemporalCollator:
         for one in samples:
             wanted = sum(next(counts) for _ in one["images"] or ())
             if list(one["input_ids"]).count(self.processor.image_token_id) != wanted:
-                raise DataError(
-                    f"{one['images'][0]}: has another size than when its sample was made into tokens; set "
-                    "overwrite_cache: true in the recipe"
-                )
+                what = "has another size than when its sample was tokenised"
+                raise DataError(one["images"][0], what, "set overwrite_cache: true in the recipe")
 
     def _blank(self, tokens: int) -> list[int]:
         text = f"<|vision_start|>{self.processor.image_token * tokens}<|vision_end|>"
@@ -181,7 +176,7 @@ class TemporalCollator:
 
 
 def _expanded(text: str, image: str, counts: Iterator[int]) -> str:
-    """`text` with as many image tokens in the place of each as its picture takes."""
+    """`text` with the image tokens of each picture instead of one."""
     first, *rest = text.split(image)
     return first + "".join(image * next(counts) + piece for piece in rest)
 
@@ -190,6 +185,5 @@ def _bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); set media_dir to the folder of the pictures"
-        ) from None
+        fix = "set media_dir to the folder of the pictures"
+        raise DataError(path, f"cannot be read ({error.strerror})", fix) from None

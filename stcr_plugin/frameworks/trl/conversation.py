@@ -14,15 +14,19 @@ IMAGE = "<image>"
 
 
 def segments(processor: Any, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
-    """(text, is it trained on), whose texts in a row are the conversation; one token stands for each picture.
+    """(text, is it trained on), whose texts joined are the conversation, with one token for each picture.
 
-    Trained on is each assistant turn's text up to its end of turn. The line feed that follows it opens the next turn.
-    Raises DataError where the last turn is not the assistant's, ConfigError where the chat template writes a turn
-    differently once it is no longer the last.
+    Each assistant turn's text up to its end of turn is trained on. The line feed that follows opens the next turn.
+
+    Raises:
+        DataError: The last turn is not the assistant's.
+        ConfigError: The chat template writes a turn differently once it is no longer the last.
     """
     turns = _with_parts(messages)
     if not turns or turns[-1]["role"] != "assistant":
-        raise DataError(f"a conversation ends with {turns[-1]['role'] if turns else 'nothing'}, not with the assistant")
+        raise DataError(
+            "a conversation", f"ends with {turns[-1]['role'] if turns else 'nothing'}, not with the assistant"
+        )
     turn_end = end_of_turn(processor.tokenizer)
     found: list[tuple[str, bool]] = []
     written = ""
@@ -34,8 +38,9 @@ def segments(processor: Any, messages: Sequence[Mapping[str, str]]) -> list[tupl
         end = whole.rfind(turn_end) + len(turn_end)
         if not (asked.startswith(written) and whole.startswith(asked) and end > len(asked)):
             raise ConfigError(
-                "the model's chat template writes a turn differently once another follows it, so what is to be "
-                "trained on cannot be told; use an Instruct model's template, not a Thinking model's"
+                "the model's chat template",
+                "writes a turn differently once another follows it, so the answer's tokens are not known",
+                "use an Instruct model's template, not a Thinking model's",
             )
         found += [(asked[len(written) :], False), (whole[len(asked) : end], True)]
         written = whole[:end]
@@ -43,15 +48,16 @@ def segments(processor: Any, messages: Sequence[Mapping[str, str]]) -> list[tupl
 
 
 def refuse_another_template(processor: Any, template: str) -> None:
-    """Raises ConfigError where the model's chat template opens a conversation otherwise than `template` does."""
+    """Raises ConfigError where the model's chat template opens a conversation differently than `template`."""
     system = TEMPLATES[template].system
     expected = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
     opened = _rendered(processor, [{"role": "user", "content": [{"type": "text", "text": "?"}]}])
     if opened != f"{expected}<|im_start|>user\n?<|im_end|>\n":
         fits = [name for name, one in TEMPLATES.items() if opened.startswith("<|im_start|>system") == bool(one.system)]
         raise ConfigError(
-            f"template: {template!r}, but the model's chat template opens a conversation with {opened[:80]!r}; "
-            f"{nearest(fits[0] if fits else template, [name for name in TEMPLATES if name != template])}"
+            "template",
+            f"{template!r}, but the model's chat template opens a conversation with {opened[:80]!r}",
+            nearest(fits[0] if fits else template, [name for name in TEMPLATES if name != template]),
         )
 
 

@@ -1,4 +1,4 @@
-"""Training sets as TRL's trainer takes them: the files of dataset_info.json, their rows of one shape."""
+"""Training sets for TRL's trainer: the files of dataset_info.json as rows of `messages` and `images`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def dataset(
 ) -> Any:
     """The training set `name` of `registry`/dataset_info.json as a `datasets.Dataset`, one row a conversation.
 
-    Columns: `messages`, a list of {role, content} with roles system, user and assistant and `<image>` where a picture
-    stands; `images`, their paths, or places in tar files below `media_dir` (default: the registry). No picture is
+    Columns: `messages`, a list of {role, content} with roles system, user and assistant and `<image>` for each
+    picture; `images`, their paths, or positions in tar files below `media_dir` (default: the registry). No picture is
     opened. Raises ConfigError for an unknown set or one in another format than sharegpt, DataError for a broken row.
     """
     from datasets import Dataset, Features, Value, load_dataset
@@ -48,7 +48,7 @@ def dataset(
     files = _files(Path(registry), name, str(entry["file_name"]))
     kinds = {_LOADERS.get(file.suffix, "") for file in files}
     if len(kinds) != 1 or "" in kinds:
-        raise ConfigError(f"{name}: its files are to be of one kind, {', '.join(_LOADERS)}; they are {files[:3]}")
+        raise ConfigError(name, f"its files must have one format of {', '.join(_LOADERS)}; they are {files[:3]}")
     raw: Dataset = load_dataset(kinds.pop(), data_files=[str(file) for file in files], split="train")
     text = Value("string")
     how = {"name": name, "media": str(media_dir or registry), **_names(entry, raw.column_names, name)}
@@ -82,19 +82,21 @@ def _entry(registry: Path, name: str) -> dict[str, Any]:
     path = registry / DATASET_INFO
     known = artefacts.read_json(path)
     if name not in known:
-        raise ConfigError(f"{path}: has no dataset {name!r}, {nearest(name, list(known))}")
+        raise ConfigError(path, f"has no dataset {name!r}", nearest(name, list(known)))
     entry: dict[str, Any] = known[name]
     formatting = entry.get("formatting", "alpaca")
     if formatting != "sharegpt":
         raise ConfigError(
-            f"{path}: {name} is in the {formatting} format, and the TRL backend reads sharegpt; write its rows as "
-            "messages, or train with --backend llamafactory"
+            path,
+            f"{name} is in the {formatting} format, and the TRL backend reads sharegpt",
+            "write its rows as messages, or train with --backend llamafactory",
         )
     odd = [key for key in entry if key not in _ENTRY] + (["split"] if entry.get("split", "train") != "train" else [])
     if odd or "file_name" not in entry:
         raise ConfigError(
-            f"{path}: {name} {f'has {odd[0]}' if odd else 'names no file_name'}, which the TRL backend cannot read; "
-            f"it reads {', '.join(_ENTRY)}; mend the entry, or train with --backend llamafactory"
+            path,
+            f"{name} {f'has {odd[0]}' if odd else 'has no file_name'}, which the TRL backend cannot read",
+            f"use {', '.join(_ENTRY)}, or train with --backend llamafactory",
         )
     return entry
 
@@ -103,7 +105,7 @@ def _files(registry: Path, name: str, file_name: str) -> list[Path]:
     """A file, or those of a folder in the order of their names."""
     path = artefacts.inside(registry, file_name)
     if not path.exists():
-        raise DataError(f"{path}: no such file, which dataset {name} is to be read from; build it again")
+        raise DataError(path, f"no such file, and dataset {name} is read from it", "build it again")
     return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
@@ -116,14 +118,15 @@ def _names(entry: Mapping[str, Any], there: Sequence[str], name: str) -> dict[st
         odd = [key for key in given if key not in known]
         if odd:
             raise ConfigError(
-                f"{name}: {what} has {odd[0]!r}, which the TRL backend cannot read, {nearest(odd[0], list(known))}"
+                name, f"{what} has {odd[0]!r}, which the TRL backend cannot read", nearest(odd[0], list(known))
             )
     missing = [column for column in columns.values() if column and column not in there]
     if missing or not columns["messages"]:
         lacks = missing[0] if missing else "messages"
         raise DataError(
-            f"{name}: its files have no column {lacks!r}, they have {', '.join(there)}; mend `columns` of its entry in "
-            "dataset_info.json"
+            name,
+            f"its files have no column {lacks!r}, they have {', '.join(there)}",
+            "fix `columns` of its entry in dataset_info.json",
         )
     return {"columns": columns, "tags": tags}
 
@@ -149,26 +152,27 @@ def _aligned(
 
 def _messages(turns: Sequence[Any], system: str | None, tags: Mapping[str, str], where: str) -> list[dict[str, str]]:
     roles = {tags["user_tag"]: "user", tags["assistant_tag"]: "assistant", tags["system_tag"]: "system"}
-    said = [(roles.get(turn[tags["role_tag"]]), turn[tags["content_tag"]]) for turn in turns]
-    if said and said[0][0] == "system":
-        system, said = said[0][1], said[1:]
-    expected = ["user", "assistant"] * (len(said) // 2)
-    if not said or [role for role, _ in said] != expected or any(content is None for _, content in said):
+    spoken = [(roles.get(turn[tags["role_tag"]]), turn[tags["content_tag"]]) for turn in turns]
+    if spoken and spoken[0][0] == "system":
+        system, spoken = spoken[0][1], spoken[1:]
+    expected = ["user", "assistant"] * (len(spoken) // 2)
+    if not spoken or [role for role, _ in spoken] != expected or any(content is None for _, content in spoken):
         raise DataError(
-            f"{where}: its turns are {[turn[tags['role_tag']] for turn in turns]}; a row is turns of "
-            f"{tags['user_tag']} and {tags['assistant_tag']} by turns, each with text, and ends with the latter"
+            where,
+            f"its turns are {[turn[tags['role_tag']] for turn in turns]}",
+            f"alternate {tags['user_tag']} and {tags['assistant_tag']}, each with text, and end with the latter",
         )
     opening = [("system", system)] if system else []
-    return [{"role": str(role), "content": content} for role, content in [*opening, *said]]
+    return [{"role": str(role), "content": content} for role, content in [*opening, *spoken]]
 
 
 def _images(images: Any, media: str, where: str) -> list[str]:
     names = [images] if isinstance(images, str) else list(images or ())
     if odd := [name for name in names if not isinstance(name, str)]:
-        raise DataError(f"{where}: a picture is given as {type(odd[0]).__name__}; give its path below media_dir")
+        raise DataError(where, f"a picture is given as {type(odd[0]).__name__}", "give its path below media_dir")
     try:
         for name in names:
             artefacts.inside(media, name)
     except DataError as error:
-        raise DataError(f"{where}: {error}; or set media_dir to the folder that holds it") from None
+        raise DataError(where, str(error), "or set media_dir to the folder that holds it") from None
     return [name if IN_TAR in name else os.path.join(media, name) for name in names]

@@ -1,28 +1,29 @@
-"""A recipe's keys as the TRL backend understands them: LLaMA-Factory's names and defaults, sorted by their subject."""
+"""A recipe's keys for the TRL backend, with LLaMA-Factory's names and defaults, sorted into model, data and trainer."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from stcr_plugin.config import from_mapping, nearest, settings
+from stcr_plugin.config import from_mapping, settings
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.frameworks.recipe import datasets, media_dir
+from stcr_plugin.frameworks.recipe import names
 
 Strings = str | tuple[str, ...] | None
 
 
 @settings
 class ModelKeys:
-    """What is trained, and which part of it. Defaults are LLaMA-Factory 0.9.5's (hparams/), save use_reentrant_gc.
+    """What is trained, and which part of it. Defaults are LLaMA-Factory 0.9.5's (hparams/), except use_reentrant_gc.
 
-    use_reentrant_gc: torch's older way to recompute activations; by default only where ZeRO-3 and LoRA need it. The
-    figures are the same.
+    Attributes:
+        use_reentrant_gc: torch's older way to recompute activations; by default only where ZeRO-3 and LoRA need it. The
+            figures are the same.
     """
 
     model_name_or_path: str
@@ -47,7 +48,11 @@ class ModelKeys:
 
 @settings
 class DataKeys:
-    """What it is trained on. `val_size`: rows, or a share below 1, held out of the training set at random."""
+    """What it is trained on.
+
+    Attributes:
+        val_size: Rows, or a share below 1, held out of the training set at random.
+    """
 
     dataset: str | tuple[str, ...]
     eval_dataset: Strings = None
@@ -67,15 +72,15 @@ class DataKeys:
 
     @property
     def media(self) -> str:
-        return media_dir({"media_dir": self.media_dir}, Path(self.dataset_dir))
+        return self.media_dir or self.dataset_dir
 
     @property
     def sets(self) -> list[str]:
-        return datasets({"dataset": self.dataset})
+        return names(self.dataset)
 
     @property
     def eval_sets(self) -> list[str]:
-        return datasets({"dataset": self.eval_dataset}) if self.eval_dataset else []
+        return names(self.eval_dataset)
 
     @property
     def shares(self) -> list[float] | None:
@@ -89,7 +94,7 @@ class DataKeys:
             raise ValueError("interleave_probs is a share for each dataset, with mix_strategy interleave_*")
 
 
-# LLaMA-Factory's keys that this backend has no part for: key -> what to do. Off, they may stand in a recipe.
+# LLaMA-Factory's keys that this backend does not support: key -> what to do. A recipe may have them switched off.
 _OFF: dict[str, str] = {
     "streaming": "its rows are read from the disk as they are trained on, pictures too; remove it",
     "packing": "TRL packs no samples with pictures; remove it",
@@ -108,7 +113,7 @@ _OFF: dict[str, str] = {
     "upcast_layernorm": "",
     "tokenized_path": "",
 }
-# Read before this backend is called (frameworks/run.py, frameworks/refusals.py).
+# Read before this backend is called (stage_run.py, refusals.py).
 _READ_BEFORE = ("stage", "overwrite_output_dir")
 
 
@@ -125,32 +130,29 @@ def sorted_keys(args: Mapping[str, Any]) -> Keys:
     """Raises ConfigError for a key that the backend does not know or cannot follow, and for a value of a wrong type."""
     from transformers import TrainingArguments
 
-    of = {
-        "model": [field.name for field in dataclasses.fields(ModelKeys)],
-        "data": [field.name for field in dataclasses.fields(DataKeys)],
-        "trainer": [field.name for field in dataclasses.fields(TrainingArguments)],
+    known = {
+        field.name: part
+        for part, kind in (("trainer", TrainingArguments), ("data", DataKeys), ("model", ModelKeys))
+        for field in dataclasses.fields(kind)
     }
-    found: dict[str, dict[str, Any]] = {part: {} for part in of}
+    found: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "trainer": {}}
     for key, value in args.items():
         if value is None or key in _READ_BEFORE or (key in _OFF and not value):
             continue
+        elsewhere = "remove it, or train with --backend llamafactory"
         if key in _OFF:
-            mend = _OFF[key] or "remove it, or train with --backend llamafactory"
-            raise ConfigError(f"{key}: {value!r} is not what the TRL backend can do; {mend}")
-        part = next((part for part, names in of.items() if key in names), None)
-        if part is None:
-            near = nearest(key, [name for names in of.values() for name in names])
-            hint = f"{near} Else " if near.startswith("did you mean") else ""
-            raise ConfigError(
-                f"{key}: the TRL backend does not know it; {hint}remove it, or train with --backend llamafactory"
-            )
-        found[part][key] = value
+            raise ConfigError(key, f"{value!r} is not supported by the TRL backend", _OFF[key] or elsewhere)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? Else " if near else ""
+            raise ConfigError(key, "the TRL backend does not know it", f"{hint}{elsewhere}")
+        found[known[key]][key] = value
     model = from_mapping(ModelKeys, found["model"], "the recipe")
     return Keys(model, from_mapping(DataKeys, found["data"], "the recipe"), found["trainer"])
 
 
 def trainer_config(keys: Keys) -> Any:
-    """TRL's SFTConfig. Where the recipe is silent, transformers' defaults hold as in LLaMA-Factory, not TRL's own.
+    """TRL's SFTConfig. Its defaults are transformers', as in LLaMA-Factory, not TRL's.
 
     Raises ConfigError for DeepSpeed without torchrun, and a value that transformers refuses.
     """
@@ -164,11 +166,11 @@ def trainer_config(keys: Keys) -> Any:
         if field.default is not dataclasses.MISSING and own.get(field.name) != field.default
     }
     if keys.trainer.get("deepspeed") and "LOCAL_RANK" not in os.environ:
-        raise ConfigError("deepspeed: needs processes of torchrun; set FORCE_TORCHRUN=1 in the environment")
+        raise ConfigError("deepspeed", "needs processes of torchrun", "set FORCE_TORCHRUN=1 in the environment")
     forced = {"remove_unused_columns": False, "max_length": None}
     # Found by its name in LLaMA-Factory too, since PEFT hides the model's forward.
     labels = {"label_names": ["labels"]} if keys.model.finetuning_type == "lora" else {}
     try:
         return SFTConfig(**plain | labels | keys.trainer | forced)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"the recipe: {error}") from error
+        raise ConfigError("the recipe", str(error)) from error

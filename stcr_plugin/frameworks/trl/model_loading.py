@@ -5,10 +5,10 @@ Facts: llamafactory/model/adapter.py (`init_adapter`), model/patcher.py, model/m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.frameworks.recipe import names
 from stcr_plugin.frameworks.trl.keys import ModelKeys
 
 _ATTENTION = {"disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
@@ -21,14 +21,17 @@ def load_processor(name: str) -> Any:
     try:
         return AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise DataError(f"{name}: its processor cannot be loaded: {error}") from error
+        raise DataError(name, f"its processor cannot be loaded: {error}") from error
 
 
 def load_model(keys: ModelKeys) -> Any:
-    """The model with what is trained in float32 and requiring gradients, activations recomputed unless told otherwise.
+    """The model, its trained weights in float32 and requiring gradients, activations recomputed unless keys say not to.
 
-    The seed decides the weights of a new adapter. Raises DataError where the model cannot be loaded, ConfigError
-    where it is no Qwen-VL model or nothing of it would be trained.
+    The seed decides the weights of a new adapter.
+
+    Raises:
+        DataError: The model cannot be loaded.
+        ConfigError: It is not a Qwen-VL model, or nothing of it would be trained.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.integrations import is_deepspeed_zero3_enabled
@@ -37,9 +40,10 @@ def load_model(keys: ModelKeys) -> Any:
     try:
         model = AutoModelForImageTextToText.from_pretrained(keys.model_name_or_path, dtype="auto", **attention)
     except (OSError, ValueError) as error:
-        raise DataError(f"{keys.model_name_or_path}: not loadable as a vision-language model: {error}") from error
+        what = f"cannot be loaded as a vision-language model: {error}"
+        raise DataError(keys.model_name_or_path, what) from error
     if not any(".visual." in name for name, _ in model.named_parameters()):
-        raise ConfigError(f"{keys.model_name_or_path}: is no Qwen-VL model, so train it with --backend llamafactory")
+        raise ConfigError(keys.model_name_or_path, "is not a Qwen-VL model", "train it with --backend llamafactory")
     zero3 = is_deepspeed_zero3_enabled()
     for config in (model.config, model.config.get_text_config()):
         config.use_cache = False
@@ -61,7 +65,7 @@ def load_model(keys: ModelKeys) -> Any:
             weight.requires_grad_(_part(name) not in frozen)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     if not trained:
-        raise ConfigError("nothing of the model would be trained; set one of the recipe's freeze_* keys to false")
+        raise ConfigError("freeze_*", "nothing of the model would be trained", "set one of these keys to false")
     if not (keys.pure_bf16 or zero3):  # DeepSpeed keeps float32 copies of its own
         for weight in trained:
             weight.data = weight.data.float()
@@ -78,7 +82,7 @@ def _frozen(keys: ModelKeys) -> set[str]:
 
 
 def _part(name: str) -> str:
-    """The part of a Qwen-VL model that a weight or module is of. Qwen3-VL's lower mergers go with its vision tower."""
+    """The part of a Qwen-VL model that has a weight or module. Qwen3-VL's lower mergers belong to its vision tower."""
     if "visual.merger" in name:
         return "projector"
     return "vision" if "visual." in name else "language"
@@ -88,11 +92,13 @@ def _with_adapters(model: Any, keys: ModelKeys, zero3: bool) -> Any:
     """Adapters below are merged in memory; the last is trained on, or a new one on top of all of them."""
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
-    below = _names(keys.adapter_name_or_path)
+    below = names(keys.adapter_name_or_path)
     last = [] if keys.create_new_adapter else below[-1:]
     merged = below[: len(below) - len(last)]
     if zero3 and merged:
-        raise ConfigError("deepspeed: ZeRO-3 cannot merge adapters in memory; set stcr.adapter: merge, or take ZeRO-2")
+        raise ConfigError(
+            "deepspeed", "ZeRO-3 cannot merge adapters in memory", "set stcr.adapter: merge, or use ZeRO-2"
+        )
     for adapter in merged:
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     if last:
@@ -108,7 +114,7 @@ def _with_adapters(model: Any, keys: ModelKeys, zero3: bool) -> Any:
             use_rslora=keys.use_rslora,
             use_dora=keys.use_dora,
             target_modules=_targets(model, keys),
-            modules_to_save=_names(keys.additional_target) or None,
+            modules_to_save=names(keys.additional_target) or None,
         ),
     )
 
@@ -117,7 +123,7 @@ def _targets(model: Any, keys: ModelKeys) -> list[str]:
     """The linear layers that an adapter is put on: `all` leaves out the projector and the output layer."""
     import torch
 
-    wanted, frozen = _names(keys.lora_target), _frozen(keys)
+    wanted, frozen = names(keys.lora_target), _frozen(keys)
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if wanted == ["all"]:
         chosen = [name for name in linear if _part(name) != "projector" and "lm_head" not in name]
@@ -125,11 +131,6 @@ def _targets(model: Any, keys: ModelKeys) -> list[str]:
         chosen = [name for name in linear if any(one in name for one in wanted)]
     found = [name for name in chosen if _part(name) not in frozen and "patch_embed" not in name]
     if not found:
-        raise ConfigError(
-            f"lora_target: {','.join(wanted)} names no linear layer that is not frozen; mend it, or freeze_*"
-        )
+        what = f"{','.join(wanted)} names no linear layer that is not frozen"
+        raise ConfigError("lora_target", what, "fix it, or freeze_*")
     return found
-
-
-def _names(value: str | Sequence[str] | None) -> list[str]:
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value or ())

@@ -1,4 +1,4 @@
-"""One stage through TRL's SFTTrainer: the same recipe, data, tokens and losses as through LLaMA-Factory."""
+"""One stage through TRL's SFTTrainer, with the recipe, data, tokens and losses of LLaMA-Factory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stcr_plugin.frameworks.launch import under_torchrun
-from stcr_plugin.frameworks.recipe import read_recipe
+from stcr_plugin.frameworks.recipe import Recipe, read_recipe
 from stcr_plugin.frameworks.stage_run import run_stage
 from stcr_plugin.frameworks.trl.collator import TemporalCollator
 from stcr_plugin.frameworks.trl.conversation import refuse_another_template
@@ -21,12 +21,12 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
     """`stcr train --backend trl`: a recipe with overrides laid over it."""
     import torch
 
-    args = read_recipe(recipe, overrides)
+    values = read_recipe(recipe, overrides)
     forced = os.environ.get("FORCE_TORCHRUN", "0").lower() in ("true", "y", "1")
     if "LOCAL_RANK" not in os.environ and (forced or torch.cuda.device_count() > 1):
         under_torchrun(recipe, overrides, max(1, torch.cuda.device_count()), ("--backend", "trl"))
         return
-    run_stage(args, None, through_trl, backend="trl")
+    run_stage(Recipe.of(values), None, through_trl, backend="trl")
 
 
 def through_trl(args: dict[str, Any], callbacks: list[Any]) -> None:
@@ -75,7 +75,7 @@ def through_trl(args: dict[str, Any], callbacks: list[Any]) -> None:
 
 
 def _datasets(keys: DataKeys, seed: int, collator: TemporalCollator) -> tuple[Any, Any]:
-    """(training rows, rows held out or None), all as tokens: a sample that is too long stops here, not in a day."""
+    """(training rows, held-out rows or None), tokenised, so that a sample that is too long is found at the start."""
 
     def read(names: Sequence[str], shares: Sequence[float] | None) -> Any:
         parts = [
@@ -96,7 +96,7 @@ def _datasets(keys: DataKeys, seed: int, collator: TemporalCollator) -> tuple[An
 
 
 def _tokenised(rows: Any, name: str, keys: DataKeys, collator: TemporalCollator) -> Any:
-    """Raises DataError for a sample over cutoff_len, and a picture that is not there."""
+    """Raises DataError for a sample over cutoff_len, and a missing picture."""
     return rows.map(
         collator.tokenised,
         batched=True,
@@ -133,7 +133,7 @@ def _trainer_class() -> Any:
         ) -> Any:
             if "logits_to_keep" not in inputs:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            # TRL's own reads the logits of all tokens, for an entropy that is mostly the prompt's.
+            # TRL's own computes an entropy of the logits of all tokens, mostly those of the prompt.
             given = {**inputs, "use_cache": False}
             loss, outputs = Trainer.compute_loss(self, model, given, True, num_items_in_batch)
             wanted = inputs["labels"][:, 1:]

@@ -1,4 +1,4 @@
-"""What stands in front of the framework's collator, and changes the samples of a training batch."""
+"""Changes to the samples of a training batch, made before the framework's collator gets them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Collator = Callable[[Sequence[dict[str, Any]]], Any]
 
 
 class CollatorInFront:
-    """Base of a collator that changes samples, then calls `collate`, whose attributes are its own too."""
+    """Base of a collator that changes samples, then calls `collate`; it has the attributes of `collate` too."""
 
     def __init__(self, collate: Collator) -> None:
         self.collate = collate
@@ -29,10 +29,10 @@ def put_in_front(train_dataloader: Any, wrap: Callable[[Collator], Collator]) ->
 
 
 def sample_key(feature: Mapping[str, Any], pictures: Iterable[str | bytes]) -> int:
-    """64 bits that are a sample's own, in whichever process, rank, batch or step it is met: of its text and `pictures`.
+    """64 bits that identify a sample by its text and `pictures`, the same in any process, rank, batch or step.
 
-    pictures: their names, or their pixels, which are the same wherever and however the pictures are stored. The same
-    sample written down twice counts as one.
+    `pictures` are their names, or their pixels, which are the same however the pictures are stored. A sample that is in
+    the data twice counts as one.
     """
     text = feature["input_ids"] if "input_ids" in feature else {k: v for k, v in feature.items() if k != "images"}
     digest = hashlib.blake2b(repr(list(text) if "input_ids" in feature else text).encode(), digest_size=8)

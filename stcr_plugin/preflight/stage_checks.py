@@ -1,0 +1,109 @@
+"""Checks of a stage's place in its chain, and of the pairs that it is evaluated on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stcr_plugin import artefacts, records
+from stcr_plugin.errors import StcrError
+from stcr_plugin.preflight.plan import Plan
+from stcr_plugin.preflight.verdict import Verdict, error, ok, refused, warning
+from stcr_plugin.types import ORDERS
+
+
+def chain(plan: Plan) -> Iterator[Verdict]:
+    """The stage before is finished, has the same template, and its files are as it saved them."""
+    start, name = plan.start, plan.recipe.settings.name
+    record = records.read(start)
+    if not plan.recipe.starts_from_stage:
+        if record and not record.finished:
+            what = f"holds the stage {record.name!r}, which was started but did not finish"
+            yield warning("chain", what, "train it first", str(start))
+        else:
+            yield ok("chain", f"{name!r} starts from a model, {start}")
+        return
+    try:
+        parent = records.parent_record(str(start), plan.recipe.template, name)
+        found = artefacts.model_digest(start)
+    except StcrError as refusal:
+        yield refused("chain", refusal)
+        return
+    if parent.model_digest not in (None, found):
+        what = f"is not the model that stage {parent.name!r} saved: its files have changed since"
+        yield error("chain", what, "train it again, or copy it back", str(start))
+        return
+    base = Path(parent.base or "")
+    if base.is_dir() and parent.base_digest not in (None, artefacts.model_digest(base)):
+        what = f"the chain's base has changed since stage {parent.name!r} started from it"
+        yield warning("chain", what, "train the chain again to compare its stages with the base", str(base))
+    yield ok(
+        "chain",
+        f"{name!r} starts from the finished stage {parent.name!r}, same template, files as saved "
+        f"({found[:12]}); base {parent.base} ({str(parent.base_digest)[:12]})",
+        parent_digest=found,
+        base_digest=parent.base_digest,
+    )
+
+
+def evaluation(plan: Plan) -> Iterator[Verdict]:
+    """The pairs that the callback evaluates on exist, and none of them is trained on."""
+    from stcr_plugin.evaluation.evaluate import spread
+    from stcr_plugin.evaluation.leakage import contamination, overlap_words
+    from stcr_plugin.registry.manifest import read_pairs
+    from stcr_plugin.registry.overlap import asked_side, compare, merged, side
+
+    registry, datasets = plan.recipe.registry, plan.recipe.datasets
+    rule = plan.recipe.settings.evaluate
+    if rule is None:
+        yield warning("evaluation", "the gap is not measured during training", "set stcr.evaluate", "stcr.evaluate")
+        return
+    name = rule.dataset or next(iter(plan.manifests), None)
+    if name is None:
+        what = f"{plan.recipe.keys['dataset']!r} was not built by `stcr data build`, so the callback has no pairs"
+        fix = "set stcr.evaluate.dataset to a build's name, or stcr.evaluate to null"
+        yield error("evaluation", what, fix, "stcr.evaluate.dataset")
+        return
+    try:
+        pairs = spread(read_pairs(registry, name, rule.split), rule.pairs)
+    except StcrError as refusal:
+        yield refused("evaluation", refusal)
+        return
+    yield ok("evaluation", f"{len(pairs)} pairs of {name}:{rule.split}, before, after or every few steps as set")
+    sides = [side(dataset, registry) for dataset in datasets if _is_ours(plan, dataset)]
+    if sides:
+        yield from _overlap(compare(merged(sides), asked_side(registry, name, rule.split, pairs, ())))
+    others = [dataset for dataset in datasets if not _is_ours(plan, dataset)]
+    if others:
+        what = f"{', '.join(others)} was not built by `stcr data build`, so its episodes are unknown"
+        yield warning("overlap", what, "make sure that it has none of the evaluated episodes")
+    if records.read(plan.start):
+        row = contamination(plan.start, registry, name, rule.split, pairs, [""] * (len(ORDERS) * len(pairs)), 0)
+        shared = any(row.get(kind, {}).get("shared") for kind in ("episodes", "pictures"))
+        if shared:
+            yield error("overlap", f"of the stages before: {overlap_words(row)}", "evaluate on another split")
+        elif "unknown" in row:
+            yield warning("overlap", f"of the stages before: {row['unknown']}", "keep their data to know")
+
+
+def _is_ours(plan: Plan, dataset: str) -> bool:
+    from stcr_plugin.registry.manifest import build_name
+
+    try:
+        return build_name(plan.recipe.registry, dataset) in plan.manifests
+    except StcrError:
+        return False
+
+
+def _overlap(found: Any) -> Iterator[Verdict]:
+    figures = {"episodes": found.episodes.shared, "pictures": found.pictures.shared}
+    if found.leaks:
+        what = (
+            f"{found.episodes.shared} of {found.episodes.evaluated} evaluated episodes and {found.pictures.shared} of "
+            f"{found.pictures.evaluated} evaluated pictures are trained on ({found.trained})"
+        )
+        named = ", ".join(found.episodes.named or found.pictures.named)
+        yield Verdict("overlap", "error", what, named, "evaluate on a split that is not trained on", figures)
+    else:
+        yield ok("overlap", f"no episode or picture of {found.evaluated} is trained on ({found.trained})", **figures)
