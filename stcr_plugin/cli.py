@@ -366,12 +366,13 @@ def _engine(
         if arguments.model:
             raise ConfigError("--oracle answers without a model; leave --model out")
         pairs = read_pairs(arguments.registry, arguments.dataset, arguments.split) if pairs is None else pairs
-        return Oracle(arguments.oracle, pairs, arguments.seed, ask.generate), ask
+        return Oracle(arguments.oracle, pairs, seed=arguments.seed, generates=ask.generate), ask
     options = read_yaml(arguments.engine_config) if arguments.engine_config else {}
     options |= {
         field: getattr(arguments, name) for name, field in _ENGINE.items() if getattr(arguments, name) is not None
     }
-    return engine_for(arguments.engine or "local", arguments.model, pictures or arguments.registry, ask, options)
+    pictures = pictures or arguments.registry
+    return engine_for(arguments.engine or "local", arguments.model, pictures, ask=ask, options=options)
 
 
 def _results_of(arguments: argparse.Namespace, engine: Engine, how: str = "", room: str = "eval") -> Path:

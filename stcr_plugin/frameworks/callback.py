@@ -152,8 +152,8 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
                 model,
                 processor,
                 prompts,
-                self.registry,
-                self.ask,
+                registry=self.registry,
+                settings=self.ask,
                 synced_gpus=world > 1 and _is_zero3(),
                 progress=rank == 0,
             )
