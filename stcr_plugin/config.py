@@ -14,7 +14,12 @@ from stcr_plugin.errors import ConfigError
 T = TypeVar("T")
 
 
-@typing.dataclass_transform(frozen_default=True)
+def option(*, help: str, default: Any = dataclasses.MISSING) -> Any:
+    """A field of a settings class with its help text, which the command line shows (`metadata["help"]`)."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(option, dataclasses.field))
 def settings(cls: type[T]) -> type[T]:
     """A frozen dataclass that may be loaded from YAML; keys that it does not have are refused."""
     cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]

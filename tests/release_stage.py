@@ -37,7 +37,7 @@ def adapter(base, folder, scale=0.3, seed=0):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoProcessor
 
-    from stcr_plugin.engines.local import assembled
+    from stcr_plugin.engines.loading import assembled
 
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     tuned = get_peft_model(assembled(base, "auto"), config)

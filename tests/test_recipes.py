@@ -66,7 +66,7 @@ def model_of(path: Path, folder: Path) -> tuple[Any, Any, Any]:
     """The recipe resolved on a model without weights, that model, and what one GPU computes at once."""
     from PIL import Image
 
-    from stcr_plugin.engines.local import fit
+    from stcr_plugin.engines.picture_loading import fit
     from stcr_plugin.frameworks.stcr_block import StcrSettings
     from stcr_plugin.preflight.memory import Batch
     from stcr_plugin.preflight.model import read_model
@@ -223,7 +223,7 @@ def test_a_robot_frame_is_as_many_tokens_as_the_table_of_sizes_says(
     from PIL import Image
     from transformers import AutoImageProcessor
 
-    from stcr_plugin.engines.local import fit
+    from stcr_plugin.engines.picture_loading import fit
 
     processor = AutoImageProcessor.from_pretrained(_folder(model, models), local_files_only=True)
     grid = processor(images=[fit(Image.new("RGB", SIDE), pixels, 1024)], return_tensors="pt")["image_grid_thw"]

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from stcr_plugin.engines.prompts import choice, content
+from stcr_plugin.engines.prompts import content
 from stcr_plugin.scoring.metrics import RATES, figures
-from stcr_plugin.scoring.parsing import parse
+from stcr_plugin.scoring.parsing import choice, parse
 from stcr_plugin.types import Answer, Prompt, Shown
 
 RECORD = "stcr"

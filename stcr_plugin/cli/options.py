@@ -315,11 +315,12 @@ def open_engine(
         if own:
             raise ConfigError("", f"--oracle and --set {_ENGINE}{next(iter(own))} exclude each other")
         pairs = read_pairs(arguments.registry, arguments.dataset, arguments.split) if pairs is None else pairs
-        return Oracle(arguments.oracle, pairs, arguments.seed, ask.generate), ask
+        return Oracle(arguments.oracle, pairs, seed=arguments.seed, generates=ask.generate), ask
     options = read_yaml(arguments.engine_config) if arguments.engine_config else {}
     options |= own
     options |= {field: value for field, name in _SERVER.items() if (value := getattr(arguments, name)) is not None}
-    return engine_for(arguments.engine or "local", arguments.model, pictures or arguments.registry, ask, options)
+    pictures = pictures or arguments.registry
+    return engine_for(arguments.engine or "local", arguments.model, pictures, ask=ask, options=options)
 
 
 def results_folder(arguments: argparse.Namespace, engine: Engine, how: str = "", room: str = "eval") -> Path:

@@ -1,9 +1,9 @@
-"""Four judges that need no model and whose figures are known beforehand: what shows that the evaluation can tell.
+"""Four engines without a model, whose figures are known beforehand: they show that the evaluation can distinguish them.
 
 position-only: always the second picture. Forward 100, backward 0, pair accuracy 0, position bias 100.
-coin: a fair one, thrown for each prompt. Forward and backward 50, gap 0, pair accuracy 25, consistency 50.
+coin: a fair coin for each prompt. Forward and backward 50, gap 0, pair accuracy 25, consistency 50.
 right: always right. Forward and backward 100, gap 0, pair accuracy 100, consistency 100, position bias 50.
-chronological: the picture that was recorded later, in whichever place. As `right` where the later frame is closer to
+chronological: the picture that was recorded later, in either position. As `right` where the later frame is closer to
 completion, and always wrong where the earlier one is.
 """
 
@@ -16,26 +16,33 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
-from stcr_plugin.engines.prompts import NEITHER
 from stcr_plugin.errors import ConfigError
+from stcr_plugin.scoring.parsing import NEITHER
 from stcr_plugin.types import ORDERS, Pair, Prompt, Query, Response
 
 SURE = 0.9
-"""The probability that an oracle gives to its choice where answers are compared; the others share the rest."""
+"""Probability of an oracle's choice where answers are compared; the other names share the rest."""
 
 
 class Oracle:
-    """The engine `name`, a key of ORACLES, which knows the truth about `pairs` (their `closer` and their order).
+    """The engine `name`, which knows the truth about `pairs` (their `closer` and their order).
 
-    It answers in the prompt's own names: in the text of a reasoned answer where the prompt lets it reason, else by
-    log-probabilities as if answers were compared, or in text with `generates`. `seed` throws the coin anew.
-    Raises ConfigError for a name that there is none of; `say` does for a prompt about none of the pairs, where the
-    truth is needed.
+    It answers with the prompt's own names: in a text where the prompt asks for reasons, else by log-probabilities as if
+    answers were compared, or in text with `generates`.
+
+    Args:
+        name: A key of ORACLES.
+        pairs: What it may be asked.
+        seed: Of the coin.
+        generates: Answer in text, without log-probabilities.
+
+    Raises:
+        ConfigError: For an unknown name; from `say`, for a prompt about other pairs where the truth is needed.
     """
 
-    def __init__(self, name: str, pairs: Sequence[Pair], seed: int = 0, generates: bool = False) -> None:
+    def __init__(self, name: str, pairs: Sequence[Pair], *, seed: int = 0, generates: bool = False) -> None:
         if name not in ORACLES:
-            raise ConfigError(f"no oracle {name!r}, {nearest(name, list(ORACLES))}")
+            raise ConfigError("oracle", f"unknown oracle {name!r}", nearest(name, list(ORACLES)))
         self.name, self.seed, self.generates = name, seed, generates
         self.pairs = {pair.pair_id: pair for pair in pairs}
 
@@ -59,13 +66,14 @@ class Oracle:
                 yield number, Response(text, _logprobs(prompt, chosen))
 
     def query(self, prompt: Prompt) -> Query:
-        """What is asked about. Raises ConfigError where it is none of the pairs, or in no order of a pair."""
+        """The pair and order of a prompt. Raises ConfigError for one that is not of the pairs."""
         pair = self.pairs.get(prompt.item)
         order = next((order for order in ORDERS if order == prompt.order), None)
         if pair is None or order is None:
             raise ConfigError(
-                f"the oracle {self.name!r} does not know the truth about {prompt.item} in {prompt.order} order; "
-                "ask it the pairs that it was made with, or use one of: position-only, coin"
+                f"{prompt.item}, {prompt.order}",
+                f"the oracle {self.name!r} does not know the truth about it",
+                "ask about the pairs that it was made with, or use one of: position-only, coin",
             )
         return Query(pair, order)
 
@@ -74,8 +82,8 @@ def _second(oracle: Oracle, prompt: Prompt) -> str:
     return prompt.names[1]
 
 
-def _thrown(oracle: Oracle, prompt: Prompt) -> str:
-    """By the whole prompt, its order included: the two orders of a pair are thrown apart. Never "neither"."""
+def _coin(oracle: Oracle, prompt: Prompt) -> str:
+    """By the whole prompt with its order, so that the two orders of a pair are independent. Never "neither"."""
     pictures = [name for name in prompt.names if name != NEITHER]
     return pictures[int(artefacts.digest([oracle.seed, asdict(prompt)])[:16], 16) % len(pictures)]
 
@@ -91,14 +99,14 @@ def _later(oracle: Oracle, prompt: Prompt) -> str:
 
 ORACLES: Mapping[str, Callable[[Oracle, Prompt], str]] = {
     "position-only": _second,
-    "coin": _thrown,
+    "coin": _coin,
     "right": _closer,
     "chronological": _later,
 }
 
 
 def _details(prompt: Prompt) -> str:
-    """The first line of a reasoned answer, as in training, by one who has not looked."""
+    """The first line of a reasoned answer in the format of training, without content."""
     return "spatial details: " + " ".join(f"{label}: not described." for label in prompt.labels)
 
 

@@ -1,4 +1,7 @@
-"""Queries -> prompts: the pictures with their labels, the question, and the names that count as an answer."""
+"""Queries -> prompts -> the text and tokens of a conversation.
+
+A prompt holds the pictures with their labels, the question, and the names that count as an answer.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,23 @@ from stcr_plugin.config import nearest, read_yaml
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.samples.questions import ask
-from stcr_plugin.types import Choice, Prompt, Query, Shown
+from stcr_plugin.scoring.parsing import NEITHER
+from stcr_plugin.types import Prompt, Query, Response, Shown
 
-WORDINGS = Path(__file__).parent / "wordings"
-NEITHER = "neither"
+PROMPT_VARIANTS = Path(__file__).parent / "prompt_variants"
 
 
 def prompts_for(queries: Sequence[Query], settings: AskSettings, seed: int = 0, ties: bool = False) -> list[Prompt]:
-    """The prompt of each query; both orders of a pair get the same wording.
+    """The prompt of each query; both orders of a pair get the same prompt variant.
 
-    `ties` offers "neither", as the training data of a build that teaches ties does. Raises ConfigError for a style or
-    language that there is none of.
+    Args:
+        queries: Pairs in an order.
+        settings: How they are asked.
+        seed: Draws the prompt variants.
+        ties: Offer "neither", as the training data of a build that teaches ties does.
+
+    Raises:
+        ConfigError: For an unknown style or language.
     """
     return [_prompt(query, settings, seed, ties) for query in queries]
 
@@ -43,15 +52,17 @@ def _prompt(query: Query, settings: AskSettings, seed: int, ties: bool) -> Promp
 
 
 def names_of(style: str, language: str, pictures: int) -> tuple[str, ...]:
-    """What a style calls the first `pictures` pictures. Raises ConfigError where it is not known or has too few."""
+    """The names of the first `pictures` pictures. Raises ConfigError where the style is unknown or has too few."""
     styles = _read("styles.yaml")
     if style not in styles:
-        raise ConfigError(f"no style {style!r} of naming pictures, {nearest(style, list(styles))}")
+        raise ConfigError("style", f"unknown style {style!r} of naming pictures", nearest(style, list(styles)))
     if language not in styles[style]:
-        raise ConfigError(f"style {style!r} has no names in {language!r}, {nearest(language, list(styles[style]))}")
+        raise ConfigError(
+            "language", f"style {style!r} has no names in {language!r}", nearest(language, list(styles[style]))
+        )
     names = tuple(str(name) for name in styles[style][language])
     if pictures > len(names):
-        raise ConfigError(f"style {style!r} names {len(names)} pictures, {pictures} are shown; ask about fewer")
+        raise ConfigError("style", f"{style!r} names {len(names)} pictures, {pictures} are shown", "show fewer")
     return names[:pictures]
 
 
@@ -60,14 +71,6 @@ def renamed(text: str, names: Sequence[str]) -> str:
     return re.sub(
         r"img([1-9])", lambda found: names[int(found[1]) - 1] if int(found[1]) <= len(names) else found[0], text
     )
-
-
-def choice(name: str | None, names: Sequence[str]) -> Choice | None:
-    """The canonical name (img1, img2, neither) of a name of a pair's prompt."""
-    if name is None:
-        return None
-    found: dict[str, Choice] = {names[0]: "img1", names[1]: "img2", NEITHER: "neither"}
-    return found[name]
 
 
 def content(prompt: Prompt) -> list[dict[str, str]]:
@@ -82,13 +85,56 @@ def content(prompt: Prompt) -> list[dict[str, str]]:
     return [*parts, {"type": "text", "text": f"{chr(10) if parts else ''}{prompt.question}"}]
 
 
+def conversation(processor: Any, prompt: Prompt) -> str:
+    """The whole conversation in the model's chat template, up to where the model continues."""
+    message = {"role": "user", "content": content(prompt)}
+    text: str = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    return text + prompt.begin
+
+
+def end_of_turn(tokenizer: Any) -> str:
+    """Qwen's end of turn, which not every checkpoint names as its end of sequence; else the latter."""
+    return "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else str(tokenizer.eos_token)
+
+
+def generates(prompt: Prompt, settings: AskSettings) -> bool:
+    """Whether the answer is generated and parsed, not compared."""
+    return prompt.reasons or settings.generate
+
+
+def answer_tokens(tokenizer: Any, prompt: Prompt) -> tuple[list[int], dict[str, list[int]]]:
+    """(tokens that all answers start with, name -> its tokens after them).
+
+    Raises:
+        ConfigError: Where an answer is the start of another, so that they cannot be compared.
+    """
+    written: dict[str, list[int]] = {
+        name: tokenizer(prompt.answer.format(name=name), add_special_tokens=False)["input_ids"] for name in prompt.names
+    }
+    start = next((i for i, tokens in enumerate(zip(*written.values(), strict=False)) if len(set(tokens)) > 1), None)
+    if start is None:
+        raise ConfigError(
+            f"the answers {list(prompt.names)}",
+            "cannot be compared: to this model's tokenizer one is the same as another, or its start",
+            "set `generate: true`, so that answers are generated and parsed",
+        )
+    first = next(iter(written.values()))
+    return first[:start], {name: tokens[start:] for name, tokens in written.items()}
+
+
+def likeliest(prompt: Prompt, scores: dict[str, float]) -> Response:
+    """The response with the name of the highest log-probability; without text where several have it."""
+    best = [name for name, score in scores.items() if score == max(scores.values())]
+    return Response(prompt.answer.format(name=best[0]) if len(best) == 1 else "", scores)
+
+
 def _warning(language: str) -> str:
     warnings = _read("warnings.yaml")
     if language not in warnings:
-        raise ConfigError(f"no warning in language {language!r}, {nearest(language, list(warnings))}")
+        raise ConfigError("warn", f"no warning in language {language!r}", nearest(language, list(warnings)))
     return str(warnings[language])
 
 
 @cache
 def _read(name: str) -> dict[str, Any]:
-    return read_yaml(WORDINGS / name)
+    return read_yaml(PROMPT_VARIANTS / name)

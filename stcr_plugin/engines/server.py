@@ -25,8 +25,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import settings
-from stcr_plugin.engines.local import Pictures, writes
-from stcr_plugin.engines.prompts import content
+from stcr_plugin.engines.picture_loading import Pictures
+from stcr_plugin.engines.prompts import content, generates
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, ServerError
 from stcr_plugin.types import Prompt, Response, Shown
@@ -139,7 +139,7 @@ class ServerEngine:
         where = f"{prompt.item}, {prompt.order}"
         if prompt.begin:
             raise ConfigError(f"{where}: a server's answer cannot be begun for it; ask a local model (--engine local)")
-        if not writes(prompt, self.ask):
+        if not generates(prompt, self.ask):
             raise ConfigError(f"{where}: a server cannot compare answers; set `generate: true` (--generate)")
 
     async def _answers(self, prompts: Sequence[Prompt]) -> AsyncIterator[tuple[int, Response]]:

@@ -1,4 +1,4 @@
-"""How queries are put to a model, and what every engine that puts them has in common."""
+"""How queries are put to a model, and the protocol that every engine follows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from stcr_plugin.config import settings
+from stcr_plugin.config import from_mapping, option, settings
+from stcr_plugin.errors import ConfigError
 from stcr_plugin.types import Prompt, Response
 
 Mode = Literal["cot", "direct"]
@@ -15,36 +16,26 @@ MAX_PIXELS, MIN_PIXELS = 768 * 768, 32 * 32  # LLaMA-Factory 0.9.5's own default
 
 @settings
 class AskSettings:
-    """How queries are put to a model.
+    """How queries are put to a model. What is None is taken from the model's stage.json, see `completed`.
 
-    mode: "cot" asks for a reasoned answer, generates it greedily and parses it; "direct" compares the possible
-        answers (see `local.LocalEngine`). None: what the model's stage.json names, else "direct".
-    batch_size: queries at once; more is faster and takes more memory. It changes no answer beyond rounding.
-    max_new_tokens: where generation stops; a reasoned answer that is cut there is unparsed.
-    generate: in "direct" mode too, generate and parse instead of comparing.
-    image_max_pixels, image_min_pixels: pictures outside are resized, as in LLaMA-Factory's settings of these names.
-        None: those the model was trained with by its stage.json, else LLaMA-Factory's defaults.
-    other_image_size: the two may be others than those that the model was trained with.
-    language, part: which questions; part "heldout" takes the wordings that training never saw.
-    style: how pictures are named in the question and in the answer, a key of wordings/styles.yaml.
-    warn: the question says that the pictures may stand in either order.
+    In mode "cot" an answer is generated and parsed, in mode "direct" the possible answers are compared.
     """
 
-    mode: Mode | None = None
-    batch_size: int = 16
-    max_new_tokens: int = 256
-    generate: bool = False
-    image_max_pixels: int | None = None
-    image_min_pixels: int | None = None
-    other_image_size: bool = False
-    language: str = "en"
-    part: Literal["train", "heldout"] = "train"
-    style: str = "img"
-    warn: bool = False
+    mode: Mode | None = option(default=None, help="cot: reason, then answer; direct: only answer (default: as trained)")
+    batch_size: int = option(default=16, help="queries per batch; more is faster and takes more memory")
+    max_new_tokens: int = option(default=256, help="where generation stops; an answer cut there is unparsed")
+    generate: bool = option(default=False, help="in direct mode too, generate and parse the answer")
+    image_max_pixels: int | None = option(default=None, help="shrink larger pictures (default: as trained or 768*768)")
+    image_min_pixels: int | None = option(default=None, help="enlarge smaller pictures (default: as trained or 32*32)")
+    other_image_size: bool = option(default=False, help="allow picture sizes other than those in training")
+    language: str = option(default="en", help="language of the questions: en or zh")
+    part: Literal["train", "heldout"] = option(default="train", help="heldout: question variants not seen in training")
+    style: str = option(default="img", help="how pictures are named: img, letters, ordinals or frames")
+    warn: bool = option(default=False, help="add to the question that pictures may be in either order")
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.max_new_tokens < 1:
-            raise ValueError("batch_size and max_new_tokens are at least 1")
+            raise ValueError("batch_size and max_new_tokens must be at least 1")
         most, least = self.image_max_pixels, self.image_min_pixels
         given = [pixels for pixels in (least, most) if pixels is not None]
         if any(pixels < 1 for pixels in given) or given != sorted(given):
@@ -52,50 +43,78 @@ class AskSettings:
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Most and fewest pixels of a picture, with LLaMA-Factory's defaults where none are set."""
+        """Most and fewest pixels of a picture, LLaMA-Factory's defaults where none are set."""
         most, least = self.image_max_pixels, self.image_min_pixels
         return (MAX_PIXELS if most is None else most, MIN_PIXELS if least is None else least)
 
     @property
     def decides(self) -> dict[str, Any]:
-        """All that may change an answer: lowering batch_size is how one goes on after running out of memory."""
+        """All settings that may change an answer: a run may go on with a smaller batch_size."""
         no_answers = ("batch_size", "other_image_size")
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in no_answers}
 
     @property
     def otherwise(self) -> tuple[str, ...]:
-        """What of `decides` is not the default, as a folder of results is named: "style_letters", "warn"."""
+        """What of `decides` is not the default, as parts of a folder's name: "style_letters", "warn"."""
         usual = AskSettings().decides
         changed = {key: value for key, value in self.decides.items() if value != usual[key]}
         return tuple(key if value is True else f"{key}_{value}" for key, value in changed.items())
 
     def folder(self, dataset: str, split: str, how: str = "") -> str:
-        """What a folder of results is called: what is asked otherwise than by the defaults has one of its own."""
+        """Name of a folder of results; results with other settings get their own."""
         return "-".join(filter(None, (dataset, split, how, *self.otherwise)))
 
 
+def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
+    """`settings` with open values from the model's stage, then from the defaults.
+
+    Pictures are sized as in the stage's training. A default `max_new_tokens` gives way to that of its callback.
+
+    Raises:
+        ConfigError: For another picture size than in training without `other_image_size`.
+    """
+    where, given = "the settings, completed by the model's stage.json", dataclasses.asdict(settings)
+    for key in ("image_max_pixels", "image_min_pixels"):
+        if given[key] is not None and stage.get(key) not in (None, given[key]) and not settings.other_image_size:
+            raise ConfigError(
+                key,
+                f"{given[key]}, but stage {stage.get('name')!r} was trained with {stage[key]}",
+                f"leave {key} out, so that pictures have the same size, or set other_image_size (--other-image-size)",
+            )
+    trained = {key: stage.get(key) for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None}
+    taken = from_mapping(AskSettings, given | trained, where)
+    most, least = taken.pixels
+    rest: dict[str, Any] = {"mode": taken.mode or "direct", "image_max_pixels": most, "image_min_pixels": least}
+    if given["max_new_tokens"] == AskSettings.max_new_tokens:
+        callback = (stage.get("settings") or {}).get("evaluate") or {}
+        rest["max_new_tokens"] = callback.get("max_new_tokens") or AskSettings.max_new_tokens
+    return dataclasses.replace(taken, **rest)
+
+
 class Engine(Protocol):
-    """Whatever can be asked. A new engine implements these two and nothing else."""
+    """Takes prompts and gives responses. A new engine implements these two methods."""
 
     def identity(self) -> Mapping[str, Any]:
-        """What decides its answers besides the prompts: JSON-like, the same for the same model; never a key.
+        """What decides its responses besides the prompts: JSON-like, never a key.
 
-        Answers of an earlier run are used again only where this is the same.
+        Responses of an earlier run are used again only where this is the same.
         """
         ...
 
     def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        """(index in `prompts`, what was said) of every prompt once, in any order, each as soon as it is there.
+        """(index in `prompts`, response) for every prompt once, in any order, each as soon as it is there.
 
-        Raises DataError for a picture that cannot be read, and ConfigError for a prompt that it cannot put.
+        Raises:
+            DataError: For a picture that cannot be read.
+            ConfigError: For a prompt that this engine cannot take.
         """
         ...
 
 
 @runtime_checkable
 class Priced(Protocol):
-    """An engine whose answers cost money."""
+    """An engine whose responses cost money."""
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """What so many tokens cost, in the currency of its settings; None where they name no prices."""
+        """The cost of these tokens in the currency of its settings; None without prices."""
         ...

@@ -1,8 +1,8 @@
-"""Prompts -> what is said, by vLLM in this process, where it is installed.
+"""Prompts -> responses by vLLM in this process, where it is installed.
 
 Written against the documented interface of vLLM 0.8 and later (docs.vllm.ai: `LLM`, `SamplingParams`, "Multimodal
-Inputs" and "Multi-Modal Data Processing"), but never run with a real vLLM: compare a few answers with the local engine
-before you rely on it.
+Inputs" and "Multi-Modal Data Processing"), but never run with a real vLLM: compare a few responses with the local
+engine before you rely on it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import settings
-from stcr_plugin.engines.local import Pictures, adapter_base, answer_tokens, conversation, end_of_turn, writes
+from stcr_plugin.config import option, settings
+from stcr_plugin.engines.loading import adapter_base, load_processor
+from stcr_plugin.engines.local import CODE
+from stcr_plugin.engines.picture_loading import Pictures
+from stcr_plugin.engines.prompts import answer_tokens, conversation, end_of_turn, generates, likeliest
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.types import Prompt, Response
@@ -22,38 +25,37 @@ from stcr_plugin.types import Prompt, Response
 
 @settings
 class VllmSettings:
-    """How vLLM loads the model; names and meanings are vLLM's own, but for the two last.
+    """How vLLM loads the model; names and meanings are vLLM's own, except for the last two."""
 
-    batch: prompts that are handed over at once; a killed run loses no more. pictures: the most that one prompt shows.
-    """
-
-    tensor_parallel_size: int = 1
-    gpu_memory_utilization: float = 0.9
-    max_model_len: int | None = None
-    dtype: str = "auto"
-    batch: int = 128
-    pictures: int = 8
+    tensor_parallel_size: int = option(default=1, help="GPUs that share the model")
+    gpu_memory_utilization: float = option(default=0.9, help="share of GPU memory that vLLM may use")
+    max_model_len: int | None = option(default=None, help="most tokens of prompt and response (default: the model's)")
+    dtype: str = option(default="auto", help="precision of the weights, such as bfloat16")
+    batch: int = option(default=128, help="prompts per call of vLLM; a killed run loses at most one batch")
+    pictures: int = option(default=8, help="most pictures in one prompt")
 
     def __post_init__(self) -> None:
         if min(self.tensor_parallel_size, self.batch, self.pictures) < 1:
-            raise ValueError("tensor_parallel_size, batch and pictures are at least 1")
+            raise ValueError("tensor_parallel_size, batch and pictures must be at least 1")
 
 
 class VllmEngine:
-    """The model in the folder `model_dir`, run by vLLM, loaded when it is first asked; asked as LocalEngine does.
+    """The model in the folder `model_dir`, run by vLLM and loaded at the first prompts; asked as by LocalEngine.
 
     Names are compared by the log-probabilities that vLLM gives for the tokens of a prompt (`prompt_logprobs`): one
-    request a name, ending in the answer that gives it. Raises ConfigError where vLLM is not installed, and for a LoRA
-    adapter, which is to be merged first.
+    request per name, ending in the answer with that name.
+
+    Raises:
+        ConfigError: Where vLLM is not installed, and for a LoRA adapter, which must be merged first.
     """
 
-    def __init__(self, model_dir: Path, registry: Path, ask: AskSettings, vllm: VllmSettings) -> None:
+    def __init__(self, model_dir: Path, registry: Path, *, ask: AskSettings, vllm: VllmSettings) -> None:
         self.model_dir, self.ask, self.vllm = Path(model_dir), ask, vllm
         self.version = _version()
         self._pictures = Pictures(Path(registry), ask)
         self._loaded: tuple[Any, Any] | None = None
         if adapter_base(self.model_dir):
-            raise ConfigError(f"{model_dir}: an adapter; merge it with `stcr export`, and give the result")
+            raise ConfigError(model_dir, "an adapter", "merge it with `stcr export`, and give the result")
 
     def identity(self) -> Mapping[str, Any]:
         return {
@@ -61,29 +63,29 @@ class VllmEngine:
             "version": self.version,
             "dtype": self.vllm.dtype,
             "model_digest": artefacts.model_digest(self.model_dir),
-            "code_digest": artefacts.code_digest("engines/vllm.py", "engines/local.py"),
+            "code_digest": artefacts.code_digest("engines/vllm.py", *CODE),
         }
 
     def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        """Raises DataError for an unreadable picture, ConfigError as Engine does."""
+        """As `Engine.say`."""
         from stcr_plugin.progress_bar import progress
 
         for prompt in prompts:
             if len(prompt.shown) > self.vllm.pictures:
                 raise ConfigError(
-                    f"{prompt.item}, {prompt.order}: shows {len(prompt.shown)} pictures; set `pictures` of the vllm "
-                    "engine to so many"
+                    f"{prompt.item}, {prompt.order}",
+                    f"shows {len(prompt.shown)} pictures",
+                    f"set `pictures` of the vllm engine to {len(prompt.shown)} or more",
                 )
         with progress(len(prompts), "model: answering", "queries") as bar:
             for start in range(0, len(prompts), self.vllm.batch):
                 numbers = range(start, min(start + self.vllm.batch, len(prompts)))
-                for writing, make in ((True, self._written), (False, self._compared)):
-                    mine = [number for number in numbers if writes(prompts[number], self.ask) == writing]
+                for generated, make in ((True, self._generated), (False, self._compared)):
+                    mine = [number for number in numbers if generates(prompts[number], self.ask) == generated]
                     yield from zip(mine, make([prompts[number] for number in mine]) if mine else [], strict=True)
                 bar.update(len(numbers))
 
     def _load(self) -> tuple[Any, Any]:
-        from transformers import AutoProcessor
         from vllm import LLM  # type: ignore[import-not-found,unused-ignore]
 
         model = LLM(
@@ -97,9 +99,9 @@ class VllmEngine:
             dtype=self.vllm.dtype,
             seed=0,
         )
-        return model, AutoProcessor.from_pretrained(str(self.model_dir), local_files_only=True)
+        return model, load_processor(self.model_dir)
 
-    def _written(self, prompts: Sequence[Prompt]) -> list[Response]:
+    def _generated(self, prompts: Sequence[Prompt]) -> list[Response]:
         model, processor = self._model()
         turn_end = processor.tokenizer.convert_tokens_to_ids(end_of_turn(processor.tokenizer))
         stops = {processor.tokenizer.eos_token_id, turn_end}
@@ -125,17 +127,17 @@ class VllmEngine:
             shared, rests = answer_tokens(processor.tokenizer, prompt)
             requests += [self._request(prompt, [*shared, *rest]) for rest in rests.values()]
             ends += list(rests.values())
-        # vLLM always writes a token, which nobody looks at.
+        # vLLM always generates a token, which is not used.
         found = model.generate(requests, _parameters(max_tokens=1, prompt_logprobs=1), use_tqdm=False)
         scores = iter(_score(one.prompt_logprobs, end) for one, end in zip(found, ends, strict=True))
-        return [_likeliest(prompt, {name: next(scores) for name in prompt.names}) for prompt in prompts]
+        return [likeliest(prompt, {name: next(scores) for name in prompt.names}) for prompt in prompts]
 
     def _model(self) -> tuple[Any, Any]:
         self._loaded = self._loaded or self._load()
         return self._loaded
 
     def _request(self, prompt: Prompt, tail: Sequence[int] = ()) -> dict[str, Any]:
-        """Token ids with one placeholder a picture, which vLLM expands, so that `tail` keeps its own tokens."""
+        """Token ids with one placeholder per picture, which vLLM expands, so that `tail` keeps its own tokens."""
         _, processor = self._model()
         text = conversation(processor, prompt)
         ids = [*processor.tokenizer(text, add_special_tokens=False)["input_ids"], *tail]
@@ -148,8 +150,10 @@ def _version() -> str:
         return metadata.version("vllm")
     except metadata.PackageNotFoundError:
         raise ConfigError(
-            "vllm is not installed; `pip install vllm`, best into an environment of its own, since it pins torch; or "
-            "serve the model with it there and use --engine server"
+            "the vllm engine",
+            "vllm is not installed",
+            "run `pip install vllm` in its own environment, since it pins torch; or serve the model with it there, and "
+            "use --engine server",
         ) from None
 
 
@@ -160,11 +164,6 @@ def _parameters(**more: Any) -> Any:
 
 
 def _score(prompt_logprobs: Sequence[Any], end: Sequence[int]) -> float:
-    """The sum of the log-probabilities of the tokens `end`, with which the prompt ends."""
+    """Sum of the log-probabilities of the tokens `end`, which are the last ones of the prompt."""
     last = prompt_logprobs[len(prompt_logprobs) - len(end) :]
     return float(sum(found[token].logprob for found, token in zip(last, end, strict=True)))
-
-
-def _likeliest(prompt: Prompt, scores: dict[str, float]) -> Response:
-    best = [name for name, score in scores.items() if score == max(scores.values())]
-    return Response(prompt.answer.format(name=best[0]) if len(best) == 1 else "", scores)

@@ -16,7 +16,7 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest, read_yaml
-from stcr_plugin.engines.prompts import WORDINGS, prompts_for, renamed
+from stcr_plugin.engines.prompts import PROMPT_VARIANTS, prompts_for, renamed
 from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.engines.subject import subject
 from stcr_plugin.errors import ConfigError, DataError
@@ -506,7 +506,7 @@ def _wording(key: str, language: str) -> list[str]:
 
 @cache
 def _wordings() -> dict[str, Any]:
-    return read_yaml(WORDINGS / "controls.yaml")
+    return read_yaml(PROMPT_VARIANTS / "controls.yaml")
 
 
 _TRUTH_UNUSED = (

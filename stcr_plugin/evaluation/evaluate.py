@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from stcr_plugin import artefacts
-from stcr_plugin.engines import local
 from stcr_plugin.engines.cache import picture_sums, put, write_answers
+from stcr_plugin.engines.picture_loading import open_picture
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings, Engine, Priced
 from stcr_plugin.engines.subject import subject
@@ -281,8 +281,8 @@ def _examples(
 def _example(registry: Path, verdict: str, pair: Pair, forward: Answer, backward: Answer) -> plots.Example:
     colour = {True: "#006644", False: "#A03000"}
     return plots.Example(
-        local.open_picture(registry, pair.earlier_image, pair.pair_id),
-        local.open_picture(registry, pair.later_image, pair.pair_id),
+        open_picture(registry, pair.earlier_image, pair.pair_id),
+        open_picture(registry, pair.later_image, pair.pair_id),
         (
             (f"{verdict.upper()}  ({pair.pair_id}, frames {pair.earlier} and {pair.later})", "#000000"),
             (f"task: {pair.task}", "#000000"),

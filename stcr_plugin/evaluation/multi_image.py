@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest, read_yaml, settings
 from stcr_plugin.engines.cache import picture_sums, put, write_answers
-from stcr_plugin.engines.prompts import WORDINGS, names_of
+from stcr_plugin.engines.prompts import PROMPT_VARIANTS, names_of
 from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.engines.subject import subject
 from stcr_plugin.errors import ConfigError, DataError, StcrError
@@ -258,7 +258,7 @@ def arranged(group: Group, asked: GroupSettings, seed: int) -> list[tuple[int, .
 
 def prompt(group: Group, shown: Sequence[int], asked: GroupSettings, settings: AskSettings) -> Prompt:
     """The prompt of one arrangement. Raises ConfigError for a language or a style that there is none of."""
-    wordings = read_yaml(WORDINGS / "groups.yaml")
+    wordings = read_yaml(PROMPT_VARIANTS / "groups.yaml")
     if settings.language not in wordings:
         raise ConfigError(f"no group question in {settings.language!r}, {nearest(settings.language, list(wordings))}")
     words = wordings[settings.language]

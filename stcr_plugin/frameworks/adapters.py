@@ -226,7 +226,7 @@ def _merged(parent: Path, start: Start) -> Path:
     """
     from transformers import AutoProcessor
 
-    from stcr_plugin.engines.local import assembled
+    from stcr_plugin.engines.loading import assembled
 
     digest = artefacts.model_digest(parent)
     folder = parent / f"merged-{digest[:8]}"

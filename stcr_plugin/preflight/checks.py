@@ -87,7 +87,8 @@ def _unlike(plan: Plan, read: Model, name: str) -> str | None:
     """How the template `name` differs from the model's chat template, "" where it does not; None without one."""
     from PIL import Image
 
-    from stcr_plugin.engines.local import conversation, fit
+    from stcr_plugin.engines.picture_loading import fit
+    from stcr_plugin.engines.prompts import conversation
 
     if not getattr(read.processor, "chat_template", None):
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
-from stcr_plugin.engines.local import adapter_base, assembled
+from stcr_plugin.engines.loading import adapter_base, assembled
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
 from stcr_plugin.records import RECORD, read_record

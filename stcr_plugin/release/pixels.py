@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from stcr_plugin.engines.local import fit
+from stcr_plugin.engines.picture_loading import fit
 
 Size = tuple[int, int]
 """Width and height in pixels."""

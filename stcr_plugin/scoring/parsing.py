@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from stcr_plugin.engines.prompts import NEITHER, choice
 from stcr_plugin.scoring.mentions import MARK, OTHER, are_pictures, index, mark, marked, marks, normal
-from stcr_plugin.types import Answer, Prompt, Query, Response
+from stcr_plugin.types import Answer, Choice, Prompt, Query, Response
+
+NEITHER = "neither"
+"""The answer of a pair whose two pictures are equally close, where it is offered."""
 
 # Patterns of normal and marked text: every picture that is named is one MARK in it (see mentions).
 _KEY = re.compile(
@@ -60,6 +62,14 @@ def answered(query: Query, prompt: Prompt, said: Response) -> Answer:
         prompt_tokens=said.prompt_tokens,
         completion_tokens=said.completion_tokens,
     )
+
+
+def choice(name: str | None, names: Sequence[str]) -> Choice | None:
+    """The canonical name (img1, img2, neither) of one of a pair's `names`."""
+    if name is None:
+        return None
+    found: dict[str, Choice] = {names[0]: "img1", names[1]: "img2", NEITHER: "neither"}
+    return found[name]
 
 
 def named_in(said: Response, names: Sequence[str]) -> str | None:

@@ -6,9 +6,11 @@ import pytest
 from PIL import Image
 
 from stcr_plugin.config import from_mapping
-from stcr_plugin.engines import local
-from stcr_plugin.engines.local import answer_tokens, fit, fitted_size, load, say
-from stcr_plugin.engines.prompts import content, prompts_for
+from stcr_plugin.engines import local, picture_loading
+from stcr_plugin.engines.loading import load
+from stcr_plugin.engines.local import say
+from stcr_plugin.engines.picture_loading import fit, fitted_size
+from stcr_plugin.engines.prompts import answer_tokens, content, prompts_for
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.scoring.parsing import answered
@@ -53,7 +55,7 @@ def queries():
 def ask(loaded, registry, settings, chosen=None, ties=False, **more):
     chosen = queries() if chosen is None else chosen
     prompts = prompts_for(chosen, settings, ties=ties)
-    said = dict(say(*loaded, prompts, registry, settings, progress=False, **more))
+    said = dict(say(*loaded, prompts, registry=registry, settings=settings, progress=False, **more))
     return [answered(query, prompts[number], said[number]) for number, query in enumerate(chosen)]
 
 
@@ -319,10 +321,10 @@ def test_checkpoints_repetition_penalty_and_sampling_are_not_used(loaded, regist
 
 def test_what_is_said_streams_out_a_batch_at_a_time(loaded, registry, monkeypatch):
     batches = []
-    real = local._said
-    monkeypatch.setattr(local, "_said", lambda *args: batches.append(len(args[2])) or real(*args))
+    real = local._responses
+    monkeypatch.setattr(local, "_responses", lambda ask, batch: batches.append(len(batch)) or real(ask, batch))
     prompts = prompts_for(queries(), AskSettings())
-    stream = say(*loaded, prompts, registry, AskSettings(batch_size=4), progress=False)
+    stream = say(*loaded, prompts, registry=registry, settings=AskSettings(batch_size=4), progress=False)
     assert next(stream)[0] == 0
     assert batches == [4]
     assert [number for number, _ in stream] == [1, 2, 3, 4, 5]
@@ -340,9 +342,9 @@ def test_prompts_of_several_kinds_at_once_are_each_said_as_alone(loaded, registr
     bare = dataclasses.replace(kinds[0], item="bare", shown=())
     begun = dataclasses.replace(kinds[0], item="begun", begin="spatial details: img1: open. img2: closed.\n")
     mixed = [*kinds, bare, begun]
-    found = dict(say(*loaded, mixed, registry, settings, progress=False))
+    found = dict(say(*loaded, mixed, registry=registry, settings=settings, progress=False))
     for number, prompt in enumerate(mixed):
-        ((_, alone),) = say(*loaded, [prompt], registry, settings, progress=False)
+        ((_, alone),) = say(*loaded, [prompt], registry=registry, settings=settings, progress=False)
         assert found[number].text == alone.text
         assert found[number].logprobs == pytest.approx(alone.logprobs, abs=1e-4)
         assert set(found[number].logprobs) == (set() if prompt.reasons else set(prompt.names))
@@ -357,10 +359,10 @@ def test_picture_shown_twice_is_encoded_once_and_nothing_changes(loaded, registr
     hook = model.model.visual.register_forward_hook(
         lambda _module, arguments, keywords, _output: encoded.append(len(keywords["grid_thw"])), with_kwargs=True
     )
-    shared = dict(say(model, processor, prompts, registry, AskSettings(), progress=False))
+    shared = dict(say(model, processor, prompts, registry=registry, settings=AskSettings(), progress=False))
     names = list(processor.model_input_names)
     monkeypatch.setattr(type(processor), "model_input_names", ["input_ids"])
-    apart = dict(say(model, processor, prompts, registry, AskSettings(), progress=False))
+    apart = dict(say(model, processor, prompts, registry=registry, settings=AskSettings(), progress=False))
     hook.remove()
     assert "image_grid_thw" in names
     assert encoded == [6, 12]
@@ -370,7 +372,7 @@ def test_picture_shown_twice_is_encoded_once_and_nothing_changes(loaded, registr
 
 @pytest.mark.parametrize("change", ["mirror", "blank", "noise"])
 def test_picture_is_changed_as_asked_and_keeps_its_size(registry, change):
-    pictures = local.Pictures(registry, AskSettings())
+    pictures = picture_loading.Pictures(registry, AskSettings())
     plain, changed = (np.asarray(pictures.open(Shown("1_later.png", how), "p1")) for how in ("", change))
     assert changed.shape == plain.shape
     expected = {"mirror": plain[:, ::-1], "blank": np.full_like(plain, 128)}.get(change)
@@ -396,7 +398,7 @@ def test_cut_picture_is_named_with_its_pair(loaded, registry, tmp_path):
     whole = (registry / "0_earlier.png").read_bytes()
     (tmp_path / "0_earlier.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "0_later.png").write_bytes(whole)
-    with pytest.raises(DataError, match=r"0_earlier\.png.*pair p0.*write the dataset anew"):
+    with pytest.raises(DataError, match=r"0_earlier\.png.*pair p0.*write the dataset again"):
         ask(loaded, tmp_path, AskSettings(), queries()[:1])
 
 
@@ -480,7 +482,7 @@ def test_names_of_other_styles_are_compared_by_all_their_tokens(loaded, registry
     model, processor = loaded
     settings = AskSettings(style=style)
     prompt = prompts_for(queries()[:1], settings)[0]
-    ((_, said),) = say(model, processor, [prompt], registry, settings, progress=False)
+    ((_, said),) = say(model, processor, [prompt], registry=registry, settings=settings, progress=False)
     shared, rests = answer_tokens(processor.tokenizer, prompt)
     message = {"role": "user", "content": content(prompt)}
     text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)

@@ -16,7 +16,6 @@ from tiny_stage import quiet_environment
 
 from stcr_plugin.cli import main
 from stcr_plugin.engines.open import KINDS, engine_for
-from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -30,24 +29,24 @@ def stcr_eval(registry, *arguments):
 
 
 def test_server_is_left_to_write_and_others_compare(model, registry):
-    server, ask = engine_for("server", None, registry, AskSettings(), {"url": "http://127.0.0.1/v1", "model": "m"})
+    server, ask = engine_for("server", None, registry, options={"url": "http://127.0.0.1/v1", "model": "m"})
     assert (server.identity()["engine"], ask.generate, ask.mode) == ("server", True, "direct")
-    local, ask = engine_for("local", model, registry, AskSettings(), {})
+    local, ask = engine_for("local", model, registry)
     assert (local.identity()["engine"], ask.generate) == ("local", False)
 
 
 def test_settings_are_completed_by_the_models_stage(registry, tmp_path):
     (tmp_path / "stage.json").write_text(json.dumps({"mode": "cot", "image_max_pixels": 5000, "image_min_pixels": 800}))
     options = {"url": "http://127.0.0.1/v1", "model": "m"}
-    engine, ask = engine_for("server", tmp_path, registry, AskSettings(), options)
+    engine, ask = engine_for("server", tmp_path, registry, options=options)
     assert (ask.mode, ask.pixels, engine.ask) == ("cot", (5000, 800), ask)
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "says"),
     [
-        ("severs", {}, "no engine 'severs', did you mean 'server'?"),
-        ("local", {}, "the local engine needs the folder of a model (--model)"),
+        ("severs", {}, "unknown engine 'severs'; did you mean 'server'?"),
+        ("local", {}, "the local engine needs the folder of a model; name it (--model)"),
         ("vllm", {}, "the vllm engine needs the folder of a model"),
         ("server", {"model": "m"}, "the options of the server engine: key 'url' is missing"),
         ("server", {"url": "http://127.0.0.1/v1", "model": "m", "time_out": 3}, "did you mean 'timeout'?"),
@@ -55,13 +54,13 @@ def test_settings_are_completed_by_the_models_stage(registry, tmp_path):
 )
 def test_engine_that_cannot_be_made_is_refused(registry, kind, options, says):
     with pytest.raises(ConfigError) as caught:
-        engine_for(kind, None, registry, AskSettings(), options)
+        engine_for(kind, None, registry, options=options)
     assert says in str(caught.value)
 
 
 def test_option_of_another_engine_is_refused(model, registry):
-    with pytest.raises(ConfigError, match=r"the local engine has no 'url'; name another \(--engine\)"):
-        engine_for("local", model, registry, AskSettings(), {"url": "http://127.0.0.1/v1"})
+    with pytest.raises(ConfigError, match=r"the local engine has no 'url'; use another engine \(--engine\)"):
+        engine_for("local", model, registry, options={"url": "http://127.0.0.1/v1"})
 
 
 def test_every_engine_is_offered_on_the_command_line(capsys):

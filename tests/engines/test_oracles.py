@@ -69,7 +69,7 @@ def there_and_back(tmp_path_factory):
 def run(name, registry, out, dataset="toy", settings=None, seed=0, **more):
     pairs = read_pairs(registry, dataset, "heldout")
     settings = settings or AskSettings()
-    engine = Oracle(name, pairs, seed, settings.generate)
+    engine = Oracle(name, pairs, seed=seed, generates=settings.generate)
     found = evaluate(None, dataset, "heldout", out, registry, settings, seed=seed, resamples=50, engine=engine, **more)
     row = json.loads((out / "results.json").read_text())
     assert row == json.loads(json.dumps(found.row))
@@ -130,7 +130,7 @@ def asked(name, pairs, settings=None, seed=0, ties=False):
     settings = settings or AskSettings()
     queries = [Query(pair, order) for pair in pairs for order in ORDERS]
     prompts = prompts_for(queries, settings, seed, ties)
-    said = dict(Oracle(name, pairs, seed, settings.generate).say(prompts))
+    said = dict(Oracle(name, pairs, seed=seed, generates=settings.generate).say(prompts))
     return [
         answered(query, prompt, said[number])
         for number, (query, prompt) in enumerate(zip(queries, prompts, strict=True))
@@ -202,7 +202,7 @@ def test_oracles_answer_as_a_model_would():
 
 
 def test_oracle_says_what_it_does_not_know():
-    with pytest.raises(ConfigError, match="no oracle 'righ', did you mean 'right'"):
+    with pytest.raises(ConfigError, match="unknown oracle 'righ'; did you mean 'right'"):
         Oracle("righ", [])
     (prompt,) = prompts_for([Query(pairs_of(1)[0], "forward")], AskSettings())
     for name in ("right", "chronological"):
@@ -248,9 +248,9 @@ def test_style_and_warning_are_options_of_every_command_that_asks_about_pairs(re
 
 def test_help_names_every_style(capsys):
     from stcr_plugin.config import read_yaml
-    from stcr_plugin.engines.prompts import WORDINGS
+    from stcr_plugin.engines.prompts import PROMPT_VARIANTS
 
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
     text = capsys.readouterr().out
-    assert all(style in text for style in read_yaml(WORDINGS / "styles.yaml"))
+    assert all(style in text for style in read_yaml(PROMPT_VARIANTS / "styles.yaml"))

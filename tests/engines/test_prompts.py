@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
-from stcr_plugin.engines.prompts import choice, content, names_of, prompts_for, renamed
+from stcr_plugin.engines.prompts import content, names_of, prompts_for, renamed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.samples.questions import prompt as training_prompt
+from stcr_plugin.scoring.parsing import choice
 from stcr_plugin.types import ORDERS, Pair, Query, Shown
 
 PAIR = Pair(
@@ -101,7 +102,7 @@ def test_both_orders_get_the_same_words():
 
 
 def test_unknown_style_and_language_name_the_nearest():
-    with pytest.raises(ConfigError, match=r"no style 'leters'.*'letters'"):
+    with pytest.raises(ConfigError, match=r"unknown style 'leters'.*'letters'"):
         forward(AskSettings(style="leters"))
     with pytest.raises(ConfigError, match=r"'zn'.*'zh'"):
         names_of("letters", "zn", 2)

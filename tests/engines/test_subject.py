@@ -50,7 +50,7 @@ def test_model_is_called_as_it_is_told_then_by_stage_folder_and_server(tmp_path)
 
 
 def test_nobody_to_ask_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="nothing to ask"):
+    with pytest.raises(ConfigError, match="there is nothing to ask"):
         subject(None, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What our own code decides about vLLM: prompts, pictures, how outputs are read. vLLM itself is stood in for.
+"""What our own code decides about vLLM: prompts, pictures, how outputs are read. vLLM itself has a stand-in.
 
 The stand-in takes vLLM's documented inputs and gives its documented outputs, and computes them with transformers.
 """
@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from stcr_plugin.engines import vllm
-from stcr_plugin.engines.local import LocalEngine, load
+from stcr_plugin.engines.loading import load
+from stcr_plugin.engines.local import LocalEngine
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.engines.vllm import VllmEngine, VllmSettings
@@ -107,7 +108,7 @@ def prompts(registry, settings, **more):
 def test_with_a_stand_in_for_vllm_what_is_said_is_what_the_local_engine_says(model, registry, stand_in, settings, more):
     asked = prompts(registry, settings, **more)
     here = dict(LocalEngine(model, registry, settings).say(asked))
-    there = dict(VllmEngine(model, registry, settings, VllmSettings(batch=3)).say(asked))
+    there = dict(VllmEngine(model, registry, ask=settings, vllm=VllmSettings(batch=3)).say(asked))
     assert there.keys() == here.keys() == set(range(len(asked)))
     for number, said in here.items():
         assert there[number].text == said.text
@@ -125,13 +126,15 @@ def test_with_a_stand_in_for_vllm_begun_and_textual_prompts_are_put_too(model, r
     begun = Prompt("p", "e", "forward", (), (), "Which?", begin="spatial details: ")
     writing = Prompt("q", "e", "forward", (), (), "Which?", reasons=True)
     here = dict(LocalEngine(model, registry, settings).say([begun, writing]))
-    there = dict(VllmEngine(model, registry, settings, VllmSettings()).say([begun, writing]))
+    there = dict(VllmEngine(model, registry, ask=settings, vllm=VllmSettings()).say([begun, writing]))
     assert {number: one.text for number, one in there.items()} == {number: one.text for number, one in here.items()}
     assert there[0].logprobs == pytest.approx(here[0].logprobs, abs=1e-4)
 
 
 def test_with_a_stand_in_for_vllm_the_model_is_loaded_without_foreign_code(model, registry, stand_in):
-    engine = VllmEngine(model, registry, AskSettings(), VllmSettings(tensor_parallel_size=2, max_model_len=4096))
+    engine = VllmEngine(
+        model, registry, ask=AskSettings(), vllm=VllmSettings(tensor_parallel_size=2, max_model_len=4096)
+    )
     assert stand_in.made == []
     assert list(engine.say([])) == []
     assert stand_in.made == []
@@ -147,16 +150,16 @@ def test_with_a_stand_in_for_vllm_the_model_is_loaded_without_foreign_code(model
 def test_more_pictures_than_vllm_was_told_of_are_refused(model, registry, stand_in):
     asked = prompts(registry, AskSettings())
     with pytest.raises(ConfigError, match=r"forward: shows 2 pictures; set `pictures` of the vllm engine"):
-        list(VllmEngine(model, registry, AskSettings(), VllmSettings(pictures=1)).say(asked))
+        list(VllmEngine(model, registry, ask=AskSettings(), vllm=VllmSettings(pictures=1)).say(asked))
 
 
 def test_adapter_is_to_be_merged_first(model, registry, stand_in, tmp_path):
     (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{model}"}}')
     with pytest.raises(ConfigError, match=r"an adapter; merge it with `stcr export`"):
-        VllmEngine(tmp_path, registry, AskSettings(), VllmSettings())
+        VllmEngine(tmp_path, registry, ask=AskSettings(), vllm=VllmSettings())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
 def test_missing_vllm_names_the_command_that_installs_it(model, registry):
-    with pytest.raises(ConfigError, match=r"vllm is not installed; `pip install vllm`"):
-        VllmEngine(model, registry, AskSettings(), VllmSettings())
+    with pytest.raises(ConfigError, match=r"vllm is not installed; run `pip install vllm`"):
+        VllmEngine(model, registry, ask=AskSettings(), vllm=VllmSettings())

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stcr_plugin import artefacts
-from stcr_plugin.engines import local, prompts
+from stcr_plugin.engines import local, picture_loading, prompts
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import _examples, evaluate, spread
@@ -31,9 +31,9 @@ def asked(monkeypatch):
     seen = []
     real = local.say
 
-    def spy(model, processor, prompts, *rest):
+    def spy(model, processor, prompts, **more):
         seen.append(len(prompts))
-        return real(model, processor, prompts, *rest, progress=False)
+        return real(model, processor, prompts, **more, progress=False)
 
     monkeypatch.setattr(local, "say", spy)
     return seen
@@ -101,7 +101,7 @@ def test_same_seed_gives_the_same_bytes(model, registry, tmp_path, drawn):
 def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(model, registry, tmp_path, asked, monkeypatch):
     run(model, registry, tmp_path / "whole")
     total = asked.pop()
-    opened = local.open_picture
+    opened = picture_loading.open_picture
     left = iter(range(5))  # a batch of 4 queries, both orders of two pairs, opens 4 pictures at most
 
     def killed(*arguments):
@@ -109,13 +109,13 @@ def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(model, registry, tmp_
             raise KeyboardInterrupt
         return opened(*arguments)
 
-    monkeypatch.setattr(local, "open_picture", killed)
+    monkeypatch.setattr(picture_loading, "open_picture", killed)
     with pytest.raises(KeyboardInterrupt):
         run(model, registry, tmp_path / "killed")
     assert len((tmp_path / "killed" / "said.jsonl").read_text().splitlines()) == 4
     assert not (tmp_path / "killed" / "answers.jsonl").exists()
     assert not (tmp_path / "killed" / "results.json").exists()
-    monkeypatch.setattr(local, "open_picture", opened)
+    monkeypatch.setattr(picture_loading, "open_picture", opened)
     run(model, registry, tmp_path / "killed")
     assert asked == [total, total - 4]
     assert sums(tmp_path / "killed") == sums(tmp_path / "whole")
@@ -205,8 +205,8 @@ def test_pictures_are_sized_as_in_training_unless_told_otherwise(model, registry
     stage = shutil.copytree(model, tmp_path / "model")
     (stage / "stage.json").write_text(json.dumps({"image_max_pixels": 1600, "image_min_pixels": 800}))
     sizes = []
-    real = local.fit
-    monkeypatch.setattr(local, "fit", lambda image, *pixels: sizes.append(pixels) or real(image, *pixels))
+    real = picture_loading.fit
+    monkeypatch.setattr(picture_loading, "fit", lambda image, *pixels: sizes.append(pixels) or real(image, *pixels))
     asked = AskSettings(image_max_pixels=given, other_image_size=given is not None)
     found = run(stage, registry, tmp_path / "out", asked, limit=1)
     assert set(sizes) == {(given or 1600, 800)}

@@ -44,7 +44,7 @@ def strip(picture, episode_id="e", n=8, **more):
 
 
 def oracle(name, found, ask=ASK):
-    return Oracle(name, [pair for one in found for pair in one.pairs()], 0, ask.generate)
+    return Oracle(name, [pair for one in found for pair in one.pairs()], generates=ask.generate)
 
 
 def sums(folder):

@@ -11,7 +11,7 @@ import pytest
 from tiny_stage import RECIPES, Workshop
 
 from stcr_plugin import artefacts
-from stcr_plugin.engines.local import adapter_base, assembled, load
+from stcr_plugin.engines.loading import adapter_base, assembled, load
 from stcr_plugin.errors import ChainError, ConfigError
 from stcr_plugin.frameworks.adapters import CONFIG, Start, chain, settled, start_of
 from stcr_plugin.frameworks.recipe import Recipe

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from stcr_plugin import artefacts
-from stcr_plugin.engines.local import load
+from stcr_plugin.engines.loading import load
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ChainError, ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import evaluate

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
-from stcr_plugin.engines.local import fit
+from stcr_plugin.engines.picture_loading import fit
 from stcr_plugin.release.pixels import COMMON, serving_limits, with_limits
 
 QWEN = {"patch_size": 14, "merge_size": 2, "size": {"shortest_edge": 3136, "longest_edge": 12845056}}

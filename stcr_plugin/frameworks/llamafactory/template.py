@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 from stcr_plugin.artefacts import code_digest
-from stcr_plugin.engines.local import fitted_size
+from stcr_plugin.engines.picture_loading import fitted_size
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import DataError
 from stcr_plugin.frameworks.images import decoded, stand_in

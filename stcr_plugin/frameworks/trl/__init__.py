@@ -19,7 +19,7 @@ A script that trains stage 2 on a build's weak pairs, with the gap measured befo
 here; give the collator a `cutoff_len`, over which it raises. `remove_unused_columns` must be false.
 """
 
-from stcr_plugin.engines.local import load
+from stcr_plugin.engines.loading import load
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.frameworks.callback import GapCallback
 from stcr_plugin.frameworks.trl.collator import TemporalCollator

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin.artefacts import code_digest
-from stcr_plugin.engines.local import fit, fitted_size
+from stcr_plugin.engines.picture_loading import fit, fitted_size
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.frameworks.numbering import opened, too_long

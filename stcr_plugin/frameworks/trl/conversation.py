@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stcr_plugin.config import nearest
-from stcr_plugin.engines.local import end_of_turn
+from stcr_plugin.engines.prompts import end_of_turn
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.frameworks.numbering import TEMPLATES, number_images
 
