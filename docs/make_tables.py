@@ -232,7 +232,7 @@ def _mean(name: str) -> str:
 
 
 def _main() -> str:
-    texts = ("base (untrained)", "after stage 1", "**chain: stage 1, then stage 2**", "baseline: weak pairs only")
+    texts = ("base (before training)", "after stage 1", "**chain: stage 1, then stage 2**", "baseline: weak pairs only")
     rows = []
     for name, text in zip(ROWS, texts, strict=True):
         of = [f"seeds_{name}_{split}_pair_accuracy" for split in ("seen", "heldout")]
