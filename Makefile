@@ -27,7 +27,7 @@ STAGE1 ?=
 STAGE2 ?=
 WEAK_ONLY ?=
 
-.PHONY: install demo demo-ablation demo-seeds real test test-fast check check-static bench gpu clean
+.PHONY: install demo demo-ablation demo-seeds real test test-fast check check-static docs bench gpu clean
 
 install: $(READY)
 
@@ -120,6 +120,9 @@ check: check-static test
 
 bench: | $(READY)
 	python -m pytest tests/speed -m bench
+
+docs: | $(READY)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # Needs a CUDA device; says so and passes where there is none. Figures: runs/gpu/results.md.
 gpu: | $(READY)
