@@ -14,6 +14,7 @@ a page uses. A page uses a figure in one of two ways:
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -451,6 +452,24 @@ TABLES = {
     ),
 }
 
+# ---- the tree of the package ----
+
+
+def _tree() -> str:
+    """Every module with the first sentence of its docstring; a room's row before those of its modules."""
+    package = REPOSITORY / "stcr_plugin"
+    rows = []
+    for path in sorted(package.rglob("*.py"), key=lambda path: (path.parent != package, path.parent, path.name)):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        gloss = " ".join(docstring.split("\n\n")[0].split()).replace("|", "\\|").replace("{", "{{").replace("}", "}}")
+        name = path.relative_to(package).as_posix()
+        if path.name != "__init__.py" or gloss:
+            rows.append(f"| `{name.replace('__init__.py', '') or '__init__.py'}` | {gloss} |")
+    return _table("| module | content |", rows)
+
+
+TABLES["tree"] = _tree()
+
 # ---- pages ----
 
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -460,8 +479,9 @@ _UNIT = re.compile(r"(?: (?:to|and) \d[\d.,]*)? (?:%|points|minutes|times|MiB|Gi
 
 
 def pages() -> list[Path]:
-    """README, the first page of the site and the results pages; study.md files are made by `stcr study`."""
-    return [REPOSITORY / "README.md", REPOSITORY / "docs/index.md", *sorted(RESULTS.glob("*.md"))]
+    """Pages with tables or figures; the study.md files are made by `stcr study`."""
+    named = ("README.md", "docs/index.md", "docs/architecture.md")
+    return [*(REPOSITORY / name for name in named), *sorted(RESULTS.glob("*.md"))]
 
 
 class Used(dict[str, Figure]):
