@@ -120,6 +120,9 @@ check: check-static test
 bench: | $(READY)
 	python -m pytest tests/speed -m bench
 
+docs: | $(READY)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
 # Needs a CUDA device; says so and passes where there is none. Figures: runs/gpu/results.md.
 gpu: | $(READY)
 	python -m pytest tests/gpu -m gpu -s

@@ -1,0 +1,577 @@
+"""Make docs/results/figures.json, and the tables of README and the results pages from it.
+
+    python docs/make_tables.py           # writes both
+    python docs/make_tables.py --check   # exit code 1 where a file would change or a figure in a text is wrong
+
+Figures come from the published studies (docs/results/STUDY/study.json and seed*.jsonl), and from
+docs/results/measured.yaml, which lists figures that were measured by other commands. figures.json holds those that
+a page uses. A page uses a figure in one of two ways:
+
+- A table stands between `<!-- table: NAME -->` and `<!-- end -->`; its text is TABLES[NAME], filled with figures.
+- A number in running text is bound to its figure in a comment after its paragraph or list:
+  `<!-- figures: 0.7=gap_name 93.8=low_name,high_name 4.0=- -->`, where `-` marks a number that is not a result.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "docs/results"
+FIGURES = RESULTS / "figures.json"
+STUDIES = ("seeds", "ablation", "few_labels")
+METRICS = {
+    "pair_accuracy": ("pair_accuracy", "%"),
+    "forward_accuracy": ("forward_accuracy", "%"),
+    "backward_accuracy": ("backward_accuracy", "%"),
+    "gap_points": ("gap", "points"),
+    "order_consistency": ("order_consistency", "%"),
+}
+KINDS = {"within one phase": "within_phase", "crossing phases": "across_phases"}
+# Names that other pages and tools rely on, and the systematic names that they stand for.
+NAMED = {
+    "seen_pair_accuracy": "seeds_stage2_seen_pair_accuracy",
+    "heldout_pair_accuracy": "seeds_stage2_heldout_pair_accuracy",
+    "baseline_seen_pair_accuracy": "seeds_weak_only_seen_pair_accuracy",
+    "baseline_heldout_pair_accuracy": "seeds_weak_only_heldout_pair_accuracy",
+}
+REQUIRED = (*NAMED, "gap_abs_max", "demo_minutes")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure with its interval (95 %) and where it comes from.
+
+    Attributes:
+        low: lower end of the interval: over seeds for a mean of seeds, over episodes for one seed and for a
+            difference of two models.
+        n: pairs evaluated in all, None where the source does not say.
+        source: the published file or page that states it.
+        revision: code that trained and evaluated; None where it is not known.
+    """
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: str = "%"
+    split: str | None = None
+    source: str = ""
+    command: str | None = None
+    revision: str | None = None
+
+    def __format__(self, spec: str) -> str:
+        """`.2f` and the like; `i` adds the interval, as in `+.1fi`: "+0.4 (-0.6 to +1.5)"."""
+        number = spec.removesuffix("i") or ".1f"
+        text = format(self.value, number)
+        if spec.endswith("i") and self.low is not None and self.high is not None:
+            text += f" ({format(self.low, number)} to {format(self.high, number)})"
+        return text
+
+
+# ---- figures ----
+
+
+def all_figures() -> dict[str, Figure]:
+    """Every known figure by its name."""
+    found = {one.name: one for one in _measured()}
+    for study in STUDIES:
+        found |= {one.name: one for one in _of_study(study)}
+    return found | {one.name: one for one in _derived(found)}
+
+
+def _measured() -> Iterator[Figure]:
+    for group in yaml.safe_load((RESULTS / "measured.yaml").read_text(encoding="utf-8")):
+        figures, common = group.pop("figures"), group
+        for name, value in figures.items():
+            own = value if isinstance(value, dict) else {"value": value}
+            split = re.search(r"_(seen|heldout|dev)$", name)
+            yield Figure(name=name, **{"split": split and split[1], **common, **own})
+
+
+def _of_study(study: str) -> Iterator[Figure]:
+    """Means over seeds with their deviation, extremes and single seeds; differences, kinds of pairs, controls, costs."""
+    folder = RESULTS / study
+    table = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    seeds = {one["seed"]: rows for one, *rows in map(_read, sorted(folder.glob("seed*.jsonl")))}
+    revision = ", ".join(dict.fromkeys(r[:7] for path in sorted(folder.glob("seed*.jsonl")) for r in _revisions(path)))
+    base = Figure("", 0.0, source=f"docs/results/{study}/study.json", revision=revision)
+    base = replace(base, command=f"stcr study recipes/studies/{study}.yaml")
+    pairs: dict[tuple[str, str], int] = {}
+    for seed, rows in seeds.items():
+        for row in rows:
+            if "result" not in row:
+                continue
+            result = row["result"]
+            at = (result["name"], result["split"])
+            pairs[at] = pairs.get(at, 0) + result["n_pairs"]
+            for key, (metric, unit) in METRICS.items():
+                low, high = (result["intervals"] or {}).get(key) or (None, None)
+                name = f"{study}_{at[0]}_{at[1]}_{metric}_seed{seed}"
+                source = f"docs/results/{study}/seed{seed}.jsonl"
+                own = ", ".join(r[:7] for r in _revisions(folder / f"seed{seed}.jsonl"))
+                at_seed = replace(base, n=result["n_pairs"], split=at[1], source=source, revision=own)
+                yield replace(at_seed, name=name, value=result[key], low=low, high=high, unit=unit)
+    for row in table["rows"]:
+        name, split = row["of"]["name"], row["of"]["split"]
+        here = replace(base, n=pairs[name, split], split=split)
+        for key, (metric, unit) in METRICS.items():
+            yield from _spread(f"{study}_{name}_{split}_{metric}", row["figures"][key], replace(here, unit=unit))
+    for row in table["differences"]:
+        name, split = row["of"]["name"], row["of"]["split"]
+        low, high = row["episodes_interval"]
+        points = row["points"]
+        here = replace(base, n=pairs[name, split], split=split, unit="points")
+        stem = f"{study}_{name}_{split}_minus_chain"
+        yield replace(here, name=stem, value=points["mean"], low=low, high=high)
+        yield from _spread(f"{stem}_over_seeds", points, here)
+        yield replace(here, name=f"{stem}_p", value=row["p_flips"]["p"], unit="p")
+        for seed, value in zip(row["seeds"], points["values"], strict=True):
+            yield replace(here, name=f"{stem}_seed{seed}", value=value, n=pairs[name, split] // len(row["seeds"]))
+    for row in table["kinds_of_pairs"]:
+        if kind := KINDS.get(row["kind"]):
+            here = replace(base, n=row["pairs"], split=row["split"])
+            yield from _spread(f"{study}_{row['row']}_{row['split']}_{kind}", row["pair_accuracy"], here)
+    for row in table["controls"]:
+        for key, measure in row["measures"].items():
+            name = f"{study}_{row['row']}_control_{row['control'].replace(' ', '_')}_{key}"
+            yield from _spread(name, measure, replace(base, split=table["config"]["controls"]["split"]))
+    for name, cost in table["costs"].items():
+        yield replace(base, name=f"{study}_{name}_tokens_millions", value=cost["supervised_tokens"] / 1e6, unit="million")
+        yield replace(base, name=f"{study}_{name}_minutes", value=cost["seconds"] / 60, unit="minutes")
+        share = cost["supervised_tokens"] / table["costs"]["stage2"]["supervised_tokens"]
+        yield replace(base, name=f"{study}_{name}_token_share", value=100 * share)
+        yield replace(base, name=f"{study}_{name}_token_ratio", value=share, unit="ratio")
+
+
+def _spread(name: str, measure: Mapping[str, Any], here: Figure) -> Iterator[Figure]:
+    low, high = measure["interval"] or (None, None)
+    yield replace(here, name=name, value=measure["mean"], low=low, high=high)
+    yield replace(here, name=f"{name}_min", value=min(measure["values"]))
+    yield replace(here, name=f"{name}_max", value=max(measure["values"]))
+    if measure["deviation"] is not None:
+        yield replace(here, name=f"{name}_sd", value=measure["deviation"])
+
+
+def _derived(found: Mapping[str, Figure]) -> Iterator[Figure]:
+    """Figures that summarise others."""
+    for name, systematic in NAMED.items():
+        yield replace(found[systematic], name=name)
+    gaps = {
+        (seed, split): found[f"seeds_stage2_{split}_gap_seed{seed}"]
+        for seed in range(17, 22)
+        for split in ("seen", "heldout", "crowded", "regress", "shapes", "push", "take_off")
+    }
+    base, chain = (found[f"ablation_{row}_heldout_pair_accuracy"] for row in ("base", "stage2"))
+    name = "ablation_base_heldout_minus_chain"
+    yield replace(base, name=name, value=base.value - chain.value, low=None, high=None, unit="points")
+    gaps_weak = [found[f"seeds_weak_only_{split}_gap_seed{seed}"] for seed, split in gaps]
+    plain = {at: one for at, one in gaps.items() if at[1] in ("seen", "heldout")}
+    means = [found[f"seeds_{row}_{split}_gap"] for row in ("stage2", "weak_only") for _, split in list(gaps)[:7]]
+    trained = [found[f"ablation_{row}_heldout_gap"] for row in ("stage2", "cot_only", "reverse", "mixed", "weak_weak")]
+    trained += [found[f"ablation_{row}_{split}_gap"] for row in ("authors_mask", "weak_only") for split in ("seen", "heldout")]
+    trained += [
+        found[f"ablation_{row}_seen_gap"] for row in ("stage2", "cot_only", "reverse", "mixed", "weak_weak")
+    ]
+    others = [one for at, one in gaps.items() if at not in plain]
+    others += [one for one in gaps_weak if one.split not in ("seen", "heldout")]
+    largest = {
+        "gap_abs_max": plain.values(),
+        "gap_abs_max_other_seeds": [one for (seed, _), one in plain.items() if seed != 17],
+        "gap_abs_max_of_means": means,
+        "gap_abs_max_other_splits": others,
+        "ablation_gap_abs_max": trained,
+        "gap_abs_max_baseline": [one for one in gaps_weak if one.split in ("seen", "heldout")],
+    }
+    for name, values in largest.items():
+        one = max(values, key=lambda figure: abs(figure.value))
+        yield replace(one, name=name, value=abs(one.value), low=None, high=None)
+    for split in ("seen", "heldout"):
+        singles = [found[f"seeds_stage2_{split}_pair_accuracy_seed{seed}"] for seed in range(17, 22)]
+        lows = [one.low for one in singles if one.low is not None]
+        for which, pick in (("min", min), ("max", max)):
+            name = f"seeds_stage2_{split}_pair_accuracy_low_{which}"
+            yield replace(singles[0], name=name, value=pick(lows), low=None, high=None)
+    consistency = [found[f"seeds_stage2_{split}_order_consistency"] for split in ("seen", "heldout")]
+    for which, pick in (("min", min), ("max", max)):
+        ends = [found[f"{one.name}_{which}"] for one in consistency]
+        value = pick(ends, key=lambda figure: figure.value)
+        yield replace(value, name=f"order_consistency_{which}", split="seen, heldout")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _revisions(path: Path) -> list[str]:
+    return list(_read(path)[0]["revisions"])
+
+
+# ---- tables ----
+
+SPLITS = ("seen", "heldout", "crowded", "regress", "shapes", "push", "take_off")
+ROWS = {"base": "base", "stage1": "stage 1", "stage2": "chain", "weak_only": "weak pairs only"}
+
+
+def _table(header: str, rows: list[str]) -> str:
+    cells = header.count("|") - 1
+    return "\n".join([header, "|" + " --- |" * cells, *rows])
+
+
+def _mean(name: str) -> str:
+    return f"{{{name}:.1f}} ± {{{name}_sd:.1f}}"
+
+
+def _main() -> str:
+    texts = ("base (before training)", "after stage 1", "**chain: stage 1, then stage 2**", "baseline: weak pairs only")
+    rows = []
+    for name, text in zip(ROWS, texts, strict=True):
+        of = [f"seeds_{name}_{split}_pair_accuracy" for split in ("seen", "heldout")]
+        shown = [next((short for short, full in NAMED.items() if full == one), one) for one in of]
+        gaps = [f"{{seeds_{name}_{split}_gap:+.1f}}" for split in ("seen", "heldout")]
+        pairs = [f"{{{short}:.1f}} ± {{{full}_sd:.1f}}" for short, full in zip(shown, of, strict=True)]
+        rows.append(f"| {text} | {pairs[0]} | {gaps[0]} | {pairs[1]} | {gaps[1]} |")
+    return _table("| | seen: pair accuracy % | gap | held out: pair accuracy % | gap |", rows)
+
+
+def _glance() -> str:
+    rows = [
+        f"| {text} | " + " | ".join(_mean(f"seeds_{name}_{split}_pair_accuracy") for split in SPLITS) + " |"
+        for name, text in ROWS.items()
+    ]
+    return _table("| row | " + " | ".join(SPLITS) + " |", rows)
+
+
+def _differences() -> str:
+    rows = [
+        f"| {ROWS[name]} | " + " | ".join(f"{{seeds_{name}_{split}_minus_chain:+.1fi}}" for split in SPLITS) + " |"
+        for name in ("stage1", "weak_only")
+    ]
+    return _table("| row | " + " | ".join(SPLITS) + " |", rows)
+
+
+def _per_seed() -> str:
+    rows = []
+    for split in ("seen", "heldout"):
+        for name, text in ROWS.items():
+            stem = f"seeds_{name}_{split}"
+            cells = [
+                f"{{{stem}_forward_accuracy_seed{seed}:.1f}} / {{{stem}_backward_accuracy_seed{seed}:.1f}} "
+                f"**{{{stem}_pair_accuracy_seed{seed}:.1f}}**"
+                for seed in range(17, 22)
+            ]
+            rows.append(f"| {text} | {split} | " + " | ".join(cells) + " |")
+    return _table("| | split | seed 17 | seed 18 | seed 19 | seed 20 | seed 21 |", rows)
+
+
+def _other_machine() -> str:
+    rows = []
+    for name, text in list(ROWS.items())[1:]:
+        cells = []
+        for seed in (17, 18, 19):
+            there = [f"other_machine_{name}_seed{seed}_{split}" for split in ("seen", "heldout")]
+            measured = (name, seed) != ("weak_only", 19)
+            cells.append(f"{{{there[0]}:.1f}} / {{{there[1]}:.1f}}" if measured else "not run")
+            here = [f"seeds_{name}_{split}_pair_accuracy_seed{seed}" for split in ("seen", "heldout")]
+            cells.append(f"{{{here[0]}:.1f}} / {{{here[1]}:.1f}}")
+        rows.append(f"| {text} | " + " | ".join(cells) + " |")
+    seeds = " | ".join(f"seed {seed}: other machine | this machine" for seed in (17, 18, 19))
+    return _table(f"| row | {seeds} |", rows)
+
+
+def _ablation() -> str:
+    data = {
+        "base": ("base", "", ""),
+        "stage2": ("stage2 (the chain)", "CoT", "weak"),
+        "cot_only": ("cot_only", "CoT", "CoT"),
+        "reverse": ("reverse", "weak", "CoT"),
+        "mixed": ("mixed", "both", "both"),
+        "weak_weak": ("weak_weak", "weak", "weak"),
+        "forward_only": ("forward_only", "passive", "passive"),
+        "authors_mask": ("authors_mask", "CoT", "weak"),
+        "weak_only": ("weak_only (the baseline)", "weak, 4,800 steps", ""),
+    }
+    rows = []
+    for name, (text, first, then) in data.items():
+        accuracy = " | ".join(f"{{ablation_{name}_{split}_pair_accuracy:.1f}}" for split in ("seen", "heldout"))
+        minus = "" if name == "stage2" else f"{{ablation_{name}_heldout_minus_chain:+.1fi}}"
+        cost = f"{{ablation_{name}_tokens_millions:.2f}} M | {{ablation_{name}_minutes:.0f}} min"
+        cost += f" | {{ablation_{name}_step_seconds:.2f}} s"
+        if name == "base":
+            minus, cost = "{ablation_base_heldout_minus_chain:+.1f}", " | | "
+        rows.append(f"| {text} | {first} | {then} | {accuracy} | {{ablation_{name}_heldout_gap:+.1f}} | {minus} | {cost} |")
+    header = "| row | first 1,000 steps | then 3,800 steps | seen % | held out % | gap | held out, minus the chain "
+    return _table(header + "(95 % over episodes) | supervised tokens | training | per step |", rows)
+
+
+def _few_labels() -> str:
+    rows = []
+    for name in ("base", "stage2", "weak_only"):
+        cells = [
+            " / ".join(f"{{few_labels_{name}_{split}_pair_accuracy_seed{seed}:.1f}}" for split in ("seen", "heldout"))
+            for seed in (23, 24)
+        ]
+        rows.append(f"| {ROWS[name]} | " + " | ".join(cells) + " |")
+    return _table("| row | seed 23 | seed 24 |", rows)
+
+
+def _both(stem: str) -> str:
+    return f"{{{stem}_seen}} | {{{stem}_heldout}}"
+
+
+TABLES = {
+    "main": _main(),
+    "seeds_glance": _glance(),
+    "seeds_differences": _differences(),
+    "seeds_single": _per_seed(),
+    "other_machine": _other_machine(),
+    "ablation": _ablation(),
+    "few_labels": _few_labels(),
+    "forgetting": _table(
+        "| asked to reason first (`--mode cot`) | seed 5 | seed 6 |",
+        [
+            "| stage 1 | {forgetting_stage1_seed5:.1fi} | {forgetting_stage1_seed6:.1fi} |",
+            "| stage 2, 2,400 steps, no replay | {forgetting_stage2_seed5:.1fi} | {forgetting_stage2_seed6:.1fi} |",
+        ],
+    ),
+    "settings": _table(
+        "| question | seed | setting | seen | held out |",
+        [
+            f"| {question} | {seed} | {setting} | {_both(f'settings_{name}')} |"
+            for question, seed, setting, name in (
+                ("steps of stage 2", 5, "2,400", "steps_2400"),
+                ("", 5, "3,600", "steps_3600"),
+                ("smallest distance of a training pair", 5, "1.2 s instead of 2.0 s, 2,400 steps", "distance"),
+                ("language", 0, "trained on English, evaluated in English, 1,800 steps", "english_english"),
+                ("", 0, "trained on English, evaluated in Chinese, 1,800 steps", "english_chinese"),
+                ("", 0, "half of the weak pairs in Chinese, evaluated in English, 2,400 steps", "both_english"),
+                ("", 0, "half of the weak pairs in Chinese, evaluated in Chinese, 2,400 steps", "both_chinese"),
+                ("augmentation", 0, "no hue", "no_hue"),
+                ("", 0, "`hue: 0.08`, stronger shift and saturation", "hue_008"),
+                ("", 5, "`hue: 0.3`", "hue_03_seed5"),
+                ("", 6, "`hue: 0.3`", "hue_03_seed6"),
+                ("", 6, "shift of 10 pixels instead of 5", "shift_10"),
+                ("", 12, "`hue: 0.3` (see below)", "hue_03_seed12"),
+                ("", 12, "`hue: 0.08` (see below)", "hue_008_seed12"),
+                ("episodes", 12, "3,000 with four pairs each instead of 1,500 with eight (see below)", "episodes_3000"),
+            )
+        ],
+    ),
+    "settings_rate": _table(
+        "| training | learning rate | `dev`, 320 pairs of 40 episodes |",
+        [
+            "| weak pairs only, 2,400 steps | 1.0e-3 | {settings_baseline_1e3_dev:.1fi} |",
+            "| weak pairs only, 2,400 steps | 5.0e-4 | {settings_baseline_5e4_dev:.1fi} |",
+            "| stage 2 of the chain | 1.0e-3 | {settings_stage2_1e3_dev:.1fi} |",
+            "| stage 2 of the chain | 5.0e-4 | {settings_stage2_5e4_dev:.1fi} |",
+        ],
+    ),
+    "settings_earlier": _table(
+        "| earlier default, three seeds | seen | held out |",
+        [
+            f"| {text} | "
+            + " | ".join(
+                ", ".join(f"{{settings_earlier_{name}_{at}_{split}}}" for at in "abc") for split in ("seen", "heldout")
+            )
+            + " |"
+            for name, text in (("baseline", "weak pairs only, 1.5e-3"), ("chain", "chain"))
+        ],
+    ),
+    "speed": _table(
+        "| comparison | ours | baseline | ratio of the medians | quartiles of step against step |",
+        [
+            f"| {text} | {{{name}_ours}} | {{{name}_baseline}} | {{{name}_ratio}} | "
+            f"{{{name}_quartile_low:.2f}} to {{{name}_quartile_high:.2f}} |"
+            for text, name in (
+                ("`train_vs_authors_approach`, samples/s", "speed_authors"),
+                ("the same without our dataloader worker", "speed_authors_no_worker"),
+            )
+        ],
+    ),
+    "distributed": _table(
+        "| | losses, relative difference at most | gradient norms, at most |",
+        [
+            "| DDP, batch 2 x 2 ranks, against batch 2 x 2 accumulations | {distributed_ddp_loss:.0f} (equal to the "
+            "last bit) | {distributed_ddp_norm:.0f} |",
+            "| ZeRO-2 | {distributed_zero2_loss:.1e} | {distributed_zero2_norm:.1e} |",
+            "| ZeRO-3 | {distributed_zero3_loss:.1e} | {distributed_zero3_norm:.1e} |",
+            "| one batch of 4 against two of 2 | {distributed_batch_loss:.1e} | {distributed_batch_norm:.1e} |",
+        ],
+    ),
+    "trl": _table(
+        "| | seen | held out |",
+        [
+            f"| {text} | "
+            + " | ".join(
+                f"{{{name}_forward_{split}}} / {{{name}_backward_{split}}} **{{{name}_pair_{split}}}**"
+                for split in ("seen", "heldout")
+            )
+            + " |"
+            for text, name in (
+                ("TRL, stage 1", "trl_stage1"),
+                ("TRL, stage 2", "trl_stage2"),
+                ("LLaMA-Factory, stage 1", "llamafactory_stage1"),
+                ("LLaMA-Factory, stage 2", "llamafactory_stage2"),
+            )
+        ],
+    ),
+    "demo_time": _table(
+        "| data | base | stage 1 | stage 2 | whole demo |",
+        [
+            "| {demo_data_minutes:.1f} min | {demo_base_minutes:.1f} min | {demo_stage1_minutes:.1f} min | "
+            "{demo_stage2_minutes:.1f} min | {demo_minutes:.1f} min |"
+        ],
+    ),
+    "builds": _table(
+        "| weak pairs | episodes | time | memory over all processes, at most |",
+        [
+            f"| {pairs} | {episodes} | {{build_{name}_seconds:.0f}} s | {{build_{name}_memory:.0f}} MiB |"
+            for pairs, episodes, name in (
+                ("1,000,000", "10,000", "1m"),
+                ("5,000,000", "10,000", "5m"),
+                ("10,000,000", "100,000", "10m"),
+            )
+        ],
+    ),
+    "extraction": _table(
+        "| stored as | against a bare PyAV decode of the same frames | against reading every frame, keeping every tenth |",
+        [
+            "| 84x84 PNG | {extraction_png_decode:.2f} | {extraction_png_every:.1f} |",
+            "| 256-token JPEG | {extraction_jpeg_decode:.2f} | {extraction_jpeg_every:.1f} |",
+        ],
+    ),
+}
+
+# ---- the tree of the package ----
+
+
+def _tree() -> str:
+    """Every module with the first sentence of its docstring; a room's row before those of its modules."""
+    package = REPOSITORY / "stcr_plugin"
+    rows = []
+    for path in sorted(package.rglob("*.py"), key=lambda path: (path.parent != package, path.parent, path.name)):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        gloss = " ".join(docstring.split("\n\n")[0].split()).replace("|", "\\|").replace("{", "{{").replace("}", "}}")
+        name = path.relative_to(package).as_posix()
+        if path.name != "__init__.py" or gloss:
+            rows.append(f"| `{name.replace('__init__.py', '') or '__init__.py'}` | {gloss} |")
+    return _table("| module | content |", rows)
+
+
+TABLES["tree"] = _tree()
+
+# ---- pages ----
+
+_TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BOUND = re.compile(r"<!-- figures: (.*?) -->", re.DOTALL)
+_NUMBER = re.compile(r"(?<![\w.,/-])-?(\d[\d,]*(?:\.\d+)?)(?![\w/]|[.,]\d)(?! ?x \d)")
+_UNIT = re.compile(r"(?: (?:to|and) \d[\d.,]*)? (?:%|points|minutes|times|MiB|GiB|seconds)")
+
+
+def pages() -> list[Path]:
+    """Pages with tables or figures; the study.md files are made by `stcr study`."""
+    named = ("README.md", "docs/index.md", "docs/architecture.md")
+    return [*(REPOSITORY / name for name in named), *sorted(RESULTS.glob("*.md"))]
+
+
+class Used(dict[str, Figure]):
+    """Figures by name, and which of them were read."""
+
+    def __init__(self, figures: Mapping[str, Figure]) -> None:
+        super().__init__(figures)
+        self.names: set[str] = set(REQUIRED)
+
+    def __getitem__(self, name: str) -> Figure:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+
+def filled(text: str, figures: Mapping[str, Figure]) -> str:
+    """The page with its tables made again. Raises KeyError for an unknown table or figure."""
+    return _TABLE.sub(lambda found: found[1] + TABLES[found[2]].format_map(figures) + "\n" + found[3], text)
+
+
+def wrong_numbers(text: str, figures: Mapping[str, Figure]) -> list[str]:
+    """Numbers in running text that are bound to no figure, or differ from theirs when rounded alike."""
+    found = []
+    for paragraph, bound in _paragraphs(_TABLE.sub("", text)):
+        for number in dict.fromkeys(_result_numbers(paragraph)):
+            if number not in bound:
+                found.append(f"{number} is bound to no figure: {paragraph[:70]!r}")
+        for number, names in bound.items():
+            if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d]|\.\d)", paragraph):
+                found.append(f"{number} is not in the paragraph: {paragraph[:70]!r}")
+            places = len(number.partition(".")[2])
+            for name in names:
+                if name != "-" and name.partition(".")[0] not in figures:
+                    found.append(f"{number} is bound to {name}, which is not a figure")
+                    continue
+                values = [] if name == "-" else _values(name, figures)
+                if values and number.replace(",", "") not in {f"{abs(value):.{places}f}" for value in values}:
+                    found.append(f"{number} is not {name}, {values[0]}: {paragraph[:70]!r}")
+    return found
+
+
+def _paragraphs(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """Each block of text outside code blocks, and the figures that its numbers are bound to."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    text = re.sub(r"\n\s*\n(?=<!-- figures: )", "\n", text)
+    for block in re.split(r"\n\s*\n", text):
+        bound = {}
+        for comment in _BOUND.findall(block):
+            bound |= {number: names.split(",") for number, _, names in (one.partition("=") for one in comment.split())}
+        plain = re.sub(r"<!--.*?-->|`[^`]*`|\]\([^)]*\)|https?://\S+", " ", block, flags=re.DOTALL)
+        yield plain.strip(), bound
+
+
+def _result_numbers(text: str) -> Iterator[str]:
+    """Numbers with a decimal point, or with a unit of a result. The level of intervals, 95 %, is not a result."""
+    text = re.sub(r"95 %|arXiv [\d.]+|Python 3\.\d+|Apache 2\.0|\s+", lambda found: " " if found[0].isspace() else "", text)
+    for found in _NUMBER.finditer(text):
+        if "." in found[1] or _UNIT.match(text, found.end()):
+            yield found[1]
+
+
+def _values(name: str, figures: Mapping[str, Figure]) -> list[float]:
+    """A figure's value and the ends of its interval; NAME.low and NAME.high are one end alone."""
+    stem, _, end = name.partition(".")
+    one = figures[stem]
+    values = [getattr(one, end)] if end else [one.value, one.low, one.high]
+    return [value for value in values if value is not None]
+
+
+def make() -> tuple[dict[Path, str], list[str]]:
+    """File -> its text as it should be, and what is wrong in running text."""
+    figures, wrong, made = Used(all_figures()), [], {}
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        made[path] = filled(text, figures)
+        wrong += [f"{path.relative_to(REPOSITORY)}: {line}" for line in wrong_numbers(text, figures)]
+    rows = [json.dumps(asdict(figures[name]), ensure_ascii=False) for name in sorted(figures.names)]
+    made[FIGURES] = "[\n" + ",\n".join(rows) + "\n]\n"
+    return made, wrong
+
+
+def main(arguments: list[str]) -> int:
+    made, wrong = make()
+    changed = [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        if "--check" not in arguments:
+            path.write_text(made[path], encoding="utf-8")
+        print(f"{'would change' if '--check' in arguments else 'wrote'}: {path.relative_to(REPOSITORY)}")
+    print("\n".join(wrong), end="\n" if wrong else "")
+    return int(bool(wrong or ("--check" in arguments and changed)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

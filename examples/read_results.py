@@ -1,0 +1,23 @@
+"""Read evaluations from Python: typed figures with intervals instead of JSON keys.
+
+    python examples/read_results.py runs/demo/*/eval/*/results.json
+
+Prints one line per evaluation, and the hardest task of each.
+"""
+
+import sys
+
+from stcr_plugin.results import Evaluation
+
+for path in sys.argv[1:]:
+    found = Evaluation.read(path)
+    figures = found.figures
+    low, high = (found.intervals or {}).get("pair_accuracy", (float("nan"), float("nan")))
+    print(
+        f"{found.name}, {found.dataset} {found.split}: pair accuracy {figures.pair_accuracy:.1f} % ({low:.1f} to {high:.1f}), "
+        f"gap {figures.gap_points:+.1f} points, {figures.n_pairs} pairs"
+    )
+    by_task = found.parts.by_task
+    tasks = sorted(by_task.tasks if by_task else (), key=lambda task: task.figures.pair_accuracy)
+    if tasks:
+        print(f"  hardest task: {tasks[0].task}, {tasks[0].figures.pair_accuracy:.1f} %")
