@@ -88,7 +88,7 @@ def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
     if given["max_new_tokens"] == AskSettings.max_new_tokens:
         callback = (stage.get("settings") or {}).get("evaluate") or {}
         rest["max_new_tokens"] = callback.get("max_new_tokens") or AskSettings.max_new_tokens
-    return dataclasses.replace(taken, **rest)
+    return from_mapping(AskSettings, dataclasses.asdict(taken) | rest, where)
 
 
 class Engine(Protocol):

@@ -351,7 +351,7 @@ def test_model_is_measured_and_reported(capsys, work, tmp_path):
         (["--split", "heldut"], "did you mean 'heldout'"),
         (["--dataset", "toi"], "did you mean 'toy'"),
         (["--limit", "0"], "limit 0: must be at least 1"),
-        (["--batch-size", "0"], "batch_size and max_new_tokens are at least 1"),
+        (["--batch-size", "0"], "batch_size and max_new_tokens must be at least 1"),
         (["--image-max-pixels", "10"], "image_min_pixels <= image_max_pixels"),
         (["--model", "nowhere"], "nowhere: no model there"),
         (
