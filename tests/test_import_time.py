@@ -18,7 +18,7 @@ ROOMS = (
     ("config", "artefacts", "logits"),
     ("records", "results"),
     ("episodes",),
-    ("pairs",),
+    ("splits", "pairs"),
     ("samples",),
     ("registry",),
     ("embedded",),

@@ -31,7 +31,6 @@ from stcr_plugin import artefacts
 from stcr_plugin.episodes import open_source
 from stcr_plugin.episodes.frames import FramesSource
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.pairs import assign_splits, stand_between
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.registry.data_config import (
@@ -57,6 +56,7 @@ from stcr_plugin.registry.shards import (
 from stcr_plugin.registry.workers import Job, Runner, WorkerPool, runner
 from stcr_plugin.samples.general import general_rows
 from stcr_plugin.samples.questions import unusable
+from stcr_plugin.splits import assign_splits, held_out_twice
 from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Exclusion
 
 __all__ = ["DataConfig", "build", "load_data_config"]
@@ -166,7 +166,7 @@ def _listed(config: DataConfig, source: EpisodeSource) -> tuple[dict[str, list[E
         splits = assign_splits(usable, config.splits)
     except ConfigError as error:
         raise ConfigError(f"{error}{_aside(reasons)}") from None
-    return splits, [*excluded, *stand_between(usable, config.splits)]
+    return splits, [*excluded, *held_out_twice(usable, config.splits)]
 
 
 def _aside(reasons: Iterable[str]) -> str:

@@ -103,9 +103,9 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
                 given = source.given_pairs(episode)
                 bad = {one: reason for one in given if (reason := _bad_text(one))}
                 sound = [one for one in given if one not in bad]
-                drawn = take_given(episode, states, sound, config.pairs, shard.split)
+                drawn = take_given(episode, states, sound, rules=config.pairs, split=shard.split)
             else:
-                drawn = draw_pairs(episode, states, config.pairs, shard.split, config.seed)
+                drawn = draw_pairs(episode, states, config.pairs, split=shard.split, seed=config.seed)
         except DataError as error:
             excluded.append(set_aside(Exclusion("episode", episode.episode_id, str(error)), config))
             continue
