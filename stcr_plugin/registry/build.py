@@ -438,7 +438,7 @@ def _general(config: DataConfig, source: EpisodeSource, key: str, shards: Sequen
     pairs = [pair for shard in own for pair in shard_pairs(place.staging / "pairs" / shard.file)]
     rng = np.random.default_rng(int(artefacts.digest([config.seed, "dataset", key])[:16], 16))
     chosen = [pairs[position] for position in rng.permutation(len(pairs))[: rule.pairs].tolist()]
-    rows = general_rows(source, episodes, chosen, rule.languages, config.seed)
+    rows = general_rows(source, episodes, chosen, languages=rule.languages, seed=config.seed)
     short = 0 if rule.pairs is None else rule.pairs - len(chosen)
     return _Dataset([_write_rows(config, key, rows, place)], manifests.count_rows(rows) | {"short_by": short}, 0)
 

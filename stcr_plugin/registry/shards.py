@@ -227,12 +227,12 @@ def samples(
     offers = config.pairs.ties == "teach"
     if rule.kind == "weak":
         return [
-            _row(weak_sample(query, language, config.seed, offers), language)
+            _row(weak_sample(query, language, config.seed, ties=offers), language)
             for query, language in _queries(chosen, rule)
         ], 0
     if given is not None:
         return [
-            _row(given_sample(query, given[query.pair.pair_id], language, config.seed, offers), language)
+            _row(given_sample(query, given[query.pair.pair_id], language, seed=config.seed, ties=offers), language)
             for query, language in _queries(chosen, rule)
         ], 0
     wordings = wordings_of(config, source)
@@ -240,8 +240,9 @@ def samples(
     rows, checked = [], 0
     for query, language in _queries(chosen, rule):
         shown = _shown(query, states)
-        sample = cot_sample(query, shown, source, wordings[language], language, config.seed, offers)
-        checked += check_target(sample.target, query, shown, source, wordings[language])
+        wording = wordings[language]
+        sample = cot_sample(query, shown, source, wording=wording, language=language, seed=config.seed, ties=offers)
+        checked += check_target(sample.target, query, shown, source=source, wording=wording)
         rows.append(_row(sample, language))
     return rows, checked
 
