@@ -1,16 +1,16 @@
-"""Episode -> Pair: which episodes stand in which split, and which two frames of an episode make a pair."""
+"""Episode -> Pair: which two frames of an episode make a pair, and which of them is closer to completion."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import nearest, settings
+from stcr_plugin.config import settings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.types import Closer, Episode, Exclusion, GivenPair, Omission, Pair, Segment, State
+from stcr_plugin.types import Closer, Episode, Exclusion, GivenPair, Pair, Segment, State
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,64 +18,34 @@ if TYPE_CHECKING:
 
     Integers = npt.NDArray[np.int64]
 
-# Candidates looked at where phases are asked for: all of them in a short episode, this many at random in a
+# Candidates looked at where phases or progress matter: all of them in a short episode, this many at random in a
 # long one, so that an hour of video without `max_seconds` does not list its billions of pairs.
 _POOL = 100_000
-
-_Held = dict[tuple[str, str], set[str]]
-"""("task", a segment's text) or ("object", its name) -> the splits that hold it out."""
-
-
-@settings
-class SplitRule:
-    """Which episodes a split takes: their ids, a count, or a share of those in `group` (all where None).
-
-    tasks, objects: a list of names, or how many of them: every episode with one of these belongs to this split or to
-    none, so that what is evaluated was never trained on. A task is the text of a segment, which is what pairs are asked
-    with; the task of a whole episode stands for the texts of all its segments, and a number is one of whole tasks. Of
-    an episode that has other tasks too, the held-out segments alone are used. With them, `episodes` and `fraction` may
-    stay out (all).
-    Counts and shares are spread evenly over the recording order, since scenes drift while recording.
-    """
-
-    episodes: int | tuple[str, ...] | None = None
-    fraction: float | None = None
-    group: str | None = None
-    tasks: int | tuple[str, ...] | None = None
-    objects: int | tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        chosen = self.tasks is not None or self.objects is not None
-        if self.episodes is not None and self.fraction is not None:
-            raise ValueError("give either `episodes` (a count, or a list of ids) or `fraction`, not both")
-        if self.episodes is None and self.fraction is None and not chosen:
-            raise ValueError(
-                "give either `episodes` (a count, or a list of ids) or `fraction`, or `tasks` or `objects`"
-            )
-        if chosen and isinstance(self.episodes, tuple):
-            raise ValueError("a list of `episodes` goes without `tasks` and `objects`")
-        for name in ("episodes", "tasks", "objects"):
-            value = getattr(self, name)
-            if value in (0, ()) or (isinstance(value, int) and value < 0):
-                raise ValueError(f"`{name}` must be a count of at least 1, or a list of names")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise ValueError(f"`fraction` must be above 0 and at most 1, got {self.fraction}")
 
 
 @settings
 class PairRules:
-    """How far apart the two frames of a pair stand, and how many pairs an episode gives.
+    """How far apart the two frames of a pair are, and how many pairs an episode gives.
 
-    within_phase: wanted share of pairs whose two frames share a phase; where an episode has too few of one
-    sort, the other sort fills up (the manifest counts both). trim_idle: frames at a segment's head and tail
-    between which less than this moves (State "motion", 0..1) are left out, all but the one next to the
-    movement. drop_last_frames: native frames cut from the end of every segment before that, but not of one that
-    is shorter than drop_from_frames or whose task holds one of the words in keep_tail.
-    stride: only every so many-th frame counts, and a segment covers those from ceil(start/stride) to
-    floor(end/stride), as the STCR authors take one in ten.
-    label: which frame is closer to completion: the later one (order), or the one whose state "progress" is greater.
-    By progress, pairs less than tie_within apart in it, or exactly alike, are ties: dropped, or taught as a third
-    answer, "neither"; pairs with a frame whose progress is not known are dropped. The manifest counts both.
+    Attributes:
+        per_episode: At most this many pairs per episode.
+        min_seconds: Smallest distance in time.
+        max_seconds: Largest distance in time.
+        min_frames: Smallest distance in native frames.
+        max_frames: Largest distance in native frames.
+        within_phase: Wanted share of pairs whose two frames share a phase; where an episode has too few of one
+            sort, the other sort fills up (the manifest counts both).
+        trim_idle: Frames at a segment's start and end between which less than this moves (State "motion", 0..1) are
+            left out, all but the one next to the movement.
+        drop_last_frames: Native frames cut from the end of every segment before that.
+        drop_from_frames: Shorter segments keep their last frames.
+        keep_tail: Words; a segment whose task has one of them keeps its last frames.
+        stride: Use every n-th frame only; a segment covers those from ceil(start/stride) to floor(end/stride), as the
+            STCR authors take one in ten.
+        label: Which frame is closer to completion: the later one (order), or the one whose state "progress" is
+            greater. By progress, pairs with a frame whose progress is unknown are dropped (the manifest counts them).
+        tie_within: By progress, pairs less than this apart in it, or equal, are ties.
+        ties: Drop ties (the manifest counts them), or teach them as a third answer, "neither".
     """
 
     per_episode: int = 16
@@ -98,7 +68,9 @@ class PairRules:
             raise ValueError(f"`per_episode` must be at least 1, got {self.per_episode}")
         for name in ("min_seconds", "max_seconds", "tie_within"):
             if not math.isfinite(getattr(self, name) or 0):
-                raise ValueError(f"`{name}` must be a finite number, got {getattr(self, name)}; leave it out for none")
+                raise ValueError(
+                    f"`{name}` must be a finite number, got {getattr(self, name)}; leave it out for no limit"
+                )
         for name in ("drop_last_frames", "drop_from_frames", "tie_within"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
@@ -129,9 +101,13 @@ class PairRules:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one episode gave: its pairs in time order, and the segments that were set aside.
+    """The pairs of one episode.
 
-    By label progress: `tied` and `unlabelled` count those among the candidates looked at that were dropped.
+    Attributes:
+        pairs: In order of time.
+        excluded: Segments that cannot be used.
+        tied: By label progress, how many of the candidates were dropped as ties.
+        unlabelled: How many were dropped since the progress of a frame is unknown.
     """
 
     pairs: tuple[Pair, ...]
@@ -140,147 +116,53 @@ class Drawn:
     unlabelled: int = 0
 
 
-def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -> dict[str, list[Episode]]:
-    """Split name -> its episodes in recording order; no episode stands in two.
-
-    Lists of ids are served before counts and fractions, those in the order of the configuration. Fractions are
-    of the whole group, rounded so that fractions that add up to 1 leave no episode over.
-    Raises ConfigError for an unknown id or group, an id in two splits, an id that another split holds out, and a rule
-    that asks for too many.
-    """
-    by_id = {episode.episode_id: episode for episode in episodes}
-    groups = sorted({episode.group for episode in episodes})
-    held = _held_out(episodes, rules)
-    taken: dict[str, str] = {}
-    for name, rule in rules.items():
-        if rule.group is not None and rule.group not in groups:
-            raise ConfigError(
-                f"splits.{name}.group: no episode is of group {rule.group!r}, {nearest(rule.group, groups)}"
-            )
-        for episode_id in rule.episodes if isinstance(rule.episodes, tuple) else ():
-            if episode_id not in by_id:
-                raise ConfigError(
-                    f"splits.{name}.episodes: no usable episode {episode_id!r}, {nearest(episode_id, list(by_id))}"
-                )
-            if episode_id in taken:
-                raise ConfigError(
-                    f"splits.{name}.episodes: episode {episode_id!r} already stands in {taken[episode_id]}"
-                )
-            if holders := _holders(by_id[episode_id], held):
-                raise ConfigError(
-                    f"splits.{name}.episodes: a task or the object of episode {episode_id!r} is held out by "
-                    f"{min(holders)}; take it from one of the two"
-                )
-            taken[episode_id] = name
-    shares: dict[str, float] = {}
-    for name, rule in rules.items():
-        if isinstance(rule.episodes, tuple):
-            continue
-        own = rule.tasks is not None or rule.objects is not None
-        group = [
-            episode
-            for episode in episodes
-            if rule.group in (None, episode.group) and _holders(episode, held) == ({name} if own else set())
-        ]
-        left = [episode for episode in group if episode.episode_id not in taken]
-        if rule.fraction is not None:
-            pool = name if own else f"group {rule.group}"
-            before = shares.get(pool, 0.0)
-            shares[pool] = before + rule.fraction
-            count = math.floor(shares[pool] * len(group) + 0.5) - math.floor(before * len(group) + 0.5)
-        else:
-            count = len(left) if rule.episodes is None else rule.episodes
-        if not 0 < count <= len(left):
-            which = f"of group {rule.group!r} " if rule.group is not None else ""
-            raise ConfigError(
-                f"splits.{name}: asks for {count} episodes {which}and {len(left)} are free "
-                f"({len(group)} in all); change what the splits ask for, or record more"
-            )
-        taken |= {left[position].episode_id: name for position in _spread(len(left), count)}
-    split_of: dict[str, list[Episode]] = {name: [] for name in rules}
-    for episode in episodes:
-        if episode.episode_id in taken:
-            split = taken[episode.episode_id]
-            split_of[split].append(_held_part(episode, split, held))
-    return split_of
-
-
-def stand_between(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -> list[Omission]:
-    """The episodes that `assign_splits` gives to no split, since two of them hold out a task or the object of it."""
-    held = _held_out(episodes, rules)
-    return [
-        Omission("episode", episode.episode_id, "its tasks or its object are held out by two splits")
-        for episode in episodes
-        if len(_holders(episode, held)) > 1
-    ]
-
-
-def _held_out(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -> _Held:
-    """What is held out, and by which splits. Raises ConfigError for unknown names and for a name in two splits."""
-    whole: dict[str, set[str]] = {"task": set(), "object": set()}
-    stands_for: dict[tuple[str, str], set[str]] = {}
-    for episode in episodes:
-        texts = {segment.task for segment in episode.segments}
-        whole["task"].add(episode.task)
-        whole["object"].add(episode.object)
-        stands_for.setdefault(("task", episode.task), set()).update(texts)
-        for key, text in (*(("task", text) for text in texts), ("object", episode.object)):
-            stands_for.setdefault((key, text), set()).add(text)
-    named: dict[tuple[str, str], str] = {}
-    held: _Held = {}
-    for name, rule in rules.items():
-        for key in ("task", "object"):
-            wanted = getattr(rule, f"{key}s")
-            if isinstance(wanted, int):
-                free = [
-                    value
-                    for value in sorted(whole[key] - {""})
-                    if not any((key, text) in held for text in stands_for[key, value])
-                ]
-                if wanted > len(free):
-                    raise ConfigError(f"splits.{name}.{key}s: asks for {wanted} and {len(free)} are free: {free[:9]}")
-                wanted = [free[position] for position in _spread(len(free), wanted)]
-            for value in wanted or ():
-                if (key, value) not in stands_for or not value:
-                    known = [text for of, text in stands_for if of == key and text]
-                    raise ConfigError(f"splits.{name}.{key}s: no episode has {value!r}, {nearest(value, known)}")
-                if named.setdefault((key, value), name) != name:
-                    raise ConfigError(f"splits.{name}.{key}s: {value!r} already belongs to {named[key, value]}")
-                for text in stands_for[key, value]:
-                    held.setdefault((key, text), set()).add(name)
-    return held
-
-
-def _holders(episode: Episode, held: _Held) -> set[str]:
-    """The splits that hold out one of the episode's tasks, or its object."""
-    keys = [("object", episode.object), *(("task", segment.task) for segment in episode.segments)]
-    return {name for key in keys for name in held.get(key, ())}
-
-
-def _held_part(episode: Episode, split: str, held: _Held) -> Episode:
-    """The episode with the segments that its split holds out alone, if it is there for their sake."""
-    segments = tuple(segment for segment in episode.segments if split in held.get(("task", segment.task), ()))
-    if not segments or split in held.get(("object", episode.object), ()):
-        return episode
-    return replace(episode, segments=segments)
-
-
-def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRules, split: str, seed: int) -> Drawn:
-    """Up to `rules.per_episode` pairs of `episode`, uniformly among all that the rules allow, none twice.
+def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRules, *, split: str, seed: int) -> Drawn:
+    """Draw up to `rules.per_episode` pairs of `episode`, uniformly among all that the rules allow, none twice.
 
     The draw depends on `seed` and the episode's id alone, so other episodes may come and go. Segments that
-    are too short for any pair are set aside.
-    Raises ConfigError where the rules need a state that the source does not record, DataError where there is
-    not one state a frame.
+    are too short for any pair are excluded.
+
+    Args:
+        episode: The episode.
+        states: Its states, one per frame, or None.
+        rules: What is allowed.
+        split: Written into the pairs.
+        seed: Of the build.
+
+    Raises:
+        ConfigError: Where the rules need a state that the source does not record.
+        DataError: Where there is not one state per frame.
     """
+    if states is not None and len(states) != episode.n_frames:
+        raise DataError(f"episode {episode.episode_id}", f"{len(states)} states for {episode.n_frames} frames")
+    if rules.label == "progress":
+        _need("progress", states, episode, setting="pairs.label", fix="set it to order for this source")
+    excluded, candidates = _candidates(episode, states, rules, seed=seed)
+    if not candidates:
+        return Drawn((), tuple(excluded))
+    closer: dict[tuple[int, int], Closer] = {}
+    tied = unlabelled = 0
+    for frames in candidates if rules.label == "progress" and states is not None else ():
+        label = _by_progress(states[frames[0]]["progress"], states[frames[1]]["progress"], rules)  # type: ignore[index]
+        unlabelled += label is None
+        tied += label == "neither" and rules.ties == "drop"
+        if label is not None and (label != "neither" or rules.ties == "teach"):
+            closer[frames] = label
+    usable = list(candidates) if rules.label == "order" else list(closer)
+    pairs = []
+    for first, second in sorted(_choose(usable, states, rules, episode=episode)):
+        label = closer.get((first, second), "later")
+        given = GivenPair(first, second, candidates[first, second].task, closer=label)
+        pairs.append(_pair(episode, states, given, split=split))
+    return Drawn(tuple(pairs), tuple(excluded), tied=tied, unlabelled=unlabelled)
+
+
+def _candidates(
+    episode: Episode, states: Sequence[State] | None, rules: PairRules, *, seed: int
+) -> tuple[list[Exclusion], dict[tuple[int, int], Segment]]:
+    """Pairs of frames that the rules allow, in random order, with their segment; and segments too short for any."""
     import numpy as np
 
-    if states is not None and len(states) != episode.n_frames:
-        raise DataError(f"episode {episode.episode_id}: {len(states)} states for {episode.n_frames} frames")
-    if rules.label == "progress" and (states is None or any("progress" not in state for state in states)):
-        raise ConfigError(
-            f"pairs.label: episode {episode.episode_id} has no state 'progress'; set it to order for this source"
-        )
     excluded: list[Exclusion] = []
     segment_of: list[int] = []  # one entry for every (segment, distance): where its candidates start, how many
     distances: list[Integers] = []
@@ -289,7 +171,7 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
     shortest, longest = rules.distances(episode.fps)
     shortest, longest = math.ceil(shortest / rules.stride), longest / rules.stride
     for number, segment in enumerate(episode.segments):
-        start, end = _usable(episode, segment, states, rules)
+        start, end = _usable(episode, segment, states, rules=rules)
         here = np.arange(shortest, math.floor(min(longest, end - start - 1)) + 1, dtype=np.int64)
         if here.size == 0:
             where = f"episode {episode.episode_id}, frames {segment.start}-{segment.end}"
@@ -299,8 +181,7 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
         starts.append(np.full(here.size, start))
         counts.append(end - start - here)
     if not segment_of:
-        return Drawn((), tuple(excluded))
-
+        return excluded, {}
     rng = np.random.default_rng(int(artefacts.digest([seed, episode.episode_id])[:16], 16))
     ends = np.cumsum(np.concatenate(counts))
     total = int(ends[-1])
@@ -311,53 +192,34 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
     rows = np.searchsorted(ends, ranks, side="right")
     earlier = np.concatenate(starts)[rows] + ranks - (ends - np.concatenate(counts))[rows]
     later = earlier + np.concatenate(distances)[rows]
-
     candidates: dict[tuple[int, int], Segment] = {}
     for row, first, second in zip(rows.tolist(), earlier.tolist(), later.tolist(), strict=True):
         candidates.setdefault((first * rules.stride, second * rules.stride), episode.segments[segment_of[row]])
-    closer: dict[tuple[int, int], Closer] = {}
-    tied = unlabelled = 0
-    for frames in candidates if rules.label == "progress" and states is not None else ():
-        label = _by_progress(states[frames[0]]["progress"], states[frames[1]]["progress"], rules)  # type: ignore[index]
-        unlabelled += label is None
-        tied += label == "neither" and rules.ties == "drop"
-        if label is not None and (label != "neither" or rules.ties == "teach"):
-            closer[frames] = label
-    usable = list(candidates) if rules.label == "order" else list(closer)
-    pairs = tuple(
-        _pair(
-            episode,
-            states,
-            GivenPair(first, second, candidates[first, second].task, closer.get((first, second), "later")),
-            split,
-        )
-        for first, second in sorted(_choose(usable, states, rules, episode.episode_id))
-    )
-    return Drawn(pairs, tuple(excluded), tied, unlabelled)
+    return excluded, candidates
 
 
 def take_given(
-    episode: Episode, states: Sequence[State] | None, given: Sequence[GivenPair], rules: PairRules, split: str
+    episode: Episode, states: Sequence[State] | None, given: Sequence[GivenPair], *, rules: PairRules, split: str
 ) -> Drawn:
-    """The pairs that a source brings with it for the segments of `episode`, but for ties where `rules` drop those.
+    """The pairs that a source brings with it for the segments of `episode`, without ties where `rules` drop those.
 
-    No other rule applies. Raises DataError for a pair that leaves its episode.
+    No other rule applies.
+
+    Raises:
+        DataError: For a pair that leaves its episode.
     """
     own = {segment.task for segment in episode.segments}
     given = [pair for pair in given if pair.task in own]
     for pair in given:
         if not 0 <= pair.earlier < pair.later < episode.n_frames or not pair.orders:
-            raise DataError(
-                f"episode {episode.episode_id}: the given pair {pair.earlier}-{pair.later} is none of its "
-                f"{episode.n_frames} frames; mend the file that lists it"
-            )
-    pairs = tuple(
-        _pair(episode, states, pair, split) for pair in given if pair.closer != "neither" or rules.ties == "teach"
-    )
+            problem = f"the given pair {pair.earlier}-{pair.later} is not in its {episode.n_frames} frames"
+            raise DataError(f"episode {episode.episode_id}", problem, "fix the file that lists it")
+    kept = [pair for pair in given if pair.closer != "neither" or rules.ties == "teach"]
+    pairs = tuple(_pair(episode, states, pair, split=split) for pair in kept)
     return Drawn(pairs, (), tied=len(given) - len(pairs))
 
 
-def _pair(episode: Episode, states: Sequence[State] | None, frames: GivenPair, split: str) -> Pair:
+def _pair(episode: Episode, states: Sequence[State] | None, frames: GivenPair, *, split: str) -> Pair:
     return Pair(
         pair_id=f"{episode.episode_id}:{frames.earlier}-{frames.later}",
         episode_id=episode.episode_id,
@@ -373,7 +235,7 @@ def _pair(episode: Episode, states: Sequence[State] | None, frames: GivenPair, s
 
 
 def _by_progress(earlier: float | None, later: float | None, rules: PairRules) -> Closer | None:
-    """Which frame is closer to completion by its state, or None where the truth does not say."""
+    """Which frame is closer to completion by its state, or None where that is unknown."""
     if earlier is None or later is None:
         return None
     if later == earlier or abs(later - earlier) < rules.tie_within:
@@ -382,15 +244,12 @@ def _by_progress(earlier: float | None, later: float | None, rules: PairRules) -
 
 
 def _choose(
-    candidates: list[tuple[int, int]], states: Sequence[State] | None, rules: PairRules, episode_id: str
+    candidates: list[tuple[int, int]], states: Sequence[State] | None, rules: PairRules, *, episode: Episode
 ) -> list[tuple[int, int]]:
     """The first `per_episode` of the shuffled candidates, with the wanted share inside one phase."""
     if rules.within_phase is None:
         return candidates[: rules.per_episode]
-    if states is None or any("phase" not in state for state in states):
-        raise ConfigError(
-            f"pairs.within_phase: episode {episode_id} has no state 'phase'; set it to null for this source"
-        )
+    states = _need("phase", states, episode, setting="pairs.within_phase")
     within = [pair for pair in candidates if states[pair[0]]["phase"] == states[pair[1]]["phase"]]
     across = [pair for pair in candidates if states[pair[0]]["phase"] != states[pair[1]]["phase"]]
     wanted = math.floor(rules.per_episode * rules.within_phase + 0.5)
@@ -398,33 +257,35 @@ def _choose(
     return within[:n_within] + across[: rules.per_episode - n_within]
 
 
-def _usable(episode: Episode, segment: Segment, states: Sequence[State] | None, rules: PairRules) -> tuple[int, int]:
+def _usable(episode: Episode, segment: Segment, states: Sequence[State] | None, *, rules: PairRules) -> tuple[int, int]:
     """The segment's frames [start, end), in strides, without the dropped tail and the idle ends."""
     start, end = segment.start, segment.end
     strides = end // rules.stride - -(-start // rules.stride)
     keeps_tail = any(word.lower() in segment.task.lower() for word in rules.keep_tail)
     if strides * rules.stride >= rules.drop_from_frames and not keeps_tail:
         end = max(start, end - rules.drop_last_frames)
-    start, end = _moving(episode, start, end, states, rules)
+    if rules.trim_idle is not None:
+        moving = _need("motion", states, episode, setting="pairs.trim_idle")
+        # "motion" is between a frame and the next: a frame shows nothing new if that of the one before it is small.
+        while start < end - 1 and moving[start]["motion"] < rules.trim_idle:
+            start += 1
+        while start < end - 1 and moving[end - 2]["motion"] < rules.trim_idle:
+            end -= 1
     return -(-start // rules.stride), max(end // rules.stride, -(-start // rules.stride))
 
 
-def _moving(
-    episode: Episode, start: int, end: int, states: Sequence[State] | None, rules: PairRules
-) -> tuple[int, int]:
-    """[start, end) without its idle ends."""
-    if rules.trim_idle is None:
-        return start, end
-    if states is None or any("motion" not in state for state in states):
-        raise ConfigError(
-            f"pairs.trim_idle: episode {episode.episode_id} has no state 'motion'; set it to null for this source"
-        )
-    # "motion" is between a frame and the next, so a frame shows nothing new if that of the one before is small.
-    while start < end - 1 and states[start]["motion"] < rules.trim_idle:
-        start += 1
-    while start < end - 1 and states[end - 2]["motion"] < rules.trim_idle:
-        end -= 1
-    return start, end
+def _need(
+    name: str,
+    states: Sequence[State] | None,
+    episode: Episode,
+    *,
+    setting: str,
+    fix: str = "set it to null for this source",
+) -> Sequence[State]:
+    """`states`, which all have `name`. Raises ConfigError naming the setting that needs it."""
+    if states is None or any(name not in state for state in states):
+        raise ConfigError(setting, f"episode {episode.episode_id} has no state {name!r}", fix)
+    return states
 
 
 def _phase(states: Sequence[State] | None, earlier: int, later: int) -> str:
@@ -432,8 +293,3 @@ def _phase(states: Sequence[State] | None, earlier: int, later: int) -> str:
         return ""
     first, second = states[earlier]["phase"], states[later]["phase"]
     return str(first) if first == second else f"{first}>{second}"
-
-
-def _spread(length: int, count: int) -> list[int]:
-    """`count` positions spread evenly over range(length): the middle one of `count` equal parts."""
-    return [(2 * part + 1) * length // (2 * count) for part in range(count)]

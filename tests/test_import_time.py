@@ -18,7 +18,7 @@ ROOMS = (
     ("config", "artefacts", "logits", "progress_bar"),
     ("records", "result_files", "results"),
     ("episodes",),
-    ("pairs",),
+    ("splits", "pairs"),
     ("samples",),
     ("registry",),
     ("embedded",),

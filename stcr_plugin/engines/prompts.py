@@ -38,7 +38,7 @@ def prompts_for(queries: Sequence[Query], settings: AskSettings, seed: int = 0, 
 
 def _prompt(query: Query, settings: AskSettings, seed: int, ties: bool) -> Prompt:
     names = names_of(settings.style, settings.language, len(query.images))
-    question = ask(query, settings.mode or "direct", settings.language, seed, settings.part, ties)
+    question = ask(query, settings.mode or "direct", settings.language, seed=seed, part=settings.part, ties=ties)
     return Prompt(
         item=query.pair.pair_id,
         episode_id=query.pair.episode_id,

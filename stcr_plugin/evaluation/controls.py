@@ -405,7 +405,8 @@ def _decomposed(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
 
     def question(query: Query, prompt: Prompt) -> str:
         # What the usual question ends with (neither, a warning) stays: it is no part of the decomposition.
-        usual = renamed(ask(query, "cot", plain.settings.language, plain.seed, plain.settings.part), prompt.names)
+        settings = plain.settings
+        usual = renamed(ask(query, "cot", settings.language, seed=plain.seed, part=settings.part), prompt.names)
         template = texts[_drawn([plain.seed, query.pair.pair_id, "decomposition"], len(texts))]
         return _filled(template, query, prompt) + prompt.question.removeprefix(usual)
 

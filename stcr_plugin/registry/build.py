@@ -31,7 +31,6 @@ from stcr_plugin import artefacts
 from stcr_plugin.episodes import open_source
 from stcr_plugin.episodes.frames import FramesSource
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.pairs import assign_splits, stand_between
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet, picture_store
@@ -58,6 +57,7 @@ from stcr_plugin.registry.shards import (
 from stcr_plugin.registry.workers import Job, Runner, WorkerPool, runner
 from stcr_plugin.samples.general import general_rows
 from stcr_plugin.samples.questions import unusable
+from stcr_plugin.splits import assign_splits, held_out_twice
 from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Exclusion
 
 __all__ = ["DataConfig", "build", "load_data_config"]
@@ -167,7 +167,7 @@ def _listed(config: DataConfig, source: EpisodeSource) -> tuple[dict[str, list[E
         splits = assign_splits(usable, config.splits)
     except ConfigError as error:
         raise ConfigError(f"{error}{_aside(reasons)}") from None
-    return splits, [*excluded, *stand_between(usable, config.splits)]
+    return splits, [*excluded, *held_out_twice(usable, config.splits)]
 
 
 def _aside(reasons: Iterable[str]) -> str:
@@ -437,7 +437,7 @@ def _general(config: DataConfig, source: EpisodeSource, key: str, shards: Sequen
     pairs = [pair for shard in own for pair in shard_pairs(place.staging / "pairs" / shard.file)]
     rng = np.random.default_rng(int(artefacts.digest([config.seed, "dataset", key])[:16], 16))
     chosen = [pairs[position] for position in rng.permutation(len(pairs))[: rule.pairs].tolist()]
-    rows = general_rows(source, episodes, chosen, rule.languages, config.seed)
+    rows = general_rows(source, episodes, chosen, languages=rule.languages, seed=config.seed)
     short = 0 if rule.pairs is None else rule.pairs - len(chosen)
     return _Dataset([_write_rows(config, key, rows, place)], manifests.count_rows(rows) | {"short_by": short}, 0)
 

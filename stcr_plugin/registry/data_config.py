@@ -13,10 +13,11 @@ from typing import Any, Literal
 from stcr_plugin import artefacts
 from stcr_plugin.config import load, nearest, settings
 from stcr_plugin.episodes.source_table import SourceConfig, find_kind, installed_code
-from stcr_plugin.pairs import PairRules, SplitRule
+from stcr_plugin.pairs import PairRules
 from stcr_plugin.samples.cot import claims_digest
 from stcr_plugin.samples.general import WORDING
 from stcr_plugin.samples.questions import PROMPTS, questions
+from stcr_plugin.splits import SplitRule
 
 _NAME = re.compile(r"[a-z0-9_]+")
 # Our own code that decides what a build writes, and what a picture shows.
@@ -25,6 +26,7 @@ _DECIDE = (
     *_DECIDE_PICTURES,
     "samples",
     "pairs.py",
+    "splits.py",
     *(f"registry/{name}.py" for name in ("build", "data_config", "parquet")),
 )
 

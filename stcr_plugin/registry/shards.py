@@ -103,9 +103,9 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
                 given = source.given_pairs(episode)
                 bad = {one: reason for one in given if (reason := _bad_text(one))}
                 sound = [one for one in given if one not in bad]
-                drawn = take_given(episode, states, sound, config.pairs, shard.split)
+                drawn = take_given(episode, states, sound, rules=config.pairs, split=shard.split)
             else:
-                drawn = draw_pairs(episode, states, config.pairs, shard.split, config.seed)
+                drawn = draw_pairs(episode, states, config.pairs, split=shard.split, seed=config.seed)
         except DataError as error:
             excluded.append(set_aside(Exclusion("episode", episode.episode_id, str(error)), config))
             continue
@@ -227,12 +227,12 @@ def samples(
     offers = config.pairs.ties == "teach"
     if rule.kind == "weak":
         return [
-            _row(weak_sample(query, language, config.seed, offers), language)
+            _row(weak_sample(query, language, config.seed, ties=offers), language)
             for query, language in _queries(chosen, rule)
         ], 0
     if given is not None:
         return [
-            _row(given_sample(query, given[query.pair.pair_id], language, config.seed, offers), language)
+            _row(given_sample(query, given[query.pair.pair_id], language, seed=config.seed, ties=offers), language)
             for query, language in _queries(chosen, rule)
         ], 0
     wordings = wordings_of(config, source)
@@ -240,8 +240,9 @@ def samples(
     rows, checked = [], 0
     for query, language in _queries(chosen, rule):
         shown = _shown(query, states)
-        sample = cot_sample(query, shown, source, wordings[language], language, config.seed, offers)
-        checked += check_target(sample.target, query, shown, source, wordings[language])
+        wording = wordings[language]
+        sample = cot_sample(query, shown, source, wording=wording, language=language, seed=config.seed, ties=offers)
+        checked += check_target(sample.target, query, shown, source=source, wording=wording)
         rows.append(_row(sample, language))
     return rows, checked
 

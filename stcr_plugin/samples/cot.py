@@ -1,4 +1,4 @@
-"""CoT samples: what each picture shows, worded from its true state, then the judgment; and the proof of both."""
+"""CoT samples: what each picture shows, written from its true state, then the judgment; and the check of both."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ _START, _BETWEEN, _END = "spatial details: img1: ", ". img2: ", "."
 
 @settings
 class Wording:
-    """How claims are said in one language, and how they are read back.
+    """How claims are written in one language, and how they are read back.
 
-    claims: family -> phrase with `{value}`, and `{part}` for claims named "family:part". words: translation of
-    values and parts; one that is absent stands as it is. A value that reads as an integer is one.
+    A value that reads as an integer is one.
+
+    Attributes:
+        separator: Between two claims.
+        claims: Family -> phrase with `{value}`, and `{part}` for claims named "family:part".
+        words: Translation of values and parts; one that is absent is used as it is.
     """
 
     separator: str
@@ -34,23 +38,21 @@ class Wording:
 
     def __post_init__(self) -> None:
         if not self.separator.strip():
-            raise ValueError("`separator` must hold a character that is no space")
-        wrong = [
-            phrase for phrase in self.claims.values() if phrase.count("{value}") != 1 or phrase.count("{part}") > 1
-        ]
-        if wrong or not self.claims:
+            raise ValueError("`separator` must hold a character other than a space")
+        phrases = self.claims.values()
+        wrong = [phrase for phrase in phrases if phrase.count("{value}") != 1 or phrase.count("{part}") > 1]
+        if wrong or not phrases:
             raise ValueError(
                 f"every phrase under `claims` holds {{value}} once and {{part}} at most once; wrong: {wrong}"
             )
-        said = list(self.words.values())
-        twice = sorted({word for word in said if said.count(word) > 1})
-        if twice:
-            raise ValueError(f"`words` says two things by one word, so it cannot be read back: {twice}")
+        words = list(self.words.values())
+        if twice := sorted({word for word in words if words.count(word) > 1}):
+            raise ValueError(f"`words` has the same word for two things, so it cannot be read back: {twice}")
 
     def say(self, claims: Sequence[Claim]) -> str:
         """The claims in words. Raises DataError for none at all and for one that has no phrase."""
         if not claims:
-            raise DataError("the state of a frame gives no claim, so there is nothing to describe; use kind: weak")
+            raise DataError("claims", "the state of a frame gives no claim to describe it by", "use kind: weak")
         return self.separator.join(self._phrase(claim) for claim in claims)
 
     def read(self, text: str) -> tuple[Claim, ...]:
@@ -61,18 +63,18 @@ class Wording:
         family, _, part = claim.name.partition(":")
         phrase = self.claims.get(family)
         if phrase is None or bool(part) != ("{part}" in phrase):
-            raise DataError(f"no phrase for the claim {claim.name!r}, {nearest(family, list(self.claims))}")
-        said = {name: self.words.get(word, word) for name, word in (("part", part), ("value", str(claim.value)))}
-        return re.sub(r"\{(part|value)\}", lambda match: said[match[1]], phrase)
+            raise DataError("claims", f"no phrase for the claim {claim.name!r}, {nearest(family, list(self.claims))}")
+        words = {name: self.words.get(word, word) for name, word in (("part", part), ("value", str(claim.value)))}
+        return re.sub(r"\{(part|value)\}", lambda match: words[match[1]], phrase)
 
     def _claim(self, piece: str) -> Claim:
-        # "gripper open" fits "gripper {value}" and "{value}": the phrase with the most fixed text is meant.
+        # "gripper open" fits "gripper {value}" and "{value}": the phrase with the most fixed text wins.
         found = [(family, match) for family, phrase in self._patterns.items() if (match := phrase.fullmatch(piece))]
         most = max((self._fixed(family) for family, _ in found), default=0)
         meant = [(family, match) for family, match in found if self._fixed(family) == most]
         if len(meant) != 1:
             names = " and as ".join(family for family, _ in meant)
-            raise DataError(f"{piece!r} can be read as {names or 'no claim that has a phrase'}")
+            raise DataError("claims", f"{piece!r} can be read as {names or 'no claim that has a phrase'}")
         family, match = meant[0]
         groups = {key: self._meanings.get(word, word) for key, word in match.groupdict().items()}
         value = groups["value"]
@@ -95,7 +97,7 @@ class Wording:
 
     @cached_property
     def _meanings(self) -> dict[str, str]:
-        return {said: meant for meant, said in self.words.items()}
+        return {word: meaning for meaning, word in self.words.items()}
 
 
 def load_wordings(source_kind: str) -> dict[str, Wording]:
@@ -144,21 +146,31 @@ def cot_sample(
     query: Query,
     states: tuple[State, State],
     source: EpisodeSource,
+    *,
     wording: Wording,
     language: str,
     seed: int,
     ties: bool = False,
 ) -> Sample:
-    """Describe img1 and img2, whose true states are `states` in that order, and judge. Raises DataError.
+    """Describe both pictures and judge.
 
-    `ties` offers "neither" in the question.
+    Args:
+        query: Two frames in one order.
+        states: The true states of img1 and img2.
+        source: Their source, which knows what may be said of a state.
+        wording: How that is written.
+        language: Of the question.
+        seed: Of the build, which draws the variant of the question.
+        ties: Offer "neither" in the question.
+
+    Raises:
+        DataError: Where a state gives no claim, or one that has no phrase.
     """
     try:
         one, two = (wording.say(source.claims(state)) for state in states)
     except DataError as error:
-        raise DataError(f"pair {query.pair.pair_id}: {error}") from None
-    target = f"{_START}{one}{_BETWEEN}{two}{_END}\n{answer_line(query)}"
-    return Sample(query, "cot", prompt(query, "cot", language, seed, ties=ties), target)
+        raise DataError(f"pair {query.pair.pair_id}, {error.where}", error.problem, error.fix) from None
+    return _sample(query, (one, two), language, seed=seed, ties=ties)
 
 
 def is_described(given: GivenPair) -> bool:
@@ -172,39 +184,49 @@ def published_halves(given: GivenPair) -> tuple[str, str]:
     return earlier.strip().rstrip(".。"), later.strip().rstrip(".。")
 
 
-def given_sample(query: Query, given: GivenPair, language: str, seed: int, ties: bool = False) -> Sample:
+def given_sample(query: Query, given: GivenPair, language: str, *, seed: int, ties: bool = False) -> Sample:
     """A CoT sample in its publishers' words, which no machine has checked. Raises DataError where there are none."""
     texts = published_halves(given)
     one, two = texts if query.order == "forward" else texts[::-1]
     if not one or not two:
-        raise DataError(f"pair {query.pair.pair_id}: was published without a description; use kind: weak")
-    target = f"{_START}{one}{_BETWEEN}{two}{_END}\n{answer_line(query)}"
-    return Sample(query, "cot", prompt(query, "cot", language, seed, ties=ties), target)
+        raise DataError(f"pair {query.pair.pair_id}", "was published without a description", "use kind: weak")
+    return _sample(query, (one, two), language, seed=seed, ties=ties)
+
+
+def _sample(query: Query, texts: tuple[str, str], language: str, *, seed: int, ties: bool) -> Sample:
+    """The sample whose target describes img1 and img2 by `texts`."""
+    target = f"{_START}{texts[0]}{_BETWEEN}{texts[1]}{_END}\n{answer_line(query)}"
+    return Sample(query, "cot", prompt(query, "cot", language, seed=seed, ties=ties), target=target)
 
 
 def check_target(
-    target: str, query: Query, states: tuple[State, State], source: EpisodeSource, wording: Wording
+    target: str, query: Query, states: tuple[State, State], *, source: EpisodeSource, wording: Wording
 ) -> int:
-    """Read a finished target text back and hold it against the truth; how many claims were checked.
+    """Read a finished target text back and compare it with the truth.
 
-    Every claim must hold for its picture's state (by `source.holds`) and the judgment must be the query's
-    answer. Raises DataError naming the pair, the order and the first statement that cannot be read or is false.
+    Every claim must hold for its picture's state (by `source.holds`) and the judgment must be the query's answer.
+
+    Returns:
+        How many claims were checked.
+
+    Raises:
+        DataError: Naming the pair, the order and the first statement that cannot be read or is false.
     """
     where = f"pair {query.pair.pair_id}, {query.order}"
     details, newline, judgment = target.rpartition("\n")
     halves = details.removeprefix(_START).removesuffix(_END).split(_BETWEEN)
     if not (newline and details.startswith(_START) and details.endswith(_END) and len(halves) == 2):
-        raise DataError(f"{where}: the target text does not read 'spatial details: img1: ... img2: ...': {target!r}")
+        raise DataError(where, f"the target text does not read 'spatial details: img1: ... img2: ...': {target!r}")
     checked = 0
     for image, half, state in zip(("img1", "img2"), halves, states, strict=True):
         try:
             claims = wording.read(half)
         except DataError as error:
-            raise DataError(f"{where}, {image}: {error}; mend the wording of claims") from None
+            raise DataError(f"{where}, {image}", error.problem, "fix the claim texts") from None
         for claim in claims:
             if not source.holds(claim, state):
-                raise DataError(f"{where}, {image}: the text states {claim.name} = {claim.value!r}, which is false")
+                raise DataError(f"{where}, {image}", f"the text states {claim.name} = {claim.value!r}, which is false")
             checked += 1
     if judgment != answer_line(query):
-        raise DataError(f"{where}: the text ends with {judgment!r} where {answer_line(query)!r} is true")
+        raise DataError(where, f"the text ends with {judgment!r} where {answer_line(query)!r} is true")
     return checked

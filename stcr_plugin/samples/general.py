@@ -1,6 +1,6 @@
-"""General ability on the simulator: yes/no questions about one picture, which the guard asks and which replay teaches.
+"""General ability on the simulator: yes/no questions about one picture, used by the guard and by replay in training.
 
-In the manner of POPE (Li et al. 2023, arXiv 2305.10355): half of the questions name what is there, half what is not.
+After POPE (Li et al. 2023, arXiv 2305.10355): half of the questions name a thing in the picture, half one that is not.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ Thing = tuple[str, str]
 
 WORDING = PROMPTS / "yesno.yaml"
 KINDS = ("random", "popular", "adversarial")
-SEEN_SHARE, SEEN_PIXELS = 0.6, 16  # of a thing that may be asked about as one that is there
+SEEN_SHARE, SEEN_PIXELS = 0.6, 16  # of a thing that counts as present: its visible share and pixels, at least
 SHOWN = "img1: <image>\n"  # one picture as the guard shows it (evaluation/prompts.content), before the question
-ALIKE = 80.0  # colours nearer than this, by Euclid in RGB 0..255, are not told apart with certainty
+ALIKE = 80.0  # colours nearer than this (Euclidean, RGB 0..255) are not distinguished with certainty
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one picture, a path relative to the folder of the pictures.
+    """One question about one picture.
 
-    kinds: in which sets it stands, such as "random"; one that is answered yes stands in all of them.
+    Attributes:
+        picture: Path relative to the folder of the pictures.
+        text: The question.
+        label: Its answer.
+        kinds: The sets that it is in, such as "random"; a question with the answer yes is in all of them.
     """
 
     picture: str
@@ -49,12 +53,20 @@ class Question:
 
 
 def questions_about(scenes: Mapping[str, tuple[Visible, ...]], seed: int, language: str) -> list[Question]:
-    """Questions about pictures, given name -> what stands in it.
+    """The questions about some pictures.
 
-    Per picture up to three things that are there and can be seen, and as many for each kind of things that are not.
-    random: any. popular: those that stand in most of the pictures. adversarial: a colour of one thing here with the
-    shape of another before one that shares its colour or its shape alone, and of these what often stands beside what
-    is here. Nothing is asked of which the colours would leave a doubt. Raises ConfigError for an unknown language.
+    Per picture up to three things that are in it and can be seen, and per kind as many things that are not.
+    random: any. popular: those that are in most of the pictures. adversarial: the colour of one thing in it with the
+    shape of another, then one that shares only a colour or a shape, and of these what often occurs together with the
+    things in it. No question is asked that the colours would leave in doubt.
+
+    Args:
+        scenes: Picture -> the things in it.
+        seed: Draws the things.
+        language: Of the questions.
+
+    Raises:
+        ConfigError: For an unknown language.
     """
     words = _wording(language)
     inside = {name: {(one.colour, one.shape) for one in things} for name, things in scenes.items()}
@@ -62,9 +74,9 @@ def questions_about(scenes: Mapping[str, tuple[Visible, ...]], seed: int, langua
     beside = Counter((one, other) for things in inside.values() for one in things for other in things)
     questions = []
     for name, things in scenes.items():
-        # In an order of their own for each picture, so that ties are not always broken the same way.
+        # In another order for each picture, so that ties are not always broken the same way.
         order = {thing: draw_number(seed, f"{name} {thing}") for thing in _all_things()}
-        asked = _asked(things, order)
+        present = _present(things, order)
         absent = sorted((thing for thing in order if _surely_absent(thing, things)), key=order.__getitem__)
         colours, shapes = {one.colour for one in things}, {one.shape for one in things}
 
@@ -79,17 +91,17 @@ def questions_about(scenes: Mapping[str, tuple[Visible, ...]], seed: int, langua
         }
         kinds: dict[Thing, list[str]] = {}
         for kind in KINDS:
-            for thing in negatives[kind][: len(asked)]:
+            for thing in negatives[kind][: len(present)]:
                 kinds.setdefault(thing, []).append(kind)
-        questions += [Question(name, _text(words, thing), "yes", KINDS) for thing in asked]
-        questions += [Question(name, _text(words, thing), "no", tuple(named)) for thing, named in kinds.items()]
+        questions += [Question(name, _text(words, thing), "yes", kinds=KINDS) for thing in present]
+        questions += [Question(name, _text(words, thing), "no", kinds=tuple(of)) for thing, of in kinds.items()]
     return questions
 
 
-def _asked(things: Sequence[Visible], order: Mapping[Thing, int]) -> list[Thing]:
-    """What is asked about in a picture as there: the first three in `order`, which has no shape of group `shapes`."""
-    there = {(one.colour, one.shape) for one in things if _surely_there(one)}
-    return sorted(there & order.keys(), key=order.__getitem__)[:3]
+def _present(things: Sequence[Visible], order: Mapping[Thing, int]) -> list[Thing]:
+    """The things of a picture to ask about: the first three in `order`, which has no shape of group `shapes`."""
+    visible = {(one.colour, one.shape) for one in things if _surely_present(one)}
+    return sorted(visible & order.keys(), key=order.__getitem__)[:3]
 
 
 def _all_things() -> list[Thing]:
@@ -98,8 +110,8 @@ def _all_things() -> list[Thing]:
     return [(colour, shape) for colour in SEEN_COLOURS for shape in (*SHAPES, "pad")]
 
 
-def _surely_there(thing: Visible) -> bool:
-    """Whether enough of it is seen, and no other colour's name would suit its shade better."""
+def _surely_present(thing: Visible) -> bool:
+    """Whether enough of it is seen, and no other colour's name would fit its shade better."""
     from stcr_plugin.episodes.tabletop import SEEN_COLOURS
 
     nearest_name = min(SEEN_COLOURS, key=lambda name: math.dist(SEEN_COLOURS[name], thing.rgb))
@@ -107,7 +119,7 @@ def _surely_there(thing: Visible) -> bool:
 
 
 def _surely_absent(thing: Thing, things: Sequence[Visible]) -> bool:
-    """Whether nothing of that shape is there, covered or not, in that colour or in one that may be taken for it."""
+    """Whether nothing of that shape is in the picture, covered or not, in that colour or in a similar one."""
     from stcr_plugin.episodes.tabletop import SEEN_COLOURS
 
     colour, shape = thing
@@ -124,19 +136,19 @@ def _text(words: Mapping[str, Any], thing: Thing) -> str:
 def _wording(language: str) -> dict[str, Any]:
     wordings = read_yaml(WORDING)
     if language not in wordings:
-        raise ConfigError(f"no yes/no question in language {language!r}, {nearest(language, list(wordings))}")
+        raise ConfigError(WORDING, f"no question in language {language!r}, {nearest(language, list(wordings))}")
     found: dict[str, Any] = wordings[language]
     return found
 
 
 def names_in(language: str) -> tuple[str, str]:
-    """How yes and no are said."""
+    """The words for yes and no."""
     yes, no = _wording(language)["names"]
     return str(yes), str(no)
 
 
 def draw_number(seed: int, text: str) -> int:
-    """A large number that is drawn by `seed` and `text`."""
+    """A large random number, the same for the same `seed` and `text`."""
     return int(artefacts.digest([seed, text])[:16], 16)
 
 
@@ -144,13 +156,18 @@ def draw_number(seed: int, text: str) -> int:
 
 
 def general_rows(
-    source: TabletopSource, episodes: Mapping[str, Episode], pairs: Sequence[Pair], languages: Sequence[str], seed: int
+    source: TabletopSource,
+    episodes: Mapping[str, Episode],
+    pairs: Sequence[Pair],
+    *,
+    languages: Sequence[str],
+    seed: int,
 ) -> list[dict[str, Any]]:
-    """Rows of a training set (sharegpt, see registry/tables.SAMPLES) about the pictures of `pairs`, in random order.
+    """Rows of a training set (sharegpt, see registry/parquet.SAMPLES) about the pictures of `pairs`, in random order.
 
-    Per picture as many questions that are answered no as yes, up to three each, and in all of them together each thing
-    as often absent as there, so that the question alone does not tell its answer. A picture of several pairs counts
-    once, with the first of them. A row is worded as the guard words its question, and its order is "".
+    Per picture as many questions with the answer no as yes, up to three each, and over all of them each thing is as
+    often absent as present, so that the question alone does not give its answer away. A picture of several pairs
+    counts once, with the first of them. A row has the guard's question, and its order is "".
     """
     import numpy as np
 
@@ -166,16 +183,16 @@ def general_rows(
         for image, (pair, frame) in progress(pictures.items(), "general: reading scenes", "pictures")
     }
     rows = []
-    for place, language in enumerate(languages):
-        own = {image: things for at, (image, things) in enumerate(scenes.items()) if at % len(languages) == place}
-        said = dict(zip(("yes", "no"), names_in(language), strict=True))
+    for number, language in enumerate(languages):
+        own = {image: things for at, (image, things) in enumerate(scenes.items()) if at % len(languages) == number}
+        answers = dict(zip(("yes", "no"), names_in(language), strict=True))
         for question in _balanced(own, seed, language):
             pair, _ = pictures[question.picture]
             rows.append(
                 {
                     "messages": [
                         {"role": "user", "content": f"{SHOWN}{question.text}"},
-                        {"role": "assistant", "content": said[question.label]},
+                        {"role": "assistant", "content": answers[question.label]},
                     ],
                     "images": [question.picture],
                     "pair_id": pair.pair_id,
@@ -191,18 +208,18 @@ def general_rows(
 
 
 def _balanced(scenes: Mapping[str, tuple[Visible, ...]], seed: int, language: str) -> Iterator[Question]:
-    """Questions about pictures, given name -> what stands in it: each thing is asked about for no as often as for yes.
+    """Questions about pictures (name -> the things in it): each thing has as many answers no as yes.
 
-    Where that cannot be, for a thing that stands in most of the pictures, as nearly as may be.
+    Where that is impossible, for a thing in most of the pictures, as nearly as possible.
     """
     words = _wording(language)
     orders = {name: {thing: draw_number(seed, f"{name} {thing}") for thing in _all_things()} for name in scenes}
-    asked = {name: _asked(things, orders[name]) for name, things in scenes.items()}
-    owed = Counter(thing for there in asked.values() for thing in there)
-    for name, there in asked.items():
+    shown = {name: _present(things, orders[name]) for name, things in scenes.items()}
+    owed = Counter(thing for present in shown.values() for thing in present)
+    for name, present in shown.items():
         order = orders[name]
         absent = [thing for thing in order if _surely_absent(thing, scenes[name])]
-        chosen = sorted(absent, key=lambda thing: (-owed[thing], order[thing]))[: len(there)]
+        chosen = sorted(absent, key=lambda thing: (-owed[thing], order[thing]))[: len(present)]
         owed.subtract(chosen)
-        yield from (Question(name, _text(words, thing), "yes", ()) for thing in there)
-        yield from (Question(name, _text(words, thing), "no", ()) for thing in chosen)
+        yield from (Question(name, _text(words, thing), "yes", kinds=()) for thing in present)
+        yield from (Question(name, _text(words, thing), "no", kinds=()) for thing in chosen)

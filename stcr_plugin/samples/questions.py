@@ -1,4 +1,4 @@
-"""The question put to a model about two pictures: several wordings of each, kept in prompts/questions.yaml."""
+"""The question about two pictures: several prompt variants of each, kept in prompts/questions.yaml."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ _MARKERS = re.compile(r"<\s*(?:image|video|audio)\s*>|<[|｜]|[|｜]>|</?s>|\[/?
 
 @settings
 class Paraphrases:
-    """Wordings of one question, each with `{task}` in it."""
+    """Variants of one question, each with `{task}` in it.
+
+    Attributes:
+        train: Variants that training uses.
+        heldout: Variants that it never uses.
+    """
 
     train: tuple[str, ...]
     heldout: tuple[str, ...]
@@ -38,54 +43,61 @@ class Paraphrases:
 
 @settings
 class Questions:
-    """The questions of one language."""
+    """The questions of one language.
+
+    Attributes:
+        cot: Questions that ask for a description of each picture and a judgment.
+        direct: Questions that ask for the judgment alone.
+        neither: End of a question where a tie may be answered.
+    """
 
     cot: Paraphrases
     direct: Paraphrases
-    neither: str  # what a question ends with where a tie may be answered
+    neither: str
 
 
 @cache
 def questions() -> dict[str, Questions]:
-    """Language -> its questions. Raises ConfigError where prompts/questions.yaml is not as it should be."""
+    """Language -> its questions. Raises ConfigError where prompts/questions.yaml cannot be used."""
     path = PROMPTS / "questions.yaml"
     return {name: from_mapping(Questions, values, f"{path}, {name}") for name, values in read_yaml(path).items()}
 
 
 def paraphrases(kind: Kind, language: str, part: Part = "train") -> tuple[str, ...]:
-    """All wordings, each with `{task}` in it. Raises ConfigError for a language that there is none in."""
+    """All variants of a question, each with `{task}` in it. Raises ConfigError for an unknown language."""
     if language not in questions():
-        raise ConfigError(f"no question in language {language!r}, {nearest(language, list(questions()))}")
+        known = nearest(language, list(questions()))
+        raise ConfigError(PROMPTS / "questions.yaml", f"no question in language {language!r}, {known}")
     texts: tuple[str, ...] = getattr(getattr(questions()[language], kind), part)
     return texts
 
 
-@lru_cache(1)  # both orders of a pair are asked one after the other
-def question(kind: Kind, language: str, pair_id: str, seed: int, part: Part = "train") -> str:
-    """The wording for one pair, with `{task}` still in it: the same for both orders, drawn by pair and seed."""
+@lru_cache(1)  # both orders of a pair follow each other
+def question(kind: Kind, language: str, pair_id: str, *, seed: int, part: Part = "train") -> str:
+    """The variant for one pair, with `{task}` still in it: the same for both orders, drawn by pair and seed."""
     texts = paraphrases(kind, language, part)
     return texts[int(artefacts.digest([seed, pair_id, kind, language, part])[:16], 16) % len(texts)]
 
 
-def prompt(query: Query, kind: Kind, language: str, seed: int, part: Part = "train", ties: bool = False) -> str:
-    """The whole user message: one `<image>` an image, then the question about the query's task."""
-    return "<image>" * len(query.images) + ask(query, kind, language, seed, part, ties)
+def prompt(query: Query, kind: Kind, language: str, *, seed: int, part: Part = "train", ties: bool = False) -> str:
+    """The whole user message: one `<image>` per image, then the question about the query's task."""
+    return "<image>" * len(query.images) + ask(query, kind, language, seed=seed, part=part, ties=ties)
 
 
-def ask(query: Query, kind: Kind, language: str, seed: int, part: Part = "train", ties: bool = False) -> str:
+def ask(query: Query, kind: Kind, language: str, *, seed: int, part: Part = "train", ties: bool = False) -> str:
     """The question about the query's task, which offers "neither" as an answer where `ties` are taught."""
-    text = fill(question(kind, language, query.pair.pair_id, seed, part), query.pair.task)
+    text = fill(question(kind, language, query.pair.pair_id, seed=seed, part=part), query.pair.task)
     return f"{text}{questions()[language].neither}" if ties else text
 
 
 def fill(template: str, task: str) -> str:
-    """A wording with the task in it; the task's own full stop goes, since the wording sets one."""
-    # str.replace, not str.format: a task text may hold braces of its own.
+    """A variant with the task in it; the task's own full stop is removed, since the variant has one."""
+    # str.replace, not str.format: a task text may contain braces.
     return template.replace("{task}", task.strip().rstrip(".。"))
 
 
 def unusable(task: str) -> str | None:
-    """Why a task text must not go into a prompt, or None: it is empty, or would become a picture or a turn."""
+    """Why a task text must not be in a prompt, or None: it is empty, or would be read as a picture or a turn."""
     if not task.strip():
         return "the task text is empty"
     return "the task text holds a media or chat marker" if _MARKERS.search(task) else None

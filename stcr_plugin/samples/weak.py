@@ -14,6 +14,7 @@ def answer_line(query: Query) -> str:
     return f"closer to completion: {query.answer}"
 
 
-def weak_sample(query: Query, language: str, seed: int, ties: bool = False) -> Sample:
+def weak_sample(query: Query, language: str, seed: int, *, ties: bool = False) -> Sample:
     """The answer alone; `ties` offers "neither" in the question."""
-    return Sample(query, "weak", prompt(query, "direct", language, seed, ties=ties), answer_line(query))
+    text = prompt(query, "direct", language, seed=seed, ties=ties)
+    return Sample(query, "weak", text, target=answer_line(query))

@@ -31,7 +31,7 @@ def forward(settings, seed=0, ties=False):
 def test_prompt_in_the_plain_style_is_the_training_prompt(mode, language, ties):
     settings = AskSettings(mode=mode, language=language)
     for query, prompt in zip(QUERIES, prompts_for(QUERIES, settings, seed=5, ties=ties), strict=True):
-        assert "<image>" * 2 + prompt.question == training_prompt(query, mode, language, 5, ties=ties)
+        assert "<image>" * 2 + prompt.question == training_prompt(query, mode, language, seed=5, ties=ties)
         assert (prompt.item, prompt.episode_id, prompt.order) == ("p1", "e1", query.order)
         assert prompt.shown == tuple(Shown(image) for image in query.images)
         assert prompt.labels == ("img1", "img2")

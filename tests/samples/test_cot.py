@@ -26,11 +26,11 @@ SHOWN = {"forward": (STATES[3], STATES[15]), "backward": (STATES[15], STATES[3])
 
 
 def target(order="forward"):
-    return cot_sample(Query(PAIR, order), SHOWN[order], SOURCE, WORDING, "en", 0).target
+    return cot_sample(Query(PAIR, order), SHOWN[order], SOURCE, wording=WORDING, language="en", seed=0).target
 
 
 def checked(text, order="forward"):
-    return check_target(text, Query(PAIR, order), SHOWN[order], SOURCE, WORDING)
+    return check_target(text, Query(PAIR, order), SHOWN[order], source=SOURCE, wording=WORDING)
 
 
 def test_target_reads_as_the_authors_write_it():
@@ -83,7 +83,7 @@ def test_phrase_with_the_most_fixed_text_is_meant():
     assert wording.read(wording.say(claims)) == claims
 
 
-def test_two_phrases_alike_cannot_be_told_apart():
+def test_two_equal_phrases_cannot_be_distinguished():
     wording = Wording(", ", {"reach": "{value} cm far", "goal": "{value} cm far"})
     with pytest.raises(DataError, match="reach and as goal"):
         wording.read("3 cm far")
@@ -99,7 +99,7 @@ def test_claims_without_words_are_refused(claims):
     ("change", "words"),
     [
         ({"claims": {"grey": "shade"}}, "holds {value} once"),
-        ({"words": {"a": "x", "b": "x"}}, "two things by one word"),
+        ({"words": {"a": "x", "b": "x"}}, "same word for two things"),
         ({"separater": ", "}, "did you mean 'separator'"),
     ],
 )

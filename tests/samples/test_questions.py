@@ -30,18 +30,18 @@ def test_english_wordings_are_short_and_name_no_order():
 
 
 def test_both_orders_get_the_same_wording_and_pairs_different_ones():
-    forward, backward = (prompt(Query(PAIR, order), "cot", "en", 0) for order in ("forward", "backward"))
+    forward, backward = (prompt(Query(PAIR, order), "cot", "en", seed=0) for order in ("forward", "backward"))
     assert forward == backward
-    drawn = {question("direct", "en", f"e:{number}-9", 0) for number in range(200)}
+    drawn = {question("direct", "en", f"e:{number}-9", seed=0) for number in range(200)}
     assert drawn == set(paraphrases("direct", "en"))
 
 
 def test_held_out_part_draws_from_the_held_out_wordings():
-    assert question("cot", "zh", "e:1-2", 0, "heldout") in paraphrases("cot", "zh", "heldout")
+    assert question("cot", "zh", "e:1-2", seed=0, part="heldout") in paraphrases("cot", "zh", "heldout")
 
 
 def test_prompt_has_two_markers_and_the_task_as_it_is():
-    text = prompt(Query(PAIR, "forward"), "direct", "en", 0)
+    text = prompt(Query(PAIR, "forward"), "direct", "en", seed=0)
     assert text.startswith("<image><image>")
     assert text.count("<image>") == 2
     assert "stack {two} cups" in text

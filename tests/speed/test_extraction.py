@@ -20,9 +20,10 @@ from PIL import Image
 from tiny_stage import REPOSITORY
 
 from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
-from stcr_plugin.pairs import PairRules, SplitRule
+from stcr_plugin.pairs import PairRules
 from stcr_plugin.registry import parquet, picture_store, shards
 from stcr_plugin.registry.data_config import DataConfig, FrameRules
+from stcr_plugin.splits import SplitRule
 from stcr_plugin.types import Episode
 
 REAL = Path(os.environ.get("STCR_REAL_DATA", REPOSITORY.parent / "shared/real")) / "g1_pick_bottle"
