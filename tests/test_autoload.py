@@ -146,7 +146,7 @@ def test_llamafactorys_v1_refuses_our_block_in_our_words_and_reads_other_recipes
     assert module.HfArgumentParser().parse_dict({"model": "a"}, allow_extra_keys=True) == ({"model": "a"}, True)
     with pytest.raises(SystemExit) as caught:
         module.HfArgumentParser().parse_dict({"model": "a", "stcr": {}}, allow_extra_keys=True)
-    assert str(caught.value.code).startswith("stcr: USE_V1 is set: ")
+    assert str(caught.value.code).startswith("stcr: USE_V1: is set, ")
     refuse_v1(SimpleNamespace())  # a version without this parser is left to itself
 
 

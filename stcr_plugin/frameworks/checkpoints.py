@@ -1,8 +1,8 @@
-"""Checkpoints: written whole or not at all, loaded back whole, and what one needs named where the disk is full.
+"""Checkpoints are written whole or not at all and loaded whole; a full disk is an error that names the space needed.
 
 transformers' Trainer copies a checkpoint's tensors by name, yet `save_pretrained` writes those of Qwen-VL models
-under other names than the live model has. What it does not find it leaves as it is, with a warning alone: a resumed
-run, and the best model at the end, are then a mixture (huggingface/transformers#43701, seen with 4.57 and 5.5).
+under other names than the live model has. Tensors that it does not find stay as they are, with only a warning: a
+resumed run, and the best model at the end, are then a mixture (huggingface/transformers#43701, seen with 4.57 and 5.5).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.frameworks.ranks import wait_for_all
 
-PART = ".checkpoints.part"  # folder of a run in which checkpoints are written, and taken apart
+PART = ".checkpoints.part"  # folder of a run in which checkpoints are written and deleted
 _STATE = "trainer_state.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin", "global_step*", "pytorch_model_fsdp*")
-_OPTIMIZER = ("optimizer*", "global_step*")  # DeepSpeed's stands in a folder of that name
+_OPTIMIZER = ("optimizer*", "global_step*")  # DeepSpeed's is in a folder of that name
 
 
 def load_whole(trainer: Any) -> None:
     """Make `trainer` read full checkpoints through `from_pretrained`, which knows both sets of names.
 
-    Adapters, DeepSpeed and FSDP have their own way, which is left as it is. The weights stand in memory twice while
-    they are loaded. Raises RuntimeError at a checkpoint whose tensors are not the model's.
+    Adapters, DeepSpeed and FSDP keep their own way. The weights are in memory twice while they are loaded. Raises
+    RuntimeError at a checkpoint whose tensors are not the model's.
     """
     from transformers import PreTrainedModel
 
@@ -62,19 +62,22 @@ def load_whole(trainer: Any) -> None:
 
 @cache
 def _make_cpu_0_known() -> None:
-    """With several ranks accelerate calls the CPU cpu:0, a place that torch.load cannot put an optimizer's state at."""
+    """With several ranks accelerate calls the CPU cpu:0, a device that torch.load does not know."""
     import torch
 
-    # The number is the registry's order, in which no two may be the same: torch sorts by what stands behind it then.
+    # The number is the registry's order, in which no two may be the same: torch then sorts by the functions after it.
     torch.serialization.register_package(1207, lambda _: None, lambda data, at: data if at == "cpu:0" else None)
 
 
 def save_whole(trainer: Any) -> None:
     """Make a checkpoint of `trainer` appear under its name when every rank has written its part, in one rename.
 
-    Its `save_total_limit` is then kept by `delete_old`. One that is pushed to a hub is written by transformers' own
-    way, which uploads from where it writes. A save raises StcrError before it writes weights that are no finite
-    numbers, and DataError with the folder and the bytes of one save where the disk is full.
+    Its `save_total_limit` is then kept by `delete_old`. One that is pushed to a hub is written in transformers' own
+    way, which uploads from where it writes.
+
+    Raises, at a save:
+        StcrError: The weights are not finite numbers; nothing was written.
+        DataError: The disk is full; with the folder and the bytes of one save.
     """
     _name_what_saving_needs(trainer)
     if trainer.args.push_to_hub:
@@ -118,8 +121,10 @@ def _writing_into(trainer: Any, folder: Path) -> Iterator[None]:
 
 
 def delete_old(run: Path, steps: list[int], limit: int | None, best: str | None) -> None:
-    """Of the checkpoints at `steps`, ascending, delete the first until `limit` are left: `save_total_limit`, whose
-    rule this is. The last and the best one stay."""
+    """Delete the first of the checkpoints at `steps`, ascending, until `limit` are left; the last and the best stay.
+
+    This is the rule of transformers' `save_total_limit`.
+    """
     protected = {f"checkpoint-{steps[-1]}", Path(best or "").name}
     there = [name for step in steps if (run / (name := f"checkpoint-{step}")).is_dir()]
     surplus = len(there) - max(limit or len(there), len(protected & set(there)))
@@ -135,7 +140,7 @@ def _delete(checkpoint: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
         os.replace(checkpoint, gone)
         shutil.rmtree(gone)
-        with suppress(OSError):  # a checkpoint that is being written stands there too
+        with suppress(OSError):  # a checkpoint that is being written is there too
             gone.parent.rmdir()
 
 
@@ -146,13 +151,13 @@ def checkpoints(run: Path) -> list[int]:
 
 
 def flaw(checkpoint: Path) -> str | None:
-    """Why no training can go on from a checkpoint (what is missing or cut), None where nothing speaks against it.
+    """Why no training can continue from a checkpoint (the part that is missing or cut), None for a whole one.
 
     Reads headers alone: the sizes that a safetensors header states (format: huggingface/safetensors, README, "Format"),
     and the directory at the end of the zip files that torch.save writes.
     """
     if not checkpoint.is_dir():
-        return "is no folder"
+        return "is not a folder"
     for path in sorted(checkpoint.glob("*.safetensors")):
         if not _is_whole_safetensors(path):
             return f"{path.name} is cut"
@@ -188,13 +193,14 @@ def _is_whole_safetensors(path: Path) -> bool:
 
 
 def _refuse_broken_weights(trainer: Any) -> None:
-    """Raises StcrError for trained weights that are no finite numbers, which no training comes back from."""
+    """Raises StcrError for trained weights that are not finite numbers, from which no training recovers."""
     for name, weight in trainer.model.named_parameters():
         values = getattr(weight, "ds_tensor", weight)  # this rank's share under ZeRO-3
         if weight.requires_grad and not bool(values.isfinite().all()):
             raise StcrError(
-                f"step {trainer.state.global_step}: {name} holds values that are no finite numbers, so nothing was "
-                "saved; lower learning_rate, set max_grad_norm, or train in bf16 instead of fp16, then run again"
+                f"step {trainer.state.global_step}",
+                f"{name} has values that are not finite numbers, so nothing was saved",
+                "lower learning_rate, set max_grad_norm, or train in bf16 instead of fp16, then run again",
             )
 
 
@@ -218,7 +224,7 @@ def _name_what_saving_needs(trainer: Any) -> None:
 
 
 def _model_bytes(trainer: Any) -> int:
-    """Of the weights that are saved: all, or an adapter's, which are those that train."""
+    """Bytes of the weights that are saved: all, or an adapter's, which are those that train."""
     from transformers import PreTrainedModel
 
     whole = isinstance(trainer.model, PreTrainedModel)

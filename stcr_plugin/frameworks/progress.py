@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,7 +35,10 @@ def without_bars(recipe: Recipe) -> Recipe:
 
 @contextmanager
 def short_output() -> Iterator[None]:
-    """Where stderr is not a terminal, keep other libraries from printing bars, and a dict for each logging step."""
+    """Where stderr is not a terminal, keep other libraries from printing bars, and from logging more than warnings.
+
+    LLAMAFACTORY_VERBOSITY, LLaMA-Factory's own setting, brings its log lines and those of transformers back.
+    """
     import datasets
     from transformers.utils import logging as transformers_logging
 
@@ -41,15 +46,21 @@ def short_output() -> Iterator[None]:
         yield
         return
     bars = not datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
-    logger = logging.getLogger("llamafactory.train.callbacks")
-    level = logger.level
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
-    logger.setLevel(logging.WARNING)
+    logger = logging.getLogger("llamafactory")
+    level, verbosity = logger.level, os.environ.get("LLAMAFACTORY_VERBOSITY")
+    if verbosity is None:
+        os.environ["LLAMAFACTORY_VERBOSITY"] = "WARNING"  # else it sets transformers to INFO
+        logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*pin_memory.*no accelerator")  # once per epoch on a CPU
+            yield
     finally:
-        logger.setLevel(level)
+        if verbosity is None:
+            del os.environ["LLAMAFACTORY_VERBOSITY"]
+            logger.setLevel(level)
         if bars[0]:
             datasets.enable_progress_bars()
         if bars[1]:
@@ -67,7 +78,7 @@ class ProgressLines(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.disable_tqdm:
-            self.trainer.remove_callback(PrinterCallback)  # a dict for each logging step
+            self.trainer.remove_callback(PrinterCallback)  # prints a dict for each logging step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self._last[0]:

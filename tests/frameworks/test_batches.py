@@ -96,7 +96,7 @@ def test_in_a_stream_the_next_sample_of_the_batch_is_shown_twice_and_a_batch_wit
     rows = [sample(tmp_path, k, cut=k > 0) for k in range(3)]
     collate = NamingCollator(collated, bad="replace", rows=iter(()))
     assert collate(rows)["ids"] == [0, 0, 0]
-    with pytest.raises(DataError, match=r"nor can the 19 samples be read that were to take its place"):
+    with pytest.raises(DataError, match=r"nor can the 19 samples be read that could replace it"):
         collate(rows[1:])
 
 
@@ -156,7 +156,7 @@ def test_a_loss_that_is_no_number_stops_the_stage_naming_step_pictures_and_text(
     run = workshop.root / "diverged"
     said, record = str(caught.value), stage_row(run)
     step = int(said.partition("step ")[2].partition(":")[0])
-    assert said.startswith(f"step {step}: the loss is no finite number, on rank 0: nan. In its batch stood (1) ")
+    assert said.startswith(f"step {step}: the loss is not a finite number, on rank 0: nan. In its batch: (1) ")
     assert said.count("closer to completion: img") >= 4  # the samples' answers
     assert said.count(str(workshop.registry)) >= 8  # and their pictures
     assert (record["ended"]["how"], record["ended"]["step"]) == ("failed", step - 1)
@@ -205,6 +205,6 @@ def test_what_goes_wrong_on_one_rank_is_said_by_all_and_none_hangs(workshop: Wor
     ]
     assert [row["when"] for row in record["figures"]] == ["before"]
     why = record["ended"]["why"]
-    assert why.startswith("step 3: the loss is no finite number, on rank 1: inf. In its batch stood (1) ")
+    assert why.startswith("step 3: the loss is not a finite number, on rank 1: inf. In its batch: (1) ")
     assert why.count("closer to completion: img") >= 2
     assert checkpoints(run) == [1, 2]

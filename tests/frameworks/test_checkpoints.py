@@ -103,7 +103,7 @@ def test_weights_that_are_no_numbers_are_not_saved(workshop: Workshop, monkeypat
     original = Record.on_step_end
     monkeypatch.setattr(Record, "on_step_end", broken)
     settings = ("max_steps=2", "stcr.evaluate=null", "save_strategy=steps", "save_steps=1")
-    with pytest.raises(StcrError, match=r"step 2: .+ holds values that are no finite numbers, so nothing was saved"):
+    with pytest.raises(StcrError, match=r"step 2: .+ has values that are not finite numbers, so nothing was saved"):
         workshop.train("weak", "broken", *settings)
     run = workshop.root / "broken"
     assert checkpoints(run) == [1]

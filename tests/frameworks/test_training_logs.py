@@ -11,8 +11,10 @@ import pytest
 from tiny_stage import Workshop, history, stage_row
 
 from stcr_plugin.frameworks import training_logs
+from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.stage_record import Record
-from stcr_plugin.frameworks.training_logs import CHAIN_STEP, name_run, tracked
+from stcr_plugin.frameworks.training_logs import CHAIN_STEP, tracked, with_run_names
+from stcr_plugin.records import StageRecord
 
 
 def events_of(folder: Path) -> Any:
@@ -23,14 +25,14 @@ def events_of(folder: Path) -> Any:
     return events
 
 
-def test_a_stage_is_named_after_its_chain_and_what_the_recipe_says_stands() -> None:
-    args: dict[str, Any] = {"output_dir": "runs/demo/stage1"}
-    name_run(args, "stage1")
-    assert args == {"output_dir": "runs/demo/stage1", "run_name": "demo/stage1"}
-    mine: dict[str, Any] = {
-        "output_dir": "runs/demo/stage2", "run_name": "mine", "use_swanlab": True, "swanlab_project": "p"
-    }  # fmt: skip
-    name_run(mine, "stage2")
+def recipe(name: str, **keys: Any) -> Recipe:
+    return Recipe.of({"output_dir": f"runs/demo/{name}", **keys, "stcr": {"name": name, "mode": "cot"}})
+
+
+def test_a_stage_is_named_after_its_chain_and_names_in_the_recipe_are_kept() -> None:
+    plain = recipe("stage1")
+    assert with_run_names(plain) == plain.changed({"run_name": "demo/stage1"})
+    mine = with_run_names(recipe("stage2", run_name="mine", use_swanlab=True, swanlab_project="p")).keys
     assert (mine["run_name"], mine["swanlab_run_name"], mine["swanlab_project"]) == ("mine", "demo/stage2", "p")
 
 
@@ -40,7 +42,7 @@ def test_trackers_find_the_run_in_the_environment_while_it_trains_and_yours_stan
     for key in [key for key in os.environ if key.startswith(("WANDB_", "SWANLAB_"))]:
         monkeypatch.delenv(key)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    with tracked({"output_dir": "runs/demo/stage1"}, "0123456789abcdef01234"):
+    with tracked(recipe("stage1"), "0123456789abcdef01234"):
         seen = {key: value for key, value in os.environ.items() if key.startswith(("WANDB_", "SWANLAB_"))}
     assert seen == {
         "WANDB_PROJECT": "mine",
@@ -56,9 +58,9 @@ def test_trackers_find_the_run_in_the_environment_while_it_trains_and_yours_stan
 
 def test_a_resumed_stage_keeps_its_id_in_trackers_and_one_trained_anew_gets_another(tmp_path: Path) -> None:
     def run_id(resumed: bool) -> Any:
-        record = Record(tmp_path, {"name": "stage1"}, resumed)
+        record = Record(tmp_path, StageRecord(name="stage1"), resumed)
         record.start()
-        return record.values["log_run_id"]
+        return record.now.log_run_id
 
     first = run_id(False)
     assert len(first) == 21

@@ -194,7 +194,7 @@ def test_a_picture_that_was_replaced_by_one_of_another_size_is_named(stocked: Wo
 def test_a_sample_over_the_cutoff_stops_before_training_and_names_what_it_needs(stocked: Workshop) -> None:
     collator = ours(stocked, "stcr_qwen2_vl")
     length = max(map(len, collator.tokenised(dataset(stocked.registry, "tiny_weak")[:])["input_ids"]))
-    says = rf"a sample takes {length} tokens but cutoff_len is {length - 1}.*set cutoff_len to {length}"
+    says = rf"a sample: takes {length} tokens but cutoff_len is {length - 1}.*set cutoff_len to {length}"
     with pytest.raises(DataError, match=says):
         through_trl(args_of(stocked, "tiny_weak", "cut", f"cutoff_len={length - 1}"), [])
     assert not (stocked.root / "cut").exists()
@@ -210,9 +210,9 @@ def test_a_sample_over_the_cutoff_stops_before_training_and_names_what_it_needs(
         ("lora_rnk", 4, "lora_rnk: the TRL backend does not know it; did you mean 'lora_rank'? Else remove it"),
         ("max_step", 4, "did you mean 'max_steps'?"),
         ("use_galore", True, "use_galore: the TRL backend does not know it; "),
-        ("streaming", True, "streaming: True is not what the TRL backend can do; its rows are read from the disk"),
+        ("streaming", True, "streaming: True is not supported by the TRL backend; its rows are read from the disk"),
         ("packing", True, "TRL packs no samples with pictures"),
-        ("quantization_bit", 4, "quantization_bit: 4 is not what the TRL backend can do; remove it, or train with"),
+        ("quantization_bit", 4, "quantization_bit: 4 is not supported by the TRL backend; remove it, or train with"),
         ("trust_remote_code", True, "code in a model's folder is never run"),
         ("finetuning_type", "freeze", "the recipe: finetuning_type: Input should be 'full' or 'lora'"),
         ("interleave_probs", "0.5,0.5", "interleave_probs is a share for each dataset"),
@@ -259,11 +259,11 @@ def test_what_the_recipe_is_silent_about_is_as_in_llamafactory(workshop: Worksho
         (
             [("assistant", "Hello.")],
             [],
-            "bad, row 0: its turns are ['assistant']; a row is turns of user and assistant",
+            "bad, row 0: its turns are ['assistant']; alternate user and assistant",
         ),
-        ([("user", "Hello.")], [], "and ends with the latter"),
+        ([("user", "Hello.")], [], "and end with the latter"),
         ([("user", "<image>Who?"), ("assistant", "I.")], ["../secret.png"], "row 0: ../secret.png: leaves its folder"),
-        ([("user", "Who?"), ("assistant", "I.")], ["everyday/kettle.png"], "has 1 pictures and 0 places for them"),
+        ([("user", "Who?"), ("assistant", "I.")], ["everyday/kettle.png"], "has 1 pictures and 0 `<image>`"),
         ([("user", "<image>?"), ("assistant", "I.")], ["everyday/gone.png"], "gone.png: cannot be read"),
         ([("user", "<image>?"), ("assistant", "I.")], ["everyday.json"], "everyday.json: cannot be read as a picture"),
     ],
@@ -283,7 +283,7 @@ def test_a_broken_row_is_named(stocked: Workshop, turns: list[tuple[str, str]], 
 
 
 def test_an_unknown_dataset_names_the_nearest(stocked: Workshop) -> None:
-    with pytest.raises(ConfigError, match="has no dataset 'tiny_weka', did you mean 'tiny_weak'"):
+    with pytest.raises(ConfigError, match="has no dataset 'tiny_weka'; did you mean 'tiny_weak'"):
         dataset(stocked.registry, "tiny_weka")
 
 

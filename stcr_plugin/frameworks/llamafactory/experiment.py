@@ -7,14 +7,17 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks.launch import under_torchrun
 from stcr_plugin.frameworks.recipe import Recipe, read_recipe
 from stcr_plugin.frameworks.stage_run import Train, run_stage
+from stcr_plugin.logits import IGNORE
 
 RunExp = Callable[..., None]
 
@@ -140,9 +143,22 @@ def through(run_exp: RunExp) -> Train:
         from stcr_plugin.frameworks.batches import BatchWatch
 
         _set_template(args, next((one.bad for one in callbacks if isinstance(one, BatchWatch)), "error"))
-        run_exp(args, callbacks)
+        with _short_example():
+            run_exp(args, callbacks)
 
     return train
+
+
+@contextmanager
+def _short_example() -> Iterator[None]:
+    """LLaMA-Factory prints the answer of a training example, instead of all its token ids and picture tokens."""
+    from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
+
+    def print_answer(self: Any, example: Mapping[str, Any]) -> None:
+        print(self.tokenizer.decode([label for label in example["labels"] if label != IGNORE]))
+
+    with patch.object(SupervisedDatasetProcessor, "print_data_example", print_answer):
+        yield
 
 
 def _set_template(args: Mapping[str, Any], bad_pictures: str = "error") -> None:
