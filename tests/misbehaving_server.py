@@ -35,7 +35,7 @@ def answer(text: Any, **more: Any) -> Reply:
 
 @dataclass
 class Desk:
-    """What the server was asked: `bodies` and `headers` in order of arrival, and the most requests at once."""
+    """What the server was asked: `bodies` and `headers` (names in lower case) by arrival, and the most at once."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -66,7 +66,7 @@ def serving(script: Callable[[str, int], Reply]) -> Iterator[Desk]:
             asked = question(body)
             with desk.lock:
                 desk.bodies.append(body)
-                desk.headers.append(dict(self.headers))
+                desk.headers.append({name.lower(): value for name, value in self.headers.items()})
                 desk.times.append(time.monotonic())
                 desk.tries[asked] += 1
                 desk.busy += 1

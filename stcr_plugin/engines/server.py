@@ -1,6 +1,8 @@
-"""Prompts -> what is said, by a model behind any OpenAI-compatible server (`POST URL/chat/completions`).
+"""Prompts -> responses of a model behind any OpenAI-compatible server (`POST URL/chat/completions`).
 
 Format of requests and replies: OpenAI's API reference, "Create chat completion"; of Retry-After: RFC 9110, 10.2.3.
+The `openai` client sends requests; when they are sent is decided here, since its own retries neither count for
+requests_per_minute nor hold the other requests after Retry-After, and do not repeat a reply without an answer.
 """
 
 from __future__ import annotations
@@ -12,19 +14,18 @@ import ipaddress
 import json
 import os
 import random
-import ssl
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import settings
+from stcr_plugin.config import option, settings
 from stcr_plugin.engines.picture_loading import Pictures
 from stcr_plugin.engines.prompts import content, generates
 from stcr_plugin.engines.settings import AskSettings
@@ -32,61 +33,66 @@ from stcr_plugin.errors import ConfigError, ServerError
 from stcr_plugin.types import Prompt, Response, Shown
 
 if TYPE_CHECKING:
-    import httpx
+    from openai import AsyncOpenAI
 
-_TRY_AGAIN = frozenset({408, 409, 429})  # and all of 500 and above
+_RETRIED = frozenset({408, 409, 429})  # and all of 500 and above
 _LONGEST_BACK_OFF, _LONGEST_HOLD = 60.0, 600.0  # seconds
-_JITTER = random.Random()  # our own, for a run's seed is not ours to use up
+_JITTER = random.Random()  # its own, so that it does not change what a run's seed draws
 _SAMPLE = Prompt("", "", "", (Shown(""), Shown("")), ("img1", "img2"), "?")
+# The last one is how the client knows that the reply is wanted as it is.
+_HEADERS = {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "user-agent"} | {
+    "x-stainless-raw-response"
+}
+_CHECK_KEY = "check the key in the variable {key_env!r}"
+_FIXES = {
+    401: _CHECK_KEY,
+    403: _CHECK_KEY,
+    404: "check that the url ends as it should, such as in /v1, and that there is such a model",
+}
 
 
 @settings
 class ServerSettings:
-    """Which server is asked, how fast, and when it is given up.
+    """Which server is used, how fast, and when it is given up."""
 
-    url: up to and without `/chat/completions`, such as http://127.0.0.1:8000/v1.
-    model: the model's name there.
-    key_env: name of the environment variable that holds the key, "" for none. A server on this machine needs none.
-    concurrency: requests under way at once. timeout: seconds for one of them, from start to end.
-    tries: requests for one prompt before the run stops. back_off: seconds before the second; it doubles each time.
-    requests_per_minute: at most so many go out, evenly apart; repeated ones count. None: as many as are answered.
-    limit_name: how the server calls the most tokens it may write; OpenAI's newer models refuse max_tokens.
-    temperature: None sends none, for models that refuse it.
-    price_in, price_out: what a million tokens of the prompt and of the answer cost, in one currency of your choice.
-    """
-
-    url: str
-    model: str
-    key_env: str = "OPENAI_API_KEY"
-    concurrency: int = 8
-    timeout: float = 120.0
-    tries: int = 6
-    back_off: float = 1.0
-    requests_per_minute: float | None = None
-    limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: float | None = 0.0
-    price_in: float | None = None
-    price_out: float | None = None
+    url: str = option(help="address of the server up to its /v1, such as http://127.0.0.1:8000/v1")
+    model: str = option(help="the model's name at the server")
+    key_env: str = option(
+        default="OPENAI_API_KEY", help="environment variable with the key, '' for none; not needed on this machine"
+    )
+    concurrency: int = option(default=8, help="requests at the same time")
+    timeout: float = option(default=120.0, help="seconds for one request, from start to end")
+    tries: int = option(default=6, help="requests for one prompt before the run stops")
+    back_off: float = option(default=1.0, help="seconds before the second try; doubled for each further one")
+    requests_per_minute: float | None = option(
+        default=None, help="most requests per minute, repeated ones included (default: no limit)"
+    )
+    limit_name: Literal["max_tokens", "max_completion_tokens"] = option(
+        default="max_tokens", help="the server's name for the most tokens of a response; newer OpenAI models differ"
+    )
+    temperature: float | None = option(default=0.0, help="sampling temperature; null sends none")
+    price_in: float | None = option(default=None, help="price of a million prompt tokens, for the cost")
+    price_out: float | None = option(default=None, help="price of a million response tokens, for the cost")
 
     def __post_init__(self) -> None:
         parts = _parts(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url {parts.hostname or self.url!r}: give an address such as http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("url: holds more than an address; the key goes into the variable that key_env names")
+            raise ValueError("url: holds more than an address; put the key into the variable that key_env names")
         if not self.model:
-            raise ValueError("model: is empty; give the name that the server knows its model by")
+            raise ValueError("model: is empty; give the model's name at the server")
         if self.concurrency < 1 or self.tries < 1:
-            raise ValueError("concurrency and tries are at least 1")
+            raise ValueError("concurrency and tries must be at least 1")
         rate = self.requests_per_minute
         if self.timeout <= 0 or self.back_off < 0 or (rate is not None and rate <= 0):
-            raise ValueError("timeout and requests_per_minute are above 0, back_off is not below")
+            raise ValueError("timeout and requests_per_minute must be above 0, and back_off not below 0")
         if (self.price_in is None) != (self.price_out is None) or min(self.price_in or 0, self.price_out or 0) < 0:
-            raise ValueError("price_in and price_out are given together, neither below 0")
+            raise ValueError("price_in and price_out must be given together, neither below 0")
 
     @property
     def loopback(self) -> bool:
-        """Whether the server runs on this very machine."""
+        """Whether the server runs on this machine."""
         host = urlsplit(self.url).hostname or ""
         try:
             return ipaddress.ip_address(host).is_loopback
@@ -95,11 +101,13 @@ class ServerSettings:
 
 
 class ServerEngine:
-    """The model behind an OpenAI-compatible server. Pictures lie under `registry` and are sent as PNG, sized by `ask`.
+    """The model behind an OpenAI-compatible server. Pictures below `registry` are sent as PNG, sized by `ask`.
 
-    It writes, and what it writes is parsed: answers cannot be compared by log-probability, and its turn cannot be
-    begun for it, since few servers can do either. Of its reply only the first choice counts. A reply that comes after
-    its time-out is not heard, and the prompt is put again. Raises ConfigError for a key that is missing or no key.
+    Responses are generated and parsed: few servers can compare answers or continue a response that is begun for them.
+    Only the first choice of a reply counts. A reply after the time-out is not used, and the prompt is sent again.
+
+    Raises:
+        ConfigError: For a missing or malformed key.
     """
 
     def __init__(self, registry: Path, ask: AskSettings, server: ServerSettings) -> None:
@@ -112,41 +120,41 @@ class ServerEngine:
             "engine": "server",
             "url": self.server.url,
             "model": self.server.model,
-            # Not a digest of our code: paid answers are asked for anew only where other words would be sent.
+            # Not a digest of our code: responses that were paid for are used until another request would be sent.
             "request_digest": artefacts.digest(self._body(_SAMPLE, ["img1", "img2"])),
         }
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """What so many tokens cost, None without prices."""
+        """As `Priced.cost`."""
         if self.server.price_in is None or self.server.price_out is None:
             return None
         return (prompt_tokens * self.server.price_in + completion_tokens * self.server.price_out) / 1e6
 
     def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        """As Engine.say. Raises ServerError naming the prompt that got no answer, after all that others got."""
+        """As `Engine.say`. Raises ServerError for a prompt without a response, after the responses to all others."""
         from stcr_plugin.progress_bar import progress
 
         for prompt in prompts:
             self._refuse(prompt)
-        # The loop runs only while the next answer is awaited, so whoever takes them needs to know nothing of it.
+        # The loop runs only while the next response is awaited, so the caller's code need not be asynchronous.
         with asyncio.Runner() as runner, progress(len(prompts), "server: answering", "queries") as bar:
-            answers = self._answers(prompts)
-            while (found := runner.run(_next(answers))) is not None:
+            responses = self._responses(prompts)
+            while (found := runner.run(_next(responses))) is not None:
                 yield found
                 bar.update()
 
     def _refuse(self, prompt: Prompt) -> None:
         where = f"{prompt.item}, {prompt.order}"
         if prompt.begin:
-            raise ConfigError(f"{where}: a server's answer cannot be begun for it; ask a local model (--engine local)")
+            raise ConfigError(where, "a server cannot continue a response that is begun for it", "use --engine local")
         if not generates(prompt, self.ask):
-            raise ConfigError(f"{where}: a server cannot compare answers; set `generate: true` (--generate)")
+            raise ConfigError(where, "a server cannot compare answers", "set `generate: true` (--generate)")
 
-    async def _answers(self, prompts: Sequence[Prompt]) -> AsyncIterator[tuple[int, Response]]:
-        """Each answer as it comes. After the first failure no request is begun, and those under way are awaited."""
-        pace, stop = _Pace(self.server.requests_per_minute), asyncio.Event()
+    async def _responses(self, prompts: Sequence[Prompt]) -> AsyncIterator[tuple[int, Response]]:
+        """Each response as it comes. After the first failure no request is started; those under way are awaited."""
+        pace = _Pace(self.server.requests_per_minute)
         numbers = iter(range(len(prompts)))
-        tasks: set[asyncio.Task[tuple[int, Response]]] = set()
+        tasks: dict[asyncio.Task[Response], int] = {}
         failed: BaseException | None = None
         kept = 0
         async with self._client() as client:
@@ -155,76 +163,86 @@ class ServerEngine:
                     while failed is None and len(tasks) < self.server.concurrency:
                         if (number := next(numbers, None)) is None:
                             break
-                        tasks.add(asyncio.create_task(self._numbered(number, client, pace, stop, prompts[number])))
+                        tasks[asyncio.create_task(self._response(client, pace, prompts[number]))] = number
                     if not tasks:
                         break
-                    done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
+                        number = tasks.pop(task)
                         if (error := task.exception()) is None:
                             kept += 1
-                            yield task.result()
+                            yield number, task.result()
                         elif failed is None:
                             failed = error
-                            stop.set()
+                            pace.stop.set()
             finally:
                 for task in tasks:
                     task.cancel()
         if isinstance(failed, ServerError):
-            raise ServerError(f"{failed}. {kept} answers of this run are kept; run the same command again to go on")
+            again = f"run the same command again to continue ({kept} responses of this run are kept)"
+            raise ServerError(failed.where, failed.problem, ", then ".join(filter(None, (failed.fix, again))))
         if failed is not None:
             raise failed
 
-    async def _numbered(
-        self, number: int, client: httpx.AsyncClient, pace: _Pace, stop: asyncio.Event, prompt: Prompt
-    ) -> tuple[int, Response]:
-        return number, await self._asked(client, pace, stop, prompt)
+    async def _response(self, client: AsyncOpenAI, pace: _Pace, prompt: Prompt) -> Response:
+        """Raises ServerError where no try brought a response, or where the server refuses the request."""
+        import openai
 
-    async def _asked(self, client: httpx.AsyncClient, pace: _Pace, stop: asyncio.Event, prompt: Prompt) -> Response:
-        """Raises ServerError where no try brought an answer, or where the server refuses the request as it is."""
-        import httpx
-
-        where = f"{prompt.item}, {prompt.order}: no answer from {self.server.url} (model {self.server.model})"
-        urls = await asyncio.to_thread(self._urls, prompt)
-        address = f"{self.server.url.rstrip('/')}/chat/completions"
-        body = self._body(prompt, urls)
+        where = f"{prompt.item}, {prompt.order}"
+        server = f"{self.server.url} (model {self.server.model})"
+        create: Any = client.chat.completions.with_raw_response.create
+        body = self._body(prompt, await asyncio.to_thread(self._urls, prompt))
         trouble = ""
         for tried in range(self.server.tries):
-            await _pause(stop, pace.delay())
-            if stop.is_set():
+            await pace.pause(pace.delay())
+            if pace.stop.is_set():
                 break
             try:
                 async with asyncio.timeout(self.server.timeout):
-                    response = await client.post(address, json=body)
-                if response.status_code in _TRY_AGAIN or response.status_code >= 500:
-                    trouble = f"HTTP {response.status_code}: {self._words(response.text)}"
-                    wait = _retry_after(response.headers.get("retry-after", ""))
-                    if wait > _LONGEST_HOLD:
-                        raise ServerError(f"{where}: it asks to be left alone for {wait:.0f} seconds; {trouble}")
-                    pace.hold(wait)
-                elif not response.is_success:
-                    hint = _HINTS.get(response.status_code, "").format(key_env=self.server.key_env)
-                    raise ServerError(f"{where}: HTTP {response.status_code}: {self._words(response.text)}{hint}")
-                elif (said := _said(response.content)) is not None:
-                    return said
-                else:
-                    trouble = f"a reply without an answer in it: {self._words(response.text)}"
+                    reply = await create(**body)
+                if (response := _read(reply.content)) is not None:
+                    return response
+                trouble = f"a reply without an answer: {self._words(reply.text)}"
             except TimeoutError:
-                trouble = f"nothing within {self.server.timeout:g} seconds"
-            except httpx.RequestError as error:
-                trouble = self._words(f"{type(error).__name__} {error}")
+                trouble = f"no reply within {self.server.timeout:g} seconds"
+            except openai.APIConnectionError as error:
+                trouble = self._words(f"{type(error.__cause__).__name__} {error.__cause__}")
+            except openai.APIStatusError as error:
+                status = error.status_code
+                trouble = f"HTTP {status}: {self._words(error.response.text)}"
+                if status not in _RETRIED and status < 500:
+                    fix = _FIXES.get(status, "").format(key_env=self.server.key_env)
+                    raise ServerError(where, f"no answer from {server}: {trouble}", fix) from None
+                wait = _retry_after(error.response.headers.get("retry-after", ""))
+                if wait > _LONGEST_HOLD:
+                    raise ServerError(
+                        where, f"{server} asks for a break of {wait:.0f} seconds: {trouble}", "wait as long"
+                    ) from None
+                pace.hold(wait)
             if tried + 1 < self.server.tries:
-                await _pause(stop, min(_LONGEST_BACK_OFF, self.server.back_off * 2**tried) * _JITTER.uniform(0.5, 1))
-        raise ServerError(f"{where} after {self.server.tries} tries; the last one: {trouble}")
+                await pace.pause(min(_LONGEST_BACK_OFF, self.server.back_off * 2**tried) * _JITTER.uniform(0.5, 1))
+        raise ServerError(where, f"no answer from {server} after {self.server.tries} tries, the last one: {trouble}")
 
-    def _client(self) -> httpx.AsyncClient:
-        import httpx
+    def _client(self) -> AsyncOpenAI:
+        import openai
 
-        return httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            verify=_certificates(),
-            timeout=None,  # the whole try is timed, for a server may trickle
-            limits=httpx.Limits(max_connections=self.server.concurrency),
-            trust_env=not self.server.loopback,  # no proxy between us and this machine
+        async def only_ours(request: Any) -> None:
+            """Nothing that the client adds from its environment, such as OPENAI_CUSTOM_HEADERS, is sent."""
+            for name in request.headers.keys() - _HEADERS:
+                del request.headers[name]
+            if self._key:
+                request.headers["Authorization"] = f"Bearer {self._key}"
+
+        return openai.AsyncOpenAI(
+            api_key=self._key or "none",  # the client does not start without one
+            base_url=self.server.url,
+            max_retries=0,
+            timeout=None,  # the whole try is timed, since a server may send byte by byte
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False,  # so that the key goes to no other host
+                trust_env=not self.server.loopback,  # no proxy to this machine
+                event_hooks={"request": [only_ours]},
+            ),
         )
 
     def _urls(self, prompt: Prompt) -> list[str]:
@@ -244,7 +262,7 @@ class ServerEngine:
         return body if self.server.temperature is None else {**body, "temperature": self.server.temperature}
 
     def _words(self, text: str) -> str:
-        """What a server said of itself: its error's message where it has one, short and without the key."""
+        """A server's text: its error's message where it has one, short and without the key."""
         try:
             error = json.loads(text)["error"]
             text = str(error.get("message") or error) if isinstance(error, Mapping) else str(error)
@@ -252,24 +270,17 @@ class ServerEngine:
             pass
         text = " ".join(text.split())
         text = text.replace(self._key, "[key]") if self._key else text
-        return f"{text[:300]}..." if len(text) > 300 else text or "(no words)"
-
-
-_HINTS = {
-    401: " (is the key in the variable {key_env!r} right?)",
-    403: " (is the key in the variable {key_env!r} right?)",
-    404: " (does the url end as it should, such as in /v1, and is there such a model?)",
-}
+        return f"{text[:300]}..." if len(text) > 300 else text or "(no text)"
 
 
 class _Pace:
-    """When the next request may go out: evenly apart, and none while the server asks to wait. Times in seconds."""
+    """When the next request may be sent: evenly apart, none while the server asks to wait, none after `stop`."""
 
     def __init__(self, per_minute: float | None) -> None:
-        self.apart, self.free = (60 / per_minute if per_minute else 0.0), 0.0
+        self.apart, self.free, self.stop = (60 / per_minute if per_minute else 0.0), 0.0, asyncio.Event()
 
     def delay(self) -> float:
-        """How long the request that is about to go out must wait; the next one is counted from there."""
+        """Seconds that the next request must wait; the one after it is counted from there."""
         now = time.monotonic()
         start = max(now, self.free)
         self.free = start + self.apart
@@ -278,35 +289,26 @@ class _Pace:
     def hold(self, seconds: float) -> None:
         self.free = max(self.free, time.monotonic() + seconds)
 
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Read once, which takes longer than many a request."""
-    import httpx
-
-    return httpx.create_ssl_context()
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but no longer than until `stop`."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stop.wait(), seconds)
 
 
 async def _next(answers: AsyncIterator[tuple[int, Response]]) -> tuple[int, Response] | None:
     return await anext(answers, None)
 
 
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but no longer than until `stop`."""
-    if seconds > 0:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), seconds)
-
-
 def _parts(url: str) -> SplitResult:
-    """Of an address that httpx can ask. The ValueError for any other does not repeat it: it might hold a key."""
-    import httpx
-
+    """The parts of a usable address. The ValueError for another one does not repeat it: it might hold a key."""
     try:
         parts = urlsplit(url)
-        _ = httpx.URL(url), parts.port  # which is checked when it is read
-    except (ValueError, httpx.InvalidURL):
-        raise ValueError("url: its host or port is none; give an address such as http://127.0.0.1:8000/v1") from None
+        _ = parts.port  # which is checked when it is read
+        if not url.isprintable() or not re.fullmatch(r"[\w.:-]*", parts.hostname or ""):
+            raise ValueError
+    except ValueError:
+        raise ValueError("url: host or port is malformed; give an address such as http://127.0.0.1:8000/v1") from None
     return parts
 
 
@@ -315,11 +317,17 @@ def _key(server: ServerSettings) -> str:
     key = os.environ.get(server.key_env, "").strip() if server.key_env else ""
     if server.key_env and not key and not server.loopback:
         raise ConfigError(
-            f"{server.url} needs a key: put it into the environment variable {server.key_env}, name another with "
-            "key_env (--key-env), or set that to '' for a server without one"
+            server.url,
+            "needs a key",
+            f"put it into the environment variable {server.key_env}, name another one with key_env (--key-env), or set "
+            "that to '' for a server without a key",
         )
-    if not (key.isascii() and key.isprintable() and " " not in key) and key:
-        raise ConfigError(f"the environment variable {server.key_env} holds no key: blanks or odd characters are in it")
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(
+            f"the environment variable {server.key_env}",
+            "does not hold a key: it has blanks or odd characters",
+            "set it again",
+        )
     return key
 
 
@@ -330,7 +338,7 @@ def _data_url(picture: Any) -> str:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds that a Retry-After header asks for, as a number or as a date; 0 where it says nothing readable."""
+    """Seconds that a Retry-After header asks for, as a number or as a date; 0 where it is not readable."""
     try:
         return max(0.0, float(value))
     except ValueError:
@@ -343,24 +351,23 @@ def _retry_after(value: str) -> float:
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
-def _said(data: bytes) -> Response | None:
-    """The first choice of a reply; None where the reply is cut, or holds none.
+def _read(data: bytes) -> Response | None:
+    """The first choice of a reply; None where the reply is cut, or holds none. The client does not check replies.
 
-    A choice without words, such as one whose tokens all went into hidden reasoning, is an answer too: an empty one. So
-    is a refusal, which OpenAI sends beside the content.
+    A choice without text, such as one whose tokens all went into hidden reasoning, is an empty response. A refusal is
+    one too, which OpenAI sends beside the content.
     """
     try:
         reply = json.loads(data)
         message = reply["choices"][0]["message"]
-        written = message.get("refusal") or message["content"]
+        text = message.get("refusal") or message["content"]
         usage = reply.get("usage")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None
-    if isinstance(written, list):  # some servers reply in parts
-        written = "".join(str(part.get("text") or "") for part in written if isinstance(part, Mapping))
-    if not isinstance(written, str | None):
+    if isinstance(text, list):  # some servers reply in parts
+        text = "".join(str(part.get("text") or "") for part in text if isinstance(part, Mapping))
+    if not isinstance(text, str | None):
         return None
     counts = usage if isinstance(usage, Mapping) else {}
     tokens = [counts.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    asked, wrote = (one if isinstance(one, int) and not isinstance(one, bool) else None for one in tokens)
-    return Response(written or "", {}, asked, wrote)
+    return Response(text or "", {}, *(one if type(one) is int else None for one in tokens))

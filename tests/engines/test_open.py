@@ -86,7 +86,7 @@ def test_eval_of_a_server_goes_on_and_counts_tokens_and_cost(registry, tmp_path,
         options += ["--engine-config", "engine.yaml", "--limit", 6]
         options += ["--set", "engine.price_out=15", "--set", "engine.concurrency=1"]
         assert stcr_eval(registry, *options) == 1
-        assert "4 answers of this run are kept; run the same command again to go on" in capsys.readouterr().err
+        assert "run the same command again to continue (4 responses of this run are kept)" in capsys.readouterr().err
         up = True
         assert stcr_eval(registry, *options) == 0
     assert len(desk.bodies) == 12 + 1

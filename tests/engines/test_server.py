@@ -15,7 +15,7 @@ from PIL import Image
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.engines.cache import put
-from stcr_plugin.engines.server import ServerEngine, ServerSettings, _Pace, _retry_after, _said
+from stcr_plugin.engines.server import _HEADERS, ServerEngine, ServerSettings, _Pace, _read, _retry_after
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError, ServerError
 from stcr_plugin.types import Prompt, Response, Shown
@@ -122,7 +122,7 @@ def test_text_alone_is_sent_as_text_alone(registry):
 def test_what_a_server_cannot_do_is_refused_before_any_request(registry):
     with serving(echo) as desk:
         begun = prompts(3)[:2] + prompts(3, begin="spatial details: ")[2:]
-        with pytest.raises(ConfigError, match=r"p2, forward: a server's answer cannot be begun .*--engine local"):
+        with pytest.raises(ConfigError, match=r"p2, forward: a server cannot continue .*--engine local"):
             list(engine(registry, desk).say(begun))
         with pytest.raises(ConfigError, match=r"p0, forward: a server cannot compare answers; set `generate: true`"):
             list(engine(registry, desk).say(prompts(1, reasons=False)))
@@ -181,10 +181,10 @@ def test_lasting_trouble_stops_the_run_naming_the_prompt(registry, trouble):
         keep(found, engine(registry, desk, concurrency=2).say(prompts(4)))
     assert desk.tries["question 2"] == 4
     assert str(caught.value).startswith(
-        f"p2, forward: no answer from {desk.url} (model m) after 4 tries; the last one:"
+        f"p2, forward: no answer from {desk.url} (model m) after 4 tries, the last one:"
     )
     assert str(caught.value).endswith(
-        f". {len(found)} answers of this run are kept; run the same command again to go on"
+        f"; run the same command again to continue ({len(found)} responses of this run are kept)"
     )
     assert all(one.text == f"said to question {number}" for number, one in found)
 
@@ -229,7 +229,7 @@ def test_trickling_server_is_timed_as_a_whole(registry, monkeypatch):
     thread.start()
     settings = ServerSettings(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "m", timeout=0.3, tries=1)
     started = time.monotonic()
-    with pytest.raises(ServerError, match=r"nothing within 0\.3 seconds"):
+    with pytest.raises(ServerError, match=r"no reply within 0\.3 seconds"):
         list(ServerEngine(registry, ASK, settings).say(prompts(1)))
     assert time.monotonic() - started < 15  # the server would go on for thirty
     thread.join()
@@ -239,7 +239,7 @@ def test_trickling_server_is_timed_as_a_whole(registry, monkeypatch):
 def test_server_that_is_not_there_is_named(registry):
     with serving(echo) as desk:
         pass
-    with pytest.raises(ServerError, match=r"p0, forward: no answer from http://127.* after 2 tries; .*ConnectError"):
+    with pytest.raises(ServerError, match=r"p0, forward: no answer from http://127.* after 2 tries, .*ConnectError"):
         list(engine(registry, desk, tries=2, concurrency=1).say(prompts(2)))
 
 
@@ -267,7 +267,7 @@ def test_nothing_new_is_asked_after_a_refusal_but_what_is_under_way_is_kept(regi
         )
 
     found = []
-    with serving(script) as desk, pytest.raises(ServerError, match="2 answers of this run are kept"):
+    with serving(script) as desk, pytest.raises(ServerError, match="2 responses of this run are kept"):
         keep(found, engine(registry, desk, concurrency=3).say(prompts(9)))
     assert dict(found).keys() == {1, 2}
     assert len(desk.bodies) == 3
@@ -370,7 +370,7 @@ def test_server_that_asks_for_an_hour_stops_the_run(registry):
     reply = Reply(429, b'{"error": "quota"}', {"Retry-After": "3600"})
     with (
         serving(lambda *_: reply) as desk,
-        pytest.raises(ServerError, match=r"left alone for 3600 seconds; HTTP 429: quo"),
+        pytest.raises(ServerError, match=r"break of 3600 seconds: HTTP 429: quota; wait as long, then run"),
     ):
         list(engine(registry, desk, concurrency=1).say(prompts(2)))
     assert len(desk.bodies) == 1
@@ -410,14 +410,14 @@ def test_pace_gives_out_times_evenly_apart(monkeypatch):
     ],
 )
 def test_every_known_form_of_a_reply_is_read(message, text):
-    assert _said(
+    assert _read(
         json.dumps({"choices": [{"message": message}, {"message": {"content": "second"}}]}).encode()
     ) == Response(text)
 
 
 def test_tokens_that_are_not_counted_are_none():
     for usage in (None, {}, {"prompt_tokens": "9", "completion_tokens": True}, 3):
-        found = _said(json.dumps({"choices": [{"message": {"content": "x"}}], "usage": usage}).encode())
+        found = _read(json.dumps({"choices": [{"message": {"content": "x"}}], "usage": usage}).encode())
         assert (found.prompt_tokens, found.completion_tokens) == (None, None)
 
 
@@ -434,9 +434,9 @@ def test_key_goes_to_the_server_and_nowhere_else(registry, monkeypatch, tmp_path
         one = engine(registry, desk, key_env="MY_KEY", concurrency=1)
         with pytest.raises(ServerError) as caught:
             put(one, prompts(2), tmp_path, {}, SUMS)
-    assert desk.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert desk.headers[0]["authorization"] == f"Bearer {KEY}"
     written = "".join(path.read_text() for path in tmp_path.iterdir())
-    assert "wrong key [key] (is the key in the variable 'MY_KEY' right?)" in str(caught.value)
+    assert "wrong key [key]; check the key in the variable 'MY_KEY'" in str(caught.value)
     assert KEY not in str(caught.value) + repr(caught.value.__cause__) + caplog.text + written + json.dumps(
         one.identity()
     )
@@ -445,15 +445,35 @@ def test_key_goes_to_the_server_and_nowhere_else(registry, monkeypatch, tmp_path
 def test_this_machine_needs_no_key_and_others_do(registry):
     with serving(echo) as desk:
         said(registry, desk, 1)
-    assert "Authorization" not in desk.headers[0]
-    with pytest.raises(ConfigError, match=r"needs a key: put it into the environment variable OPENAI_API_KEY"):
+    assert "authorization" not in desk.headers[0]
+    with pytest.raises(ConfigError, match=r"needs a key; put it into the environment variable OPENAI_API_KEY"):
         ServerEngine(registry, ASK, ServerSettings("https://example.org/v1", "m"))
     ServerEngine(registry, ASK, ServerSettings("https://example.org/v1", "m", key_env=""))
 
 
+def test_nothing_else_of_the_environment_is_sent(registry, monkeypatch):
+    """Which the openai client would add to every request, whatever the server."""
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: secret\nAuthorization: Bearer secret")
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.setenv(name, "secret")
+    with serving(echo) as desk:
+        said(registry, desk, 1)
+    assert "secret" not in str(desk.headers)
+    assert desk.headers[0].keys() <= _HEADERS
+
+
+def test_redirect_is_not_followed(registry, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(echo) as other:
+        elsewhere = Reply(307, b"", {"Location": f"{other.url}/chat/completions"})
+        with serving(lambda *_: elsewhere) as desk, pytest.raises(ServerError, match="HTTP 307"):
+            list(engine(registry, desk).say(prompts(1)))
+    assert (len(desk.bodies), other.bodies) == (1, [])
+
+
 def test_key_that_is_none_is_refused_without_showing_it(registry, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-\nsecret")
-    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds no key") as caught:
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY: does not hold a key") as caught:
         ServerEngine(registry, ASK, ServerSettings("https://example.org/v1", "m"))
     assert "secret" not in str(caught.value)
 
@@ -466,10 +486,11 @@ def test_key_that_is_none_is_refused_without_showing_it(registry, monkeypatch):
     [
         ({"url": "localhost:8000/v1"}, "give an address such as http://127"),
         ({"url": "ftp://host/v1"}, "give an address"),
-        ({"url": "http://127.0.0.1:80a0/v1"}, "url: its host or port is none; give an address"),
-        ({"url": "http://127.0.0.1:99999/v1"}, "its host or port is none"),
-        ({"url": "http://[::1/v1"}, "its host or port is none"),
-        ({"url": "http://sk-\x01/v1"}, "its host or port is none"),
+        ({"url": "http://127.0.0.1:80a0/v1"}, "url: host or port is malformed; give an address"),
+        ({"url": "http://127.0.0.1:99999/v1"}, "host or port is malformed"),
+        ({"url": "http://a b/v1"}, "host or port is malformed"),
+        ({"url": "http://[::1/v1"}, "host or port is malformed"),
+        ({"url": "http://sk-\x01/v1"}, "host or port is malformed"),
         ({"url": "http://me:sk-secret@host/v1"}, "holds more than an address"),
         ({"url": "http://host/v1?key=sk-secret"}, "holds more than an address"),
         ({"model": ""}, "model: is empty"),
