@@ -2,8 +2,8 @@
 
     python examples/trl_script.py runs/demo/stage1 runs/demo/data_registry stcr runs/own --steps 400
 
-The dataset, the collator (image numbers, loss on the answer only) and the callback are the plugin's. The trainer is TRL's
-SFTTrainer, and everything else is yours to change.
+The dataset, the collator (image numbers, loss on the answer only) and the callback are the plugin's. The trainer is
+TRL's SFTTrainer, and everything else is yours to change.
 """
 
 import argparse
