@@ -27,7 +27,8 @@ model, processor = load(options.model)
 rows = dataset(options.registry, f"{options.build}_weak")
 collator = TemporalCollator(processor, image_max_pixels=PIXELS, media_dir=options.registry)
 pairs = read_pairs(options.registry, options.build, "dev")[: options.pairs]
-gap = GapCallback(pairs, options.registry, AskSettings(mode="direct", image_max_pixels=PIXELS), print)
+ask = AskSettings(mode="direct", image_max_pixels=PIXELS)
+gap = GapCallback(pairs, options.registry, ask, record=print)
 config = SFTConfig(
     options.out,
     max_steps=options.steps,

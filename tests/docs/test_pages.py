@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tiny_stage import REPOSITORY
+
+from stcr_plugin.errors import StcrError
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 PAGES.append(REPOSITORY / "examples/README.md")
@@ -83,3 +86,46 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_outside(tmp_pa
         assert re.findall(r"<(?:script|img|iframe)[^>]+src=\"?https?://[^\s>\"]+", text) == []
         assert re.findall(r"<link[^>]+rel=\"?(?:stylesheet|preconnect)[^>]+href=\"?https?://[^\s>\"]+", text) == []
     assert "judge_all" in (tmp_path / "site/api.html").read_text(encoding="utf-8")
+
+
+# ---- commands ----
+
+
+def commands() -> list[tuple[str, str]]:
+    """(where, command) of each `stcr` command in the code blocks of the pages and in the headers of the recipes."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+            found += [(name(page), line) for line in block.replace("\\\n", " ").splitlines()]
+    for recipe in sorted((REPOSITORY / "recipes").rglob("*.yaml")):
+        comments = [line for line in recipe.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        text = "\n".join(re.sub(r"^#\s*([A-Z]\w+ )?\s*", "", line) for line in comments)
+        found += [(name(recipe), line) for line in text.replace("\\\n", " ").splitlines()]
+    lines = [(where, re.split(r"\s#|\s\(", line)[0].strip()) for where, line in found]
+    lines = [(where, part) for where, line in lines for part in line.split(" && ")]
+    return [(where, line) for where, line in lines if re.match(r"([A-Z_]+=\S+ )*stcr [a-z]", line)]
+
+
+def test_every_command_of_the_pages_and_recipes_is_one_that_the_command_line_takes() -> None:
+    from stcr_plugin.cli import _parser
+
+    parser, wrong = _parser(), []
+    for where, line in commands():
+        words = shlex.split(line)
+        words = words[words.index("stcr") + 1 :]
+        try:
+            rest = [word for word in parser.parse_known_args(words)[1] if not re.match(r"[\w.]+=", word)]
+        except (SystemExit, StcrError) as error:
+            rest = [str(error)]
+        if rest:
+            wrong.append(f"{where}: {line}: {rest}")
+    assert len(commands()) > 60
+    assert wrong == []
+
+
+def test_every_file_that_a_page_or_recipe_names_is_there() -> None:
+    made = re.compile(r"/NAME|MODEL|KIND|\*")
+    for path in [*PAGES, *sorted((REPOSITORY / "recipes").rglob("*.yaml"))]:
+        text = path.read_text(encoding="utf-8")
+        for named in re.findall(r"(?<![\w/])(?:recipes|docs|examples|tests|stcr_plugin)/[\w/.*-]*\w", text):
+            assert made.search(named) or (REPOSITORY / named).exists(), f"{name(path)}: {named}"
