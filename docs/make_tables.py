@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ METRICS = {
     "gap_points": ("gap", "points"),
     "order_consistency": ("order_consistency", "%"),
 }
+SPLITS = ("seen", "heldout", "crowded", "regress", "shapes", "push", "take_off")
 KINDS = {"within one phase": "within_phase", "crossing phases": "across_phases"}
 # Names that other pages and tools rely on, and the systematic names that they stand for.
 NAMED = {
@@ -100,7 +102,7 @@ def _measured() -> Iterator[Figure]:
 
 
 def _of_study(study: str) -> Iterator[Figure]:
-    """Means over seeds with their deviation, extremes and single seeds; differences, kinds of pairs, controls, costs."""
+    """Means over seeds, their deviation and extremes, single seeds; differences, kinds of pairs, controls, costs."""
     folder = RESULTS / study
     table = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     seeds = {one["seed"]: rows for one, *rows in map(_read, sorted(folder.glob("seed*.jsonl")))}
@@ -147,7 +149,9 @@ def _of_study(study: str) -> Iterator[Figure]:
             name = f"{study}_{row['row']}_control_{row['control'].replace(' ', '_')}_{key}"
             yield from _spread(name, measure, replace(base, split=table["config"]["controls"]["split"]))
     for name, cost in table["costs"].items():
-        yield replace(base, name=f"{study}_{name}_tokens_millions", value=cost["supervised_tokens"] / 1e6, unit="million")
+        yield replace(
+            base, name=f"{study}_{name}_tokens_millions", value=cost["supervised_tokens"] / 1e6, unit="million"
+        )
         yield replace(base, name=f"{study}_{name}_minutes", value=cost["seconds"] / 60, unit="minutes")
         share = cost["supervised_tokens"] / table["costs"]["stage2"]["supervised_tokens"]
         yield replace(base, name=f"{study}_{name}_token_share", value=100 * share)
@@ -167,31 +171,24 @@ def _derived(found: Mapping[str, Figure]) -> Iterator[Figure]:
     """Figures that summarise others."""
     for name, systematic in NAMED.items():
         yield replace(found[systematic], name=name)
-    gaps = {
-        (seed, split): found[f"seeds_stage2_{split}_gap_seed{seed}"]
-        for seed in range(17, 22)
-        for split in ("seen", "heldout", "crowded", "regress", "shapes", "push", "take_off")
-    }
     base, chain = (found[f"ablation_{row}_heldout_pair_accuracy"] for row in ("base", "stage2"))
-    name = "ablation_base_heldout_minus_chain"
-    yield replace(base, name=name, value=base.value - chain.value, low=None, high=None, unit="points")
-    gaps_weak = [found[f"seeds_weak_only_{split}_gap_seed{seed}"] for seed, split in gaps]
-    plain = {at: one for at, one in gaps.items() if at[1] in ("seen", "heldout")}
-    means = [found[f"seeds_{row}_{split}_gap"] for row in ("stage2", "weak_only") for _, split in list(gaps)[:7]]
-    trained = [found[f"ablation_{row}_heldout_gap"] for row in ("stage2", "cot_only", "reverse", "mixed", "weak_weak")]
-    trained += [found[f"ablation_{row}_{split}_gap"] for row in ("authors_mask", "weak_only") for split in ("seen", "heldout")]
-    trained += [
-        found[f"ablation_{row}_seen_gap"] for row in ("stage2", "cot_only", "reverse", "mixed", "weak_weak")
-    ]
-    others = [one for at, one in gaps.items() if at not in plain]
-    others += [one for one in gaps_weak if one.split not in ("seen", "heldout")]
+    less = replace(base, name="ablation_base_heldout_minus_chain", unit="points", low=None, high=None)
+    yield replace(less, value=base.value - chain.value)
+    gaps = {
+        row: [found[f"seeds_{row}_{split}_gap_seed{seed}"] for split in SPLITS for seed in range(17, 22)]
+        for row in ("stage2", "weak_only")
+    }
+    main = {row: [one for one in values if one.split in ("seen", "heldout")] for row, values in gaps.items()}
+    both_orders = ("stage2", "cot_only", "reverse", "mixed", "weak_weak", "authors_mask", "weak_only")
     largest = {
-        "gap_abs_max": plain.values(),
-        "gap_abs_max_other_seeds": [one for (seed, _), one in plain.items() if seed != 17],
-        "gap_abs_max_of_means": means,
-        "gap_abs_max_other_splits": others,
-        "ablation_gap_abs_max": trained,
-        "gap_abs_max_baseline": [one for one in gaps_weak if one.split in ("seen", "heldout")],
+        "gap_abs_max": main["stage2"],
+        "gap_abs_max_baseline": main["weak_only"],
+        "gap_abs_max_other_seeds": [one for one in main["stage2"] if not one.name.endswith("seed17")],
+        "gap_abs_max_other_splits": [one for row in gaps for one in gaps[row] if one not in main[row]],
+        "gap_abs_max_of_means": [found[f"seeds_{row}_{split}_gap"] for row in gaps for split in SPLITS],
+        "ablation_gap_abs_max": [
+            found[f"ablation_{row}_{split}_gap"] for row in both_orders for split in ("seen", "heldout")
+        ],
     }
     for name, values in largest.items():
         one = max(values, key=lambda figure: abs(figure.value))
@@ -209,6 +206,7 @@ def _derived(found: Mapping[str, Figure]) -> Iterator[Figure]:
         yield replace(value, name=f"order_consistency_{which}", split="seen, heldout")
 
 
+@cache
 def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -219,7 +217,6 @@ def _revisions(path: Path) -> list[str]:
 
 # ---- tables ----
 
-SPLITS = ("seen", "heldout", "crowded", "regress", "shapes", "push", "take_off")
 ROWS = {"base": "base", "stage1": "stage 1", "stage2": "chain", "weak_only": "weak pairs only"}
 
 
@@ -309,7 +306,9 @@ def _ablation() -> str:
         cost += f" | {{ablation_{name}_step_seconds:.2f}} s"
         if name == "base":
             minus, cost = "{ablation_base_heldout_minus_chain:+.1f}", " | | "
-        rows.append(f"| {text} | {first} | {then} | {accuracy} | {{ablation_{name}_heldout_gap:+.1f}} | {minus} | {cost} |")
+        rows.append(
+            f"| {text} | {first} | {then} | {accuracy} | {{ablation_{name}_heldout_gap:+.1f}} | {minus} | {cost} |"
+        )
     header = "| row | first 1,000 steps | then 3,800 steps | seen % | held out % | gap | held out, minus the chain "
     return _table(header + "(95 % over episodes) | supervised tokens | training | per step |", rows)
 
@@ -444,7 +443,7 @@ TABLES = {
         ],
     ),
     "extraction": _table(
-        "| stored as | against a bare PyAV decode of the same frames | against reading every frame, keeping every tenth |",
+        "| stored as | against a bare PyAV decode of the frames | against reading every frame, keeping every tenth |",
         [
             "| 84x84 PNG | {extraction_png_decode:.2f} | {extraction_png_every:.1f} |",
             "| 256-token JPEG | {extraction_jpeg_decode:.2f} | {extraction_jpeg_every:.1f} |",
@@ -536,7 +535,9 @@ def _paragraphs(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
 
 def _result_numbers(text: str) -> Iterator[str]:
     """Numbers with a decimal point, or with a unit of a result. The level of intervals, 95 %, is not a result."""
-    text = re.sub(r"95 %|arXiv [\d.]+|Python 3\.\d+|Apache 2\.0|\s+", lambda found: " " if found[0].isspace() else "", text)
+    text = re.sub(
+        r"95 %|arXiv [\d.]+|Python 3\.\d+|Apache 2\.0|\s+", lambda found: " " if found[0].isspace() else "", text
+    )
     for found in _NUMBER.finditer(text):
         if "." in found[1] or _UNIT.match(text, found.end()):
             yield found[1]

@@ -13,10 +13,9 @@ for path in sys.argv[1:]:
     found = Evaluation.read(path)
     figures = found.figures
     low, high = (found.intervals or {}).get("pair_accuracy", (float("nan"), float("nan")))
-    print(
-        f"{found.name}, {found.dataset} {found.split}: pair accuracy {figures.pair_accuracy:.1f} % ({low:.1f} to {high:.1f}), "
-        f"gap {figures.gap_points:+.1f} points, {figures.n_pairs} pairs"
-    )
+    share = f"{figures.pair_accuracy:.1f} % ({low:.1f} to {high:.1f})"
+    print(f"{found.name}, {found.dataset} {found.split}, {figures.n_pairs} pairs:", end=" ")
+    print(f"pair accuracy {share}, gap {figures.gap_points:+.1f} points")
     by_task = found.parts.by_task
     tasks = sorted(by_task.tasks if by_task else (), key=lambda task: task.figures.pair_accuracy)
     if tasks:

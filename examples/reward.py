@@ -2,8 +2,8 @@
 
     python examples/reward.py runs/demo/stage2 "put the red cube on the green pad" frame_1.png frame_2.png frame_3.png
 
-Both orders of each pair are evaluated and averaged, so a preference for a position cancels. A step whose two orders disagree
-gets reward 0 here: such a judgement says more about the position than about the images.
+Both orders of each pair are evaluated and averaged, so a preference for a position cancels. A step whose two orders
+disagree gets reward 0 here: such a judgement says more about the position than about the images.
 """
 
 import sys

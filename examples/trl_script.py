@@ -2,8 +2,8 @@
 
     python examples/trl_script.py runs/demo/stage1 runs/demo/data_registry stcr runs/own --steps 400
 
-The dataset, the collator (image numbers, loss on the answer only) and the callback are the plugin's. The trainer is TRL's
-SFTTrainer, and everything else is yours to change.
+The dataset, the collator (image numbers, loss on the answer only) and the callback are the plugin's. The trainer is
+TRL's SFTTrainer, and everything else is yours to change.
 """
 
 import argparse
@@ -27,7 +27,8 @@ model, processor = load(options.model)
 rows = dataset(options.registry, f"{options.build}_weak")
 collator = TemporalCollator(processor, image_max_pixels=PIXELS, media_dir=options.registry)
 pairs = read_pairs(options.registry, options.build, "dev")[: options.pairs]
-gap = GapCallback(pairs, options.registry, AskSettings(mode="direct", image_max_pixels=PIXELS), print)
+ask = AskSettings(mode="direct", image_max_pixels=PIXELS)
+gap = GapCallback(pairs, options.registry, ask, record=print)
 config = SFTConfig(
     options.out,
     max_steps=options.steps,

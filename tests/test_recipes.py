@@ -151,7 +151,7 @@ def test_header_says_what_the_recipe_is(path: Path) -> None:
     data = yaml.safe_load((REPOSITORY / config[0]).read_text(encoding="utf-8"))
     assert values["dataset"] in {f"{data['name']}_{key}" for key in data["datasets"]}
     assert values["stcr"]["evaluate"]["split"] in data["splits"]
-    told = re.search(r"gradient_accumulation_steps: \d+ +# (\d+) samples a step", path.read_text(encoding="utf-8"))
+    told = re.search(r"gradient_accumulation_steps: \d+ +# (\d+) samples per step", path.read_text(encoding="utf-8"))
     if told:
         here = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"] * gpus(path)[0]
         assert int(told[1]) == here
