@@ -234,9 +234,9 @@ class Overlap(Result):
     evaluated: str
     episodes: Shared
     pictures: Shared
-    questions: Shared
-    tasks: Shared
-    near: Nearness | None
+    questions: Shared = Shared(0, 0, 0)
+    tasks: Shared = Shared(0, 0, 0)
+    near: Nearness | None = None
 
     @property
     def leaks(self) -> bool:
@@ -364,10 +364,12 @@ class GroupSettings:
             longer balanced within a group.
     """
 
-    pictures: int = 3
-    ask: Literal["closest", "order"] = "closest"
-    per_episode: int = 4
-    rotations: int | None = None
+    pictures: int = field(default=3, metadata={"help": "pictures per group, 3 to 8"})
+    ask: Literal["closest", "order"] = field(
+        default="closest", metadata={"help": "ask for the closest picture, or for the order of all"}
+    )
+    per_episode: int = field(default=4, metadata={"help": "at most N groups per episode"})
+    rotations: int | None = field(default=None, metadata={"help": "rotations per group (default: all)"})
 
     def __post_init__(self) -> None:
         if not FEWEST <= self.pictures <= MOST:

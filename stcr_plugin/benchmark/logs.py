@@ -22,7 +22,9 @@ from stcr_plugin.benchmark.task import RECORD
 from stcr_plugin.config import from_mapping, nearest
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.evaluate import Results, evaluate
+from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.results import Evaluation
 from stcr_plugin.types import Prompt, Response
 
 # What VLMEvalKit writes as a prediction where the model was not reached (INFER_FAIL_MSG in its vlmeval/smp/file.py).
@@ -65,12 +67,13 @@ def read(
     logs: Path,
     dataset: str,
     split: str,
+    *,
     out: Path,
     registry: Path = Path("data_registry"),
     name: str | None = None,
     model: Path | None = None,
-) -> Results:
-    """Write into `out` what `stcr eval` writes, of the answers in `logs`: a file, or a folder that holds one log.
+) -> Evaluation:
+    """Write into `out` the figures that `stcr eval` writes, of the answers in `logs`: a file, or a folder with one log.
 
     `name` is the model's in tables (default: that of its log); `model` its folder where it is one here, so that what
     it was trained on is looked at. Raises what `open_log` raises.
@@ -78,9 +81,17 @@ def read(
     made, log = open_log(logs, dataset, split, registry)
     settings = from_mapping(AskSettings, made.asked["settings"], str(log.path))
     called = None if model else log.model
-    return evaluate(
-        model, dataset, split, out, registry, settings, seed=made.asked["seed"], name=name or called, engine=log
+    request = EvalRequest(
+        model=model,
+        engine=log,
+        dataset=dataset,
+        split=split,
+        registry=registry,
+        settings=settings,
+        seed=made.asked["seed"],
+        name=name or called,
     )
+    return evaluate(request, out)
 
 
 def open_log(logs: Path, dataset: str, split: str, registry: Path) -> tuple[Benchmark, Log]:

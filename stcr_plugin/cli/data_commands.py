@@ -88,13 +88,13 @@ def _overlap_options(parser: Parser) -> None:
 
 
 def _overlap(arguments: argparse.Namespace) -> int:
-    from stcr_plugin.artefacts import write_json
     from stcr_plugin.registry.overlap import overlap
+    from stcr_plugin.report.overlap_words import overlap_text
 
     found = overlap(arguments.trained, arguments.evaluated, arguments.registry, arguments.seed)
-    print(found)
+    print(overlap_text(found))
     if arguments.out:
-        write_json(arguments.out, found.row())
+        found.write(arguments.out)
     return 1 if found.leaks else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ from stcr_plugin.cli.options import (
 from stcr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from stcr_plugin.engines.settings import AskSettings, Engine
     from stcr_plugin.evaluation.comparators import Comparator
+    from stcr_plugin.evaluation.request import EvalRequest
     from stcr_plugin.evaluation.strips import Strip
 
 _GROUPS = ("pictures", "ask", "per_episode", "rotations")
@@ -54,30 +57,39 @@ def _eval_options(parser: Parser) -> None:
 
 
 def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -> None:
-    from stcr_plugin.evaluation.comparators import words
     from stcr_plugin.evaluation.evaluate import evaluate
-    from stcr_plugin.evaluation.leakage import overlap_words
+    from stcr_plugin.report.comparator_words import comparator_words
+    from stcr_plugin.report.evaluation_page import write_evaluation_page
+    from stcr_plugin.report.overlap_words import overlap_words
     from stcr_plugin.report.tables import console_table
 
     engine, ask = open_engine(arguments)
-    results = evaluate(
-        arguments.model,
-        arguments.dataset,
-        arguments.split,
-        results_folder(arguments, engine, comparator.name if comparator else ""),
-        arguments.registry,
-        ask,
-        arguments.limit,
-        arguments.seed,
-        name=arguments.name,
+    request = _request(arguments, engine, ask)
+    out = results_folder(arguments, engine, comparator.name if comparator else "")
+    found = evaluate(request, out, comparator=comparator)
+    write_evaluation_page(out, arguments.registry, found)
+    print(console_table([(found.name, found.figures)]))
+    if found.comparator:
+        print(comparator_words(found.comparator, found.figures))
+    if found.overlap:
+        print(overlap_words(found.overlap))
+    print(f"results: {out}")
+
+
+def _request(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> EvalRequest:
+    from stcr_plugin.evaluation.request import EvalRequest
+
+    return EvalRequest(
+        model=arguments.model,
         engine=engine,
-        comparator=comparator,
+        dataset=arguments.dataset,
+        split=arguments.split,
+        registry=arguments.registry,
+        settings=ask,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        name=arguments.name,
     )
-    print(console_table([(str(results.row["name"]), results.figures)]))
-    if comparator:
-        print(words(results.row))
-    print(overlap_words(results.row["overlap"]))
-    print(f"results: {results.out}")
 
 
 def _comparator_options(parser: Parser) -> None:
@@ -110,31 +122,21 @@ def _controls_options(parser: Parser) -> None:
 
 
 def _controls(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.evaluation.controls import CONTROLS_MD, console, controls
+    from stcr_plugin.evaluation.controls import CONTROLS_MD, controls
+    from stcr_plugin.report.controls_table import controls_console, write_controls_pages
 
     engine, ask = open_engine(arguments)
+    request = _request(arguments, engine, ask)
     out = results_folder(arguments, engine, room="controls")
-    rows = controls(
-        arguments.model,
-        arguments.dataset,
-        arguments.split,
-        out,
-        arguments.registry,
-        ask,
-        None if arguments.only is None else [name for name in arguments.only.split(",") if name],
-        arguments.limit,
-        arguments.seed,
-        also=arguments.also,
-        engine=engine,
-        name=arguments.name,
-        pictures=arguments.pictures,
-    )
-    print(console(rows))
+    only = None if arguments.only is None else [name for name in arguments.only.split(",") if name]
+    found = controls(request, out, only=only, also=arguments.also, pictures=arguments.pictures)
+    write_controls_pages(out, arguments.registry, found.rows)
+    print(controls_console(found.rows))
     print(f"controls: {out / CONTROLS_MD}")
 
 
 def _multi_image_options(parser: Parser) -> None:
-    from stcr_plugin.evaluation.multi_image import GroupSettings
+    from stcr_plugin.results import GroupSettings
 
     settings_options(parser, GroupSettings, _GROUPS)
     split_options(parser, "eval", limit="groups")
@@ -143,25 +145,18 @@ def _multi_image_options(parser: Parser) -> None:
 
 
 def _multi_image(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.evaluation.multi_image import GroupSettings, evaluate_groups, summary
+    from stcr_plugin.evaluation.multi_image import evaluate_groups
+    from stcr_plugin.report.groups_table import groups_line, write_groups_page
+    from stcr_plugin.results import GroupSettings
 
     groups = settings_from(GroupSettings, arguments, _GROUPS)
     engine, ask = open_engine(arguments)
-    results = evaluate_groups(
-        arguments.model,
-        arguments.dataset,
-        arguments.split,
-        results_folder(arguments, engine, f"{groups.pictures}-{groups.ask}"),
-        arguments.registry,
-        ask,
-        groups,
-        arguments.limit,
-        arguments.seed,
-        name=arguments.name,
-        engine=engine,
-    )
-    print(summary(results.row))
-    print(f"results: {results.out}")
+    request = _request(arguments, engine, ask)
+    out = results_folder(arguments, engine, f"{groups.pictures}-{groups.ask}")
+    found = evaluate_groups(request, out, groups)
+    write_groups_page(out, found)
+    print(groups_line(found))
+    print(f"results: {out}")
 
 
 # ---- on frames, and on other questions
@@ -191,16 +186,22 @@ def _rank_options(parser: Parser) -> None:
 
 def _rank(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation import rank
+    from stcr_plugin.evaluation.request import EvalRequest
+    from stcr_plugin.report import ranking_words
 
     found = _strips(arguments)
     pairs = [pair for strip in found for pair in strip.pairs()]
     engine, ask = open_engine(arguments, found[0].root, pairs)
-    out, seed = arguments.out, arguments.seed
+    out, request = arguments.out, EvalRequest(engine=engine, settings=ask, seed=arguments.seed)
     if arguments.voc:
         name = str(arguments.model or arguments.oracle or engine.identity().get("model") or arguments.engine)
-        print(rank.value_order(engine, found, out, ask, seed, name=name).words)
+        order = rank.value_order(dataclasses.replace(request, name=name), found, out)
+        ranking_words.draw_value_order(out, order)
+        print(ranking_words.value_order_words(order))
     else:
-        print(rank.rank_frames(engine, found[0], out, ask, arguments.comparisons, seed).words)
+        ranking = rank.rank_frames(request, found[0], out, comparisons=arguments.comparisons)
+        ranking_words.draw_ranking(out, ranking)
+        print(ranking.words)
     print(f"results: {out}")
 
 
@@ -249,10 +250,12 @@ def _guard_options(parser: Parser) -> None:
 
 def _guard(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation import guard
+    from stcr_plugin.evaluation.request import EvalRequest
+    from stcr_plugin.report import guard_table
 
     exclude(arguments, "compare", *sorted(given(arguments) - {"compare", "out"}))
     if arguments.compare:
-        print(guard.compare(arguments.compare, arguments.out))
+        print(guard_table.compare_guards(arguments.compare, arguments.out))
         return
     exclude(arguments, "pope", "episodes")
     require(arguments, "pope", "images")
@@ -260,16 +263,13 @@ def _guard(arguments: argparse.Namespace) -> None:
     if arguments.out is None:
         raise ConfigError("", "stcr guard requires --out, the folder of the results")
     engine, ask = open_engine(arguments, arguments.images or arguments.out)
-    row = guard.guard(
-        arguments.model,
+    found = guard.guard(
+        EvalRequest(model=arguments.model, engine=engine, settings=ask, seed=arguments.seed, name=arguments.name),
         arguments.out,
-        guard.EPISODES if arguments.episodes is None else arguments.episodes,
-        arguments.seed,
-        ask,
-        arguments.pope,
-        arguments.images,
-        name=arguments.name,
-        engine=engine,
+        episodes=guard.EPISODES if arguments.episodes is None else arguments.episodes,
+        pope=arguments.pope,
+        images=arguments.images,
     )
-    print(guard.words(row))
+    guard_table.write_guard_page(arguments.out, found)
+    print(guard_table.guard_lines(found))
     print(f"results: {arguments.out}")

@@ -114,16 +114,18 @@ def _benchmark_read_options(parser: Parser) -> None:
 
 def _benchmark_read(arguments: argparse.Namespace) -> None:
     from stcr_plugin.benchmark.logs import read
+    from stcr_plugin.report.evaluation_page import write_evaluation_page
     from stcr_plugin.report.tables import console_table
 
-    results = read(
+    found = read(
         arguments.logs,
         arguments.dataset,
         arguments.split,
-        arguments.out,
-        arguments.registry,
-        arguments.name,
-        arguments.model,
+        out=arguments.out,
+        registry=arguments.registry,
+        name=arguments.name,
+        model=arguments.model,
     )
-    print(console_table([(str(results.row["name"]), results.figures)]))
-    print(f"results: {results.out}")
+    write_evaluation_page(arguments.out, arguments.registry, found)
+    print(console_table([(found.name, found.figures)]))
+    print(f"results: {arguments.out}")

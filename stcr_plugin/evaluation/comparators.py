@@ -18,6 +18,7 @@ from stcr_plugin.config import nearest
 from stcr_plugin.engines.cache import put
 from stcr_plugin.engines.settings import Engine
 from stcr_plugin.errors import ConfigError
+from stcr_plugin.results import ComparatorAccount, PlainAccuracy
 from stcr_plugin.scoring import metrics
 from stcr_plugin.scoring.parsing import parse
 from stcr_plugin.types import Answer, Change, Prompt, Response
@@ -70,72 +71,50 @@ def ask(
     comparator: Comparator,
     engine: Engine,
     prompts: Sequence[Prompt],
+    *,
     out: Path,
     asked: Mapping[str, Any],
     pictures: Mapping[str, str],
 ) -> tuple[list[Response], list[Response] | None]:
-    """What counts as said to each of `prompts`, and what the plain prompts alone gave, None where they were not put.
+    """The combined response to each of `prompts`, and that to the plain prompts alone, None where there are none.
 
-    Each variant is put by `asking.put` into a folder of its name in `out`, so that a killed run goes on. Raises
-    ConfigError at the first answer without log-probabilities where the comparator needs them.
+    Each variant has a folder of its name in `out` (see cache.put), so that a killed run goes on.
+
+    Raises:
+        ConfigError: The comparator needs log-probabilities, and the first answer has none.
     """
     checked = _Comparing(engine, comparator.name) if comparator.compares else engine
     said = {
-        variant: put(checked, [_changed(prompt, change) for prompt in prompts], out / variant, asked, pictures)
+        variant: put(
+            checked,
+            [_changed(prompt, change) for prompt in prompts],
+            out / variant,
+            asked=asked,
+            pictures=pictures,
+        )
         for variant, change in comparator.variants.items()
     }
     return comparator.combine(comparator, prompts, said), said.get(PLAIN)
 
 
 def account(
-    comparator: Comparator, answers: Sequence[Answer], plain: Sequence[Answer] | None, resamples: int, seed: int
-) -> dict[str, Any]:
-    """What results.json says of the comparator: how it asked, and how its accuracy compares with the plain prompt's.
-
-    mean_accuracy: half the sum of forward and backward accuracy, percent; 50 for any judge that goes by place alone.
-    difference: pair accuracy minus that of the plain prompt on the same pairs, points, with its interval.
-    """
-    return {
-        "name": comparator.name,
-        "does": comparator.does,
-        "source": comparator.source,
-        "variants": dict(comparator.variants),
-        "weight": comparator.weight,
-        "weight_of": comparator.weight_of,
-        "plausible": comparator.plausible,
-        "mean_accuracy": _mean_accuracy(answers),
-        "plain": None
-        if plain is None
-        else {
-            "pair_accuracy": metrics.figures(plain).pair_accuracy,
-            "mean_accuracy": _mean_accuracy(plain),
-            "difference": dataclasses.asdict(metrics.paired_difference(answers, plain, resamples, seed)),
-        },
-    }
-
-
-def words(row: Mapping[str, Any]) -> str:
-    """One paragraph for a report, of a row of results.json whose `comparator` is the account of one."""
-    of = row["comparator"]
-    weight = f" Its weight, {of['weight']:.3g}, is {of['weight_of']}." if of["weight"] is not None else ""
-    plain = of["plain"]
-    against = ""
-    if plain:
-        bounds = plain["difference"]["interval"]
-        interval = f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""
-        against = (
-            f", against {plain['pair_accuracy']:.1f} and {plain['mean_accuracy']:.1f} of the plain prompt: "
-            f"{plain['difference']['points']:+.1f} points of pair accuracy{interval}"
-        )
-    gap = (
-        " Its gap is 0 by construction, since one choice answers both orders: judge it by accuracy."
-        if of["name"] == "swap_ensemble"
-        else ""
-    )
-    return (
-        f"Comparator `{of['name']}` ({of['source']}): {of['does']}.{weight} Nothing of it was tuned on any split of "
-        f"this data. Prompts a query: {len(of['variants'])}. Pair accuracy {row['pair_accuracy']:.1f} %, mean of the "
-        f"single orders {of['mean_accuracy']:.1f} %{against}.{gap}"
+    comparator: Comparator, answers: Sequence[Answer], plain: Sequence[Answer] | None, *, resamples: int, seed: int
+) -> ComparatorAccount:
+    """How the comparator evaluated, and how its accuracy compares with that of the plain prompt on the same pairs."""
+    against = None
+    if plain is not None:
+        difference = metrics.paired_difference(answers, plain, resamples=resamples, seed=seed)
+        against = PlainAccuracy(metrics.figures(plain).pair_accuracy, _mean_accuracy(plain), difference)
+    return ComparatorAccount(
+        comparator.name,
+        comparator.does,
+        comparator.source,
+        variants=dict(comparator.variants),
+        weight=comparator.weight,
+        weight_of=comparator.weight_of,
+        plausible=comparator.plausible,
+        mean_accuracy=_mean_accuracy(answers),
+        plain=against,
     )
 
 

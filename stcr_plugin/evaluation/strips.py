@@ -6,9 +6,8 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
@@ -39,7 +38,9 @@ class Strip:
     seconds: tuple[float, ...] = ()
     truth: tuple[float | None, ...] = ()
     ties: bool = False
-    source: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str = ""
+    split: str = ""
+    video: str = ""
 
     def pairs(self) -> list[Pair]:
         """All pairs of its frames."""
@@ -147,8 +148,10 @@ def of_video(path: Path, task: str, out: Path, frames: int = FRAMES) -> Strip:
     names = [f"frame_{number:06d}.png" for number in numbers]
     for name, picture in zip(names, frames_at(path, seconds, 1 / step if step else 1.0), strict=True):
         artefacts.write_bytes(out / name, encode(picture, FrameRules(format="png")))
-    known = {"video": path.name, "frames": facts.frames}
-    return Strip(out, path.stem, task, tuple(names), tuple(numbers), tuple(seconds), source=known)
+    return Strip(
+        out, path.stem, task, images=tuple(names), frames=tuple(numbers), seconds=tuple(seconds),
+        video=path.name,
+    )  # fmt: skip
 
 
 def _of_split(registry: Path, dataset: str, split: str) -> dict[tuple[str, str], list[Pair]]:
@@ -189,7 +192,8 @@ def _strip(
         tuple(frame * step for frame in chosen),
         tuple(truth.get(frame) for frame in chosen) if truth else (),
         teaches_ties(read_manifest(registry, dataset)),
-        {"dataset": dataset, "split": split},
+        dataset=dataset,
+        split=split,
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from stcr_plugin import artefacts, records
 from stcr_plugin.errors import StcrError
 from stcr_plugin.preflight.plan import Plan
 from stcr_plugin.preflight.verdict import Verdict, error, ok, refused, warning
+from stcr_plugin.results import Overlap
 from stcr_plugin.types import ORDERS
 
 
@@ -50,9 +50,10 @@ def chain(plan: Plan) -> Iterator[Verdict]:
 def evaluation(plan: Plan) -> Iterator[Verdict]:
     """The pairs that the callback evaluates on exist, and none of them is trained on."""
     from stcr_plugin.evaluation.evaluate import spread
-    from stcr_plugin.evaluation.leakage import contamination, overlap_words
+    from stcr_plugin.evaluation.leakage import contamination
     from stcr_plugin.registry.manifest import read_pairs
     from stcr_plugin.registry.overlap import asked_side, compare, merged, side
+    from stcr_plugin.report.overlap_words import overlap_words
 
     registry, datasets = plan.recipe.registry, plan.recipe.datasets
     rule = plan.recipe.settings.evaluate
@@ -79,12 +80,19 @@ def evaluation(plan: Plan) -> Iterator[Verdict]:
         what = f"{', '.join(others)} was not built by `stcr data build`, so its episodes are unknown"
         yield warning("overlap", what, "make sure that it has none of the evaluated episodes")
     if records.read(plan.start):
-        row = contamination(plan.start, registry, name, rule.split, pairs, [""] * (len(ORDERS) * len(pairs)), 0)
-        shared = any(row.get(kind, {}).get("shared") for kind in ("episodes", "pictures"))
-        if shared:
-            yield error("overlap", f"of the stages before: {overlap_words(row)}", "evaluate on another split")
-        elif "unknown" in row:
-            yield warning("overlap", f"of the stages before: {row['unknown']}", "keep their data to know")
+        before = contamination(
+            plan.start,
+            registry,
+            dataset=name,
+            split=rule.split,
+            pairs=pairs,
+            questions=[""] * (len(ORDERS) * len(pairs)),
+            seed=0,
+        )
+        if before.leaks:
+            yield error("overlap", f"of the stages before: {overlap_words(before)}", "evaluate on another split")
+        elif before.unknown:
+            yield warning("overlap", f"of the stages before: {before.unknown}", "keep their data to know")
 
 
 def _is_ours(plan: Plan, dataset: str) -> bool:
@@ -96,7 +104,7 @@ def _is_ours(plan: Plan, dataset: str) -> bool:
         return False
 
 
-def _overlap(found: Any) -> Iterator[Verdict]:
+def _overlap(found: Overlap) -> Iterator[Verdict]:
     figures = {"episodes": found.episodes.shared, "pictures": found.pictures.shared}
     if found.leaks:
         what = (

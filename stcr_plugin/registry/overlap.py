@@ -21,7 +21,6 @@ Not seen either: one recording under two roots or read by two kinds of source wh
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet, picture_store
+from stcr_plugin.results import Nearness, Overlap, Shared
 from stcr_plugin.types import Pair
 
 if TYPE_CHECKING:
@@ -69,93 +69,6 @@ class Side:
     frames: Whole
     sums: Prints
     prints: Prints
-
-
-@dataclass(frozen=True)
-class Shared:
-    """How many of one thing occur on both sides, how many each side has, and the first ten shared ones by name."""
-
-    shared: int
-    trained: int
-    evaluated: int
-    named: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Nearness:
-    """How near the evaluated pictures are to the training's. Distances in bits of 256, shares in percent.
-
-    sampled: how many evaluated pictures were looked at, out of `evaluated`, against all `trained`.
-    neighbours: the median distance between neighbouring frames of one training episode, which are `gap` native
-        frames apart (median); None where no episode has two. A build keeps only the frames that its pairs use.
-    share: of evaluated pictures whose nearest training picture is nearer than `neighbours` (or than reach + 1, where
-        that is less); None without `neighbours`.
-    median: of the distances to the nearest training picture; reach + 1 stands for all that are greater than `reach`.
-    share_within, median_within: the same of training pictures against those of the other training episodes; None
-        where the training has one episode.
-    """
-
-    sampled: int
-    evaluated: int
-    trained: int
-    neighbours: float | None
-    gap: float | None
-    share: float | None
-    median: float
-    share_within: float | None
-    median_within: float | None
-    reach: int = REACH
-
-    def __str__(self) -> str:
-        looked = f"{self.sampled} of {self.evaluated} evaluated pictures against {self.trained} of the training"
-        lines = [f"near pictures: {looked}; distances in bits of {BITS}"]
-        lines.append(f"  nearest training picture: median {self._bits(self.median)}")
-        if self.median_within is not None:
-            lines.append(f"  the same between training episodes: median {self._bits(self.median_within)}")
-        if self.neighbours is None or self.share is None:
-            return "\n".join([*lines, "  no training episode has two pictures, so there is no measure of what is near"])
-        lines.append(f"  neighbouring frames of a training episode ({self.gap:g} apart): median {self.neighbours:g}")
-        within = "" if self.share_within is None else f"; between training episodes {self.share_within:.1f} %"
-        return "\n".join([*lines, f"  nearer than those neighbours: {self.share:.1f} %{within}"])
-
-    def _bits(self, distance: float) -> str:
-        return f"over {self.reach}" if distance > self.reach else f"{distance:g}"
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """What the sides `trained` and `evaluated` share; `near` is None where a side has no pictures."""
-
-    trained: str
-    evaluated: str
-    episodes: Shared
-    pictures: Shared
-    questions: Shared
-    tasks: Shared
-    near: Nearness | None
-
-    @property
-    def leaks(self) -> bool:
-        """Whether an episode or a picture is on both sides."""
-        return bool(self.episodes.shared or self.pictures.shared)
-
-    def row(self) -> dict[str, Any]:
-        """JSON-like values."""
-        return dataclasses.asdict(self)
-
-    def __str__(self) -> str:
-        lines = [f"{self.trained} (training) against {self.evaluated} (evaluated)"]
-        for label, found in (
-            ("episodes", self.episodes),
-            ("identical pictures", self.pictures),
-            ("wordings of the question", self.questions),
-            ("task texts", self.tasks),
-        ):
-            lines.append(
-                f"shared {label}: {found.shared} of {found.evaluated} evaluated, {found.trained} in training"
-                + (f" ({_listed(found)})" if found.shared and label != "wordings of the question" else "")
-            )
-        return "\n".join([*lines, str(self.near or "near pictures: unknown, a side has no pictures")])
 
 
 # ---- what a side consists of ----
@@ -384,6 +297,7 @@ def _nearness(trained: Side, evaluated: Side, seed: int) -> Nearness | None:
         median=float(np.median(found)),
         share_within=None if within is None else _share(within, neighbours),
         median_within=None if within is None else float(np.median(within)),
+        reach=REACH,
     )
 
 
@@ -464,8 +378,3 @@ def _bands(prints: Prints) -> npt.NDArray[np.uint16]:
 
     halves = prints.view(np.uint8).reshape(len(prints), 2, _BANDS)
     return np.ascontiguousarray(halves.transpose(0, 2, 1)).view(np.uint16)[:, :, 0]
-
-
-def _listed(found: Shared) -> str:
-    more = found.shared - len(found.named)
-    return ", ".join(found.named) + (f" and {more} more" if more else "")

@@ -13,11 +13,13 @@ from stcr_plugin.errors import StcrError
 from stcr_plugin.evaluation.controls import CONTROLS_JSON
 from stcr_plugin.evaluation.evaluate import RESULTS
 from stcr_plugin.evaluation.guard import GUARD
-from stcr_plugin.evaluation.leakage import overlap_words
 from stcr_plugin.release import server_commands
 from stcr_plugin.release.lineage import Link
 from stcr_plugin.release.pixels import Limits
 from stcr_plugin.report import tables
+from stcr_plugin.report.overlap_words import overlap_words
+from stcr_plugin.result_files import decode
+from stcr_plugin.results import TrainingOverlap
 
 TAGS = ("stcr", "robotics", "multi-image", "order-bias", "task-progress", "llama-factory")
 _METHOD = "[arXiv 2604.10506](https://arxiv.org/abs/2604.10506)"
@@ -161,7 +163,8 @@ def _figures(of: Card, missing: list[str]) -> list[str]:
         "A small gap alone says nothing: a coin has 0. These figures are of the stages as they were trained"
         + (f"; this folder holds the last one, {of.how}." if of.how != "copied" else ", and so of this folder."),
         *(
-            f"{tables.cell(row['dataset'])}, {tables.cell(row['split'])}: {tables.cell(overlap_words(row['overlap']))}"
+            f"{tables.cell(row['dataset'])}, {tables.cell(row['split'])}: "
+            + tables.cell(overlap_words(decode(TrainingOverlap, row["overlap"])))
             for row in last
             if row.get("overlap")
         ),
@@ -203,7 +206,7 @@ def _guard(of: Card, missing: list[str]) -> list[str]:
             _code(link.name),
             tables.cell(row["questions"]),
             kind,
-            *(tables.with_interval(found, key).replace("episodes", "pictures") for key in _GUARDED),
+            *(tables.with_interval(found, key, "pictures") for key in _GUARDED),
             str(found["n"]),
         ]
         for link in of.links

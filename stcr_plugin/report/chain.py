@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation.leakage import overlap_words
 from stcr_plugin.report import tables
 from stcr_plugin.report.document import (
     Block,
@@ -25,10 +24,13 @@ from stcr_plugin.report.document import (
     figures,
     share,
 )
+from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.report.runs import Measured, Row, same_pairs
+from stcr_plugin.result_files import decode
+from stcr_plugin.results import Measure, TrainingOverlap, Verdict
 from stcr_plugin.scoring.breakdown import PHASE_KINDS
 from stcr_plugin.scoring.metrics import paired_difference
-from stcr_plugin.scoring.verdicts import CHANCE, FEWEST, RULES, Measure, Verdict, judged
+from stcr_plugin.scoring.verdicts import CHANCE, FEWEST, RULES, judged
 
 WEAK_ONLY, STAGE2 = "weak_only", "stage2"
 _TASKS_OPEN = 12  # more than so many tasks are folded away
@@ -137,7 +139,7 @@ def _finding(row: Row) -> Finding:
         if row.get(name) is not None
     }
     verdict, _ = judged(rule, measures, row["n_episodes"])
-    if verdict == "holds" and row.get("overlap") and overlap_words(row["overlap"]).startswith("WARNING"):
+    if verdict == "holds" and row.get("overlap") and decode(TrainingOverlap, row["overlap"]).leaks:
         verdict = "not shown"  # by pairs that it may have learned by heart
     shown = " and ".join(f"{_WHAT[name]} {tables.with_interval(row, name)} %" for name in measures)
     few = f" {row['n_episodes']} episodes are too few for a verdict." if row["n_episodes"] < FEWEST else ""
@@ -175,11 +177,11 @@ def _gap_by_chance(row: Row) -> str:
 def _warnings(row: Row) -> list[str]:
     """Where the end of the chain falls short besides, in words."""
     name, sway = code(row["name"]), _sway(row)
-    overlap = overlap_words(row["overlap"]) if row.get("overlap") else ""
+    overlap = overlap_words(decode(TrainingOverlap, row["overlap"])) if row.get("overlap") else ""
     silent = row["unparsed_rate"] or row.get("neither_rate")
     manner = "is not consistent" if silent else "contradicts itself"
     found = [
-        (overlap.startswith("WARNING"), f"**{overlap}**"),
+        (bool(row.get("overlap")) and decode(TrainingOverlap, row["overlap"]).leaks, f"**{overlap}**"),
         (bool(sway), f"{name} is still swayed by order: {sway}."),
         (
             row["order_consistency"] < _CONSISTENT,
@@ -358,7 +360,10 @@ def _in_order(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 def overlaps(rows: Sequence[Row]) -> list[Section]:
     """What the evaluated pairs share with the training, a line a row whose results say it."""
     said = [
-        [*(str(row[key]) for key in ("name", "dataset", "split")), overlap_words(row["overlap"])]
+        [
+            *(str(row[key]) for key in ("name", "dataset", "split")),
+            overlap_words(decode(TrainingOverlap, row["overlap"])),
+        ]
         for row in rows
         if row.get("overlap")
     ]

@@ -10,8 +10,9 @@ from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import Block, Bullets, Cell, Section, Table, Words, code
 from stcr_plugin.report.evidence import points
 from stcr_plugin.report.runs import Measured, same_pairs
+from stcr_plugin.results import Difference, Permutation
 from stcr_plugin.scoring import significance
-from stcr_plugin.scoring.metrics import Difference, paired_difference
+from stcr_plugin.scoring.metrics import paired_difference
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Comparison:
     other: str
     n_pairs: int
     difference: Difference
-    by_episode: significance.Permutation
+    by_episode: Permutation
     mcnemar: significance.McNemar
     p_holm: float
 
@@ -34,7 +35,7 @@ class Comparison:
 def comparisons(of: Sequence[Chain]) -> tuple[list[Comparison], list[str]]:
     """The comparisons that can be made, and why others cannot."""
     found: dict[str, tuple[Chain, Measured]] = {}
-    made: dict[str, tuple[Difference, significance.Permutation, significance.McNemar]] = {}
+    made: dict[str, tuple[Difference, Permutation, significance.McNemar]] = {}
     without: list[str] = []
     for chain in of:
         for other in (one for one in chain.measured if one is not chain.after):

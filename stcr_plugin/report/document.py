@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin.report import tables
-from stcr_plugin.scoring.verdicts import Verdict
+from stcr_plugin.results import Verdict
 
 Bounds = tuple[float, float]
 

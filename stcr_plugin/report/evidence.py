@@ -24,8 +24,11 @@ from stcr_plugin.report.document import (
     code,
     share,
 )
+from stcr_plugin.report.groups_table import group_figure
 from stcr_plugin.report.runs import Left, Measured, Row, Runs
-from stcr_plugin.scoring import verdicts
+from stcr_plugin.result_files import decode
+from stcr_plugin.results import ControlRow, Controls, MultiImage
+from stcr_plugin.scoring.group_figures import control_row
 
 _CURVES = 6  # so many progress curves are drawn at most
 _GUARD = {"accuracy": "accuracy %", "f1": "F1 %", "yes_ratio": "yes %", "unparsed_rate": "unparsed %"}
@@ -48,7 +51,7 @@ def control_counts(runs: Runs) -> list[str]:
     """A line for each file of controls: how many hold, and which fail."""
     return [
         f"Controls of {code(left.run)} on {code(left.row['of'].get('split'))}: "
-        f"{_counts(controls.read_rows(left.path))}."
+        f"{_counts(Controls.read(left.path).rows)}."
         for left in runs.left.get(controls.CONTROLS_JSON, ())
     ]
 
@@ -56,7 +59,7 @@ def control_counts(runs: Runs) -> list[str]:
 def _controls(found: Sequence[Left]) -> list[Block]:
     blocks: list[Block] = []
     for left in found:
-        of, rows = left.row["of"], controls.read_rows(left.path)
+        of, rows = left.row["of"], Controls.read(left.path).rows
         mended = [f"{code(row.name)} ({row.verdict}): {row.mends}." for row in rows if _at_fault(row)]
         by_rule: dict[str, list[str]] = {}
         for row in rows:
@@ -96,11 +99,11 @@ def _mending(mended: Sequence[str]) -> list[Block]:
     return [Words("What would mend it:"), Bullets(tuple(mended))] if mended else []
 
 
-def _at_fault(row: verdicts.Row) -> bool:
+def _at_fault(row: ControlRow) -> bool:
     return row.verdict in ("fails", "not shown") and not row.informative
 
 
-def _counts(rows: Sequence[verdicts.Row]) -> str:
+def _counts(rows: Sequence[ControlRow]) -> str:
     counted = Counter(row.verdict for row in rows if not row.informative)
     failing = [code(row.name) for row in rows if row.verdict == "fails" and not row.informative]
     named = f" ({', '.join(failing)})" if failing else ""
@@ -112,7 +115,7 @@ def _groups(found: Sequence[Left]) -> list[Block]:
         return []
     rows: list[list[Cell]] = []
     for left in found:
-        row, judged = left.row, multi_image.control(left.row)
+        row, judged = left.row, control_row(decode(MultiImage, left.row))
         rows.append(
             [
                 left.run,
@@ -124,7 +127,7 @@ def _groups(found: Sequence[Left]) -> list[Block]:
                 share(row, "all_rotations"),
                 f"{row['chance']['all_rotations']:.1f}",
                 share(row, "exact"),
-                "-" if row["kendall_tau"] is None else multi_image.with_interval(row, "kendall_tau"),
+                "-" if row["kendall_tau"] is None else group_figure(decode(MultiImage, row), "kendall_tau"),
                 " / ".join(map(str, row["places"])),
                 f"{row['n_groups']} of {row['n_episodes']}",
             ]
@@ -132,7 +135,9 @@ def _groups(found: Sequence[Left]) -> list[Block]:
     heads = ["name", "asked about", "pictures", "verdict", "closest named right %", "a coin gives"]
     heads += ["groups right in every arrangement %", "a coin gives", "whole order right %", "Kendall's tau"]
     heads += ["named by place", "groups of episodes"]
-    rules = dict.fromkeys(f"{one.name}: {one.rule}." for one in (multi_image.control(left.row) for left in found))
+    rules = dict.fromkeys(
+        f"{one.name}: {one.rule}." for one in (control_row(decode(MultiImage, left.row)) for left in found)
+    )
     return [Table(heads, rows, "Groups of pictures"), Bullets(tuple(rules))]
 
 

@@ -21,7 +21,16 @@ Row = dict[str, Any]
 _NEEDED = {
     RESULTS: ("name", "dataset", "split", "mode", *RATES, "n_pairs", "n_episodes", "n_queries"),
     controls.CONTROLS_JSON: ("of", "rows"),
-    multi_image.GROUPS: ("name", "dataset", "split", "pictures", "ask", "intervals", "chance", *multi_image.FIGURES),
+    multi_image.GROUPS: (
+        "name",
+        "dataset",
+        "split",
+        "pictures",
+        "ask",
+        "intervals",
+        "chance",
+        "accuracy",
+    ),
     guard.GUARD: ("name", "questions", "n_pictures", "kinds"),
     rank.RANKING: ("words", "episode_id", "task", "frames"),
     rank.VOC: ("n_strips", "n_episodes", "intervals", "per_strip", *rank.MEANINGS),

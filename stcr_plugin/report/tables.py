@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stcr_plugin.scoring.metrics import Figures
+from stcr_plugin.results import Figures
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ def figure(row: Mapping[str, Any], name: str) -> str:
     return f"{value:+.1f}" if name == "gap_points" else f"{value:.1f}"
 
 
-def with_interval(row: Mapping[str, Any], name: str) -> str:
-    """`row[name]` and, where `row["intervals"]` has one, its interval; one of no width is no certainty, and says so."""
+def with_interval(row: Mapping[str, Any], name: str, clusters: str = "episodes") -> str:
+    """`row[name]` and, where `row["intervals"]` has one, its interval over `clusters`; one of no width says so."""
     bounds = (row.get("intervals") or {}).get(name)
     if not bounds:
         return figure(row, name)
     low, high = (figure({name: bound}, name) for bound in bounds)
-    return f"{figure(row, name)} ({f'{low} to {high}' if low != high else 'alike in all episodes'})"
+    return f"{figure(row, name)} ({f'{low} to {high}' if low != high else f'alike in all {clusters}'})"
 
 
 def figures_table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:

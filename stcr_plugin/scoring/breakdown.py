@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from stcr_plugin.report import tables
+from stcr_plugin.results import (
+    Breakdowns,
+    ByDistance,
+    ByTask,
+    LeftOut,
+    PairFigures,
+    PhaseCell,
+    QuarterFigures,
+    TaskFigures,
+    WindowFigures,
+)
 from stcr_plugin.scoring import metrics
 from stcr_plugin.types import Answer, Pair
 
@@ -22,67 +31,42 @@ STEP = "A step is one frame in ten of 30 a second, the unit of SpatialLogic-Benc
 PHASE_KINDS = {"within": "within one phase", "crossing": "crossing phases"}
 """The kinds of pairs that `by_phase` tells apart, in words."""
 _MOST_TASKS = 50
-Row = dict[str, Any]
 
 
-def breakdowns(pairs: Sequence[Pair], answers: Sequence[Answer], resamples: int = 2000, seed: int = 0) -> Row:
-    """What results.json says of the parts of an evaluation: by_task, by_distance, by_phase and phase_cells.
+def breakdowns(pairs: Sequence[Pair], answers: Sequence[Answer], *, resamples: int = 2000, seed: int = 0) -> Breakdowns:
+    """The figures of the parts of an evaluation: by task, by distance and by phase.
 
-    Each row has the figures of its pairs, `unit` as in results.json, with intervals from the same drawn episodes as
-    those of the whole (`metrics.group_intervals`). A part of ties alone has no figures and no row.
+    Each part has the figures of its pairs, with intervals from the same drawn episodes as those of the whole
+    (`metrics.group_intervals`). A part of ties alone has no figures and no row.
 
-    by_task: `tasks`, most pairs first; where there are more than 50 tasks, those of a single episode are left out, as
-    many as `left_out` counts.
-    by_distance: `windows` are those of SpatialLogic-Bench, 5..11 and >= 12 steps of one frame in ten. Its source,
-    AgiBot World, has 30 frames a second, so a step is a third of a second, whatever the rate of a pair's own source:
-    5..11 are [5/3, 4) s, what lies between 11 and 12 steps among them. "<5" holds pairs that the benchmark has none of.
-    `quarters` have equally many pairs, as far as pairs of the same distance allow, for data of other distances;
-    `seconds` is the smallest and the largest distance in each.
-    by_phase: `within` one phase, and `crossing` from one to another. phase_cells: the same pairs for each phase of the
-    earlier and of the later frame, most pairs first. Both are empty where no phase is known.
+    Tasks: where there are more than 50, those of a single episode are left out, as many as `left_out` counts.
+    Windows: those of SpatialLogic-Bench, 5..11 and >= 12 steps of one frame in ten. Its source, AgiBot World, has 30
+    frames per second, so a step is a third of a second, whatever the rate of a pair's own source: 5..11 are [5/3, 4) s,
+    what lies between 11 and 12 steps among them. "<5" holds pairs that the benchmark has none of.
+    Quarters: equally many pairs, as far as pairs of the same distance allow, for data of other distances.
     """
-    every = _rows(_groups(pairs), answers, resamples, seed)
+    every = _figures(_groups(pairs), answers, resamples, seed)
 
-    def of(kind: str) -> dict[Any, Row]:
-        return {label: row for (one, label), row in every.items() if one == kind}
+    def of(kind: str) -> dict[Any, PairFigures]:
+        return {label: part for (one, label), part in every.items() if one == kind}
 
-    return {
-        "by_task": _tasks(of("task"), pairs),
-        "by_distance": {
-            "windows": [
-                {"steps": steps, "seconds": [low, high], **of("window")[steps]}
+    windows, quarters, phases = of("window"), of("quarter"), of("phase")
+    return Breakdowns(
+        by_task=_tasks(of("task"), pairs),
+        by_distance=ByDistance(
+            tuple(
+                WindowFigures(steps, (low, high), part.figures, part.intervals)
                 for steps, low, high in WINDOWS
-                if steps in of("window")
-            ],
-            "quarters": [{"seconds": list(bounds), **row} for bounds, row in sorted(of("quarter").items())],
-        },
-        "by_phase": {kind: of("phase")[kind] for kind in ("within", "crossing") if kind in of("phase")},
-        "phase_cells": [
-            {"earlier": earlier, "later": later, **row} for (earlier, later), row in _most_first(of("cell").items())
-        ],
-    }
-
-
-def sections(row: Mapping[str, Any]) -> list[str]:
-    """Markdown of a results.json's distances and phases, of the latter where any is known."""
-    distances, cells = row["by_distance"], row["phase_cells"]
-    windows = [{**one, "seconds": _span(*one["seconds"])} for one in distances["windows"]]
-    quarters = [{**one, "seconds": _span(*one["seconds"])} for one in distances["quarters"]]
-    parts = [
-        "## By distance",
-        STEP,
-        tables.figures_table(windows, ["steps", "seconds"]),
-        "The same pairs in quarters of about equal size:",
-        tables.figures_table(quarters, ["seconds"]),
-    ]
-    if cells:
-        parts += [
-            "## By phase",
-            "The phases of the earlier and of the later frame. The more rows, the more of their intervals miss the "
-            "truth by chance: one of 95 % in twenty.",
-            tables.figures_table(cells, ["earlier", "later"]),
-        ]
-    return parts
+                if (part := windows.get(steps))
+            ),
+            tuple(QuarterFigures(bounds, part.figures, part.intervals) for bounds, part in sorted(quarters.items())),
+        ),
+        by_phase={kind: phases[kind] for kind in ("within", "crossing") if kind in phases},
+        phase_cells=tuple(
+            PhaseCell(earlier, later, part.figures, part.intervals)
+            for (earlier, later), part in _most_first(of("cell").items())
+        ),
+    )
 
 
 def _groups(pairs: Sequence[Pair]) -> dict[tuple[str, Hashable], set[str]]:
@@ -100,37 +84,32 @@ def _groups(pairs: Sequence[Pair]) -> dict[tuple[str, Hashable], set[str]]:
     return found
 
 
-def _rows(
+def _figures(
     groups: Mapping[tuple[str, Hashable], set[str]], answers: Sequence[Answer], resamples: int, seed: int
-) -> dict[tuple[str, Hashable], Row]:
+) -> dict[tuple[str, Hashable], PairFigures]:
     """The figures of each group that has any, with intervals."""
     of_pair: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         of_pair[answer.pair_id].append(answer)
     parts = {key: [answer for one in sorted(ids) for answer in of_pair[one]] for key, ids in groups.items()}
     parts = {key: part for key, part in parts.items() if not metrics.only_ties(part)}
-    intervals = metrics.group_intervals(parts, {answer.episode_id for answer in answers}, resamples, seed)
-    return {
-        key: {**dataclasses.asdict(metrics.figures(part)), "intervals": intervals[key]} for key, part in parts.items()
-    }
+    episodes = {answer.episode_id for answer in answers}
+    intervals = metrics.group_intervals(parts, episodes, resamples=resamples, seed=seed)
+    return {key: PairFigures(metrics.figures(part), intervals[key]) for key, part in parts.items()}
 
 
-def _tasks(rows: Mapping[str, Row], pairs: Sequence[Pair]) -> Row:
+def _tasks(found: Mapping[str, PairFigures], pairs: Sequence[Pair]) -> ByTask:
     many = len({pair.task for pair in pairs}) > _MOST_TASKS
-    kept = {task: row for task, row in rows.items() if row["n_episodes"] > 1 or not many}
+    kept = {task: part for task, part in found.items() if part.figures.n_episodes > 1 or not many}
     rest = [pair for pair in pairs if pair.task not in kept]
-    return {
-        "tasks": [{"task": task, **row} for task, row in _most_first(kept.items())],
-        "left_out": {"tasks": len({pair.task for pair in rest}), "pairs": len(rest)},
-    }
+    return ByTask(
+        tuple(TaskFigures(task, part.figures, part.intervals) for task, part in _most_first(kept.items())),
+        LeftOut(len({pair.task for pair in rest}), len(rest)),
+    )
 
 
-def _most_first(rows: Iterable[tuple[Any, Row]]) -> list[tuple[Any, Row]]:
-    return sorted(rows, key=lambda one: (-one[1]["n_pairs"], one[0]))
-
-
-def _span(low: float, high: float | None) -> str:
-    return f"{low:.1f} and more" if high is None else f"{low:.1f} to {high:.1f}"
+def _most_first(found: Iterable[tuple[Any, PairFigures]]) -> list[tuple[Any, PairFigures]]:
+    return sorted(found, key=lambda one: (-one[1].figures.n_pairs, one[0]))
 
 
 def _window(seconds: float) -> str:

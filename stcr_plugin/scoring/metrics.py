@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.results import Bounds, Difference, EpisodeFigures, Figures, Intervals
 from stcr_plugin.types import ORDERS, Answer
 
 if TYPE_CHECKING:
@@ -16,42 +15,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """The figures of one set of answers. Rates are percent, 0..100; the gap is in percentage points, signed.
-
-    Forward is a pair shown in time order, backward the same pair swapped, whichever of its frames is closer to
-    completion: where that is the earlier one, the right answers are img1 forward and img2 backward. The more such
-    pairs, the less the gap shows of order bias ("always img2" has a gap of 0 where they are half), while position
-    bias, order consistency and pair accuracy show it as before.
-    An unparsed answer, and "neither" to a pair of which one frame is closer, counts as wrong, breaks its pair's order
-    consistency (which asks for the same frame twice), and is not "img2" for position bias.
-
-    The first six rates, n_pairs, neither_rate and earlier_closer_accuracy are of pairs of which one frame is closer;
-    ties have n_ties and tie_accuracy. n_queries, and unparsed_rate, which is a share of them, are of both.
-
-    tie_accuracy: share of ties answered "neither" in both orders. neither_rate: share of the queries about other
-    pairs answered so. earlier_closer_accuracy: pair accuracy of the n_closer_earlier pairs whose earlier frame is
-    closer: a judge of progress is right there, a judge of which frame came later has 0 %. None where there are none.
-    """
-
-    forward_accuracy: float
-    backward_accuracy: float
-    gap_points: float
-    pair_accuracy: float
-    order_consistency: float
-    position_bias: float
-    unparsed_rate: float
-    n_pairs: int
-    n_episodes: int
-    n_queries: int
-    n_ties: int = 0
-    tie_accuracy: float | None = None
-    neither_rate: float = 0.0
-    n_closer_earlier: int = 0
-    earlier_closer_accuracy: float | None = None
 
 
 RATES = (
@@ -102,7 +65,6 @@ def figures(answers: Sequence[Answer]) -> Figures:
     )
 
 
-Intervals = dict[str, tuple[float, float]]
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -152,14 +114,6 @@ def group_intervals(
     return found
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Pair accuracy of one set of answers minus another's over the same pairs, in points, with its interval."""
-
-    points: float
-    interval: tuple[float, float] | None
-
-
 def paired_difference(
     answers: Sequence[Answer], others: Sequence[Answer], resamples: int = 2000, seed: int = 0, level: float = 95
 ) -> Difference:
@@ -196,7 +150,7 @@ def paired_rights(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[s
 
 def pooled_interval(
     sums: Mapping[Any, Sequence[float]], resamples: int = 2000, seed: int = 0, level: float = 95
-) -> tuple[float, float] | None:
+) -> Bounds | None:
     """(low, high) of 100 x (sum of firsts) / (sum of seconds) when the keys of `sums`, the clusters, are drawn anew.
 
     The bootstrap of `intervals`. None where fewer than two clusters have a second that is not 0.
@@ -206,7 +160,7 @@ def pooled_interval(
 
 def cluster_bounds(
     sums: Floats, rates: Callable[[Floats], Floats], resamples: int, seed: int, level: float
-) -> list[list[tuple[float, float] | None]]:
+) -> list[list[Bounds | None]]:
     """(low, high) of each of `rates`([..., columns]) for each of `sums` [groups, episodes, columns], drawn together.
 
     Which episodes are drawn depends on their number, `resamples` and `seed` alone. A rate that is NaN in some draws
@@ -226,7 +180,7 @@ def cluster_bounds(
     ]
     tail = (100 - level) / 2
 
-    def bounds(drawn: Floats, in_each_episode: Floats) -> tuple[float, float] | None:
+    def bounds(drawn: Floats, in_each_episode: Floats) -> Bounds | None:
         kept = drawn[~np.isnan(drawn)]
         if not len(kept) or np.count_nonzero(~np.isnan(in_each_episode)) < 2:
             return None
@@ -247,13 +201,14 @@ def _ratio(totals: Floats) -> Floats:
         return 100 * totals[..., :1] / totals[..., 1:]
 
 
-def per_episode(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """One row an episode, sorted by its id: `episode_id` and its figures. An episode of ties alone has no row."""
+def per_episode(answers: Sequence[Answer]) -> tuple[EpisodeFigures, ...]:
+    """The figures of each episode, sorted by its id. An episode of ties alone is left out."""
     groups: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         groups[answer.episode_id].append(answer)
-    groups = {episode: group for episode, group in groups.items() if not only_ties(group)}
-    return [{"episode_id": episode, **dataclasses.asdict(figures(groups[episode]))} for episode in sorted(groups)]
+    return tuple(
+        EpisodeFigures(episode, figures(group)) for episode, group in sorted(groups.items()) if not only_ties(group)
+    )
 
 
 def by_pair(answers: Sequence[Answer]) -> dict[str, tuple[Answer, Answer]]:

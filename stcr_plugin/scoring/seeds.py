@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.results import Permutation
 from stcr_plugin.scoring.metrics import RATES, pooled_interval
-from stcr_plugin.scoring.significance import Permutation, sign_flips
+from stcr_plugin.scoring.significance import sign_flips
 
 SAME = ("name", "dataset", "split")
 """The keys of results.json in which the rows of one chain agree."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.results import Permutation
 from stcr_plugin.scoring import metrics
 from stcr_plugin.types import Answer
 
@@ -23,20 +24,6 @@ if TYPE_CHECKING:
 PERMUTATIONS = 9999
 _ENUMERATED = 12
 """Up to so many clusters all of their 2^n sign flips are looked at."""
-
-
-@dataclass(frozen=True)
-class Permutation:
-    """The p-value of a permutation test, and how it was come by.
-
-    clusters: how many have a difference that is not 0; the others decide nothing. permutations: how many were looked
-    at, all there are ("exact") or drawn ones ("monte carlo").
-    """
-
-    p: float
-    method: Literal["exact", "monte carlo"]
-    permutations: int
-    clusters: int
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from stcr_plugin.errors import DataError
+from stcr_plugin.results import Figures, Intervals, Measure, PairFigures, Verdict
 from stcr_plugin.scoring import metrics
 from stcr_plugin.types import Answer
 
@@ -17,30 +16,12 @@ class NotApplicableError(DataError):
     """Why a control cannot be put to this model or this data."""
 
 
-Verdict = Literal["holds", "fails", "not shown", "not applicable"]
-
 MARGIN = 10.0  # points of pair accuracy that a harmless change may cost, and a harmful one must
 CHANCE = 50.0  # pair accuracy, in percent, of a judge that ignores order but cannot tell the frames apart
 SWAY = 15.0  # points from 50 % that the second place may draw where the places are alike
 CLEAR = 75.0  # percent that a judgment must reach where all that it needs is given
 FEWEST = 10  # episodes of a verdict: of fewer, the bootstrap's intervals are far too narrow
 SAME = 95.0  # percent of answers that stay: from here on a change counts as not noticed
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure in percent or points with its 95 % interval; None: there is nothing to take it of, or one episode."""
-
-    value: float | None
-    interval: tuple[float, float] | None = None
-
-    @property
-    def low(self) -> float:
-        return self.interval[0] if self.interval else -math.inf
-
-    @property
-    def high(self) -> float:
-        return self.interval[1] if self.interval else math.inf
 
 
 Measures = Mapping[str, Measure]
@@ -82,30 +63,6 @@ class Rule:
     verdict: Callable[[Measures], Verdict]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One control in controls.json and controls.md.
-
-    asks: what is put to the model. looks: what a model that looks would do. mends: what data mend a failure.
-    rule, why: how the verdict is reached, in words, and the figures that it was reached by.
-    informative: it tells what the model uses, and none of its outcomes is a fault.
-    figures: of this run, as in results.json; None where nothing was asked. left_out: pairs it could not be put to.
-    """
-
-    name: str
-    asks: str
-    looks: str
-    mends: str
-    rule: str
-    verdict: Verdict
-    why: str
-    informative: bool = False
-    measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
-    figures: Mapping[str, Any] | None = None
-    left_out: int = 0
-    folder: str = ""
-
-
 def judged(rule: Rule, measures: Measures, episodes: int) -> tuple[Verdict, str]:
     """The verdict, and the figures that it was reached by in words. Of fewer than FEWEST `episodes` nothing is shown:
 
@@ -131,44 +88,58 @@ def said(name: str, measure: Measure) -> str:
     return f"{heading} {value} ({interval})"
 
 
-def measured(
-    figures: Mapping[str, Any], answers: Sequence[Answer], plain: Sequence[Answer], resamples: int, seed: int
-) -> dict[str, Measure]:
-    """Every measure that there is of `answers`, given their row of results.json and the plain run's answers.
+_OF_FIGURES = ("pair_accuracy", "earlier_closer_accuracy", "position_bias", "unparsed_rate")
 
-    Of the plain run those to the same pairs are used. Shares are bootstrapped as metrics.intervals does. Raises
-    DataError where the plain run lacks a pair.
+
+def measures_of(figures: Figures, intervals: Intervals | None) -> dict[str, Measure]:
+    """The measures that are figures of the evaluation itself."""
+    bounds = intervals or {}
+    values = {name: getattr(figures, name) for name in _OF_FIGURES}
+    return {name: Measure(value, bounds.get(name)) for name, value in values.items() if value is not None}
+
+
+def measured(
+    found: PairFigures, answers: Sequence[Answer], plain: Sequence[Answer], *, resamples: int, seed: int
+) -> dict[str, Measure]:
+    """Every measure of `answers`.
+
+    Args:
+        found: Their figures.
+        answers: Of the control.
+        plain: Of the plain run; those to the same pairs are used.
+        resamples: Of the bootstrap, which is that of metrics.intervals.
+        seed: Of the bootstrap.
+
+    Raises:
+        DataError: The plain run lacks a pair.
     """
     asked = {(answer.pair_id, answer.order) for answer in answers}
     before = {(answer.pair_id, answer.order): answer for answer in plain if (answer.pair_id, answer.order) in asked}
     if len(before) < len(asked):
-        raise DataError("the plain run was not asked the same pairs; delete the folder of the controls, run again")
-    bounds = figures.get("intervals") or {}
-    found = {
-        name: Measure(figures[name], bounds.get(name))
-        for name in ("pair_accuracy", "earlier_closer_accuracy", "position_bias", "unparsed_rate")
-        if figures.get(name) is not None
-    }
-    change = metrics.paired_difference(answers, list(before.values()), resamples, seed)
-    found["difference"] = Measure(change.points, change.interval)
+        raise DataError(
+            "controls", "the plain run was evaluated on other pairs", "delete the folder of the controls, run again"
+        )
+    measures = measures_of(found.figures, found.intervals)
+    change = metrics.paired_difference(answers, list(before.values()), resamples=resamples, seed=seed)
+    measures["difference"] = Measure(change.points, change.interval)
 
     def share(counted: Iterable[tuple[str, float, float]]) -> Measure:
         return _share(counted, resamples, seed)
 
-    found["second"] = share((one.episode_id, _second(one), one.chosen is not None) for one in answers)
+    measures["second"] = share((one.episode_id, _second(one), one.chosen is not None) for one in answers)
     if any(one.logprob_img1 is not None for one in answers):
-        found["second_probability"] = share((one.episode_id, _second_probability(one), 1) for one in answers)
-    found["same_answer"] = share(
+        measures["second_probability"] = share((one.episode_id, _second_probability(one), 1) for one in answers)
+    measures["same_answer"] = share(
         (one.episode_id, one.chosen == before[one.pair_id, one.order].chosen, 1) for one in answers
     )
     frames, frames_before = _frames(answers), _frames(list(before.values()))
     for name, like in (("same_frame", True), ("other_frame", False)):
-        found[name] = share(
+        measures[name] = share(
             (episode, frames[pair][1] is not None and (frames[pair][1] == chosen) == like, 1)
             for pair, (episode, chosen) in frames_before.items()
             if chosen is not None
         )
-    return found
+    return measures
 
 
 def _share(counted: Iterable[tuple[str, float, float]], resamples: int, seed: int) -> Measure:

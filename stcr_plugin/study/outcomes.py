@@ -15,11 +15,10 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.controls import read_rows
 from stcr_plugin.records import read_record
+from stcr_plugin.results import ControlRow, Controls
 from stcr_plugin.scoring.metrics import RATES
 from stcr_plugin.scoring.seeds import RARE, SAME
-from stcr_plugin.scoring.verdicts import Row
 from stcr_plugin.study.evaluations import controls_file, guard_file, results_file
 from stcr_plugin.study.study_config import Plan, StudyConfig
 
@@ -52,7 +51,7 @@ class Outcome:
     revisions: tuple[str, ...]
     costs: Mapping[str, Cost]
     results: tuple[Mapping[str, Any], ...]
-    controls: Mapping[str, tuple[Row, ...]]
+    controls: Mapping[str, tuple[ControlRow, ...]]
     ability: Mapping[str, Mapping[str, Any]]
 
 
@@ -84,7 +83,7 @@ def collect(
         controls={
             row: tuple(
                 dataclasses.replace(one, looks="", mends="", figures=None, folder="")
-                for one in read_rows(controls_file(folder / row, build, controls.split))
+                for one in Controls.read(controls_file(folder / row, build, controls.split)).rows
             )
             for row in (controls.rows if controls else ())
             if controls

@@ -61,7 +61,7 @@ def test_lmms_eval_itself_gives_our_figures_and_its_log_is_read(registry, made, 
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     subprocess.run([*command, str(tmp_path / "logs")], check=True, timeout=600, env=os.environ | offline)
     found = json.loads(next((tmp_path / "logs").rglob("*_results.json")).read_text())["results"][done.name]
-    read_back = read(tmp_path / "logs", "toy", "heldout", tmp_path / "read", registry)
+    read_back = read(tmp_path / "logs", "toy", "heldout", out=tmp_path / "read", registry=registry)
     for name in RATES:
         assert found[f"{name},none"] == pytest.approx(getattr(read_back.figures, name), abs=1e-9)
     assert (read_back.figures.gap_points, read_back.figures.position_bias) == (100, 100)

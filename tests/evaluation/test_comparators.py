@@ -10,10 +10,11 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation.comparators import COMPARATORS, PLAIN, comparator
 from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.report.comparator_words import comparator_words
+from stcr_plugin.results import Difference, PlainAccuracy, Tokens
 from stcr_plugin.scoring.parsing import answered
 from stcr_plugin.types import ORDERS, Pair, Query, Response
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 class Judge:
@@ -41,8 +42,10 @@ class Judge:
 
 
 def run(registry, out, name, engine, settings=None, **more):
-    given = comparator(name, **more)
-    return evaluate(None, "toy", "heldout", out, registry, settings, resamples=50, engine=engine, comparator=given)
+    request = EvalRequest(
+        engine=engine, dataset="toy", registry=registry, settings=settings or AskSettings(), resamples=50
+    )
+    return evaluate(request, out, comparator=comparator(name, **more))
 
 
 def queries():
@@ -153,34 +156,33 @@ def test_a_weight_must_be_one_that_there_is():
 
 def test_calibration_cures_a_judge_whose_bias_needs_no_picture(registry, tmp_path):
     judge = Judge(looks=1, bias=3)
-    row = run(registry, tmp_path, "calibrated", judge).row
-    assert (row["pair_accuracy"], row["gap_points"]) == (100, 0)
-    account = row["comparator"]
-    assert account["plain"]["pair_accuracy"] == 0
-    assert account["plain"]["mean_accuracy"] == 50
-    assert account["plain"]["difference"] == {"points": 100, "interval": (100, 100)}
-    assert account["mean_accuracy"] == 100
+    found = run(registry, tmp_path, "calibrated", judge)
+    assert (found.figures.pair_accuracy, found.figures.gap_points) == (100, 0)
+    account = found.comparator
+    assert account.plain == PlainAccuracy(0, 50, Difference(100, (100, 100)))
+    assert account.mean_accuracy == 100
     assert {prompt.shown[0].change for prompt in judge.asked} == {"", "blank"}
     assert json.loads((tmp_path / "results.json").read_text())["comparator"]["name"] == "calibrated"
-    assert "Comparator 'calibrated'" in (tmp_path / "report.md").read_text()
+    assert comparator_words(account, found.figures).startswith("Comparator `calibrated`")
 
 
 def test_swap_ensemble_has_no_gap_and_a_coin_s_accuracy_where_place_alone_decides(registry, tmp_path):
-    seeing = run(registry, tmp_path / "sees", "swap_ensemble", Judge(looks=1, bias=3)).row
-    assert (seeing["forward_accuracy"], seeing["backward_accuracy"], seeing["gap_points"]) == (100, 100, 0)
-    blind = run(registry, tmp_path / "blind", "swap_ensemble", Judge(looks=0, bias=3, writes=True)).row
-    assert (blind["pair_accuracy"], blind["unparsed_rate"], blind["gap_points"]) == (0, 100, 0)
-    assert blind["comparator"]["plain"]["mean_accuracy"] == 50
-    assert "gap is 0 by construction" in (tmp_path / "sees" / "report.md").read_text()
-    assert seeing["tokens"] == {"prompt": 10 * seeing["n_queries"], "completion": 0}
+    seeing = run(registry, tmp_path / "sees", "swap_ensemble", Judge(looks=1, bias=3))
+    figures = seeing.figures
+    assert (figures.forward_accuracy, figures.backward_accuracy, figures.gap_points) == (100, 100, 0)
+    blind = run(registry, tmp_path / "blind", "swap_ensemble", Judge(looks=0, bias=3, writes=True))
+    assert (blind.figures.pair_accuracy, blind.figures.unparsed_rate, blind.figures.gap_points) == (0, 100, 0)
+    assert blind.comparator.plain.mean_accuracy == 50
+    assert "gap is 0 by construction" in comparator_words(seeing.comparator, figures)
+    assert seeing.tokens == Tokens(10 * figures.n_queries, 0)
 
 
 def test_ritual_asks_about_mirrored_pictures_too(registry, tmp_path):
     judge = Judge(looks=1, bias=2, mirrored=3)
-    row = run(registry, tmp_path, "ritual", judge).row
-    assert row["pair_accuracy"] == 100  # bias 2 + 3 x 2 against looks 1 + 3 x 3
+    found = run(registry, tmp_path, "ritual", judge)
+    assert found.figures.pair_accuracy == 100  # bias 2 + 3 x 2 against looks 1 + 3 x 3
     assert {prompt.shown[1].change for prompt in judge.asked} == {"", "mirror"}
-    assert row["tokens"]["prompt"] == 20 * row["n_queries"]
+    assert found.tokens.prompt == 20 * found.figures.n_queries
 
 
 def test_cost_is_that_of_every_variant(registry, tmp_path):
@@ -189,16 +191,16 @@ def test_cost_is_that_of_every_variant(registry, tmp_path):
             return prompt_tokens / 1e6
 
     judge = Dear(looks=1, bias=2)
-    row = run(registry, tmp_path, "m3id", judge).row
-    assert len(judge.asked) == 2 * row["n_queries"]
-    assert row["cost"] == pytest.approx(10 * len(judge.asked) / 1e6)
+    found = run(registry, tmp_path, "m3id", judge)
+    assert len(judge.asked) == 2 * found.figures.n_queries
+    assert found.cost == pytest.approx(10 * len(judge.asked) / 1e6)
 
 
 def test_warned_question_ends_with_the_warning(registry, tmp_path):
     judge = Judge(looks=3, bias=1, writes=True)
-    row = run(registry, tmp_path, "warned", judge).row
-    assert row["settings"]["warn"] is True
-    assert row["comparator"]["plain"] is None
+    found = run(registry, tmp_path, "warned", judge)
+    assert found.settings["warn"] is True
+    assert found.comparator.plain is None
     assert all("in no particular order" in prompt.question for prompt in judge.asked)
 
 
@@ -212,7 +214,7 @@ def test_without_log_probabilities_the_error_names_those_that_work(registry, tmp
 
 def test_killed_run_asks_only_what_is_missing(registry, tmp_path):
     whole = Judge(looks=1, bias=1)
-    before = run(registry, tmp_path / "whole", "calibrated", whole).row
+    before = run(registry, tmp_path / "whole", "calibrated", whole)
 
     class Killed(Judge):
         def say(self, prompts):
@@ -224,24 +226,16 @@ def test_killed_run_asks_only_what_is_missing(registry, tmp_path):
     first, second = Killed(looks=1, bias=1), Judge(looks=1, bias=1)
     with pytest.raises(KeyboardInterrupt):
         run(registry, tmp_path / "killed", "calibrated", first)
-    assert run(registry, tmp_path / "killed", "calibrated", second).row == before
+    assert run(registry, tmp_path / "killed", "calibrated", second) == before
     assert len(second.asked) == len(whole.asked) - 30
 
 
 def test_local_engine_runs_a_comparator(model, registry, tmp_path):
     given = comparator("m3id")
-    row = evaluate(
-        model,
-        "toy",
-        "heldout",
-        tmp_path / "out",
-        registry,
-        AskSettings(batch_size=8),
-        limit=3,
-        resamples=20,
-        comparator=given,
-    ).row
-    assert (row["n_pairs"], row["comparator"]["weight"]) == (3, given.weight)
+    settings = AskSettings(batch_size=8)
+    request = EvalRequest(model=model, dataset="toy", registry=registry, settings=settings, limit=3, resamples=20)
+    found = evaluate(request, tmp_path / "out", comparator=given)
+    assert (found.figures.n_pairs, found.comparator.weight) == (3, given.weight)
     assert len((tmp_path / "out" / "blank" / "said.jsonl").read_text().splitlines()) == 6
 
 

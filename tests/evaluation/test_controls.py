@@ -13,20 +13,21 @@ from stcr_plugin.engines.oracles import Oracle
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import descriptions
+from stcr_plugin.evaluation.control_list import CONTROLS
 from stcr_plugin.evaluation.controls import (
-    CONTROLS,
     PLAIN,
-    console,
     controls,
-    read_rows,
     write,
 )
+from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.registry import parquet
 from stcr_plugin.registry.manifest import dataset_rows, read_manifest, read_pairs
 from stcr_plugin.registry.manifest import pair_files as files_of
+from stcr_plugin.report.controls_table import controls_console, controls_markdown
+from stcr_plugin.results import ControlRow, Controls, Measure, PairFigures
 from stcr_plugin.samples.questions import fill, paraphrases
-from stcr_plugin.scoring import verdicts
-from stcr_plugin.scoring.verdicts import RULES, Measure, Row, judged, measured
+from stcr_plugin.scoring import metrics, verdicts
+from stcr_plugin.scoring.verdicts import RULES, judged, measured
 from stcr_plugin.types import ORDERS, Answer, Pair, Query, Response
 
 DIRECT, COT = AskSettings(mode="direct"), AskSettings(mode="cot")
@@ -160,13 +161,27 @@ EXPECTED = {
 
 
 def run(registry, out, second, settings=DIRECT, only=None, engine=None, **more):
-    chosen = engine or Judge(second)
-    rows = controls(None, "toy", "heldout", out, registry, settings, only, resamples=200, engine=chosen, **more)
-    return {row.name: row for row in rows}
+    request = EvalRequest(
+        engine=engine or Judge(second),
+        dataset="toy",
+        registry=registry,
+        settings=settings,
+        resamples=200,
+        limit=more.pop("limit", None),
+    )
+    return {row.name: row for row in controls(request, out, only=only, **more).rows}
+
+
+def page(out):
+    return controls_markdown(Controls.read(out / "controls.json"))
+
+
+def read_rows(path):
+    return list(Controls.read(path).rows)
 
 
 @pytest.mark.parametrize("holds", [True, False], ids=["holds", "fails"])
-def test_every_control_holds_for_one_judge_and_fails_for_another(registry, tmp_path, undrawn, holds):
+def test_every_control_holds_for_one_judge_and_fails_for_another(registry, tmp_path, holds):
     assert EXPECTED.keys() == CONTROLS.keys()
     found = {}
     wanted = {}
@@ -179,7 +194,7 @@ def test_every_control_holds_for_one_judge_and_fails_for_another(registry, tmp_p
     assert {name: row.verdict for name, row in found.items()} == dict.fromkeys(CONTROLS, "holds" if holds else "fails")
 
 
-def test_plain_run_is_a_row_that_can_fail(registry, tmp_path, undrawn):
+def test_plain_run_is_a_row_that_can_fail(registry, tmp_path):
     assert run(registry, tmp_path / "a", by_sight, only=[])[PLAIN].verdict == "holds"
     assert run(registry, tmp_path / "b", place, only=[])[PLAIN].verdict == "fails"
 
@@ -209,13 +224,13 @@ def put(registry, out, name, settings=DIRECT):
         ("noise", ("", "noise")),
     ],
 )
-def test_pictures_are_changed_in_the_place_that_is_said(registry, tmp_path, undrawn, name, changes):
+def test_pictures_are_changed_in_the_place_that_is_said(registry, tmp_path, name, changes):
     prompts = put(registry, tmp_path, name)
     assert {tuple(one.change for one in prompt.shown) for prompt in prompts} == {changes}
     assert len(prompts) == 2 * len(read_pairs(registry, "toy", "heldout"))
 
 
-def test_same_picture_stands_twice_and_text_alone_is_the_same_in_both_orders(registry, tmp_path, undrawn):
+def test_same_picture_stands_twice_and_text_alone_is_the_same_in_both_orders(registry, tmp_path):
     assert all(prompt.shown[0] == prompt.shown[1] for prompt in put(registry, tmp_path / "same", "same_picture"))
     prompts = put(registry, tmp_path / "text", "text_only")
     forward, backward = prompts[::2], prompts[1::2]
@@ -223,7 +238,7 @@ def test_same_picture_stands_twice_and_text_alone_is_the_same_in_both_orders(reg
     assert [dataclasses.replace(prompt, order="forward") for prompt in backward] == forward
 
 
-def test_other_task_is_of_another_episode_and_the_same_in_both_orders(registry, tmp_path, undrawn):
+def test_other_task_is_of_another_episode_and_the_same_in_both_orders(registry, tmp_path):
     tasks = {pair.pair_id: pair.task for pair in read_pairs(registry, "toy", "heldout")}
     prompts = put(registry, tmp_path, "other_task")
     for prompt in prompts:
@@ -232,7 +247,7 @@ def test_other_task_is_of_another_episode_and_the_same_in_both_orders(registry, 
     assert [prompt.question for prompt in prompts[::2]] == [prompt.question for prompt in prompts[1::2]]
 
 
-def test_blind_model_is_shown_its_own_words_and_no_picture(registry, tmp_path, undrawn):
+def test_blind_model_is_shown_its_own_words_and_no_picture(registry, tmp_path):
     for prompt in put(registry, tmp_path / "question", "blind", COT):
         assert (prompt.shown, prompt.labels, prompt.begin, prompt.reasons) == ((), (), "", False)
         assert re.search(r"img1: step \d+\. img2: step \d+\.", prompt.question)
@@ -246,7 +261,7 @@ def test_blind_model_is_shown_its_own_words_and_no_picture(registry, tmp_path, u
         assert prompt.begin == f"spatial details: img1: step {steps[1]}. img2: step {steps[0]}.\n"
 
 
-def test_decomposition_keeps_what_the_question_ends_with(registry, tmp_path, undrawn):
+def test_decomposition_keeps_what_the_question_ends_with(registry, tmp_path):
     warned = dataclasses.replace(COT, warn=True, style="letters")
     prompts = put(registry, tmp_path, "decomposition", warned)
     assert all(prompt.question.endswith("Judge by what they show alone.") for prompt in prompts)
@@ -257,12 +272,12 @@ def test_decomposition_keeps_what_the_question_ends_with(registry, tmp_path, und
     )  # both wordings are drawn
 
 
-def test_tasks_with_left_or_right_are_not_mirrored(registry, tmp_path, undrawn, monkeypatch):
+def test_tasks_with_left_or_right_are_not_mirrored(registry, tmp_path, monkeypatch):
     folder = changed(registry, tmp_path / "registry", lambda n, row: row | {"task": "Turn left"} if n < 4 else row)
     row = run(folder, tmp_path / "out", by_sight, only=["mirrored"])["mirrored"]
     assert (row.verdict, row.left_out) == ("holds", 4)
-    assert row.figures["n_pairs"] == len(read_pairs(folder, "toy", "heldout")) - 4
-    assert "4 pairs left out" in (tmp_path / "out" / "controls.md").read_text()
+    assert row.figures.figures.n_pairs == len(read_pairs(folder, "toy", "heldout")) - 4
+    assert "4 pairs left out" in page(tmp_path / "out")
     every = changed(registry, tmp_path / "every", lambda n, row: row | {"task": "把杯子放到左边"})
     found = run(every, tmp_path / "none", by_sight, only=["mirrored", "other_task"])
     assert {name: found[name].verdict for name in ("mirrored", "other_task")} == dict.fromkeys(
@@ -316,7 +331,7 @@ def test_own_description_is_what_stands_before_the_judgment(text, names, halves)
     assert descriptions.own(text, names) == halves
 
 
-def test_pairs_that_the_model_did_not_describe_are_left_out_and_counted(registry, tmp_path, undrawn):
+def test_pairs_that_the_model_did_not_describe_are_left_out_and_counted(registry, tmp_path):
     silent = read_pairs(registry, "toy", "heldout")[0].pair_id
 
     class Silent(Judge):
@@ -333,7 +348,7 @@ def test_pairs_that_the_model_did_not_describe_are_left_out_and_counted(registry
 # ---- what cannot be asked ----
 
 
-def test_reasons_of_a_model_that_gives_none_are_not_applicable(registry, tmp_path, undrawn):
+def test_reasons_of_a_model_that_gives_none_are_not_applicable(registry, tmp_path):
     names = ["decomposition", "blind", "blind_begin", "swapped_description"]
     rows = run(registry, tmp_path, by_sight, DIRECT, names)
     assert {rows[name].verdict for name in names} == {"not applicable"}
@@ -343,7 +358,7 @@ def test_reasons_of_a_model_that_gives_none_are_not_applicable(registry, tmp_pat
     assert wordless["blind"].verdict == "fails"
 
 
-def test_what_the_plain_run_asks_already_is_no_control(registry, tmp_path, undrawn):
+def test_what_the_plain_run_asks_already_is_no_control(registry, tmp_path):
     settings = dataclasses.replace(DIRECT, part="heldout", language="zh", style="letters")
     rows = run(registry, tmp_path, by_sight, settings, ["wording", "language", "letters"])
     assert all("already" in row.why for name, row in rows.items() if name != PLAIN)
@@ -352,7 +367,7 @@ def test_what_the_plain_run_asks_already_is_no_control(registry, tmp_path, undra
 @pytest.mark.parametrize(
     ("case", "reason"), [("states", "no states"), ("other pictures", "other pictures"), ("gone", "no episode")]
 )
-def test_truth_that_the_source_does_not_give_is_not_applicable(registry, tmp_path, undrawn, monkeypatch, case, reason):
+def test_truth_that_the_source_does_not_give_is_not_applicable(registry, tmp_path, monkeypatch, case, reason):
     from stcr_plugin.episodes.tabletop import TabletopSource
 
     out, folder = tmp_path / "out", registry
@@ -370,7 +385,7 @@ def test_truth_that_the_source_does_not_give_is_not_applicable(registry, tmp_pat
     assert row.figures is None
 
 
-def test_engine_that_cannot_begin_a_turn_is_not_applicable_and_others_go_on(registry, tmp_path, undrawn):
+def test_engine_that_cannot_begin_a_turn_is_not_applicable_and_others_go_on(registry, tmp_path):
     class Server(Judge):
         def say(self, prompts):
             if any(prompt.begin for prompt in prompts):
@@ -399,19 +414,19 @@ def test_unknown_control_and_malformed_other_data_are_refused(registry, tmp_path
     with pytest.raises(ConfigError, match="another label"):
         run(registry, tmp_path, by_sight, only=[], also=["toy:train=noise"])
     for label in (PLAIN, "3_pictures", "controls.json"):
-        with pytest.raises(ConfigError, match=f"{label}' is a name of the controls' own; give another label"):
+        with pytest.raises(ConfigError, match=f"the controls use the name '{label}' themselves; give another label"):
             run(registry, tmp_path, by_sight, only=[], also=[f"toy:train={label}"])
-    with pytest.raises(ConfigError, match="'toy:train=mine': another row has the label 'mine'"):
+    with pytest.raises(ConfigError, match="toy:train=mine: another row has the label 'mine'"):
         run(registry, tmp_path, by_sight, only=[], also=["toy:heldout=mine", "toy:train=mine"])
     with pytest.raises(ConfigError, match="nothing to ask"):
-        controls(None, "toy", "heldout", tmp_path, registry)
+        controls(EvalRequest(dataset="toy", registry=registry), tmp_path)
     assert not any(tmp_path.iterdir())
 
 
 # ---- other data, files, going on ----
 
 
-def test_judge_of_what_came_later_fails_where_the_earlier_frame_is_closer(registry, tmp_path, undrawn):
+def test_judge_of_what_came_later_fails_where_the_earlier_frame_is_closer(registry, tmp_path):
     folder = changed(registry, tmp_path / "registry", lambda n, row: row | {"closer": ("earlier", "later")[n % 2]})
     pairs = read_pairs(folder, "toy", "heldout")
     for name, verdict in (("right", "holds"), ("chronological", "fails")):
@@ -422,7 +437,7 @@ def test_judge_of_what_came_later_fails_where_the_earlier_frame_is_closer(regist
         assert (tmp_path / name / "non_monotone" / "results.json").exists()
 
 
-def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(registry, tmp_path, undrawn):
+def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(registry, tmp_path):
     names = ["letters", "noise", "text_only"]
     whole = Judge(by_sight)
     run(registry, tmp_path / "whole", None, only=names, engine=whole)
@@ -441,11 +456,10 @@ def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(registry, tmp_path, u
     again = Judge(by_sight)
     run(registry, tmp_path / "killed", None, only=names, engine=again)
     assert again.asked == whole.asked - 50
-    for name in ("controls.json", "controls.md"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert (tmp_path / "killed" / "controls.json").read_bytes() == (tmp_path / "whole" / "controls.json").read_bytes()
 
 
-def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_path, undrawn):
+def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_path):
     pairs = read_pairs(registry, "toy", "heldout")
     place = Oracle("position-only", pairs)
     rows = run(registry, tmp_path, None, engine=place, limit=8)  # every control, and groups of three
@@ -459,10 +473,10 @@ def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_pa
     )
     assert row.measures["closest"].value == pytest.approx(100 / 3)
     assert row.measures["closest"].interval == pytest.approx((100 / 3, 100 / 3))
-    assert row.figures["places"] == (0, row.figures["n_queries"], 0)
-    assert row.figures["intervals"]["all_rotations"] == (0, 0)
+    assert row.figures.figures.places == (0, row.figures.figures.n_queries, 0)
+    assert row.figures.intervals["all_rotations"] == (0, 0)
     assert artefacts.read_json(tmp_path / row.folder / "groups.json")["accuracy"] == row.measures["closest"].value
-    assert "closest named right % |" in (tmp_path / "controls.md").read_text()
+    assert "closest named right % |" in page(tmp_path)
     more = run(registry, tmp_path, None, only=["letters"], engine=place, limit=8, pictures=4)
     assert [*more] == [PLAIN, "letters", "four pictures", "four pictures in order"]
     written = [row.name for row in read_rows(tmp_path / "controls.json")]
@@ -472,7 +486,7 @@ def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_pa
     assert [*none] == [PLAIN, "letters"]
 
 
-def test_groups_that_cannot_be_asked_about_are_not_applicable(registry, tmp_path, undrawn):
+def test_groups_that_cannot_be_asked_about_are_not_applicable(registry, tmp_path):
     row = run(registry, tmp_path, by_sight, only=[], pictures=8)["eight pictures"]
     assert (row.verdict, row.figures) == ("not applicable", None)
     assert "no 8 frames of one segment" in row.why
@@ -484,23 +498,25 @@ def test_groups_that_cannot_be_asked_about_are_not_applicable(registry, tmp_path
     assert not (tmp_path / "nine").exists()
 
 
-def test_rows_of_other_runs_stay_while_all_else_is_the_same(registry, tmp_path, undrawn):
+def test_rows_of_other_runs_stay_while_all_else_is_the_same(registry, tmp_path):
     run(registry, tmp_path, by_sight, only=["letters"])
     run(registry, tmp_path, by_sight, only=["noise"])
-    mine = Row("closest_of_three", "three pictures", "finds it", "more of them", "above chance", "holds", "80 %")
-    write(tmp_path, artefacts.read_json(tmp_path / "controls.json")["of"], [mine])
+    mine = ControlRow("closest_of_three", "three pictures", "finds it", "more of them", "above chance", "holds", "80 %")
+    write(tmp_path, Controls.read(tmp_path / "controls.json").of, [mine])
     rows = read_rows(tmp_path / "controls.json")
     assert [row.name for row in rows] == [PLAIN, "letters", "noise", "closest_of_three"]
     assert rows[-1] == mine
-    assert "closest_of_three" in (tmp_path / "controls.md").read_text()
+    assert "closest_of_three" in page(tmp_path)
     run(registry, tmp_path, by_sight, only=["frames"], limit=8)
     assert [row.name for row in read_rows(tmp_path / "controls.json")] == [PLAIN, "frames"]
     (tmp_path / "controls.json").write_text("[]")
-    with pytest.raises(DataError, match="delete it"):
+    with pytest.raises(DataError, match="not what `stcr controls` writes"):
         read_rows(tmp_path / "controls.json")
+    run(registry, tmp_path, by_sight, only=["frames"], limit=8)
+    assert [row.name for row in read_rows(tmp_path / "controls.json")] == [PLAIN, "frames"]
 
 
-def test_command_writes_a_row_per_control_and_keeps_those_of_earlier_runs(registry, tmp_path, undrawn, capsys):
+def test_command_writes_a_row_per_control_and_keeps_those_of_earlier_runs(registry, tmp_path, capsys):
     asked = ["--oracle", "right", "--dataset", "toy", "--registry", str(registry), "--out", str(tmp_path)]
     assert main(["controls", *asked, "--only", "letters,blank_first", "--also", "toy:train=seen"]) == 1
     assert "does not know the truth" in capsys.readouterr().err  # of the pairs of another split
@@ -588,8 +604,7 @@ def test_measures_are_counted_on_the_same_pairs():
         {"a": ("img2", "img1"), "b": ("img2", "img1"), "c": ("img1", "img2"), "e": ("img2", "img2"), "d": (None, None)}
     )
     now = answers({"a": ("img2", "img1"), "b": ("img1", "img2"), "c": ("img2", "img2"), "e": ("img2", None)})
-    figures = {"pair_accuracy": 25.0, "position_bias": 62.5, "unparsed_rate": 12.5, "intervals": None}
-    found = measured(figures, now, plain, 100, 0)
+    found = measured(PairFigures(metrics.figures(now)), now, plain, resamples=100, seed=0)
     assert {name: found[name].value for name in found} == pytest.approx(
         {
             "pair_accuracy": 25.0,
@@ -602,35 +617,37 @@ def test_measures_are_counted_on_the_same_pairs():
             "other_frame": 100 / 3,  # b; c is of no frame
         }
     )
-    with pytest.raises(DataError, match="same pairs"):
-        measured(figures, plain, now, 100, 0)
+    with pytest.raises(DataError, match="other pairs"):
+        measured(PairFigures(metrics.figures(plain)), plain, now, resamples=100, seed=0)
 
 
 def test_probability_of_the_second_place_halves_what_neither_has():
     logs = tuple(math.log(share) for share in (0.2, 0.5, 0.3))
     said = answers({"a": ("neither", "neither"), "b": ("neither", "neither")}, logs)
-    found = measured({"intervals": None}, said, said, 100, 0)
+    found = measured(PairFigures(metrics.figures(said)), said, said, resamples=100, seed=0)
     assert found["second_probability"].value == pytest.approx(65)
     assert found["second"].value == 50
     two = answers({"a": ("img2", "img2"), "b": ("img2", "img2")}, (-800.0, -801.0, None))
     share = 100 / (1 + math.e)
-    assert measured({"intervals": None}, two, two, 100, 0)["second_probability"].value == pytest.approx(share)
+    found = measured(PairFigures(metrics.figures(two)), two, two, resamples=100, seed=0)
+    assert found["second_probability"].value == pytest.approx(share)
 
 
 def test_console_names_each_row_with_its_verdict():
-    row = Row("noise", "", "", "", "", "fails", "difference +0.0")
-    assert console([row]) == "noise  fails           difference +0.0"
+    row = ControlRow("noise", "", "", "", "", "fails", "difference +0.0")
+    assert controls_console([row]) == "noise  fails           difference +0.0"
 
 
 # ---- a real model ----
 
 
-def test_real_model_goes_through_controls_loaded_once(model, registry, tmp_path, undrawn, monkeypatch):
+def test_real_model_goes_through_controls_loaded_once(model, registry, tmp_path, monkeypatch):
     loads = []
     real = local.load
     monkeypatch.setattr(local, "load", lambda folder: loads.append(folder) or real(folder))
     names = ["letters", "noise", "text_only", "oracle_begin"]
-    rows = controls(model, "toy", "heldout", tmp_path / "out", registry, DIRECT, names, limit=4, resamples=100)
+    request = EvalRequest(model=model, dataset="toy", registry=registry, settings=DIRECT, limit=4, resamples=100)
+    rows = controls(request, tmp_path / "out", only=names).rows
     assert len(loads) == 1
     assert [row.name for row in rows] == [PLAIN, *names]
     assert {row.verdict for row in rows} <= {"holds", "fails", "not shown"}
@@ -642,7 +659,6 @@ def test_real_model_goes_through_controls_loaded_once(model, registry, tmp_path,
     text = scores("text_only")
     assert text[::2] == pytest.approx(text[1::2], abs=1e-5)  # both orders are one prompt
     assert len({tuple(scores(row.name)) for row in rows}) == len(rows)  # each control reached the model
-    reasoned = controls(
-        model, "toy", "heldout", tmp_path / "cot", registry, AskSettings(mode="cot", max_new_tokens=3), ["blind"], 2
-    )
+    cot = dataclasses.replace(request, settings=AskSettings(mode="cot", max_new_tokens=3), limit=2)
+    reasoned = controls(cot, tmp_path / "cot", only=["blind"]).rows
     assert (reasoned[1].verdict, "describe" in reasoned[1].why) == ("not applicable", True)

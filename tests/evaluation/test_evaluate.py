@@ -11,10 +11,12 @@ from stcr_plugin import artefacts
 from stcr_plugin.engines import local, picture_loading, prompts
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.evaluate import _examples, evaluate, spread
-from stcr_plugin.evaluation.leakage import overlap_words
+from stcr_plugin.evaluation.evaluate import evaluate, spread
+from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.records import stage_of
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
+from stcr_plugin.report.overlap_words import overlap_words
+from stcr_plugin.results import Evaluation
 from stcr_plugin.samples.questions import paraphrases
 from stcr_plugin.scoring.breakdown import breakdowns
 from stcr_plugin.scoring.metrics import RATES, figures, per_episode
@@ -22,7 +24,6 @@ from stcr_plugin.scoring.significance import gap_p
 from stcr_plugin.types import Answer, Pair
 
 SMALL = AskSettings(batch_size=4)
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def asked(monkeypatch):
 
 
 def run(model, registry, out, settings=SMALL, **more):
-    return evaluate(model, "toy", "heldout", out, registry, settings, resamples=100, **more)
+    more = {"dataset": "toy", "resamples": 100} | more
+    return evaluate(EvalRequest(model=model, registry=registry, settings=settings, **more), out)
 
 
 def sums(folder):
@@ -53,46 +55,28 @@ def answers_in(out):
 
 def test_results_are_the_figures_of_the_answers_on_disk(model, registry, tmp_path):
     found = run(model, registry, tmp_path / "out")
-    row = json.loads((tmp_path / "out" / "results.json").read_text())
-    answers = answers_in(tmp_path / "out")
-    assert row == json.loads(json.dumps(found.row))
+    answers, pairs = answers_in(tmp_path / "out"), read_pairs(registry, "toy", "heldout")
+    assert Evaluation.read(tmp_path / "out" / "results.json") == found
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(found.row()))
     assert found.figures == figures(answers)
-    for name, value in dataclasses.asdict(figures(answers)).items():
-        assert row[name] == value
-    assert (row["name"], row["dataset"], row["split"], row["mode"], row["unit"]) == (
+    assert (found.name, found.dataset, found.split, found.mode, found.unit) == (
         "base",
         "toy",
         "heldout",
         "direct",
         "percent",
     )
-    assert row["per_episode"] == per_episode(answers)
-    assert row["n_episodes"] == 3
-    assert set(row["intervals"]) == set(RATES)
-    assert all(low <= row[name] <= high for name, (low, high) in row["intervals"].items())
-    assert row["by_phase"]["within"]["n_pairs"] + row["by_phase"]["crossing"]["n_pairs"] == row["n_pairs"]
-    pairs = read_pairs(registry, "toy", "heldout")
-    for key, value in breakdowns(pairs, answers, resamples=100).items():
-        assert row[key] == json.loads(json.dumps(value))
-    assert row["p_gap"] == dataclasses.asdict(gap_p(answers))
+    assert found.per_episode == per_episode(answers)
+    assert found.figures.n_episodes == 3
+    assert set(found.intervals) == set(RATES)
+    assert all(low <= getattr(found.figures, name) <= high for name, (low, high) in found.intervals.items())
+    phases = found.parts.by_phase
+    assert phases["within"].figures.n_pairs + phases["crossing"].figures.n_pairs == found.figures.n_pairs
+    assert found.parts == breakdowns(pairs, answers, resamples=100)
+    assert found.p_gap == gap_p(answers)
 
 
-def test_report_shows_the_figures_and_pictures_that_open(model, registry, tmp_path, drawn):
-    row = run(model, registry, tmp_path).row
-    text = (tmp_path / "report.md").read_text()
-    assert f"{row['forward_accuracy']:.1f}" in text
-    assert f"{row['gap_points']:+.1f}" in text
-    assert f"p = {row['p_gap']['p']:.2g}" in text
-    assert all(title in text for title in ("## By distance", "## By phase"))
-    for name in ("accuracies.png", "examples.png"):
-        assert f"({name})" in text
-        with Image.open(tmp_path / name) as picture:
-            picture.load()
-            assert picture.width > 300
-            assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
-
-
-def test_same_seed_gives_the_same_bytes(model, registry, tmp_path, drawn):
+def test_same_seed_gives_the_same_bytes(model, registry, tmp_path):
     run(model, registry, tmp_path / "a")
     run(model, registry, tmp_path / "b")
     assert sums(tmp_path / "a") == sums(tmp_path / "b")
@@ -149,11 +133,11 @@ def test_higher_limit_asks_only_the_pairs_that_are_new(model, registry, tmp_path
 
 def test_pairs_whose_picture_was_replaced_are_asked_again(model, registry, tmp_path, asked, caplog):
     folder = shutil.copytree(registry, tmp_path / "registry")
-    before = run(model, folder, tmp_path / "out").row["data_digest"]
+    before = run(model, folder, tmp_path / "out").data_digest
     pairs = read_pairs(folder, "toy", "heldout")
     image = pairs[-1].later_image
     Image.new("RGB", (56, 56)).save(folder / image)
-    assert run(model, folder, tmp_path / "out").row["data_digest"] != before
+    assert run(model, folder, tmp_path / "out").data_digest != before
     shown = sum(image in (pair.earlier_image, pair.later_image) for pair in pairs)
     assert asked[1:] == [2 * shown]
     assert f"{2 * shown} answers are to other words or pictures, asking anew" in caplog.text
@@ -193,11 +177,10 @@ def test_mode_and_name_come_from_the_stage(model, registry, tmp_path, asked):
     stage = shutil.copytree(model, tmp_path / "model")
     (stage / "stage.json").write_text(json.dumps({"name": "stage1", "mode": "cot"}))
     found = run(stage, registry, tmp_path / "out", AskSettings(max_new_tokens=3), limit=1)
-    assert (found.row["name"], found.row["mode"]) == ("stage1", "cot")
-    assert found.row["intervals"] is None
-    assert "single episode" in (tmp_path / "out" / "report.md").read_text()
+    assert (found.name, found.mode) == ("stage1", "cot")
+    assert found.intervals is None
     named = run(stage, registry, tmp_path / "out", AskSettings(mode="direct"), limit=1, name="mine")
-    assert (named.row["name"], named.row["mode"]) == ("mine", "direct")
+    assert (named.name, named.mode) == ("mine", "direct")
 
 
 @pytest.mark.parametrize("given", [None, 900])
@@ -210,11 +193,11 @@ def test_pictures_are_sized_as_in_training_unless_told_otherwise(model, registry
     asked = AskSettings(image_max_pixels=given, other_image_size=given is not None)
     found = run(stage, registry, tmp_path / "out", asked, limit=1)
     assert set(sizes) == {(given or 1600, 800)}
-    assert found.row["settings"]["image_max_pixels"] == (given or 1600)
+    assert found.settings["image_max_pixels"] == (given or 1600)
 
 
 def test_model_without_a_stage_gets_llamafactorys_sizes(model, registry, tmp_path):
-    settings = run(model, registry, tmp_path, limit=1).row["settings"]
+    settings = run(model, registry, tmp_path, limit=1).settings
     assert (settings["image_max_pixels"], settings["image_min_pixels"]) == (768 * 768, 32 * 32)
 
 
@@ -229,13 +212,6 @@ def test_missing_and_cut_pictures_are_named_with_their_pair(model, registry, tmp
         run(model, folder, tmp_path / "out")
 
 
-def test_report_says_how_answers_were_got(model, registry, tmp_path):
-    run(model, registry, tmp_path / "direct", limit=1)
-    assert "the likelier of the two answers counts" in (tmp_path / "direct" / "report.md").read_text()
-    run(model, registry, tmp_path / "cot", AskSettings(mode="cot", max_new_tokens=2), limit=1)
-    assert "generated and parsed" in (tmp_path / "cot" / "report.md").read_text()
-
-
 def test_stage_of_an_unknown_mode_is_refused(tmp_path):
     assert stage_of(tmp_path) == {}
     (tmp_path / "stage.json").write_text('{"mode": "guess"}')
@@ -245,9 +221,9 @@ def test_stage_of_an_unknown_mode_is_refused(tmp_path):
 
 def test_unknown_split_and_model_are_refused(model, registry, tmp_path):
     with pytest.raises(ConfigError, match="heldout"):
-        evaluate(model, "toy", "heldot", tmp_path, registry)
+        run(model, registry, tmp_path, split="heldot")
     with pytest.raises(DataError, match="no model there"):
-        evaluate(tmp_path / "nowhere", "toy", "heldout", tmp_path, registry)
+        run(tmp_path / "nowhere", registry, tmp_path)
 
 
 def trained(model, registry, folder, name="stage1", dataset="toy_weak", **changes):
@@ -270,28 +246,29 @@ def trained(model, registry, folder, name="stage1", dataset="toy_weak", **change
 
 def test_training_that_shares_nothing_is_told_with_how_near_it_is(model, registry, tmp_path, caplog):
     stage = trained(model, registry, tmp_path)
-    found = run(stage, registry, tmp_path / "out", limit=2).row["overlap"]
-    assert "unknown" not in found
-    assert (found["trained"], found["evaluated"]) == ("toy_weak", "toy:heldout")
-    assert (found["episodes"]["shared"], found["episodes"]["trained"], found["pictures"]["shared"]) == (0, 2, 0)
-    assert found["episodes"]["evaluated"] == 2  # those of the pairs that were asked
-    assert set(found["questions"]["named"]) <= set(paraphrases("direct", "en"))
-    other = run(stage, registry, tmp_path / "other", AskSettings(part="heldout"), limit=2).row["overlap"]
-    assert other["questions"]["evaluated"] > 0 == other["questions"]["shared"]
-    assert found["near"]["sampled"] > 0
-    text = (tmp_path / "out" / "report.md").read_text()
-    assert "No evaluated episode or picture is in the training data (toy_weak)." in text
-    assert "WARNING" not in text + caplog.text
+    overlap = run(stage, registry, tmp_path / "out", limit=2).overlap
+    found = overlap.found
+    assert overlap.unknown == ""
+    assert (found.trained, found.evaluated) == ("toy_weak", "toy:heldout")
+    assert (found.episodes.shared, found.episodes.trained, found.pictures.shared) == (0, 2, 0)
+    assert found.episodes.evaluated == 2  # those of the pairs that were evaluated
+    assert set(found.questions.named) <= set(paraphrases("direct", "en"))
+    other = run(stage, registry, tmp_path / "other", AskSettings(part="heldout"), limit=2).overlap.found
+    assert other.questions.evaluated > 0 == other.questions.shared
+    assert found.near.sampled > 0
+    assert "No evaluated episode or picture is in the training data (toy_weak)." in overlap_words(overlap)
+    assert "WARNING" not in overlap_words(overlap)
+    assert "trained on" not in caplog.text
 
 
 def test_evaluation_on_the_training_split_is_told_loudly_and_goes_on(model, registry, tmp_path, caplog):
     stage = trained(model, registry, tmp_path)
-    row = evaluate(stage, "toy", "train", tmp_path / "out", registry, SMALL, limit=2, resamples=100).row
-    shared = row["overlap"]["episodes"]["shared"]
-    assert shared == row["n_episodes"] > 0
-    words = f"WARNING: the model was trained on what it is evaluated on: {shared} of {shared} episodes"
+    found = run(stage, registry, tmp_path / "out", split="train", limit=2)
+    shared = found.overlap.found.episodes.shared
+    assert shared == found.figures.n_episodes > 0
+    words = f"the model was trained on what it is evaluated on: {shared} of {shared} episodes"
     assert words in caplog.text
-    assert words in (tmp_path / "out" / "report.md").read_text()
+    assert f"WARNING: {words}" in overlap_words(found.overlap)
 
 
 def test_training_of_the_stages_before_counts_too(model, registry, tmp_path):
@@ -300,10 +277,11 @@ def test_training_of_the_stages_before_counts_too(model, registry, tmp_path):
     first = trained(model, folder, tmp_path, dataset="toy_weak")
     build_of = {"parent": str(first), "parent_stage": "stage1", "parent_digest": artefacts.model_digest(first)}
     second = trained(model, folder, tmp_path, name="stage2", dataset="elsewhere", data=None, **build_of)
-    row = evaluate(second, "toy", "train", tmp_path / "out", folder, SMALL, limit=2, resamples=100).row
-    assert row["overlap"]["episodes"]["shared"] == row["n_episodes"]
-    assert "stage stage2: its dataset elsewhere cannot be looked at" in row["overlap"]["unknown"]
-    words = overlap_words(row["overlap"])
+    found = run(second, folder, tmp_path / "out", split="train", limit=2)
+    assert found.overlap.leaks
+    assert found.overlap.found.episodes.shared == found.figures.n_episodes
+    assert "stage stage2: its dataset elsewhere: cannot be read" in found.overlap.unknown
+    words = overlap_words(found.overlap)
     assert words.startswith("WARNING")
     assert "Not all of the training is known: stage stage2" in words
 
@@ -313,10 +291,10 @@ def test_training_of_the_stages_before_counts_too(model, registry, tmp_path):
     [
         ("no record", "holds no stage.json"),
         ("old record", "stage stage1 does not say what it was trained on"),
-        ("data are gone", "its dataset toi_weak cannot be looked at .*no build or dataset 'toi_weak'"),
-        ("built anew", "toy was built anew since"),
+        ("data are gone", "its dataset toi_weak: cannot be read .*no build or dataset 'toi_weak'"),
+        ("built anew", "toy was built again since"),
         ("parent is gone", "stage base_stage: .*nowhere holds no stage.json any more"),
-        ("parent trained anew", "trained anew since stage1 started from it"),
+        ("parent trained anew", "trained again since stage1 started from it"),
     ],
 )
 def test_training_that_cannot_be_looked_at_is_unknown_and_no_error(model, registry, tmp_path, case, reason):
@@ -331,23 +309,22 @@ def test_training_that_cannot_be_looked_at_is_unknown_and_no_error(model, regist
     stage = model if changes is None else trained(model, registry, tmp_path, **changes)
     if case == "parent trained anew":
         trained(model, registry, tmp_path, name="base")
-    found = run(stage, registry, tmp_path / "out", limit=1).row["overlap"]
-    assert found.keys() == {"unknown"}
-    assert re.search(reason, found["unknown"])
-    assert "Overlap with the training data is unknown" in (tmp_path / "out" / "report.md").read_text()
+    overlap = run(stage, registry, tmp_path / "out", limit=1).overlap
+    assert overlap.found is None
+    assert re.search(reason, overlap.unknown)
+    assert "Overlap with the training data is unknown" in overlap_words(overlap)
 
 
 def test_moved_registry_is_found_where_the_evaluation_has_it(model, registry, tmp_path):
     stage = trained(model, registry, tmp_path, recipe={"dataset_dir": str(tmp_path / "moved_away")})
-    found = run(stage, registry, tmp_path / "out", limit=1).row["overlap"]
-    assert "unknown" not in found
-    assert found["episodes"]["trained"] == 2
+    overlap = run(stage, registry, tmp_path / "out", limit=1).overlap
+    assert (overlap.unknown, overlap.found.episodes.trained) == ("", 2)
 
 
 def test_chain_that_names_itself_as_parent_ends(model, registry, tmp_path):
     own = tmp_path / "stage1"
     stage = trained(model, registry, tmp_path, parent=str(own), parent_stage=None)
-    assert run(stage, registry, tmp_path / "out", limit=1).row["overlap"]["trained"] == "toy_weak"
+    assert run(stage, registry, tmp_path / "out", limit=1).overlap.found.trained == "toy_weak"
 
 
 def test_model_digest_ignores_what_decides_no_answer(model, tmp_path):
@@ -392,22 +369,9 @@ def test_build_that_teaches_ties_is_asked_for_one_of_three_answers(model, regist
     assert manifest["config"]["pairs"]["ties"] == "drop"
     manifest["config"]["pairs"]["ties"] = "teach"
     artefacts.write_json(folder / "toy" / "manifest.json", manifest)
-    tied = run(model, folder, tmp_path / "tied", limit=2).row
-    plain = run(model, registry, tmp_path / "plain", limit=2).row
-    assert (tied["ties"], plain["ties"]) == (True, False)
-    assert tied["questions_digest"] != plain["questions_digest"]
+    tied = run(model, folder, tmp_path / "tied", limit=2)
+    plain = run(model, registry, tmp_path / "plain", limit=2)
+    assert (tied.ties, plain.ties) == (True, False)
+    assert tied.questions_digest != plain.questions_digest
     assert all(answer.logprob_neither is not None for answer in answers_in(tmp_path / "tied"))
     assert all(answer.logprob_neither is None for answer in answers_in(tmp_path / "plain"))
-    assert "likeliest of the three" in (tmp_path / "tied" / "report.md").read_text()
-    assert "three" not in (tmp_path / "plain" / "report.md").read_text()
-
-
-def test_ties_are_no_examples_of_right_or_wrong():
-    """A tie answered "neither" twice is right in both orders, which no figure counts."""
-    ordinary = Pair("p0", "e0", "heldout", "task", 0, 9, 0.3)
-    tie = dataclasses.replace(ordinary, pair_id="p1", closer="neither")
-    answers = [Answer("p0", "e0", "forward", "img2", "img2", ""), Answer("p0", "e0", "backward", "img1", "img2", "")]
-    answers += [Answer("p1", "e0", order, "neither", "neither", "") for order in ("forward", "backward")]
-    assert [(verdict, pair) for verdict, pair, *_ in _examples([ordinary, tie], answers)] == [
-        ("right forward only", ordinary)
-    ]

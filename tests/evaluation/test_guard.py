@@ -13,8 +13,11 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.episodes.tabletop import SEEN_COLOURS, SHAPES, TabletopConfig, TabletopSource
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import guard as guard_module
-from stcr_plugin.evaluation.guard import Reply, figures, guard, intervals, parse, read_pope
-from stcr_plugin.samples.general import KINDS, WORDING, Question, draw_number, names_in, questions_about
+from stcr_plugin.evaluation.guard import compare, guard, read_pope, read_replies
+from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.report.guard_table import compare_guards, guard_markdown
+from stcr_plugin.results import Guard, GuardComparison
+from stcr_plugin.samples.general import KINDS, WORDING, draw_number, names_in, questions_about
 from stcr_plugin.types import Response
 
 EPISODES = 15
@@ -129,63 +132,9 @@ def test_colour_between_two_names_is_not_asked_about():
     assert not {("black", "pad"), ("navy", "pad"), ("red", "cube")} & asked.keys()
 
 
-def reply(picture, label, chosen):
-    return Reply(Question(picture, f"{label} {chosen}", label, ("random",)), chosen, Response(""))
-
-
-def test_figures_of_a_worked_example():
-    """Of 6 things 4 are found, of 4 others 1 is imagined; one answer is none: by hand."""
-    told = [("yes", "yes")] * 4 + [("yes", "no"), ("yes", None), ("no", "yes")] + [("no", "no")] * 3
-    found = figures([reply("p", *one) for one in told])
-    expected = {
-        "accuracy": 70,
-        "precision": 80,
-        "recall": 100 * 4 / 6,
-        "f1": 100 * 2 * 0.8 * (4 / 6) / (0.8 + 4 / 6),
-        "yes_ratio": 50,
-        "unparsed_rate": 10,
-    }
-    assert found == pytest.approx(expected)
-
-
-def test_figures_where_nothing_is_answered_yes():
-    found = figures([reply("p", "yes", "no"), reply("p", "no", "no")])
-    assert (found["accuracy"], found["precision"], found["recall"], found["f1"]) == (50, None, 0, 0)
-
-
-def test_intervals_are_over_pictures():
-    """Ten questions about one picture are no ten witnesses: right about one and wrong about the other says nothing."""
-    right, wrong = [reply("a", "yes", "yes")] * 10, [reply("b", "yes", "no")] * 10
-    assert intervals(right + wrong)["accuracy"] == (0, 100)
-    assert "accuracy" not in intervals(right)
-
-
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [
-        ("yes", "yes"),
-        ("No.", "no"),
-        ("**Yes**, there is.", "yes"),
-        ("Yes, no doubt.", "yes"),
-        ("\n- no\nyes", "no"),
-        ("There is no red cube.", "no"),
-        ("There isn’t one.", "no"),
-        ("I would say yes", "yes"),
-        ("yes or no", None),
-        ("", None),
-        ("nothing to note", None),
-        ("a red cube", None),
-        ("是的", "yes"),
-        ("不是", "no"),
-        ("没有。", "no"),
-        ("有", "yes"),
-        ("否", "no"),
-        ("图中没有方块", "no"),
-        ("ＹＥＳ", "yes"),
-    ],
-)
-def test_answers_are_read(text, label):
-    assert parse(text) == label
+def run(out, engine, episodes=EPISODES, **more):
+    given = {key: more.pop(key) for key in ("pope", "images") if key in more}
+    return guard(EvalRequest(engine=engine, **{"resamples": 50} | more), out, episodes=episodes, **given)
 
 
 def told(asked):
@@ -203,12 +152,12 @@ def test_engines_with_known_figures_get_them(asked, tmp_path):
         "undecided": (lambda prompt: Response("", {"yes": -1.0, "no": -1.0}), {"accuracy": 0, "unparsed_rate": 100}),
     }
     for name, (rule, expected) in known.items():
-        row = guard(None, tmp_path / name, EPISODES, engine=Teller(rule), name=name, resamples=50)
+        result = run(tmp_path / name, Teller(rule), name=name)
         for kind in (*KINDS, "all"):
-            found = row["kinds"][kind]
-            assert {key: found[key] for key in expected} == pytest.approx(expected), (name, kind)
-        assert json.loads((tmp_path / name / "guard.json").read_text()) == json.loads(json.dumps(row))
-    report = (tmp_path / "no" / "guard.md").read_text()
+            found = result.kinds[kind].figures
+            assert {key: getattr(found, key) for key in expected} == pytest.approx(expected), (name, kind)
+        assert Guard.read(tmp_path / name / "guard.json") == result
+    report = guard_markdown(result, read_replies(tmp_path / "no" / "answers.jsonl"))
     assert "| always yes | all | 50.0 | 50.0 | 100.0 | 66.7 | 100.0 | 0.0 |" in report
     assert "| a coin | all | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 0.0 |" in report
 
@@ -222,13 +171,13 @@ def test_questions_are_put_with_one_picture_and_the_names_of_the_language(asked)
 
 def test_killed_guard_goes_on_and_asks_nothing_twice(asked, tmp_path):
     whole = Teller(told(asked))
-    guard(None, tmp_path / "whole", EPISODES, engine=whole, resamples=50)
+    run(tmp_path / "whole", whole)
     first, second = Teller(told(asked), patience=7), Teller(told(asked))
     with pytest.raises(KeyboardInterrupt):
-        guard(None, tmp_path / "cut", EPISODES, engine=first, resamples=50)
-    guard(None, tmp_path / "cut", EPISODES, engine=second, resamples=50)
+        run(tmp_path / "cut", first)
+    run(tmp_path / "cut", second)
     assert first.asked + second.asked == whole.asked
-    for name in ("guard.json", "answers.jsonl", "guard.md", "questions.jsonl"):
+    for name in ("guard.json", "answers.jsonl", "questions.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -240,27 +189,26 @@ def test_comparison_is_paired_and_of_the_same_questions(asked, tmp_path):
         label = labels[prompt.item]
         return always({"yes": "no", "no": "yes"}[label] if prompt.item in worse else label)(prompt)
 
-    before = guard(None, tmp_path / "a", EPISODES, engine=Teller(told(asked)), name="before", resamples=200)
-    after = guard(None, tmp_path / "b", EPISODES, engine=Teller(rule), name="after", resamples=200)
-    text = guard_module.compare([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
-    found = json.loads((tmp_path / "both" / "compare.json").read_text())["differences"][0]["kinds"]
+    before = run(tmp_path / "a", Teller(told(asked)), name="before", resamples=200)
+    after = run(tmp_path / "b", Teller(rule), name="after", resamples=200)
+    text = compare_guards([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    (found,) = GuardComparison.read(tmp_path / "both" / "compare.json").differences
     for kind in (*KINDS, "all"):
-        lost = after["kinds"][kind]["accuracy"] - before["kinds"][kind]["accuracy"]
-        assert found[kind]["points"] == pytest.approx(lost)
-        low, high = found[kind]["interval"]
+        lost = after.kinds[kind].figures.accuracy - before.kinds[kind].figures.accuracy
+        assert found.kinds[kind].points == pytest.approx(lost)
+        low, high = found.kinds[kind].interval
         assert low < lost < high < 0
     assert (tmp_path / "both" / "compare.md").read_text() == text
-    guard(None, tmp_path / "other", EPISODES, seed=1, engine=Teller(always("yes")), resamples=50)
-    with pytest.raises(DataError, match="other questions than in"):
-        guard_module.compare([tmp_path / "a", tmp_path / "other"])
-    written = AskSettings(generate=True)
-    guard(None, tmp_path / "written", EPISODES, settings=written, engine=Teller(always("yes")), resamples=50)
-    with pytest.raises(DataError, match="come by in another way than in"):
-        guard_module.compare([tmp_path / "a", tmp_path / "written"])
+    run(tmp_path / "other", Teller(always("yes")), seed=1)
+    with pytest.raises(DataError, match="other questions than"):
+        compare([tmp_path / "a", tmp_path / "other"])
+    run(tmp_path / "written", Teller(always("yes")), settings=AskSettings(generate=True))
+    with pytest.raises(DataError, match="came about in another way than"):
+        compare([tmp_path / "a", tmp_path / "written"])
     with pytest.raises(ConfigError, match="two runs"):
-        guard_module.compare([tmp_path / "a"])
+        compare([tmp_path / "a"])
     with pytest.raises(DataError, match=r"guard\.json: no such file"):
-        guard_module.compare([tmp_path / "a", tmp_path / "none"])
+        compare([tmp_path / "a", tmp_path / "none"])
 
 
 @pytest.fixture
@@ -296,12 +244,12 @@ def test_popes_own_files_are_read_and_a_question_of_several_is_asked_once(pope, 
         ("COCO_2.jpg", "no", ("popular",)),
     ]
     teller = Teller(always("yes"))
-    row = guard(None, tmp_path / "out", pope=files, images=images, engine=teller, resamples=50)
+    found = run(tmp_path / "out", teller, pope=files, images=images)
     assert teller.asked == 3
-    assert {kind: found["n"] for kind, found in row["kinds"].items()} == {"random": 2, "popular": 2, "all": 4}
-    assert row["kinds"]["all"]["accuracy"] == 50
+    assert {kind: one.n for kind, one in found.kinds.items()} == {"random": 2, "popular": 2, "all": 4}
+    assert found.kinds["all"].figures.accuracy == 50
     with pytest.raises(ConfigError, match="--images"):
-        guard(None, tmp_path / "out", pope=files, engine=teller)
+        run(tmp_path / "out", teller, pope=files)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +258,7 @@ def test_popes_own_files_are_read_and_a_question_of_several_is_asked_once(pope, 
         ({"image": "COCO_1.jpg", "text": "?"}, "row 3: a row of POPE has the texts"),
         (["COCO_1.jpg"], "row 3: a row of POPE has the texts"),
         ({"image": "COCO_1.jpg", "text": "?", "label": "maybe"}, "row 3: label 'maybe'"),
-        ({"image": "COCO_9.jpg", "text": "?", "label": "no"}, r"row 3: .*COCO_9\.jpg is no file"),
+        ({"image": "COCO_9.jpg", "text": "?", "label": "no"}, r"row 3: .*COCO_9\.jpg is not a file"),
         ({"image": "../pope", "text": "?", "label": "no"}, "leaves its folder"),
         (
             {"image": "COCO_1.jpg", "text": "Is there a dog in the image?", "label": "no"},
@@ -343,6 +291,6 @@ def test_command_asks_a_real_model_and_its_questions_are_popes_format(model, tmp
 
 
 def test_settings_of_the_model_are_those_of_the_guard(asked, tmp_path):
-    row = guard(None, tmp_path, 2, settings=AskSettings(image_max_pixels=7056), engine=Teller(always("no")))
-    assert row["settings"]["image_max_pixels"] == 7056
-    assert row["settings"]["mode"] == "direct"
+    found = run(tmp_path, Teller(always("no")), 2, settings=AskSettings(image_max_pixels=7056))
+    assert found.settings["image_max_pixels"] == 7056
+    assert found.settings["mode"] == "direct"

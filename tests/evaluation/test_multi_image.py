@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 from itertools import permutations
@@ -13,23 +12,20 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.multi_image import (
     Group,
-    GroupAnswer,
-    GroupFigures,
-    GroupSettings,
     answered,
     arranged,
-    control,
     draw_groups,
     evaluate_groups,
-    figures,
-    intervals,
-    kendall_tau,
     prompt,
     spread,
 )
+from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.registry.manifest import read_pairs
+from stcr_plugin.report.groups_table import groups_markdown
+from stcr_plugin.results import GroupSettings
 from stcr_plugin.scoring import verdicts
+from stcr_plugin.scoring.group_figures import control_row
 from stcr_plugin.types import Pair, Response
 
 PAIRS = {"per_episode": 8, "min_seconds": 1.0}
@@ -71,6 +67,11 @@ class Judge:
                 yield number, Response(text, dict.fromkeys(one.names, -5.0) | {one.names[places[0]]: -0.1})
 
 
+def run(registry, out, engine=None, asked=THREE, settings=DIRECT, **more):
+    request = EvalRequest(engine=engine, dataset="toy", registry=registry, settings=settings, **more)
+    return evaluate_groups(request, out, asked)
+
+
 def pair(episode, earlier, later, task="lift it", closer="later"):
     return Pair(
         f"{episode}:{earlier}-{later}",
@@ -86,14 +87,10 @@ def pair(episode, earlier, later, task="lift it", closer="later"):
     )
 
 
-def said(shown, chosen=None, ranking=None, group="g", episode="e"):
-    return GroupAnswer(group, episode, shown, chosen, ranking, "")
-
-
 def test_group_frames_are_of_one_segment_and_far_enough_apart():
     pairs = [pair("e", first, first + 30) for first in (0, 3, 11, 12, 25)]
     rules = PairRules(min_seconds=1.0)
-    groups = draw_groups(pairs, rules, GroupSettings(pictures=4, per_episode=6), 0)
+    groups = draw_groups(pairs, rules, GroupSettings(pictures=4, per_episode=6), seed=0)
     assert len({group.frames for group in groups}) == len(groups) == 6
     for group in groups:
         gaps = [second - first for first, second in zip(group.frames, group.frames[1:], strict=False)]
@@ -104,14 +101,16 @@ def test_group_frames_are_of_one_segment_and_far_enough_apart():
 def test_same_seed_draws_the_same_groups_whatever_other_episodes_there_are():
     pairs = [pair("e", first, first + 30) for first in range(0, 60, 7)]
     others = [pair("f", first, first + 30) for first in range(0, 60, 5)]
-    alone = draw_groups(pairs, PairRules(), THREE, 1)
-    assert [group for group in draw_groups(others + pairs, PairRules(), THREE, 1) if group.episode_id == "e"] == alone
-    assert draw_groups(pairs, PairRules(), THREE, 2) != alone
+    alone = draw_groups(pairs, PairRules(), THREE, seed=1)
+    assert [
+        group for group in draw_groups(others + pairs, PairRules(), THREE, seed=1) if group.episode_id == "e"
+    ] == alone
+    assert draw_groups(pairs, PairRules(), THREE, seed=2) != alone
 
 
 def test_no_group_mixes_segments_even_where_their_task_reads_the_same():
     pairs = [pair("e", 0, 20), pair("e", 10, 30), pair("e", 50, 70), pair("e", 60, 80), pair("e", 0, 30, "place it")]
-    groups = draw_groups(pairs, PairRules(), GroupSettings(per_episode=20), 0)
+    groups = draw_groups(pairs, PairRules(), GroupSettings(per_episode=20), seed=0)
     assert groups
     for group in groups:
         assert max(group.frames) <= 30 or min(group.frames) >= 50
@@ -119,23 +118,23 @@ def test_no_group_mixes_segments_even_where_their_task_reads_the_same():
 
 
 def test_frames_too_few_or_too_near_make_no_group():
-    assert draw_groups([pair("e", 0, 20)], PairRules(), THREE, 0) == []
-    assert draw_groups([pair("e", 0, 20), pair("e", 1, 21)], PairRules(min_seconds=1.0), THREE, 0) == []
+    assert draw_groups([pair("e", 0, 20)], PairRules(), THREE, seed=0) == []
+    assert draw_groups([pair("e", 0, 20), pair("e", 1, 21)], PairRules(min_seconds=1.0), THREE, seed=0) == []
 
 
 def test_true_progress_orders_a_group_and_leaves_ties_and_unknown_frames_out():
     pairs = [pair("e", 0, 20), pair("e", 10, 30), pair("e", 5, 20)]
     progress = [0.0] * 40
     progress[10], progress[20], progress[30], progress[5] = 0.9, 0.5, 0.55, None
-    groups = draw_groups(pairs, PairRules(label="progress"), THREE, 0, {"e": progress})
+    groups = draw_groups(pairs, PairRules(label="progress"), THREE, seed=0, truth={"e": progress})
     assert {group.frames for group in groups} == {(0, 20, 10), (0, 30, 10), (0, 20, 30), (20, 30, 10)}
-    apart = draw_groups(pairs, PairRules(label="progress", tie_within=0.1), THREE, 0, {"e": progress})
+    apart = draw_groups(pairs, PairRules(label="progress", tie_within=0.1), THREE, seed=0, truth={"e": progress})
     assert {group.frames for group in apart} == {(0, 20, 10), (0, 30, 10)}
 
 
 def test_limit_spreads_groups_over_episodes():
     pairs = [pair(episode, first, first + 30) for episode in ("e", "f", "g") for first in range(0, 60, 7)]
-    groups = draw_groups(pairs, PairRules(), THREE, 0)
+    groups = draw_groups(pairs, PairRules(), THREE, seed=0)
     assert len(groups) == 12
     chosen = spread(groups, 4, 0)
     assert sorted([group.episode_id for group in chosen].count(episode) for episode in "efg") == [1, 1, 2]
@@ -155,7 +154,7 @@ def test_rotations_put_each_frame_once_in_each_place():
 @pytest.mark.parametrize(("language", "task"), [("en", "same task: lift it. They"), ("zh", "同一任务：lift it。")])
 def test_prompt_names_every_picture_in_its_language(language, task):
     group = Group("g", "e", "lift it.", (3, 5, 9), ("3", "5", "9"))
-    found = prompt(group, (2, 0, 1), THREE, AskSettings(mode="direct", language=language))
+    found = prompt(group, (2, 0, 1), THREE, settings=AskSettings(mode="direct", language=language))
     assert [one.image for one in found.shown] == ["9", "3", "5"]
     assert found.labels == found.names == ("img1", "img2", "img3")
     assert task in found.question
@@ -167,122 +166,59 @@ def test_prompt_names_every_picture_in_its_language(language, task):
 def test_prompt_takes_style_warning_and_reasoning():
     group = Group("g", "e", "lift it", (3, 5, 9), ("3", "5", "9"))
     settings = AskSettings(mode="cot", style="letters", warn=True)
-    found = prompt(group, (0, 1, 2), THREE, settings)
+    found = prompt(group, (0, 1, 2), THREE, settings=settings)
     assert found.labels == ("A", "B", "C")
     assert "one of A, B, C" in found.question
     assert found.question.endswith("Judge by what they show alone.")
     assert found.reasons
-    assert prompt(group, (0, 1, 2), GroupSettings(ask="order"), DIRECT).reasons  # an order is written
+    assert prompt(group, (0, 1, 2), GroupSettings(ask="order"), settings=DIRECT).reasons  # an order is written
     with pytest.raises(ConfigError, match="known are: en, zh"):
-        prompt(group, (0, 1, 2), THREE, AskSettings(language="fr"))
-
-
-def test_kendall_tau_is_that_of_scipy():
-    from scipy.stats import kendalltau
-
-    for shown in ((0, 1, 2, 3), (2, 0, 3, 1), (3, 1, 0, 2)):
-        for ranking in permutations(range(4)):
-            listed = [shown[place] for place in ranking]  # closest first: descending frames
-            expected = kendalltau([3, 2, 1, 0], listed).statistic
-            assert kendall_tau(ranking, shown) == pytest.approx(expected, abs=1e-12)
-
-
-def test_figures_are_those_counted_by_hand():
-    answers = [
-        said((2, 0, 1), 0, group="a"),  # right
-        said((0, 1, 2), 2, group="a"),  # right
-        said((1, 2, 0), 1, group="a"),  # right: the group in every arrangement
-        said((2, 0, 1), 0, group="b"),  # right
-        said((0, 1, 2), 0, group="b"),
-        said((1, 2, 0), None, group="b"),
-    ]
-    found = figures(answers, THREE)
-    assert found.accuracy == pytest.approx(400 / 6)
-    assert found.all_rotations == 50
-    assert found.places == (3, 1, 1)
-    # Each place is expected 5/3 times: (4/3)^2 + (2/3)^2 + (2/3)^2 = 24/9, over 5/3.
-    assert found.place_chi2 == pytest.approx((24 / 9) / (5 / 3))
-    assert found.unparsed_rate == pytest.approx(100 / 6)
-    assert (found.n_groups, found.n_queries, found.n_episodes) == (2, 6, 1)
-    assert found.exact is None
-    with pytest.raises(DataError, match="no answers"):
-        figures([], THREE)
-
-
-def test_an_order_is_scored_whole_and_by_tau():
-    asked = GroupSettings(ask="order")
-    answers = [
-        said((2, 0, 1), 0, (0, 2, 1)),  # 2, 1, 0: exact, tau 1
-        said((0, 1, 2), 2, (2, 0, 1)),  # 2, 0, 1: tau 1/3
-        said((1, 2, 0), None, None),  # unparsed: tau counts as 0
-        said((1, 2, 0), 2, (2, 0, 1)),  # 0, 1, 2: tau -1
-    ]
-    found = figures(answers, asked)
-    assert found.exact == 25
-    assert found.kendall_tau == pytest.approx((1 + 1 / 3 - 1) / 4)
-    assert found.accuracy == 50
-    assert intervals(answers, asked) is None  # one episode
+        prompt(group, (0, 1, 2), THREE, settings=AskSettings(language="fr"))
 
 
 def test_answer_takes_the_likeliest_name_else_the_words():
     group = Group("g", "e", "lift it", (3, 5, 9), ("3", "5", "9"))
-    one = prompt(group, (2, 0, 1), THREE, DIRECT)
+    one = prompt(group, (2, 0, 1), THREE, settings=DIRECT)
+
+    def answer(text, logprobs=None, ask="closest"):
+        return answered(group, (2, 0, 1), one, response=Response(text, logprobs or {}), ask=ask)
+
     scores = {"img1": -3.0, "img2": -0.1, "img3": -3.0}
-    assert answered(group, (2, 0, 1), one, Response("closer to completion: img2", scores), THREE).chosen == 1
-    assert answered(group, (2, 0, 1), one, Response("", dict.fromkeys(scores, -1.0)), THREE).chosen is None
-    written = answered(group, (2, 0, 1), one, Response("closer to completion: img3"), THREE)
+    assert answer("closer to completion: img2", scores).chosen == 1
+    assert answer("", dict.fromkeys(scores, -1.0)).chosen is None
+    written = answer("closer to completion: img3")
     assert (written.chosen, written.right) == (2, False)
-    assert answered(group, (2, 0, 1), one, Response("img1 or img3"), THREE).chosen is None
-    order = GroupSettings(ask="order")
-    listed = answered(group, (2, 0, 1), one, Response("img1, img3, img2"), order)
+    assert answer("img1 or img3").chosen is None
+    listed = answer("img1, img3, img2", ask="order")
     assert (listed.chosen, listed.ranking, listed.right) == (0, (0, 2, 1), True)
-    assert answered(group, (2, 0, 1), one, Response("img1, img3"), order).ranking is None
+    assert answer("img1, img3", ask="order").ranking is None
 
 
 @pytest.mark.parametrize("ask", ["closest", "order"])
 def test_judge_that_looks_holds_and_one_that_goes_by_place_fails(registry, tmp_path, ask):
     asked = GroupSettings(pictures=4, ask=ask)
-    looks = evaluate_groups(None, "toy", "heldout", tmp_path / "looks", registry, DIRECT, asked, engine=Judge()).row
-    assert (looks["accuracy"], looks["all_rotations"], looks["intervals"]["accuracy"]) == (100, 100, (100, 100))
-    assert len(set(looks["places"])) == 1
-    assert (looks["place_chi2"], looks["unparsed_rate"]) == (0, 0)
-    assert control(looks).verdict == "holds"
-    place = evaluate_groups(None, "toy", "heldout", tmp_path / "place", registry, DIRECT, asked, engine=Judge(1)).row
-    assert (place["accuracy"], place["all_rotations"]) == (25, 0)
-    assert place["places"] == (0, place["n_queries"], 0, 0)
-    assert place["place_p"] < 1e-6
+    looks = run(registry, tmp_path / "looks", Judge(), asked)
+    assert (looks.figures.accuracy, looks.figures.all_rotations, looks.intervals["accuracy"]) == (100, 100, (100, 100))
+    assert len(set(looks.figures.places)) == 1
+    assert (looks.figures.place_chi2, looks.figures.unparsed_rate) == (0, 0)
+    assert control_row(looks).verdict == "holds"
+    place = run(registry, tmp_path / "place", Judge(1), asked)
+    assert (place.figures.accuracy, place.figures.all_rotations) == (25, 0)
+    assert place.figures.places == (0, place.figures.n_queries, 0, 0)
+    assert place.figures.place_p < 1e-6
     name = "four pictures" if ask == "closest" else "four pictures in order"
-    assert (control(place).verdict, control(place).name) == ("fails", name)
+    assert (control_row(place).verdict, control_row(place).name) == ("fails", name)
     if ask == "order":
-        assert (looks["exact"], looks["kendall_tau"]) == (100, 1)
-        assert place["exact"] < 50
-        assert place["chance"]["exact"] == pytest.approx(100 / math.factorial(4))
-    report = (tmp_path / "looks" / "groups.md").read_text()
-    assert f"{name}: **holds**" in report
+        assert (looks.figures.exact, looks.figures.kendall_tau) == (100, 1)
+        assert place.figures.exact < 50
+        assert place.chance["exact"] == pytest.approx(100 / math.factorial(4))
+    assert f"{name}: **holds**" in groups_markdown(looks)
     assert json.loads((tmp_path / "looks" / "groups.json").read_text())["accuracy"] == 100
 
 
-def test_order_must_be_better_than_none():
-    row = dict.fromkeys([field.name for field in dataclasses.fields(GroupFigures)], 5.0)
-    row |= {"pictures": 3, "ask": "order", "chance": {"accuracy": 100 / 3}, "accuracy": 60.0, "kendall_tau": 0.1}
-    closest = {"accuracy": (50.0, 70.0)}
-    assert control(row | {"intervals": closest | {"kendall_tau": (0.02, 0.2)}}).verdict == "holds"
-    assert control(row | {"intervals": closest | {"kendall_tau": (-0.02, 0.2)}}).verdict == "not shown"
-    assert control(row | {"intervals": closest | {"kendall_tau": (-0.4, -0.2)}}).verdict == "fails"
-
-
-def test_interval_that_reaches_chance_shows_nothing():
-    row = dict.fromkeys([field.name for field in dataclasses.fields(GroupFigures)], 5.0)
-    row |= {"pictures": 3, "ask": "closest", "chance": {"accuracy": 100 / 3}, "accuracy": 40.0}
-    assert control(row | {"intervals": {"accuracy": (30.0, 50.0)}}).verdict == "not shown"
-    assert control(row | {"intervals": {"accuracy": (34.0, 50.0)}}).verdict == "holds"
-    assert control(row | {"intervals": {"accuracy": (20.0, 33.0)}}).verdict == "fails"
-    assert control(row | {"intervals": None}).verdict == "not shown"
-
-
 def test_killed_run_goes_on_and_ends_with_the_same_bytes(registry, tmp_path):
-    def run(out, engine):
-        evaluate_groups(None, "toy", "heldout", out, registry, DIRECT, THREE, limit=5, engine=engine)
+    def files(out, engine):
+        run(registry, out, engine, limit=5)
         return {path.name: path.read_bytes() for path in out.iterdir()}
 
     class Killed(Judge):
@@ -292,18 +228,18 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(registry, tmp_path):
                     raise KeyboardInterrupt
                 yield number, one
 
-    whole = run(tmp_path / "whole", Judge())
+    whole = files(tmp_path / "whole", Judge())
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", Killed())
+        files(tmp_path / "killed", Killed())
     left = Judge()
-    assert run(tmp_path / "killed", left) == whole
+    assert files(tmp_path / "killed", left) == whole
     assert left.asked == 15 - 6
 
 
 def test_groups_of_a_build_show_pictures_of_its_pairs(registry):
     pairs = read_pairs(registry, "toy", "heldout")
     images = {image for pair in pairs for image in (pair.earlier_image, pair.later_image)}
-    groups = draw_groups(pairs, PairRules(min_seconds=1.0), THREE, 0)
+    groups = draw_groups(pairs, PairRules(min_seconds=1.0), THREE, seed=0)
     assert {group.episode_id for group in groups} == {pair.episode_id for pair in pairs}
     assert all(set(group.images) <= images for group in groups)
 
@@ -313,21 +249,20 @@ def test_truth_of_a_build_by_progress_comes_from_its_source(tmp_path, monkeypatc
 
     build_toy(tmp_path / "registry", heldout=4, pairs=PAIRS | {"label": "progress"})
 
-    def run(out):
-        given = tmp_path / "registry", DIRECT, THREE
-        return evaluate_groups(None, "toy", "heldout", tmp_path / out, *given, engine=Judge()).figures
+    def accuracy(out):
+        return run(tmp_path / "registry", tmp_path / out, Judge()).figures.accuracy
 
-    assert run("forwards").accuracy == 100
+    assert accuracy("forwards") == 100
     states = TabletopSource.states
 
     def backwards(source, episode):
         return [{**state, "progress": -state["progress"]} for state in states(source, episode)]
 
     monkeypatch.setattr(TabletopSource, "states", backwards)
-    assert run("backwards").accuracy == 0
+    assert accuracy("backwards") == 0
     monkeypatch.setattr(TabletopSource, "states", lambda *_: None)
     with pytest.raises(DataError, match="has no state 'progress'"):
-        run("unknown")
+        accuracy("unknown")
 
 
 def test_settings_out_of_range_and_data_without_groups_are_refused(registry, tmp_path):
@@ -335,23 +270,14 @@ def test_settings_out_of_range_and_data_without_groups_are_refused(registry, tmp
         with pytest.raises(ConfigError):
             from_mapping(GroupSettings, wrong, "test")
     with pytest.raises(DataError, match="no 8 frames of one segment"):
-        evaluate_groups(
-            None,
-            "toy",
-            "heldout",
-            tmp_path,
-            registry,
-            DIRECT,
-            GroupSettings(pictures=8),
-            engine=Judge(),
-        )
+        run(registry, tmp_path, Judge(), GroupSettings(pictures=8))
 
 
 def test_local_engine_compares_three_names(model, registry, tmp_path):
     settings = AskSettings(batch_size=4)
-    row = evaluate_groups(model, "toy", "heldout", tmp_path / "out", registry, settings, THREE, limit=3).row
-    assert (row["n_groups"], row["n_queries"], row["unparsed_rate"]) == (3, 9, 0)
-    assert sum(row["places"]) == 9
+    found = run(registry, tmp_path / "out", settings=settings, model=model, limit=3).figures
+    assert (found.n_groups, found.n_queries, found.unparsed_rate) == (3, 9, 0)
+    assert sum(found.places) == 9
     line = json.loads((tmp_path / "out" / "said.jsonl").read_text().splitlines()[0])
     assert set(line["logprobs"]) == {"img1", "img2", "img3"}
 

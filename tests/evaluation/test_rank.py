@@ -15,9 +15,11 @@ from stcr_plugin.cli import main
 from stcr_plugin.engines.oracles import Oracle
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import strips
-from stcr_plugin.evaluation.rank import correlation, rank_frames, value_order
+from stcr_plugin.evaluation import rank, strips
+from stcr_plugin.evaluation.rank import correlation
+from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.evaluation.strips import Strip
+from stcr_plugin.report import ranking_words
 from stcr_plugin.types import Response
 
 EPISODES = 4
@@ -41,6 +43,15 @@ def picture(tmp_path_factory):
 def strip(picture, episode_id="e", n=8, **more):
     """Frames a second apart, all with the same picture."""
     return Strip(picture, episode_id, "a task", ("a.png",) * n, tuple(range(n)), tuple(map(float, range(n))), **more)
+
+
+def value_order(engine, found, out, settings=ASK, **more):
+    return rank.value_order(EvalRequest(engine=engine, settings=settings, **more), found, out)
+
+
+def rank_frames(engine, found, out, settings=ASK, comparisons=None, **more):
+    request = EvalRequest(engine=engine, settings=settings, **more)
+    return rank.rank_frames(request, found, out, comparisons=comparisons)
 
 
 def oracle(name, found, ask=ASK):
@@ -87,57 +98,54 @@ FIGURES = {
 }
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("ask", [ASK, WRITES], ids=["compares", "writes"])
 @pytest.mark.parametrize("name", FIGURES)
 def test_oracles_have_the_correlations_that_theory_gives(registry, tmp_path, name, ask):
     found = strips.of_split(registry, "toy", "heldout", frames=8)
-    row = value_order(oracle(name, found, ask), found, tmp_path, ask, resamples=100).row
-    assert tuple(row[key] for key in ("voc", "vroc", "voc_f1", "voc_both")) == FIGURES[name]
-    assert row["undefined"]["voc_both"] == (EPISODES if name == "position-only" else 0)
-    assert row["n_episodes"] == EPISODES
-    assert row["n_comparisons"] == EPISODES * (7 + 6 + 4)
-    assert all(low <= row[key] <= high for key, (low, high) in row["intervals"].items())
+    row = value_order(oracle(name, found, ask), found, tmp_path, ask, resamples=100)
+    assert tuple(getattr(row, key) for key in ("voc", "vroc", "voc_f1", "voc_both")) == FIGURES[name]
+    assert row.undefined["voc_both"] == (EPISODES if name == "position-only" else 0)
+    assert row.n_episodes == EPISODES
+    assert row.n_comparisons == EPISODES * (7 + 6 + 4)
+    assert all(low <= getattr(row, key) <= high for key, (low, high) in row.intervals.items())
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_coin_has_no_correlation(picture, tmp_path):
     found = [strip(picture, f"e{number}") for number in range(50)]
-    row = value_order(oracle("coin", found), found, tmp_path, ASK, resamples=200).row
+    row = value_order(oracle("coin", found), found, tmp_path, ASK, resamples=200)
     for key in ("voc", "vroc", "voc_both"):
-        low, high = row["intervals"][key]
-        assert abs(row[key]) < 0.15, key
+        low, high = row.intervals[key]
+        assert abs(getattr(row, key)) < 0.15, key
         assert 0.1 < high - low < 0.35
-    assert 0 <= row["voc_f1"] < 0.15
-    assert row["answers"]["position_bias"] == pytest.approx(50, abs=4)
+    assert 0 <= row.voc_f1 < 0.15
+    assert row.answers.position_bias == pytest.approx(50, abs=4)
 
 
 def test_knowledge_behind_a_strong_bias_shows_in_both_orders_together_alone(picture, tmp_path):
     found = [strip(picture)]
-    row = value_order(Judge(range(8), bias=50.0), found, tmp_path, ASK).row
-    assert (row["voc"], row["vroc"], row["voc_f1"], row["voc_both"]) == (1, -1, 0, 1)
-    assert row["answers"]["position_bias"] == 100
-    assert row["intervals"] == {}  # a single episode
+    row = value_order(Judge(range(8), bias=50.0), found, tmp_path, ASK)
+    assert (row.voc, row.vroc, row.voc_f1, row.voc_both) == (1, -1, 0, 1)
+    assert row.answers.position_bias == 100
+    assert row.intervals == {}  # a single episode
+    ranking_words.draw_value_order(tmp_path, row)
     with Image.open(tmp_path / "voc.png") as plot:
         plot.load()
         assert len(plot.convert("RGB").getcolors(1 << 24)) > 50
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_reversed_judge_is_at_minus_one(picture, tmp_path):
-    row = value_order(Judge(range(0, -8, -1)), [strip(picture)], tmp_path, ASK).row
-    assert (row["voc"], row["vroc"], row["voc_f1"], row["voc_both"]) == (-1, -1, 0, -1)
+    row = value_order(Judge(range(0, -8, -1)), [strip(picture)], tmp_path, ASK)
+    assert (row.voc, row.vroc, row.voc_f1, row.voc_both) == (-1, -1, 0, -1)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_mean_is_over_strips_and_harmonic_mean_of_the_means(picture, tmp_path):
     """Two episodes, one of two strips; what each strip gets is read from its row."""
     found = [strip(picture), strip(picture, "f"), dataclasses.replace(strip(picture, "f"), task="another")]
-    row = value_order(oracle("coin", found), found, tmp_path, ASK, resamples=100).row
-    voc, vroc = (np.mean([one[key] for one in row["per_strip"]]) for key in ("voc", "vroc"))
-    assert (row["voc"], row["vroc"]) == pytest.approx((voc, vroc), abs=1e-6)
-    assert row["voc_f1"] == pytest.approx(2 * voc * vroc / (voc + vroc) if min(voc, vroc) > 0 else 0, abs=1e-6)
-    assert (row["n_strips"], row["n_episodes"]) == (3, 2)
+    row = value_order(oracle("coin", found), found, tmp_path, ASK, resamples=100)
+    voc, vroc = (np.mean([getattr(one, key) for one in row.per_strip]) for key in ("voc", "vroc"))
+    assert (row.voc, row.vroc) == pytest.approx((voc, vroc), abs=1e-6)
+    assert row.voc_f1 == pytest.approx(2 * voc * vroc / (voc + vroc) if min(voc, vroc) > 0 else 0, abs=1e-6)
+    assert (row.n_strips, row.n_episodes) == (3, 2)
 
 
 def test_correlation_is_spearmans_and_none_of_values_alike():
@@ -146,7 +154,6 @@ def test_correlation_is_spearmans_and_none_of_values_alike():
     assert correlation([1.0, 1.0 + 1e-12, 1.0], range(3)) is None
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_voc_goes_on_where_it_was_killed(picture, tmp_path, monkeypatch):
     found = [strip(picture), strip(picture, "f")]
     value_order(Judge(range(8)), found, tmp_path / "whole", ASK)
@@ -174,9 +181,9 @@ def test_right_oracle_ranks_an_episode_of_a_build_by_its_truth(registry, tmp_pat
     episode = strips.of_split(registry, "toy", "heldout")[0].episode_id
     found = strips.of_episode(registry, "toy", "heldout", episode, frames=10)
     ranked = rank_frames(oracle("right", [found]), found, tmp_path, ASK)
-    assert ranked.row["correlation_with_time"] == 1
-    assert ranked.row["correlation_with_truth"] > 0.98  # which calls two frames alike that time tells apart
-    assert ranked.row["order"] == list(found.images)
+    assert ranked.correlation_with_time == 1
+    assert ranked.correlation_with_truth > 0.98  # which calls two frames alike that time tells apart
+    assert ranked.order == found.images
     with open(tmp_path / "progress.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == list(found.images)
@@ -189,57 +196,54 @@ def test_right_oracle_ranks_an_episode_of_a_build_by_its_truth(registry, tmp_pat
     assert truth[0] == 0
     assert [float(row["seconds"]) for row in rows] == [frame / 10 for frame in found.frames]
     assert "rank correlation with time +1.00" in ranked.words
+    ranking_words.draw_ranking(tmp_path, ranked)
     with Image.open(tmp_path / "progress.png") as plot:
         plot.load()
         assert len(plot.convert("RGB").getcolors(1 << 24)) > 50
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_truth_that_falls_is_followed_by_the_right_and_missed_by_the_chronological(picture, tmp_path):
     found = strip(picture, truth=(0.0, 1.0, 2.0, 3.0, 1.0, 0.5, None, 4.0))
     by_truth = {
-        name: rank_frames(oracle(name, [found]), found, tmp_path / name, ASK, comparisons=28).row
+        name: rank_frames(oracle(name, [found]), found, tmp_path / name, ASK, comparisons=28)
         for name in ("right", "chronological")
     }
-    assert by_truth["right"]["correlation_with_truth"] > 0.95
-    assert by_truth["right"]["correlation_with_time"] < 0.9
-    assert by_truth["chronological"]["correlation_with_time"] == 1
-    assert by_truth["chronological"]["correlation_with_truth"] < 0.7
-    assert [frame["truth"] for frame in by_truth["right"]["frames"]][6:] == [None, 1.0]
+    assert by_truth["right"].correlation_with_truth > 0.95
+    assert by_truth["right"].correlation_with_time < 0.9
+    assert by_truth["chronological"].correlation_with_time == 1
+    assert by_truth["chronological"].correlation_with_truth < 0.7
+    assert [frame.truth for frame in by_truth["right"].frames][6:] == [None, 1.0]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_bias_to_a_place_does_not_move_the_ranking(picture, tmp_path):
     worth = [0.0, 2.0, 1.0, 4.0, 3.0, 5.0]
     scores = [
-        rank_frames(Judge(worth, bias), strip(picture, n=6), tmp_path / str(bias), ASK).scores.values
+        [frame.score for frame in rank_frames(Judge(worth, bias), strip(picture, n=6), tmp_path / str(bias)).frames]
         for bias in (0.0, 6.0)
     ]
     np.testing.assert_allclose(*scores, atol=1e-9)
     assert np.argsort(scores[0]).tolist() == [0, 2, 1, 4, 3, 5]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_position_only_judge_tells_nothing_apart(picture, tmp_path):
     found = strip(picture)
     ranked = rank_frames(oracle("position-only", [found], WRITES), found, tmp_path, WRITES)
-    assert {frame["progress"] for frame in ranked.row["frames"]} == {0.5}
-    assert ranked.row["correlation_with_time"] is None
+    assert {frame.progress for frame in ranked.frames} == {0.5}
+    assert ranked.correlation_with_time is None
     assert "all came out alike" in ranked.words
     assert "img2 in 100 % of the answers" in ranked.words
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_unparsed_answers_weigh_nothing_and_are_counted(picture, tmp_path):
     class Mumbles(Judge):
         def say(self, prompts):
             for number, _ in super().say(prompts):
                 yield number, Response("hm")
 
-    row = rank_frames(Mumbles(range(8)), strip(picture), tmp_path, ASK).row
-    assert {one["weight"] for one in row["comparisons"]} == {0}
-    assert {frame["progress"] for frame in row["frames"]} == {0.5}
-    assert row["answers"]["unparsed_rate"] == 100
+    row = rank_frames(Mumbles(range(8)), strip(picture), tmp_path, ASK)
+    assert {one.weight for one in row.comparisons} == {0}
+    assert {frame.progress for frame in row.frames} == {0.5}
+    assert row.answers.unparsed_rate == 100
 
 
 def test_same_seed_gives_the_same_bytes_and_a_finished_ranking_asks_nothing(picture, tmp_path, caplog):
@@ -253,7 +257,6 @@ def test_same_seed_gives_the_same_bytes_and_a_finished_ranking_asks_nothing(pict
     assert not caplog.records
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_ranking_goes_on_in_the_round_where_it_was_killed(picture, tmp_path):
     whole = Judge([0, 3, 1, 2, 5, 4, 7, 6])
     rank_frames(whole, strip(picture), tmp_path / "whole", ASK)
@@ -274,7 +277,6 @@ def test_ranking_goes_on_in_the_round_where_it_was_killed(picture, tmp_path):
     assert sums(tmp_path / "killed") == sums(tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_replaced_picture_is_asked_about_anew(picture, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()

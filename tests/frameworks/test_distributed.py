@@ -104,10 +104,14 @@ def test_a_stage_trains_and_each_measurement_is_recorded_once(chain: dict[str, P
 @pytest.mark.parametrize("name", STAGES)
 def test_figures_of_two_ranks_are_those_of_one_process_on_the_saved_model(chain: dict[str, Path], name: str) -> None:
     from stcr_plugin.evaluation.evaluate import evaluate
+    from stcr_plugin.evaluation.request import EvalRequest
 
     run = chain[name]
     ask = AskSettings(max_new_tokens=12, image_max_pixels=7056, image_min_pixels=1024)
-    alone = evaluate(run, "tiny", "dev", run / "eval", chain["registry"], ask, limit=4, resamples=10)
+    request = EvalRequest(
+        model=run, dataset="tiny", split="dev", registry=chain["registry"], settings=ask, limit=4, resamples=10
+    )
+    alone = evaluate(request, run / "eval")
     after = record(run)["figures"][-1]
     assert {key: after[key] for key in dataclasses.asdict(alone.figures)} == dataclasses.asdict(alone.figures)
 

@@ -10,6 +10,7 @@ from tiny_stage import Workshop
 
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.release.export import export
 
 
@@ -23,10 +24,12 @@ def test_exported_adapter_of_a_real_training_answers_as_its_stage_does(workshop:
     said = []
     for folder in (run, done.out):
         out = tmp_path / f"of_{folder.name}"
-        row = evaluate(
-            folder, "tiny", "heldout", out, workshop.registry, AskSettings(batch_size=8), limit=8, resamples=50
-        ).row
+        settings = AskSettings(batch_size=8)
+        request = EvalRequest(
+            model=folder, dataset="tiny", registry=workshop.registry, settings=settings, limit=8, resamples=50
+        )
+        found = evaluate(request, out)
         said.append([json.loads(line)["logprobs"] for line in (out / "said.jsonl").read_text().splitlines()])
-        assert row["settings"]["image_max_pixels"] == 7056
-        assert row["overlap"]["episodes"]["shared"] == 0
+        assert found.settings["image_max_pixels"] == 7056
+        assert found.overlap.found.episodes.shared == 0
     assert said[0] == said[1]

@@ -11,6 +11,7 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.evaluation.controls import controls
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.guard import guard
+from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.release.export import export
 from stcr_plugin.report import tables
 
@@ -29,23 +30,17 @@ def section(body, title):
 @pytest.fixture(scope="module")
 def chain(model, registry, tmp_path_factory):
     """A base and two stages, all evaluated; the last one with controls and both ends with the guard."""
-    from stcr_plugin.report import plots
-
     root = tmp_path_factory.mktemp("chain")
     base = shutil.copytree(model, root / "base")
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# base\n")
     first = finished(shutil.copytree(model, root / "stage1"), registry, "stage1", base, mode="cot")
     last = finished(shutil.copytree(model, root / "stage2"), registry, "stage2", first, parent_stage="stage1")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("accuracies", "contact_sheet"):
-            patch.setattr(plots, name, lambda *arguments: None)
-        rows = {}
-        for run in (base, last):
-            out = run / "eval" / "toy-heldout"
-            rows[run.name] = evaluate(run, "toy", "heldout", out, registry, SMALL, resamples=50).row
-        controls(last, "toy", "heldout", last / "controls" / "toy-heldout", registry, SMALL, ["mirrored"], resamples=50)
-        for run in (base, last):
-            guard(run, run / "guard", 2, settings=AskSettings(generate=False), name=None)
+    rows = {}
+    for run in (base, last):
+        request = EvalRequest(model=run, dataset="toy", registry=registry, settings=SMALL, resamples=50)
+        rows[run.name] = evaluate(request, run / "eval" / "toy-heldout").row()
+        guard(EvalRequest(model=run), run / "guard", episodes=2)
+    controls(request, last / "controls" / "toy-heldout", only=["mirrored"])
     return last, rows, export(last, root / "out", registry=registry)
 
 

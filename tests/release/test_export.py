@@ -15,6 +15,7 @@ from stcr_plugin.engines.loading import load
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ChainError, ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.records import parent_record
 from stcr_plugin.release.export import export
 
@@ -46,7 +47,10 @@ def test_full_weights_are_copied_to_the_byte_and_evaluate_the_same(stage, regist
     prepared = inputs(processor)
     assert torch.equal(logits(model, prepared), logits(other, prepared))
     rows = [
-        evaluate(folder, "toy", "heldout", tmp_path / name, registry, SMALL, limit=4, resamples=50).row
+        evaluate(
+            EvalRequest(model=folder, dataset="toy", registry=registry, settings=SMALL, limit=4, resamples=50),
+            tmp_path / name,
+        ).row()
         for name, folder in (("before", stage), ("after", done.out))
     ]
     assert figures(rows[0]) == figures(rows[1])

@@ -14,7 +14,6 @@ import pytest
 from chain_of_runs import judged, results, write, write_answered
 from PIL import Image
 
-from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
 from stcr_plugin.engines.oracles import Oracle
 from stcr_plugin.engines.settings import AskSettings
@@ -26,6 +25,7 @@ from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.guard import guard
 from stcr_plugin.evaluation.multi_image import evaluate_groups
 from stcr_plugin.evaluation.rank import rank_frames, value_order
+from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.evaluation.strips import of_split
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report.chain_report import report
@@ -123,19 +123,23 @@ def runs(registry, pairs, tmp_path_factory):
     chain = {"base": ("position-only", "direct"), "stage1": ("coin", "cot"), "stage2": ("coin", "direct")}
     for name, (oracle, mode) in chain.items():
         run, engine = folder / name, Oracle(oracle, pairs)
-        asked = {"registry": registry, "settings": AskSettings(mode=mode), "engine": engine, "resamples": 100}
-        evaluate(None, "toy", "heldout", run / "eval" / "toy-heldout", name=name, **asked)
-        guard(None, run / "guard", 2, engine=engine, resamples=50, name=name)
-    stage2, asked = folder / "stage2", asked | {"settings": AskSettings(mode="direct")}
-    swap = {"comparator": comparator("swap_ensemble"), "name": "stage2"} | asked
-    evaluate(None, "toy", "heldout", stage2 / "eval" / "toy-heldout-swap", **swap)
-    controls(
-        None, "toy", "heldout", stage2 / "controls" / "toy-heldout", only=["letters", "text_only", "blind"], **asked
-    )
-    evaluate_groups(None, "toy", "heldout", stage2 / "eval" / "toy-heldout-3-closest", name="stage2", **asked)
+        request = EvalRequest(
+            engine=engine,
+            dataset="toy",
+            registry=registry,
+            settings=AskSettings(mode=mode),
+            resamples=100,
+            name=name,
+        )
+        evaluate(request, run / "eval" / "toy-heldout")
+        guard(EvalRequest(engine=engine, resamples=50, name=name), run / "guard", episodes=2)
+    evaluate(request, run / "eval" / "toy-heldout-swap", comparator=comparator("swap_ensemble"))
+    unnamed = dataclasses.replace(request, name=None)
+    controls(unnamed, run / "controls" / "toy-heldout", only=["letters", "text_only", "blind"])
+    evaluate_groups(request, run / "eval" / "toy-heldout-3-closest")
     strips = of_split(registry, "toy", "heldout", 4)
-    rank_frames(engine, strips[0], stage2 / "rank" / "one")
-    value_order(engine, strips, stage2 / "rank" / "voc", resamples=50)
+    rank_frames(EvalRequest(engine=engine), strips[0], run / "rank" / "one")
+    value_order(EvalRequest(engine=engine, resamples=50), strips, run / "rank" / "voc")
     return [folder / name for name in chain]
 
 
@@ -266,7 +270,7 @@ def test_large_pictures_are_shrunk(tmp_path):
     few = {"splits": {"heldout": {"episodes": 2, "group": "heldout"}}, "pairs": {"per_episode": 1}}
     build(from_mapping(DataConfig, {**DATA, "frames": {"width": 640, "height": 480}, **few}, "test"), tmp_path)
     engine = Oracle("right", read_pairs(tmp_path, "toy", "heldout"))
-    evaluate(None, "toy", "heldout", tmp_path / "run", tmp_path, engine=engine, resamples=10)
+    evaluate(EvalRequest(engine=engine, dataset="toy", registry=tmp_path, resamples=10), tmp_path / "run")
     with Image.open(io.BytesIO(page([tmp_path / "run"], tmp_path / "out", tmp_path).pictures[-1])) as picture:
         assert (picture.size, picture.format) == ((320, 240), "JPEG")
 
@@ -339,10 +343,11 @@ def test_folder_of_another_make_is_told(runs, registry, tmp_path):
 
 def test_control_rows_added_later_are_in_the_report(runs, registry, tmp_path):
     from stcr_plugin.evaluation.controls import CONTROLS_JSON
-    from stcr_plugin.evaluation.multi_image import control
+    from stcr_plugin.results import Controls, MultiImage
+    from stcr_plugin.scoring.group_figures import control_row
 
     run = shutil.copytree(runs[2], tmp_path / "run")
-    row = json.loads((run / "eval" / "toy-heldout-3-closest" / "groups.json").read_text())
+    groups = MultiImage.read(run / "eval" / "toy-heldout-3-closest" / "groups.json")
     folder = run / "controls" / "toy-heldout"
-    write_controls(folder, artefacts.read_json(folder / CONTROLS_JSON)["of"], [control(row)])
+    write_controls(folder, Controls.read(folder / CONTROLS_JSON).of, [control_row(groups)])
     assert "three pictures" in page([run], tmp_path / "out", registry).sections["controls"]

@@ -1,7 +1,7 @@
 import dataclasses
 
 from stcr_plugin.report import tables
-from stcr_plugin.scoring.metrics import Figures
+from stcr_plugin.results import Figures
 
 PLAIN = dataclasses.asdict(Figures(90.0, 80.0, 10.0, 75.0, 80.0, 55.0, 0.0, 20, 4, 40))
 TIED = PLAIN | {"n_ties": 8, "tie_accuracy": 62.5, "neither_rate": 7.5, "n_queries": 56}

@@ -121,9 +121,9 @@ def test_rows_an_episode_add_up_to_the_whole():
     coin = random.Random(3)
     answers = asked(pairs(60, 6), lambda query: coin.choice(["img1", "img2", None]))
     rows = per_episode(answers)
-    assert [row["episode_id"] for row in rows] == sorted(f"e{i}" for i in range(10))
+    assert [row.episode_id for row in rows] == sorted(f"e{i}" for i in range(10))
     for name in RATES:
-        assert sum(row[name] for row in rows) / 10 == pytest.approx(getattr(figures(answers), name))
+        assert sum(getattr(row.figures, name) for row in rows) / 10 == pytest.approx(getattr(figures(answers), name))
 
 
 def test_intervals_hold_the_figure_and_ignore_the_order_of_answers():
@@ -330,6 +330,6 @@ def test_ties_alone_have_no_accuracy():
     with pytest.raises(DataError, match="all 3 pairs are ties"):
         paired_difference(ties, ties)
     rest = asked([pair("last", 9)], lambda query: "img1")
-    assert [row["episode_id"] for row in per_episode(ties + rest)] == ["e9"]
+    assert [row.episode_id for row in per_episode(ties + rest)] == ["e9"]
     assert (figures(ties + rest).n_episodes, figures(ties + rest).n_ties) == (4, 3)
     assert intervals(ties + rest)["tie_accuracy"] == (100, 100)

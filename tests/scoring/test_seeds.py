@@ -7,6 +7,7 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.result_files import encode
 from stcr_plugin.scoring.metrics import RATES, figures, paired_difference, per_episode
 from stcr_plugin.scoring.seeds import difference, over_seeds, rows
 from stcr_plugin.types import ORDERS, Answer
@@ -48,7 +49,13 @@ def real(name, seed, answers, data="same"):
     found = figures(answers)
     own = {rate: getattr(found, rate) for rate in RATES}
     where = {"name": name, "dataset": "toy", "split": "heldout"}
-    return {**where, "seed": seed, "data_digest": data, **own, "per_episode": per_episode(answers)}
+    return {
+        **where,
+        "seed": seed,
+        "data_digest": data,
+        **own,
+        "per_episode": [encode(one) for one in per_episode(answers)],
+    }
 
 
 def test_spread_equals_scipys_and_statsmodels():

@@ -10,10 +10,11 @@ import pytest
 from tiny_stage import RECIPES
 from toy_study import stages, study, two_datasets
 
-from stcr_plugin.artefacts import provenance, write_json
+from stcr_plugin.artefacts import provenance
 from stcr_plugin.config import load
 from stcr_plugin.errors import DataError
-from stcr_plugin.scoring.verdicts import RULES, Measure, Row, Verdict
+from stcr_plugin.results import ControlRow, ControlsOf, Measure, Verdict
+from stcr_plugin.scoring.verdicts import RULES
 from stcr_plugin.study.grid import made_by, plans
 from stcr_plugin.study.outcomes import Outcome, collect, read_outcome, write_outcome
 from stcr_plugin.study.study_config import StudyConfig
@@ -29,8 +30,8 @@ def outcome_of_oracles(root: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 
     from stcr_plugin.engines.settings import AskSettings
     from stcr_plugin.evaluation.controls import write
     from stcr_plugin.evaluation.evaluate import evaluate
+    from stcr_plugin.evaluation.request import EvalRequest
     from stcr_plugin.registry.manifest import read_pairs
-    from stcr_plugin.report import plots
 
     masked = stages(
         weak_only={"overrides": ["stcr.mask=authors", "max_steps=4"]}, stage2={"overrides": ["max_steps=2"]}
@@ -41,20 +42,19 @@ def outcome_of_oracles(root: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 
     config = study(data=str(data), base=str(base), stages=masked, splits=["heldout"], seeds=[seed], controls=controls)
     folder = root / f"seed{seed}"
     registry, _, _ = two_datasets(folder)
-    header = {"name": "x", "dataset": "toy", "split": "x", "n_pairs": 1, "n_episodes": 1, "mode": "direct"}
-    for name in ("accuracies", "contact_sheet"):
-        monkeypatch.setattr(plots, name, lambda *arguments: None)
+    of = ControlsOf(name="x", dataset="toy", split="x", n_pairs=1, n_episodes=1, mode="direct")
     pairs = read_pairs(registry, "toy", "heldout")
     for oracle, where in (("right", "toy-heldout"), ("coin", "toy-heldout-swap_ensemble")):
         engine, direct = Oracle(oracle, pairs), AskSettings(mode="direct")
-        found = evaluate(None, "toy", "heldout", root / oracle, registry, direct, engine=engine, resamples=20)
+        request = EvalRequest(engine=engine, dataset="toy", registry=registry, settings=direct, resamples=20)
+        found = evaluate(request, root / oracle)
         for name in config.rows:
-            write_json(folder / name / "eval" / where / "results.json", dict(found.row))
+            found.write(folder / name / "eval" / where / "results.json")
     verdicts: dict[str, Verdict] = {"heldout": "holds", "dev": "fails"}
     for split, verdict in verdicts.items():
         measures = {"pair_accuracy": Measure(90.0), "difference": Measure(-2.0), "unparsed_rate": Measure(1.0)}
-        row = Row("wording", "", "", "", RULES["keeps"].words, verdict, "", measures=measures)
-        write(folder / "stage2" / "controls" / f"toy-{split}", header, [row])
+        row = ControlRow("wording", "", "", "", RULES["keeps"].words, verdict, "", measures=measures)
+        write(folder / "stage2" / "controls" / f"toy-{split}", of, [row])
     return config, collect(config, seed, folder, plans(config, seed, folder, "toy"), "toy", made_by(config))
 
 
