@@ -1,15 +1,14 @@
-"""What a report says, said once: blocks that are written as Markdown here and as HTML in `page`.
+"""A report as blocks, which are written as Markdown here and as HTML by the templates.
 
-Texts are plain, as data and models gave them; whoever writes them out escapes. In Words, Heading and Bullets alone
-`...` marks code and **...** what is strong.
+Texts are plain, as data and models gave them; whatever writes them escapes them. Only in Words, Heading, Bullets,
+Finding and Marked is `...` code and **...** strong.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Share:
-    """A cell of a table that HTML draws too: `text`, and the percentage and interval of its bar."""
+    """A cell that HTML draws as a bar too: `text`, the percentage and its interval."""
 
     text: str
     percent: float
@@ -38,7 +37,7 @@ class Heat:
 
 @dataclass(frozen=True)
 class Judged:
-    """A cell with a verdict; one that is `informative` is no fault whatever it is."""
+    """A cell with a verdict; none of the outcomes of an `informative` one is a fault."""
 
     verdict: Verdict
     informative: bool = False
@@ -48,7 +47,14 @@ class Judged:
         return f"{self.verdict} (informative)" if self.informative else self.verdict
 
 
-Cell = str | Share | Heat | Judged
+@dataclass(frozen=True)
+class Marked:
+    """A cell whose text has code and strong parts."""
+
+    text: str
+
+
+Cell = str | Share | Heat | Judged | Marked
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Finding:
-    """The sentence that matters most, with its verdict."""
+    """The main sentence of a section, with its verdict."""
 
     verdict: Verdict
     text: str
@@ -76,7 +82,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Table:
-    """`about` says what the table is of, for who does not see it."""
+    """`about` says what the table shows, for screen readers."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -85,7 +91,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A PNG that was written beside the report, of `panels` side by side."""
+    """A PNG beside the report, with `panels` side by side."""
 
     file: Path
     alt: str
@@ -94,12 +100,15 @@ class Plot:
 
 @dataclass(frozen=True)
 class Code:
+    """Lines of code; with a `language`, Markdown has a fence around them."""
+
     text: str
+    language: str = ""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What only some readers want: closed in HTML at first."""
+    """Details, which HTML shows closed at first."""
 
     title: str
     blocks: Sequence[Block]
@@ -107,7 +116,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of a card: its data address, or `missing`, why there is none."""
+    """A picture of a card: its data address, or `missing`, the reason why there is none."""
 
     caption: str
     closer: bool
@@ -117,8 +126,8 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """What a model said to one order: how the pictures stood, what counts as its answer, and its words."""
+class Response:
+    """A model's response to one order: which frame is which image, its answer, and its text."""
 
     shown: str
     chosen: str
@@ -135,14 +144,16 @@ class Card:
     facts: Sequence[str]
     where: str
     frames: Sequence[Frame]
-    spoken: Sequence[Spoken]
+    responses: Sequence[Response]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Cards by kind. name: letters and figures, one of its own in a document.
+    """Cards by kind.
 
-    kinds: key -> (what it is called, how many pairs are of it).
+    Attributes:
+        name: Letters and digits, unique in a document.
+        kinds: Key -> (name of the kind, how many pairs it has).
     """
 
     name: str
@@ -161,12 +172,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
+    """`intro` stands before the first section."""
+
     title: str
     sections: Sequence[Section]
+    intro: Sequence[Block] = ()
 
 
 def code(name: object) -> str:
-    """`name` as code inside Words, which it cannot end."""
+    """`name` as code in Words; no character of it can end the code."""
     return f"`{' '.join(str(name).split()).replace('`', chr(39))}`"
 
 
@@ -192,83 +206,64 @@ def share(row: Mapping[str, Any], name: str = "pair_accuracy") -> Cell:
 
 # ---- Markdown ----
 
-_LISTED = 3  # cards of a kind that Markdown, which has no pictures of them, lists
+_LISTED = 3  # cards per kind in Markdown, which has no pictures of them
 
 
 def markdown(document: Document) -> str:
-    parts = [f"# {_escaped(document.title)}"]
+    """A document as Markdown in which no text of data or of a model is markup."""
+    parts = [f"# {_escaped(document.title)}", *map(_written, document.intro)]
     for section in document.sections:
-        parts += [f"## {_escaped(section.title)}", *_written(section.blocks)]
+        parts += [f"## {_escaped(section.title)}", *map(_written, section.blocks)]
     return "\n\n".join(parts) + "\n"
-
-
-def _written(blocks: Iterable[Block]) -> list[str]:
-    return [_markdown(block) for block in blocks]
 
 
 def _escaped(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False)
 
 
-@singledispatch
-def _markdown(block: Block) -> str:
-    raise TypeError(type(block))
-
-
-@_markdown.register
-def _(block: Words) -> str:
-    return _escaped(block.text)
-
-
-@_markdown.register
-def _(block: Heading) -> str:
-    return f"### {_escaped(block.text)}"
-
-
-@_markdown.register
-def _(block: Bullets) -> str:
-    return "\n".join(f"- {_escaped(item)}" for item in block.items)
-
-
-@_markdown.register
-def _(block: Finding) -> str:
-    return f"**{_escaped(block.text)}**"
-
-
-@_markdown.register
-def _(block: Table) -> str:
-    return tables.markdown([tables.cell(head) for head in block.heads], [list(map(_cell, row)) for row in block.rows])
+def _written(block: Block) -> str:
+    match block:
+        case Words():
+            return _escaped(block.text)
+        case Heading():
+            return f"### {_escaped(block.text)}"
+        case Bullets():
+            return "\n".join(f"- {_escaped(item)}" for item in block.items)
+        case Finding():
+            return f"**{_escaped(block.text)}**"
+        case Table():
+            heads = [tables.cell(head) for head in block.heads]
+            return tables.markdown(heads, [list(map(_cell, row)) for row in block.rows])
+        case Plot():
+            return f"![{_escaped(block.alt)}]({block.file.name})"
+        case Code(language=""):
+            return "\n".join(f"    {line}" for line in block.text.splitlines())
+        case Code():
+            return f"```{block.language}\n{block.text}\n```"
+        case Fold():
+            return "\n\n".join([f"#### {_escaped(block.title)}", *map(_written, block.blocks)])
+        case Gallery():
+            return _gallery(block)
 
 
 def _cell(cell: Cell) -> str:
-    if isinstance(cell, Heat):
-        return f"{cell.percent:.1f} ({tables.cell(cell.of)})"
-    if isinstance(cell, Judged):
-        return f"**{cell.verdict}**" + (" (informative)" if cell.informative else "")
-    return tables.cell(cell if isinstance(cell, str) else cell.text)
+    match cell:
+        case Heat():
+            return f"{cell.percent:.1f} ({tables.cell(cell.of)})"
+        case Judged():
+            return f"**{cell.verdict}**" + (" (informative)" if cell.informative else "")
+        case Marked():
+            return _escaped(cell.text).replace("|", "\\|")
+        case Share():
+            return tables.cell(cell.text)
+    return tables.cell(cell)
 
 
-@_markdown.register
-def _(block: Plot) -> str:
-    return f"![{_escaped(block.alt)}]({block.file.name})"
-
-
-@_markdown.register
-def _(block: Code) -> str:
-    return "\n".join(f"    {line}" for line in block.text.splitlines())
-
-
-@_markdown.register
-def _(block: Fold) -> str:
-    return "\n\n".join([f"#### {_escaped(block.title)}", *_written(block.blocks)])
-
-
-@_markdown.register
-def _(block: Gallery) -> str:
+def _gallery(block: Gallery) -> str:
     rows = [
-        [name, card.task, card.where, *(f"{spoken.chosen}: {spoken.words}" for spoken in card.spoken)]
+        [name, card.task, card.where, *(f"{one.chosen}: {one.words}" for one in card.responses)]
         for kind, (name, _) in block.kinds.items()
         for card in [card for card in block.cards if card.kind == kind][:_LISTED]
     ]
-    heads = ["verdict", "task", "pair", "said forward", "said backward"]
+    heads = ["verdict", "task", "pair", "response forward", "response backward"]
     return tables.markdown(heads, [[tables.cell(text) for text in row] for row in rows])

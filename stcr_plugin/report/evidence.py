@@ -31,7 +31,6 @@ from stcr_plugin.results import ControlRow, Controls, MultiImage
 from stcr_plugin.scoring.group_figures import control_row
 
 _CURVES = 6  # so many progress curves are drawn at most
-_GUARD = {"accuracy": "accuracy %", "f1": "F1 %", "yes_ratio": "yes %", "unparsed_rate": "unparsed %"}
 
 
 def evidence(runs: Runs, out: Path) -> list[Section]:
@@ -228,7 +227,7 @@ def _guards(found: Sequence[Left]) -> list[Block]:
         return []
     kinds = dict.fromkeys(kind for left in found for kind in left.row["kinds"])
     rows: list[list[Cell]] = [
-        [left.run, kind, *(_guard_cell(of, name) for name in _GUARD), str(of["n"])]
+        [left.run, kind, *(_guard_cell(of, name) for name in tables.GUARD), str(of["n"])]
         for kind in kinds
         for left, of in ((left, left.row["kinds"].get(kind)) for left in found)
         if of
@@ -242,7 +241,7 @@ def _guards(found: Sequence[Left]) -> list[Block]:
             "bootstrap over pictures. `stcr guard --compare` gives the difference of two runs with its interval."
         ),
         *([Words(same)] if silent else []),
-        Table(["name", "negatives", *_GUARD.values(), "questions"], rows, "General ability"),
+        Table(["name", "negatives", *tables.GUARD.values(), "questions"], rows, "General ability"),
     ]
 
 

@@ -13,7 +13,7 @@ from stcr_plugin.evaluation.evaluate import digest_of_data
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report import html
 from stcr_plugin.report.chain import Chain
-from stcr_plugin.report.document import Block, Card, Frame, Gallery, Heading, Spoken, Table, Words, code
+from stcr_plugin.report.document import Block, Card, Frame, Gallery, Heading, Response, Table, Words, code
 from stcr_plugin.report.runs import Measured, answers_of
 from stcr_plugin.scoring.metrics import by_pair, untied
 from stcr_plugin.types import Answer, Pair
@@ -101,9 +101,9 @@ def _kind(both: Both) -> str:
 
 
 def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
-    spoken = [_spoken(answer) for answer in both]
+    responses = [_responses(answer) for answer in both]
     if pair is None:
-        return Card(kind, "", [], f"episode {both[0].episode_id}, pair {both[0].pair_id}", [], spoken)
+        return Card(kind, "", [], f"episode {both[0].episode_id}, pair {both[0].pair_id}", [], responses)
     facts = [pair.phase] if pair.phase else []
     facts.append(f"{pair.distance} frames, {pair.seconds:.1f} s apart")
     frames = [
@@ -113,7 +113,7 @@ def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
             ("later", pair.later_image, pair.later),
         )
     ]
-    return Card(kind, pair.task, facts, f"episode {pair.episode_id}, pair {pair.pair_id}", frames, spoken)
+    return Card(kind, pair.task, facts, f"episode {pair.episode_id}, pair {pair.pair_id}", frames, responses)
 
 
 def _frame(registry: Path, image: str, caption: str, closer: bool) -> Frame:
@@ -124,11 +124,11 @@ def _frame(registry: Path, image: str, caption: str, closer: bool) -> Frame:
     return Frame(caption, closer, address, small=small)
 
 
-def _spoken(answer: Answer) -> Spoken:
+def _responses(answer: Answer) -> Response:
     first, second = ("earlier", "later") if answer.order == "forward" else ("later", "earlier")
     words = answer.text if len(answer.text) <= _WORDS else f"{answer.text[:_WORDS]} ... ({len(answer.text)} signs)"
     chosen = f"{answer.chosen or 'no answer that can be read'}{_probability(answer)}"
-    return Spoken(f"{answer.order}: img1 is the {first} frame, img2 the {second}", chosen, answer.right, words)
+    return Response(f"{answer.order}: img1 is the {first} frame, img2 the {second}", chosen, answer.right, words)
 
 
 def _probability(answer: Answer) -> str:
@@ -144,4 +144,4 @@ def _probability(answer: Answer) -> str:
 
 def _size(card: Card) -> int:
     """About the bytes that it takes in a page."""
-    return 1500 + sum(len(frame.address) for frame in card.frames) + sum(2 * len(one.words) for one in card.spoken)
+    return 1500 + sum(len(frame.address) for frame in card.frames) + sum(2 * len(one.words) for one in card.responses)

@@ -26,7 +26,7 @@ _SIGNS = {"holds": ("good", "✓"), "fails": ("wrong", "✗"), "not shown": ("op
 
 def page(document: Document) -> str:
     """A report as one HTML file."""
-    return render("report.html.j2", title=document.title, sections=document.sections)
+    return render("report.html.j2", title=document.title, intro=document.intro, sections=document.sections)
 
 
 def render(template: str, **values: Any) -> str:

@@ -52,6 +52,13 @@ COLUMNS: Mapping[str, Column] = {
     ),
 }
 
+GUARD: Mapping[str, str] = {
+    "accuracy": "accuracy %",
+    "f1": "F1 %",
+    "yes_ratio": "yes %",
+    "unparsed_rate": "unparsed %",
+}
+"""The figures of yes/no questions that tables show."""
 COUNTS: Mapping[str, str] = {
     "n_pairs": "pairs",
     "n_closer_earlier": "pairs, earlier closer",

@@ -19,21 +19,13 @@ from stcr_plugin.records import read_record
 from stcr_plugin.results import ControlRow, Controls
 from stcr_plugin.scoring.metrics import RATES
 from stcr_plugin.scoring.seeds import RARE, SAME
+from stcr_plugin.scoring.study_figures import Cost
+from stcr_plugin.scoring.verdicts import Row
 from stcr_plugin.study.evaluations import controls_file, guard_file, results_file
 from stcr_plugin.study.study_config import Plan, StudyConfig
 
 _KEPT = ("seed", *SAME, "mode", "data_digest", "model_digest", "n_pairs", "n_episodes", *RATES, *RARE, "intervals")
 """Of a results.json; beside these, pair accuracy by episode, phase and window of distance."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a row took from the base on, all its stages together, for one seed."""
-
-    stages: tuple[str, ...]
-    steps: int
-    supervised_tokens: int
-    seconds: float
 
 
 @dataclass(frozen=True)

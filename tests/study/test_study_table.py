@@ -13,12 +13,24 @@ from toy_study import stages, study, two_datasets
 from stcr_plugin.artefacts import provenance
 from stcr_plugin.config import load
 from stcr_plugin.errors import DataError
-from stcr_plugin.results import ControlRow, ControlsOf, Measure, Verdict
-from stcr_plugin.scoring.verdicts import RULES
+from stcr_plugin.report import study_report
+from stcr_plugin.report.document import Document, Section, markdown
+from stcr_plugin.scoring.study_figures import StudyFigures, ability_over_seeds, kinds_of_pairs
+from stcr_plugin.scoring.verdicts import RULES, Measure, Row, Verdict
 from stcr_plugin.study.grid import made_by, plans
 from stcr_plugin.study.outcomes import Outcome, collect, read_outcome, write_outcome
 from stcr_plugin.study.study_config import StudyConfig
 from stcr_plugin.study.study_table import write_study
+
+
+def figures(**parts: Any) -> StudyFigures:
+    """The figures of a study with `parts` alone."""
+    of = {"name": "toy", "asks": "", "seeds": (1, 2), "rows": (), "reference": "stage2", "equal": "nothing"}
+    empty: dict[str, Any] = {
+        "modes": {}, "revisions": ("a",), "masked": (), "spreads": (), "leads": (), "kinds": (), "controls": (),
+        "ability": (), "costs": {},
+    }  # fmt: skip
+    return StudyFigures(**{**of, **empty, **parts})
 
 
 def outcome_of_oracles(root: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 1) -> tuple[StudyConfig, Outcome]:
@@ -58,7 +70,7 @@ def outcome_of_oracles(root: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 
     return config, collect(config, seed, folder, plans(config, seed, folder, "toy"), "toy", made_by(config))
 
 
-def test_table_reads_what_the_study_asked_for_and_says_what_it_counts(
+def test_table_has_the_rows_of_the_study_and_says_what_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, outcome = outcome_of_oracles(tmp_path, monkeypatch)
@@ -71,7 +83,7 @@ def test_table_reads_what_the_study_asked_for_and_says_what_it_counts(
     assert [one["verdicts"] for one in table["controls"]] == [["holds"]]
     assert set(table["controls"][0]["measures"]) == {"pair_accuracy", "difference", "unparsed_rate"}
     assert "| `wording` | stage2 | 1 holds | pair accuracy % 90.0; difference -2.0 |" in text
-    assert "One seed cannot say whether another training would come out alike." in text
+    assert "One seed does not show how another training run would come out." in text
     assert "| weak_only | direct | 100.0 |" in text
     assert "| +0.0 | - | - | +0.0 to +0.0 |" in text
     assert "In weak_only the loss also covers the end of the prompt and its image tokens" in text
@@ -81,7 +93,7 @@ def test_table_reads_what_the_study_asked_for_and_says_what_it_counts(
         collect(config, 1, tmp_path / "seed1", [], "toy", {})
 
 
-def test_outcome_file_says_all_that_the_table_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcome_file_has_all_that_the_table_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, outcome = outcome_of_oracles(tmp_path, monkeypatch)
     text = write_study(config, tmp_path / "first", [outcome]).read_text()
     write_outcome(tmp_path / "seed1.jsonl", outcome)
@@ -104,17 +116,13 @@ def test_published_table_is_made_of_the_published_files(
     assert text == (published / "study.md").read_text(encoding="utf-8")
 
 
-def test_rows_asked_in_two_modes_are_said_to_be() -> None:
-    from stcr_plugin.study.study_table import _how
-
-    two, one = ({"stage1": "cot", "stage2": mode} for mode in ("direct", "cot"))
-    assert "A difference between the two modes is one of the asking too." in _how(study(), 2, two, ["a"])
-    assert "two modes" not in _how(study(), 2, one, ["a"])
+def test_rows_of_two_modes_are_named() -> None:
+    two, one = (figures(modes={"stage1": "cot", "stage2": mode}) for mode in ("direct", "cot"))
+    assert "a difference between rows of two modes is also one of how they are evaluated." in study_report.method(two)
+    assert "two modes" not in study_report.method(one)
 
 
 def test_kinds_of_pairs_are_compared_with_the_reference_seed_by_seed() -> None:
-    from stcr_plugin.study.study_table import _kinds_of_pairs, _kinds_section
-
     def result(name: str, seed: int, within: float | None, near: float) -> dict[str, Any]:
         phases = {} if within is None else {"within": {"pair_accuracy": within, "n_pairs": 20}}
         windows = [{"steps": "5..11", "pair_accuracy": near, "n_pairs": 30}]
@@ -123,46 +131,35 @@ def test_kinds_of_pairs_are_compared_with_the_reference_seed_by_seed() -> None:
 
     results = [result("stage2", 1, 80.0, 90.0), result("stage2", 2, 70.0, 94.0)]
     results += [result("weak_only", 1, 60.0, 91.0), result("weak_only", 2, 64.0, 93.0)]
-    chain, rival, *near = _kinds_of_pairs(results, "stage2")
+    chain, baseline, *near = kinds_of_pairs(results, "stage2")
     assert (chain.kind, chain.row, chain.more) == ("within one phase", "stage2", None)
-    assert (rival.row, rival.pairs, rival.pair_accuracy.mean) == ("weak_only", 40, 62.0)
-    assert rival.more is not None
-    assert rival.more.values == (-20.0, -6.0)
+    assert (baseline.row, baseline.pairs, baseline.pair_accuracy.mean) == ("weak_only", 40, 62.0)
+    assert baseline.more is not None
+    assert baseline.more.values == (-20.0, -6.0)
     assert [(one.kind, one.row, one.pairs) for one in near] == [
         ("5..11 steps", "stage2", 60),
         ("5..11 steps", "weak_only", 60),
     ]
-    assert "| toy, heldout | within one phase | weak_only | 62.0 ± 2.8 | -13.0 ± 9.9 | 40 |" in _kinds_section(
-        [rival], "stage2"
-    )[-1].replace("`", "")
+    text = markdown(Document("", [Section("", study_report.kinds(figures(kinds=[baseline])))]))
+    assert "| toy, heldout | within one phase | weak_only | 62.0 ± 2.8 | -13.0 ± 9.9 | 40 |" in text
     without = [result("stage2", 1, None, 90.0), *results[1:]]  # no such pairs under one seed
-    assert {one.kind for one in _kinds_of_pairs(without, "stage2")} == {"5..11 steps"}
+    assert {one.kind for one in kinds_of_pairs(without, "stage2")} == {"5..11 steps"}
 
 
 def test_general_ability_is_compared_with_the_first_row_seed_by_seed() -> None:
-    from stcr_plugin.study.study_table import _ability, _ability_section
-
     accuracies = {"base": (80.0, 70.0), "stage2": (60.0, 56.0)}
-    outcomes = [
-        Outcome(
-            study="toy",
-            seed=seed,
-            made_by={},
-            revisions=(),
-            costs={},
-            results=(),
-            controls={},
-            ability={
-                row: {"n": 10, "accuracy": values[number], "f1": values[number], "yes_ratio": 50.0}
-                for row, values in accuracies.items()
-            },
-        )
-        for number, seed in enumerate((1, 2))
+    by_seed = [
+        {
+            row: {"n": 10, "accuracy": values[number], "f1": values[number], "yes_ratio": 50.0}
+            for row, values in accuracies.items()
+        }
+        for number in range(2)
     ]
-    first, second = _ability(study(guard={"rows": ["base", "stage2"]}), outcomes)
+    first, second = ability_over_seeds(by_seed)
     assert first.more is None
     assert second.more is not None
     assert second.more.mean == pytest.approx(-17.0)
     assert second.questions == 20
-    assert "-17.0 ± 4.2" in "\n".join(_ability_section([first, second]))
-    assert _ability_section(_ability(study(), outcomes)) == []
+    text = markdown(Document("", [Section("", study_report.ability(figures(ability=[first, second])))]))
+    assert "-17.0 ± 4.2" in text
+    assert study_report.ability(figures(ability=ability_over_seeds([{}, {}]))) == []

@@ -1,0 +1,207 @@
+"""The figures of a study in words: study.md, with a table for each split, and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stcr_plugin import artefacts
+from stcr_plugin.report import plots
+from stcr_plugin.report.document import Block, Cell, Document, Marked, Plot, Section, Table, Words, markdown
+from stcr_plugin.report.tables import COLUMNS, GUARD, figure
+from stcr_plugin.scoring import seeds
+from stcr_plugin.scoring.breakdown import STEP
+from stcr_plugin.scoring.study_figures import ABILITY, Split, StudyFigures
+from stcr_plugin.scoring.verdicts import MEANINGS
+
+REPORT, PLOT = "study.md", "study.png"
+_SHOWN = ("pair_accuracy", "forward_accuracy", "backward_accuracy", "gap_points", "order_consistency", "unparsed_rate")
+_EQUAL = {
+    "nothing": "The rows take the steps given in the table of costs.",
+    "steps": "All rows take equally many steps from the base on.",
+    "tokens": "All rows are trained on about equally many supervised tokens from the base on.",
+}
+
+
+def write(out: Path, study: StudyFigures) -> Path:
+    """Write study.md and study.png into the folder `out`, and return the path of study.md."""
+    panels = {
+        ", ".join(split): [(str(one.of["name"]), one.figures["pair_accuracy"].values) for one in study.on(split)]
+        for split in study.splits
+    }
+    plots.seeds(out / PLOT, panels, "pair accuracy, percent")
+    artefacts.write_text(out / REPORT, markdown(document(study, out)))
+    return out / REPORT
+
+
+def document(study: StudyFigures, out: Path) -> Document:
+    """The report of a study, whose plot is in the folder `out`."""
+    plot = Plot(out / PLOT, "Pair accuracy of every row, one point per seed")
+    sections = [
+        Section("At a glance", _overview(study)),
+        *(Section(", ".join(split), [_of_split(study, split)]) for split in study.splits),
+        Section("Kinds of pairs", kinds(study)),
+        Section("Controls", _controls(study)),
+        Section("General ability", ability(study)),
+        Section("Cost", _costs(study)),
+    ]
+    return Document(
+        f"Study: {study.name}",
+        [section for section in sections if section.blocks],
+        [Words(study.asks), Words(method(study)), plot],
+    )
+
+
+def method(study: StudyFigures) -> str:
+    """How the study was made, and how its figures are to be read."""
+    several = (
+        "Figures are means over seeds, ± one standard deviation of a single run. Differences are paired by seed: their "
+        "interval over seeds is a t-interval, and p is that of the sign-flip test (its smallest value with "
+        f"{len(study.seeds)} seeds is {2 / 2 ** len(study.seeds):.3g}). "
+    )
+    modes = (
+        " Each row is evaluated in the mode that it was trained in. In mode cot a model writes its answer, which may "
+        "be cut or unreadable (unparsed, which counts as wrong); in mode direct the likelier answer counts. So a "
+        "difference between rows of two modes is also one of how they are evaluated."
+    )
+    return (
+        f"Seeds {', '.join(map(str, study.seeds))}; each has its own data, base and stages. {_EQUAL[study.equal]} "
+        f"{several if len(study.seeds) > 1 else 'One seed does not show how another training run would come out. '}"
+        "The interval over episodes shows what other episodes would have given for the same runs. "
+        f"The tables below have {len(study.leads)} differences, none adjusted for their number."
+        f"{modes if len(set(study.modes.values())) > 1 else ''} "
+        f"Trained and evaluated at code revision {', '.join(study.revisions)}."
+    )
+
+
+def _overview(study: StudyFigures) -> list[Block]:
+    """Pair accuracy of all rows and splits, and its difference from the reference's."""
+    names = [split for _, split in study.splits]
+    heads = ["row", *(split if names.count(split) == 1 else f"{data}, {split}" for data, split in study.splits)]
+    accuracies = {_key(one): _spread(one.figures["pair_accuracy"], "pair_accuracy") for one in study.spreads}
+    leads = {_key(one): f"{one.points.mean:+.1f} ({_lead(one)[-1]})" for one in study.leads}
+    blocks: list[Block] = []
+    for words, cells in (
+        (f"{COLUMNS['pair_accuracy'].heading.capitalize()}:", accuracies),
+        (f"Minus {study.reference}, in points, with the 95 % interval over episodes:", leads),
+    ):
+        rows = [row for row in study.rows if any(row == name for name, *_ in cells)]
+        lines = [[row, *(cells[row, *split] for split in study.splits)] for row in rows]
+        blocks += [Words(words), Table(heads, lines, words)] if lines else []
+    return blocks
+
+
+def _of_split(study: StudyFigures, split: Split) -> Table:
+    heads = ["row", "mode", *(COLUMNS[name].heading for name in _SHOWN), f"minus {study.reference}"]
+    heads += ["95 % over seeds", "p", "95 % over episodes"]
+    leads = {_key(one): one for one in study.leads}
+    lines = [
+        [
+            str(one.of["name"]),
+            study.modes[one.of["name"]],
+            *(_spread(one.figures[name], name) for name in _SHOWN),
+            *_lead(leads.get(_key(one))),
+        ]
+        for one in study.on(split)
+    ]
+    return Table(heads, lines, ", ".join(split))
+
+
+def kinds(study: StudyFigures) -> list[Block]:
+    """Pair accuracy by the distance of a pair's frames, and within and across phases."""
+    lines = [
+        [
+            f"{one.dataset}, {one.split}",
+            one.kind,
+            one.row,
+            _spread(one.pair_accuracy, "pair_accuracy"),
+            _spread(one.more, "gap_points") if one.more else "",
+            str(one.pairs),
+        ]
+        for one in study.kinds
+    ]
+    heads = ["split", "pairs", "row", COLUMNS["pair_accuracy"].heading, f"minus {study.reference}"]
+    return [Words(STEP), Table([*heads, "pairs of all seeds"], lines, "Kinds of pairs")] if lines else []
+
+
+def _controls(study: StudyFigures) -> list[Block]:
+    """A line per control and row: the verdicts over the seeds, and the figures that they depend on."""
+    order = [one.control for one in study.controls]
+    lines: list[list[Cell]] = [
+        [
+            Marked(f"`{one.control}`" + (" (informative)" if one.informative else "")),
+            one.row,
+            ", ".join(f"{one.verdicts.count(verdict)} {verdict}" for verdict in sorted(set(one.verdicts))),
+            "; ".join(
+                f"{MEANINGS[key][0]} {_spread(one.measures[key], 'gap_points' if key == 'difference' else key)}"
+                for key in one.judged
+            ),
+        ]
+        for one in sorted(study.controls, key=lambda one: order.index(one.control))
+    ]
+    words = Words(
+        "What each control does, and the rule of its verdict: docs/evaluation.md, and controls.md in the folder of "
+        "each row. The table has the figures that the rule depends on; study.json has all."
+    )
+    heads = ["control", "row", "seeds", "figures, mean and deviation over seeds"]
+    return [words, Table(heads, lines, "Controls")] if lines else []
+
+
+def ability(study: StudyFigures) -> list[Block]:
+    """Yes/no questions about single pictures."""
+    lines = [
+        [
+            one.row,
+            *(_spread(one.figures[key], key) for key in ABILITY),
+            _spread(one.more, "gap_points") if one.more else "",
+            str(one.questions),
+        ]
+        for one in study.ability
+    ]
+    if not lines:
+        return []
+    words = Words(
+        "Yes/no questions about single pictures, as in POPE (`stcr guard`). A model that always says yes or no, and a "
+        f"coin, have 50 % accuracy. The difference is from {study.ability[0].row}, on the same questions."
+    )
+    heads = ["row", *(GUARD[key] for key in ABILITY), "difference of accuracy", "questions"]
+    return [words, Table(heads, lines, "General ability")]
+
+
+def _costs(study: StudyFigures) -> list[Block]:
+    lines = [
+        [row, " > ".join(cost.stages), str(cost.steps), f"{cost.supervised_tokens:,}", f"{cost.seconds:.0f}"]
+        for row, cost in study.costs.items()
+    ]
+    more = (
+        f" In {', '.join(study.masked)} the loss also covers the end of the prompt and its image tokens "
+        "(`stcr.mask=authors`), which are not counted."
+        if study.masked
+        else ""
+    )
+    words = Words(
+        "Supervised tokens are those of the answers, with their end of turn, in all processes together, approximately."
+        f"{more} Seconds are those of this machine, with the callback's measurements; they mean nothing where other "
+        "work ran at the same time."
+    )
+    heads = ["row", "stages from the base on", "steps", "supervised tokens", "seconds, on average"]
+    return [Table(heads, lines, "Cost"), words]
+
+
+def _key(one: seeds.OverSeeds | seeds.SeedsDifference) -> tuple[str, str, str]:
+    return one.of["name"], one.of["dataset"], one.of["split"]
+
+
+def _spread(found: seeds.Spread, name: str) -> str:
+    mean = figure({name: found.mean}, name)
+    return mean if found.deviation is None else f"{mean} ± {found.deviation:.1f}"
+
+
+def _lead(lead: seeds.SeedsDifference | None) -> list[str]:
+    if lead is None:
+        return [""] * 4
+    of_seeds, of_episodes = (
+        "-" if bounds is None else " to ".join(f"{bound:+.1f}" for bound in bounds)
+        for bounds in (lead.points.interval, lead.episodes_interval)
+    )
+    p = f"{lead.p_flips.p:.3f}" if len(lead.seeds) > 1 else "-"
+    return [f"{lead.points.mean:+.1f}", of_seeds, p, of_episodes]

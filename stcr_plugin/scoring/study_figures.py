@@ -1,0 +1,199 @@
+"""The figures of a study: each row over the seeds, and how it differs from the reference row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stcr_plugin.scoring.breakdown import PHASE_KINDS
+from stcr_plugin.scoring.seeds import OverSeeds, SeedsDifference, Spread, difference, spread
+from stcr_plugin.scoring.verdicts import RULES, Row
+
+Split = tuple[str, str]
+"""A dataset and one of its splits."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a row took from the base on, all its stages together, for one seed."""
+
+    stages: tuple[str, ...]
+    steps: int
+    supervised_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class KindOfPairs:
+    """One row's pair accuracy on one kind of a split's pairs, over the seeds, in percent.
+
+    Attributes:
+        pairs: Sum over the seeds.
+        more: Pair accuracy minus the reference's, seed by seed, on the same pairs; None for the reference.
+    """
+
+    dataset: str
+    split: str
+    kind: str
+    row: str
+    pairs: int
+    pair_accuracy: Spread
+    more: Spread | None
+
+
+@dataclass(frozen=True)
+class ControlOverSeeds:
+    """A control of one row over the seeds.
+
+    Attributes:
+        verdicts: One per seed.
+        judged: Names of the measures that the verdicts depend on.
+        measures: All measures of the control.
+    """
+
+    row: str
+    control: str
+    asks: str
+    informative: bool
+    verdicts: tuple[str, ...]
+    judged: tuple[str, ...]
+    measures: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
+class Ability:
+    """A row's figures on yes/no questions, over the seeds, in percent; `more`: accuracy minus that of the first row."""
+
+    row: str
+    questions: int
+    figures: Mapping[str, Spread]
+    more: Spread | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFigures:
+    """All that the table of a study shows.
+
+    Attributes:
+        name: The study's.
+        asks: The question of the study, in a sentence.
+        seeds: Seeds of the training runs.
+        rows: Names of the rows, the base first.
+        reference: The row that the others are compared with.
+        equal: What all rows have in common, as in the study's configuration.
+        modes: Row -> the mode that it is evaluated in.
+        revisions: Of the code that trained and evaluated.
+        masked: Rows whose loss covers more than the answers (`stcr.mask=authors`).
+        spreads: The figures of each row on each split.
+        leads: Their difference from the reference's.
+        costs: Of each row but the base.
+    """
+
+    name: str
+    asks: str
+    seeds: tuple[int, ...]
+    rows: tuple[str, ...]
+    reference: str
+    equal: str
+    modes: Mapping[str, str]
+    revisions: tuple[str, ...]
+    masked: tuple[str, ...]
+    spreads: Sequence[OverSeeds]
+    leads: Sequence[SeedsDifference]
+    kinds: Sequence[KindOfPairs]
+    controls: Sequence[ControlOverSeeds]
+    ability: Sequence[Ability]
+    costs: Mapping[str, Cost]
+
+    @property
+    def splits(self) -> list[Split]:
+        return list(dict.fromkeys((one.of["dataset"], one.of["split"]) for one in self.spreads))
+
+    def on(self, split: Split) -> list[OverSeeds]:
+        """The rows on one split."""
+        return [one for one in self.spreads if (one.of["dataset"], one.of["split"]) == split]
+
+
+def differences(results: Sequence[Mapping[str, Any]], rows: Sequence[str], reference: str) -> list[SeedsDifference]:
+    """Pair accuracy of `rows` minus that of the reference, on every split of the results.
+
+    Raises:
+        DataError: Two rows were not evaluated on the same pairs.
+    """
+    return [
+        difference(_of(results, row, split), _of(results, reference, split))
+        for split in _splits(results)
+        for row in rows
+        if row != reference
+    ]
+
+
+def kinds_of_pairs(results: Sequence[Mapping[str, Any]], reference: str) -> list[KindOfPairs]:
+    """Kinds of pairs that occur under every seed: within and across phases, and windows of distance."""
+    found = []
+    for split in _splits(results):
+        parts = {
+            row: [_parts(one) for one in _of(results, row, split)] for row in dict.fromkeys(r["name"] for r in results)
+        }
+        for kind in parts[reference][0]:
+            if not all(kind in one for of_seeds in parts.values() for one in of_seeds):
+                continue
+            values = {row: [one[kind]["pair_accuracy"] for one in of_seeds] for row, of_seeds in parts.items()}
+            for row, mine in values.items():
+                pairs = sum(one[kind]["n_pairs"] for one in parts[row])
+                more = [value - other for value, other in zip(mine, values[reference], strict=True)]
+                spreads = spread(mine), spread(more) if row != reference else None
+                found.append(KindOfPairs(*split, kind, row, pairs, *spreads))
+    return found
+
+
+def controls_over_seeds(by_seed: Sequence[Mapping[str, Sequence[Row]]]) -> list[ControlOverSeeds]:
+    """The controls of every seed, each row -> its controls, put together; those of the first seed."""
+    found: list[ControlOverSeeds] = []
+    judged = {rule.words: rule.judged for rule in RULES.values()}
+    for row in by_seed[0]:
+        of_seeds = [{one.name: one for one in controls[row]} for controls in by_seed]
+        for name, first in of_seeds[0].items():
+            same = [rows[name] for rows in of_seeds if name in rows]
+            measured = {
+                key: [value for one in same if key in one.measures and (value := one.measures[key].value) is not None]
+                for key in first.measures
+            }
+            spreads = {key: spread(values) for key, values in measured.items() if values}
+            verdicts = tuple(one.verdict for one in same)
+            by = tuple(key for key in judged.get(first.rule, tuple(spreads)) if key in spreads)
+            found.append(ControlOverSeeds(row, name, first.asks, first.informative, verdicts, by, spreads))
+    return found
+
+
+ABILITY = ("accuracy", "f1", "yes_ratio")
+
+
+def ability_over_seeds(by_seed: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Ability]:
+    """The guards of every seed, each row -> its figures, put together; the first row is the one to compare with."""
+    found: list[Ability] = []
+    first: list[float] = []
+    for row in by_seed[0]:
+        same = [one[row] for one in by_seed]
+        figures = {key: spread([one[key] for one in same]) for key in ABILITY}
+        values = [one["accuracy"] for one in same]
+        more = spread([value - start for value, start in zip(values, first, strict=True)]) if first else None
+        first = first or values
+        found.append(Ability(row, sum(one["n"] for one in same), figures, more))
+    return found
+
+
+def _parts(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    phases, windows = result["by_phase"] or {}, (result["by_distance"] or {}).get("windows", ())
+    return {PHASE_KINDS[kind]: part for kind, part in phases.items()} | {
+        f"{one['steps']} steps": one for one in windows
+    }
+
+
+def _splits(results: Sequence[Mapping[str, Any]]) -> list[Split]:
+    return list(dict.fromkeys((row["dataset"], row["split"]) for row in results))
+
+
+def _of(results: Sequence[Mapping[str, Any]], name: str, split: Split) -> list[Mapping[str, Any]]:
+    return [row for row in results if row["name"] == name and (row["dataset"], row["split"]) == split]
