@@ -1,4 +1,4 @@
-"""Folders of runs as `stcr eval` leaves them, with whatever figures a test wants."""
+"""Folders of runs as `stcr eval` writes them, with the figures that a test wants."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ def results(forward, backward, pair, interval=3.0, **more):
         "n_episodes": 20,
         "n_queries": 400,
         "intervals": bounds,
-        "per_episode": [{"episode_id": "e0"}],
+        "per_episode": [],
         **more,
     }
 

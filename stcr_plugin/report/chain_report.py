@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.report import chain, comparison, gallery, plots, tables
+from stcr_plugin.report import chain, chain_parts, comparison, gallery, plots, tables
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import (
     Block,
@@ -24,9 +24,9 @@ from stcr_plugin.report.document import (
     figures,
     markdown,
 )
-from stcr_plugin.report.evidence import control_counts, evidence
+from stcr_plugin.report.evidence import counts_of_controls, evidence
 from stcr_plugin.report.html import page
-from stcr_plugin.report.runs import Runs, read
+from stcr_plugin.report.runs import KINDS, Runs, read
 
 REPORT, PAGE, CHAIN, EVIDENCE, PLOT = "report.md", "report.html", "chain.json", "evidence.json", "accuracies.png"
 LARGEST = 6_000_000
@@ -72,7 +72,7 @@ def report(
     room = largest - len(page(Document(title, [*first, *last])).encode())
     pairs = gallery.counts(found.chain)
     for number, one in enumerate(of, 1):
-        pairs += gallery.gallery(one, Path(registry), seed, room // len(of), f"g{number}")
+        pairs += gallery.gallery(one, Path(registry), seed=seed, room=room // len(of), name=f"g{number}")
     whole = Document(title, [*first, Section("Right and wrong pairs", pairs), *last])
     artefacts.write_json(out / CHAIN, found.rows)
     compared_rows = {"comparisons": [dataclasses.asdict(one) for one in compared]}
@@ -83,19 +83,22 @@ def report(
 
 
 def _results(found: Runs, of: Sequence[Chain], compared: Sequence[Section], out: Path) -> list[Section]:
-    """What comes before the gallery; plots are written into the folder `out`."""
+    """The sections before the gallery; their plots go into the folder `out`."""
 
-    panels = {one.title: [(each.name, each.row) for each in one.measured] for one in of}
+    panels = {one.title: [(each.name, each.of) for each in one.measured] for one in of}
     plots.accuracies(out / PLOT, panels)
     headline: list[Block] = [block for one in of for block in chain.changed(one)]
-    headline += [Words(line) for line in control_counts(found)]
-    rows = [{**one.row, "asked": ", ".join(one.otherwise) or "as usual"} for one in found.chain]
-    asked = ["asked"] if any(one.otherwise for one in found.chain) else []
+    headline += [Words(line) for line in counts_of_controls(found)]
+    heads, rows = ["name", "dataset", "split", "mode"], []
+    heads += ["settings"] if any(one.settings for one in found.chain) else []
+    for one in found.chain:
+        labels = [one.name, one.of.dataset, one.of.split, one.of.mode, ", ".join(one.settings) or "default"]
+        rows.append((labels[: len(heads)], one.of))
     table: list[Block] = [
-        figures(rows, ["name", "dataset", "split", "mode", *asked], "Figures of the chain"),
+        figures(heads, rows, "Figures of the chain"),
         Words(
             "Pair accuracy with its 95 % interval (bootstrap over episodes) where there are two episodes or more. In "
-            "mode cot the answer is written and parsed; in mode direct the likeliest answer counts, so that none is "
+            "mode cot the answer is written and parsed; in mode direct the likeliest answer counts, so none is "
             "unparsed, unless two are equally likely or `generate` was set."
         ),
         Plot(out / PLOT, "Forward, backward and pair accuracy, stage by stage", len(panels)),
@@ -104,44 +107,44 @@ def _results(found: Runs, of: Sequence[Chain], compared: Sequence[Section], out:
         Section("What changed", headline),
         Section("Figures", table),
         *compared,
-        *chain.by_distance(of),
-        *chain.by_task(of),
-        *chain.by_phase(of),
+        *chain_parts.by_distance(of),
+        *chain_parts.by_task(of),
+        *chain_parts.by_phase(of),
         *evidence(found, out),
     ]
 
 
 def _background(found: Runs, seed: int) -> list[Section]:
-    """What comes after the gallery."""
+    """The sections after the gallery."""
 
-    rows = [one.row for one in found.chain]
     meanings: list[Block] = [
-        Table(*tables.meanings_cells(rows), "What the figures mean"),
+        Table(*tables.meanings_cells([one.of for one in found.chain]), "What the figures mean"),
         Words(
-            "A judge that ignores the order but cannot tell the frames apart has 50 % pair accuracy and a gap near 0: "
-            "a small gap alone is no sign of knowing."
+            "A judge that ignores the order but cannot distinguish the frames has 50 % pair accuracy and a gap near "
+            "0: a small gap alone is not proof of knowledge."
         ),
     ]
     return [
         Section("What the figures mean", meanings),
-        *chain.overlaps(rows),
-        *chain.times(found.chain),
+        *chain_parts.overlaps(found.chain),
+        *chain_parts.times(found.chain),
         _made(found, seed),
     ]
 
 
 def _evidence(found: Runs) -> Mapping[str, Any]:
-    """File name -> the files of that name: the run's name and what they hold."""
-    return {name: [{"run": left.run, **left.row} for left in of] for name, of in found.left.items()}
+    """File name -> the run's name and the values of each file of that name."""
+    rows = {kind.file: [{"run": one.run, **one.result.row()} for one in found.of(kind)] for kind in KINDS}
+    return {name: of for name, of in rows.items() if of}
 
 
 def _made(found: Runs, seed: int) -> Section:
-    """How every figure came about, folded away."""
+    """How every figure was made, folded away."""
 
     folds = [
         Fold(
             f"{row['name']}: {row['dataset']}, {row['split']}",
-            [Code(_json({key: row.get(key) for key in ("model", *_ROWS, "provenance")}))],
+            [Code(_json({key: row[key] for key in ("model", *_ROWS, "provenance")}))],
         )
         for row in found.rows
     ]
@@ -150,8 +153,8 @@ def _made(found: Runs, seed: int) -> Section:
         "How it was made",
         [
             Words(
-                f"All figures of the runs are in {code(CHAIN)}, those of controls and the like in {code(EVIDENCE)}, "
-                "beside this file."
+                f"All figures of the runs are in {code(CHAIN)}, and those of controls and other results in "
+                f"{code(EVIDENCE)}, beside this file."
             ),
             *folds,
         ],

@@ -1,15 +1,15 @@
-"""The end of a chain against every other run that was asked the same pairs: could chance alone have done it?"""
+"""The end of a chain compared with every other run on the same pairs, with p-values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from stcr_plugin.errors import DataError
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import Block, Bullets, Cell, Section, Table, Words, code
-from stcr_plugin.report.evidence import points
 from stcr_plugin.report.runs import Measured, same_pairs
+from stcr_plugin.report.tables import difference
 from stcr_plugin.results import Difference, Permutation
 from stcr_plugin.scoring import significance
 from stcr_plugin.scoring.metrics import paired_difference
@@ -17,9 +17,13 @@ from stcr_plugin.scoring.metrics import paired_difference
 
 @dataclass(frozen=True)
 class Comparison:
-    """`one` against `other` on the same pairs of what `asked` names; difference: of pair accuracy, in points.
+    """`one` against `other` on the same pairs.
 
-    by_episode: the permutation test that flips whole episodes; p_holm: its p, adjusted for all comparisons of a report.
+    Attributes:
+        asked: Data and settings.
+        difference: Of pair accuracy, in points.
+        by_episode: The permutation test that flips whole episodes.
+        p_holm: Its p, adjusted for all comparisons of a report.
     """
 
     asked: str
@@ -33,7 +37,7 @@ class Comparison:
 
 
 def comparisons(of: Sequence[Chain]) -> tuple[list[Comparison], list[str]]:
-    """The comparisons that can be made, and why others cannot."""
+    """The comparisons, and the reason for each that cannot be made."""
     found: dict[str, tuple[Chain, Measured]] = {}
     made: dict[str, tuple[Difference, Permutation, significance.McNemar]] = {}
     without: list[str] = []
@@ -53,25 +57,27 @@ def comparisons(of: Sequence[Chain]) -> tuple[list[Comparison], list[str]]:
             )
     adjusted = significance.holm({name: by_episode.p for name, (_, by_episode, _) in made.items()})
     rows = [
-        Comparison(chain.title, chain.after.name, other.name, chain.after.row["n_pairs"], *made[name], adjusted[name])
+        Comparison(
+            chain.title, chain.after.name, other.name, chain.after.of.figures.n_pairs, *made[name], adjusted[name]
+        )
         for name, (chain, other) in found.items()
     ]
     return rows, without
 
 
 def section(rows: Sequence[Comparison], without: Sequence[str]) -> list[Section]:
-    """Empty where there was nothing to compare."""
+    """Empty where there is nothing to compare."""
     blocks: list[Block] = []
     if rows:
         blocks += [
             Words(
-                "Pair accuracy on the same pairs. p by episode: how often a difference as large comes about when the "
-                "two runs change places in random episodes; adjusted: for all comparisons of this table (Holm). "
-                "McNemar takes pairs for independent, which those of one episode are not, so its p is too small. "
-                "Another training run may come out otherwise: no p here says anything of that."
+                "Pair accuracy on the same pairs. p by episode: how often a difference as large occurs when the two "
+                "runs are exchanged in random episodes; adjusted: for all comparisons of this table (Holm). McNemar "
+                "assumes independent pairs, which those of one episode are not, so its p is too small. Another "
+                "training run may come out differently: no p here covers that."
             ),
             Table(
-                ["asked", "run", "against", "difference (95 %)", "p by episode", "adjusted", "right in one alone",
+                ["data", "run", "against", "difference (95 %)", "p by episode", "adjusted", "right in one alone",
                  "McNemar p, exact", "mid-p", "pairs"],
                 [_cells(one) for one in rows],
                 "Run against run",
@@ -88,7 +94,7 @@ def _cells(one: Comparison) -> list[Cell]:
         one.asked,
         one.one,
         one.other,
-        points(asdict(one.difference)),
+        difference(one.difference),
         f"{one.by_episode.p:.2g}",
         f"{one.p_holm:.2g}",
         f"{only.only_first} : {only.only_second}",

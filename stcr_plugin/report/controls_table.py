@@ -11,12 +11,12 @@ from stcr_plugin.evaluation.controls import CONTROLS_JSON, CONTROLS_MD
 from stcr_plugin.evaluation.evaluate import RESULTS
 from stcr_plugin.evaluation.multi_image import GROUPS
 from stcr_plugin.report import evaluation_page, groups_table, tables
-from stcr_plugin.report.document import Cell, Judged
+from stcr_plugin.report.document import Cell, Judged, Marked, Table, code, written
 from stcr_plugin.results import ControlRow, Controls, Evaluation, MultiImage
 from stcr_plugin.scoring.verdicts import MEANINGS
 
 COLUMNS: Mapping[str, Callable[[ControlRow], Cell]] = {
-    "control": lambda row: row.name,
+    "control": lambda row: Marked(code(row.name)),
     "verdict": lambda row: Judged(row.verdict, row.informative),
     "figures": lambda row: row.why + (f"; {row.left_out} pairs left out" if row.left_out else ""),
     "what is asked": lambda row: row.asks,
@@ -26,41 +26,34 @@ COLUMNS: Mapping[str, Callable[[ControlRow], Cell]] = {
 
 
 def control_cells(rows: Sequence[ControlRow], columns: Sequence[str] = tuple(COLUMNS)) -> list[list[Cell]]:
-    """The cells of `rows`, plain text and verdicts, under the headings `columns` of COLUMNS."""
+    """The cells of `rows` under the headings `columns` of COLUMNS."""
     return [[COLUMNS[column](row) for column in columns] for row in rows]
+
+
+def control_table(rows: Sequence[ControlRow], columns: Sequence[str] = tuple(COLUMNS)) -> Table:
+    """The table of the controls, for Markdown, a page, the model card."""
+    return Table(columns, control_cells(rows, columns), "Controls")
 
 
 def control_counts(rows: Sequence[ControlRow]) -> str:
     """How many hold, which fail, and how many are not shown, of those with a right outcome."""
     counted = Counter(row.verdict for row in rows if not row.informative)
-    failing = [_code(row.name) for row in rows if row.verdict == "fails" and not row.informative]
+    failing = [code(row.name) for row in rows if row.verdict == "fails" and not row.informative]
     named = f" ({', '.join(failing)})" if failing else ""
     return f"{counted['holds']} hold, {counted['fails']} fail{named}, {counted['not shown']} not shown"
 
 
 def control_fixes(rows: Sequence[ControlRow]) -> list[str]:
     """A line for each row at fault: which training data would fix it."""
-    return [f"{_code(row.name)} ({row.verdict}): {row.mends}." for row in rows if row.at_fault]
+    return [f"{code(row.name)} ({row.verdict}): {row.mends}." for row in rows if row.at_fault]
 
 
 def control_rules(rows: Sequence[ControlRow]) -> list[str]:
     """A line for each rule, after the names of the controls that it judges."""
     by_rule: dict[str, list[str]] = {}
     for row in rows:
-        by_rule.setdefault(row.rule, []).append(_code(row.name))
+        by_rule.setdefault(row.rule, []).append(code(row.name))
     return [f"{', '.join(names)}: {rule}." for rule, names in by_rule.items()]
-
-
-def controls_markdown_table(rows: Sequence[ControlRow], columns: Sequence[str]) -> str:
-    """Markdown of `control_cells`."""
-
-    def text(cell: Cell) -> str:
-        if isinstance(cell, Judged):
-            return f"**{cell.verdict}**" + (" (informative)" if cell.informative else "")
-        return tables.cell(cell)
-
-    lines = [[text(cell) for cell in line] for line in control_cells(rows, columns)]
-    return tables.markdown(columns, [[f"`{name}`", *rest] for name, *rest in lines])
 
 
 def controls_console(rows: Sequence[ControlRow]) -> str:
@@ -79,7 +72,7 @@ def controls_markdown(found: Controls) -> str:
         f"{of.n_pairs} pairs of {of.n_episodes} episodes, mode `{of.mode}`. Of those with a right outcome: "
         f"{control_counts(rows)}. Intervals: 95 %, bootstrap over episodes, paired with the plain run; each stands by "
         "itself, so of twenty one may miss at random, and with a handful of episodes they are too narrow.",
-        controls_markdown_table(rows, ("control", "what is asked", "a model that looks", "figures", "verdict")),
+        written(control_table(rows, ("control", "what is asked", "a model that looks", "figures", "verdict"))),
         "An informative control shows what the model uses; none of its outcomes is a fault.",
         tables.markdown(["figure", "what it counts"], [list(MEANINGS[name]) for name in named]),
         *(["## What would fix it", "\n".join(fixes)] if fixes else []),
@@ -98,7 +91,3 @@ def write_controls_pages(out: Path, registry: Path, rows: Sequence[ControlRow]) 
         else:
             evaluation_page.write_evaluation_page(folder, registry, Evaluation.read(folder / RESULTS))
     artefacts.write_text(out / CONTROLS_MD, controls_markdown(Controls.read(out / CONTROLS_JSON)))
-
-
-def _code(name: str) -> str:
-    return f"`{' '.join(name.split()).replace('`', chr(39))}`"

@@ -10,12 +10,10 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stcr_plugin.report import tables
-from stcr_plugin.results import Verdict
-
-Bounds = tuple[float, float]
+from stcr_plugin.report.tables import HasFigures, Labelled
+from stcr_plugin.results import Bounds, Verdict
 
 
 @dataclass(frozen=True)
@@ -184,24 +182,20 @@ def code(name: object) -> str:
     return f"`{' '.join(str(name).split()).replace('`', chr(39))}`"
 
 
-def figures(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], about: str) -> Table:
-    """The table of tables.figures_cells, with bars of pair accuracy; `rows` are as in results.json."""
-    heads, lines = tables.figures_cells(rows, keys)
+def figures(heads: Sequence[str], rows: Sequence[Labelled], about: str) -> Table:
+    """The table of tables.figures_cells, with bars of pair accuracy."""
+    heads, lines = tables.figures_cells(heads, rows)
     column = heads.index(tables.COLUMNS["pair_accuracy"].heading)
-    return Table(
-        heads,
-        [[*line[:column], share(row), *line[column + 1 :]] for row, line in zip(rows, lines, strict=True)],
-        about,
-    )
+    cells = [[*line[:column], share(found), *line[column + 1 :]] for (_, found), line in zip(rows, lines, strict=True)]
+    return Table(heads, cells, about)
 
 
-def share(row: Mapping[str, Any], name: str = "pair_accuracy") -> Cell:
-    """The figure `name` of a row of results.json as a cell."""
-    if row.get(name) is None:
+def share(found: HasFigures, name: str = "pair_accuracy", *, clusters: str = "episodes") -> Cell:
+    """A figure of a result as a cell; see tables.with_interval."""
+    percent = getattr(found.figures, name)
+    if percent is None:
         return "-"
-    low, high = (row.get("intervals") or {}).get(name) or (None, None)
-    bounds = None if low is None or high is None else (low, high)
-    return Share(tables.with_interval(row, name), row[name], bounds)
+    return Share(tables.with_interval(found, name, clusters), percent, (found.intervals or {}).get(name))
 
 
 # ---- Markdown ----
@@ -211,9 +205,9 @@ _LISTED = 3  # cards per kind in Markdown, which has no pictures of them
 
 def markdown(document: Document) -> str:
     """A document as Markdown in which no text of data or of a model is markup."""
-    parts = [f"# {_escaped(document.title)}", *map(_written, document.intro)]
+    parts = [f"# {_escaped(document.title)}", *map(written, document.intro)]
     for section in document.sections:
-        parts += [f"## {_escaped(section.title)}", *map(_written, section.blocks)]
+        parts += [f"## {_escaped(section.title)}", *map(written, section.blocks)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -221,7 +215,8 @@ def _escaped(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False)
 
 
-def _written(block: Block) -> str:
+def written(block: Block) -> str:
+    """A block as Markdown."""
     match block:
         case Words():
             return _escaped(block.text)
@@ -241,7 +236,7 @@ def _written(block: Block) -> str:
         case Code():
             return f"```{block.language}\n{block.text}\n```"
         case Fold():
-            return "\n\n".join([f"#### {_escaped(block.title)}", *map(_written, block.blocks)])
+            return "\n\n".join([f"#### {_escaped(block.title)}", *map(written, block.blocks)])
         case Gallery():
             return _gallery(block)
 

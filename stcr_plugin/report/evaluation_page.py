@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.engines.picture_loading import open_picture
@@ -12,7 +11,6 @@ from stcr_plugin.evaluation.evaluate import ANSWERS, read_answers
 from stcr_plugin.report import plots, tables
 from stcr_plugin.report.comparator_words import comparator_words
 from stcr_plugin.report.overlap_words import overlap_words
-from stcr_plugin.result_files import encode
 from stcr_plugin.results import Breakdowns, Evaluation, Permutation
 from stcr_plugin.scoring import breakdown, metrics
 from stcr_plugin.types import Answer, Pair
@@ -38,10 +36,8 @@ def write_evaluation_page(out: Path, registry: Path, found: Evaluation) -> None:
         [pair for pair in read_pairs(registry, found.dataset, found.split) if pair.pair_id in asked], answers
     )
     phases = found.parts.by_phase or {}
-    rows = [
-        ("all pairs", found.row()),
-        *((breakdown.PHASE_KINDS[kind], encode(part)) for kind, part in phases.items()),
-    ]
+    rows: list[tuple[str, tables.HasFigures]] = [("all pairs", found)]
+    rows += [(breakdown.PHASE_KINDS[kind], part) for kind, part in phases.items()]
     plots.accuracies(out / PLOT, {_title(found): rows})
     plots.contact_sheet(out / SHEET, [_drawn(registry, *one) for one in chosen])
     artefacts.write_text(out / REPORT, _markdown(found, rows, chosen))
@@ -62,7 +58,7 @@ def _title(found: Evaluation) -> str:
     return f"{found.name}: {found.dataset}, {found.split}"
 
 
-def _markdown(found: Evaluation, rows: Sequence[tuple[str, dict[str, Any]]], chosen: Sequence[Example]) -> str:
+def _markdown(found: Evaluation, rows: Sequence[tuple[str, tables.HasFigures]], chosen: Sequence[Example]) -> str:
     interval = (
         f"Intervals: 95 %, bootstrap over {found.figures.n_episodes} episodes, {found.resamples} resamples."
         if found.intervals
@@ -84,11 +80,11 @@ def _markdown(found: Evaluation, rows: Sequence[tuple[str, dict[str, Any]]], cho
         f"Mode `{found.mode}`, model `{tables.cell(found.model)}`, {found.figures.n_queries} queries. {how} {interval}",
         *([tables.cell(comparator_words(found.comparator, found.figures))] if found.comparator else []),
         *([tables.cell(overlap_words(found.overlap))] if found.overlap else []),
-        tables.figures_table([{"pairs of": label, **row} for label, row in rows], ["pairs of"]),
+        tables.figures_table(["pairs of"], [([label], part) for label, part in rows]),
         *([_gap_words(found.p_gap, found.figures.gap_points)] if found.p_gap else []),
         f"![Forward, backward and pair accuracy]({PLOT})",
         "## What the figures mean",
-        tables.meanings_table([row for _, row in rows]),
+        tables.meanings_table([part for _, part in rows]),
         *_parts(found.parts),
         "## Right and wrong examples",
         "Forward shows the earlier frame as img1, backward shows it as img2.",
@@ -100,7 +96,7 @@ def _markdown(found: Evaluation, rows: Sequence[tuple[str, dict[str, Any]]], cho
 
 def _gap_words(found: Permutation, gap: float) -> str:
     how = "all" if found.method == "exact" else "random"
-    size = tables.figure({"gap_points": abs(gap)}, "gap_points").lstrip("+")
+    size = tables.number(abs(gap))
     return (
         f"Were both orders alike, a gap of {size} points or more would come about with p = {found.p:.2g} "
         f"({found.permutations} {how} sign flips of whole episodes). A large p is no proof that there is no gap."
@@ -110,21 +106,21 @@ def _gap_words(found: Permutation, gap: float) -> str:
 def _parts(found: Breakdowns) -> list[str]:
     """By distance and, where any is known, by phase."""
     distances = found.by_distance
-    windows = [{**encode(one), "seconds": span(*one.seconds)} for one in distances.windows] if distances else []
-    quarters = [{**encode(one), "seconds": span(*one.seconds)} for one in distances.quarters] if distances else []
+    windows = [([one.steps, span(*one.seconds)], one) for one in distances.windows] if distances else []
+    quarters = [([span(*one.seconds)], one) for one in distances.quarters] if distances else []
     parts = [
         "## By distance",
         breakdown.STEP,
-        tables.figures_table(windows, ["steps", "seconds"]),
+        tables.figures_table(["steps", "seconds"], windows),
         "The same pairs in quarters of about equal size:",
-        tables.figures_table(quarters, ["seconds"]),
+        tables.figures_table(["seconds"], quarters),
     ]
     if found.phase_cells:
         parts += [
             "## By phase",
             "The phases of the earlier and of the later frame. The more rows, the more of their intervals miss the "
             "truth at random: one of 95 % in twenty.",
-            tables.figures_table([encode(one) for one in found.phase_cells], ["earlier", "later"]),
+            tables.figures_table(["earlier", "later"], [([one.earlier, one.later], one) for one in found.phase_cells]),
         ]
     return parts
 

@@ -1,4 +1,4 @@
-"""Pairs of every verdict, drawn fairly, with their pictures and what the model said of them."""
+"""Pairs of every verdict, drawn fairly, with their pictures and the responses of the model."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ KINDS = {
     (False, True): ("backward", "right backward only"),
     (False, False): ("none", "wrong in both orders"),
 }
-"""(forward right, backward right) -> its key in a Gallery, and what it is called."""
+"""(forward right, backward right) -> its key in a Gallery, and its name."""
 EACH = 12
 _SIDE, _QUALITY = 320, 80  # of a thumbnail: its longest side in pixels, and JPEG's quality
-_WORDS = 2000  # signs of a model's words that are shown
+_WORDS = 2000  # characters of a response that are shown
 
 Both = tuple[Answer, Answer]
 
 
 def counts(measured: Sequence[Measured]) -> list[Block]:
-    """How many pairs of each verdict every run has whose answers are there; ties are left out, as of pair accuracy."""
+    """How many pairs of each verdict every run with answers has; without ties, as for pair accuracy."""
     rows = []
     for one in measured:
         try:
@@ -42,15 +42,20 @@ def counts(measured: Sequence[Measured]) -> list[Block]:
             continue
         kinds = [_kind(answers) for answers in both]
         shares = [f"{kinds.count(kind)} ({100 * kinds.count(kind) / len(kinds):.1f} %)" for kind, _ in KINDS.values()]
-        rows.append([one.name, one.asked, *shares])
-    heads = ["name", "asked", *(name for _, name in KINDS.values())]
+        rows.append([one.name, one.title, *shares])
+    heads = ["name", "data", *(name for _, name in KINDS.values())]
     return [Table(heads, rows, "Pairs of each verdict")] if rows else []
 
 
-def gallery(chain: Chain, registry: Path, seed: int, room: int, name: str) -> list[Block]:
-    """Up to EACH pairs of every verdict of the chain's end, drawn with `seed`, as long as they fit into `room` bytes.
+def gallery(chain: Chain, registry: Path, *, seed: int, room: int, name: str) -> list[Block]:
+    """Up to EACH pairs of every verdict of the chain's end.
 
-    Without the registry, or where it is not the data that was asked about, the words stand without pictures.
+    Args:
+        chain: The chain.
+        registry: Folder of the registry. Without it, or with other data in it, the responses have no pictures.
+        seed: Draws the pairs.
+        room: Bytes that they may take.
+        name: Of the Gallery.
     """
     heading = Heading(f"{chain.title}: {code(chain.after.name)}")
     try:
@@ -64,7 +69,7 @@ def gallery(chain: Chain, registry: Path, seed: int, room: int, name: str) -> li
         drawn[_kind(both[pair_id])].append(pair_id)
     kinds = {kind: (words, len(drawn[kind])) for kind, words in KINDS.values()}
     cards: list[Card] = []
-    # One of each verdict after the other, so that none is left out where room is short.
+    # One of each verdict in turn, so that none is left out where room is short.
     wanted = [one for rank in zip_longest(*(ids[:EACH] for ids in drawn.values())) for one in rank if one is not None]
     for pair_id in wanted:
         card = _card(_kind(both[pair_id]), both[pair_id], pairs.get(pair_id), registry)
@@ -73,24 +78,24 @@ def gallery(chain: Chain, registry: Path, seed: int, room: int, name: str) -> li
             break
         cards.append(card)
     cards.sort(key=lambda card: list(drawn).index(card.kind))
-    told = f"Of each verdict up to {EACH} pairs, drawn with seed {seed} among all of it"
+    note = f"Up to {EACH} pairs of each verdict, drawn with seed {seed} from all of them"
     if left_out := len(wanted) - len(cards):
-        told += f"; {left_out} drawn pairs are left out to keep the file small"
+        note += f"; {left_out} drawn pairs are left out to keep the file small"
     if ties := len(answered) - len(both):
-        told += f"; {ties} ties are left out"
+        note += f"; {ties} ties are left out"
     if missing:
-        told += f". Pictures are not shown: {missing}"
-    told += f". The model was asked in mode {code(chain.after.row['mode'])}."
-    return [heading, Words(told), *([Gallery(name, kinds, cards)] if cards else [])]
+        note += f". Pictures are not shown: {missing}"
+    note += f". The model was evaluated in mode {code(chain.after.of.mode)}."
+    return [heading, Words(note), *([Gallery(name, kinds, cards)] if cards else [])]
 
 
 def _pairs(measured: Measured, both: Mapping[str, Both], registry: Path) -> tuple[dict[str, Pair], str]:
-    """The pairs that were answered, by id; or why they are not known."""
-    row = measured.row
+    """The evaluated pairs, by id; or why they are not known."""
+    of = measured.of
     try:
-        pairs = [pair for pair in read_pairs(registry, row["dataset"], row["split"]) if pair.pair_id in both]
-        if row.get("data_digest") != digest_of_data(pairs, registry):
-            return {}, f"{registry} does not hold the pairs and pictures that were asked about"
+        pairs = [pair for pair in read_pairs(registry, of.dataset, of.split) if pair.pair_id in both]
+        if of.data_digest != digest_of_data(pairs, registry):
+            return {}, f"{registry} does not hold the pairs and pictures that were used"
     except StcrError as error:
         return {}, f"{error} (--registry)"
     return {pair.pair_id: pair for pair in pairs}, ""
@@ -126,13 +131,13 @@ def _frame(registry: Path, image: str, caption: str, closer: bool) -> Frame:
 
 def _responses(answer: Answer) -> Response:
     first, second = ("earlier", "later") if answer.order == "forward" else ("later", "earlier")
-    words = answer.text if len(answer.text) <= _WORDS else f"{answer.text[:_WORDS]} ... ({len(answer.text)} signs)"
+    words = answer.text if len(answer.text) <= _WORDS else f"{answer.text[:_WORDS]} ... ({len(answer.text)} characters)"
     chosen = f"{answer.chosen or 'no answer that can be read'}{_probability(answer)}"
     return Response(f"{answer.order}: img1 is the {first} frame, img2 the {second}", chosen, answer.right, words)
 
 
 def _probability(answer: Answer) -> str:
-    """Of what was chosen, where the answers were compared."""
+    """Of the chosen answer, where the answers were compared."""
     scores = {"img1": answer.logprob_img1, "img2": answer.logprob_img2, "neither": answer.logprob_neither}
     given = {name: score for name, score in scores.items() if score is not None}
     if answer.chosen not in given:
@@ -143,5 +148,5 @@ def _probability(answer: Answer) -> str:
 
 
 def _size(card: Card) -> int:
-    """About the bytes that it takes in a page."""
+    """About its bytes in a page."""
     return 1500 + sum(len(frame.address) for frame in card.frames) + sum(2 * len(one.words) for one in card.responses)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.evaluation.guard import ANSWERS, compare, read_replies
 from stcr_plugin.report import tables
-from stcr_plugin.result_files import encode
-from stcr_plugin.results import Bounds, Guard, GuardComparison, GuardKind
+from stcr_plugin.results import Bounds, Guard, GuardComparison, GuardKind, YesNoFigures
 from stcr_plugin.scoring.yes_no import Reply, constant_figures
 
 GUARD_MD, COMPARE_MD = "guard.md", "compare.md"
@@ -27,7 +25,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 
 def guard_figure(found: GuardKind, name: str) -> str:
     """A figure with its interval over pictures."""
-    return tables.with_interval(encode(found), name, clusters="pictures")
+    return tables.with_interval(found, name, clusters="pictures")
 
 
 def guard_lines(found: Guard) -> str:
@@ -91,10 +89,9 @@ def _table(rows: Sequence[Guard], replies: Sequence[Reply]) -> str:
     ]
     always = constant_figures(replies)
     there = always["yes"].accuracy or 0.0
-    coin = {"accuracy": 50, "precision": there, "recall": 50, "f1": 100 * there / (50 + there), "yes_ratio": 50}
-    given: list[tuple[str, dict[str, Any]]] = [(f"always {word}", encode(found)) for word, found in always.items()]
-    for word, figures in (*given, ("a coin", coin | {"unparsed_rate": 0})):
-        lines.append([word, "all", *(tables.figure(figures, key) for key in COLUMNS), ""])
+    coin = YesNoFigures(50, there, 50, f1=100 * there / (50 + there), yes_ratio=50, unparsed_rate=0)
+    for word, figures in (*((f"always {word}", found) for word, found in always.items()), ("a coin", coin)):
+        lines.append([word, "all", *(tables.number(getattr(figures, key)) for key in COLUMNS), ""])
     return "\n\n".join(
         [
             f"Yes/no questions about {rows[0].n_pictures} pictures in the manner of POPE (arXiv 2305.10355). "

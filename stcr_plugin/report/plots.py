@@ -1,4 +1,4 @@
-"""Figures and examples -> PNG. The same input gives the same bytes; no display is needed."""
+"""Results and examples as PNG files. The same input gives the same bytes; no display is needed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.report.tables import HasFigures
+from stcr_plugin.results import Ranking, ValueOrder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-# Okabe & Ito's colour-blind safe palette (2008); the markers tell the series apart without colour.
+# Okabe & Ito's colour-blind safe palette (2008); the markers distinguish the series without colour.
 _SERIES = (
     ("forward_accuracy", "forward accuracy", "#0072B2", "^", -0.12),
     ("backward_accuracy", "backward accuracy", "#D55E00", "v", 0.0),
@@ -35,10 +37,12 @@ class Example:
     lines: tuple[tuple[str, str], ...]
 
 
-def accuracies(path: Path, panels: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]) -> None:
-    """Forward, backward and pair accuracy of each (label, row), with intervals, the gap, and the chance levels.
+def accuracies(path: Path, panels: Mapping[str, Sequence[tuple[str, HasFigures]]]) -> None:
+    """Draw forward, backward and pair accuracy with intervals, the gap, and the chance levels.
 
-    One panel for each title in `panels`; rows are as in results.json (percent).
+    Args:
+        path: The PNG file.
+        panels: Title of a panel -> (label, result) of each of its rows.
     """
     from matplotlib.figure import Figure
 
@@ -53,11 +57,19 @@ def accuracies(path: Path, panels: Mapping[str, Sequence[tuple[str, Mapping[str,
             _gap(axis, x, row)
         for name, label, colour, marker, shift in _SERIES:
             for x, (_, row) in enumerate(rows):
-                if bounds := (row.get("intervals") or {}).get(name):
+                if bounds := (row.intervals or {}).get(name):
                     axis.vlines(x + shift, *bounds, color=colour, linewidth=1.5, alpha=0.7, zorder=3)
-            places = [x + shift for x in range(len(rows))]
-            values = [row[name] for _, row in rows]
-            axis.plot(places, values, marker, color=colour, markersize=8, label=label, zorder=4, clip_on=False)
+            values = [getattr(row.figures, name) for _, row in rows]
+            axis.plot(
+                [x + shift for x in range(len(rows))],
+                values,
+                marker,
+                color=colour,
+                markersize=8,
+                label=label,
+                zorder=4,
+                clip_on=False,
+            )
         axis.set_title(_printable(title), fontsize=11, pad=12)
         axis.set_xticks(range(len(rows)), ["\n".join(textwrap.wrap(_printable(label), 13)) for label, _ in rows])
         axis.set_xlim(-0.6, len(rows) - 0.4)
@@ -74,7 +86,7 @@ def accuracies(path: Path, panels: Mapping[str, Sequence[tuple[str, Mapping[str,
 
 
 def seeds(path: Path, panels: Mapping[str, Sequence[tuple[str, Sequence[float]]]], unit: str) -> None:
-    """One panel for each title: a row each (label, values), a point a seed and a line at their mean."""
+    """Draw one panel per title with a row for each (label, values): one point per seed, a line at their mean."""
     from matplotlib.figure import Figure
 
     heights = [0.7 + 0.32 * len(rows) for rows in panels.values()]
@@ -95,7 +107,7 @@ def seeds(path: Path, panels: Mapping[str, Sequence[tuple[str, Sequence[float]]]
 
 
 def contact_sheet(path: Path, examples: Sequence[Example]) -> None:
-    """One row an example: the earlier frame, the later frame, and what is said of them."""
+    """Draw one row per example: the earlier frame, the later frame, and the lines beside them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 2.3 * len(examples)))
@@ -117,21 +129,19 @@ def contact_sheet(path: Path, examples: Sequence[Example]) -> None:
     _save(figure, path)
 
 
-def progress(path: Path, row: Mapping[str, Any]) -> None:
-    """The progress of each frame in `row`, as ranking.json has it, with its 95 % band; dashed what it should be.
+def progress(path: Path, ranking: Ranking) -> None:
+    """Draw the progress of each frame with its 95 % band.
 
-    Dashed is the true progress where it is known, else the frames' order in time where that is known.
+    The dashed line is the true progress where it is known, else the frames' order in time where that is known.
     """
     from matplotlib.figure import Figure
 
-    frames = row["frames"]
-    timed = frames[0]["seconds"] is not None
-    places = [frame["seconds" if timed else "place"] for frame in frames]
-    values = [frame["progress"] for frame in frames]
-    half = [1.96 * frame["progress_error"] for frame in frames]
-    dashed = [
-        (place, frame["truth"]) for place, frame in zip(places, frames, strict=True) if frame["truth"] is not None
-    ]
+    frames = ranking.frames
+    timed = frames[0].seconds is not None
+    places = [(frame.seconds or 0.0) if timed else frame.place for frame in frames]
+    values = [frame.progress for frame in frames]
+    half = [1.96 * frame.progress_error for frame in frames]
+    dashed = [(place, frame.truth) for place, frame in zip(places, frames, strict=True) if frame.truth is not None]
     label = "true progress, as a rank"
     if not dashed and timed:
         label, dashed = "time order", [(place, i / (len(places) - 1)) for i, place in enumerate(places)]
@@ -141,14 +151,14 @@ def progress(path: Path, row: Mapping[str, Any]) -> None:
     if timed:
         axis.fill_between(places, low, high, color="#0072B2", alpha=0.18, linewidth=0, label="95 % band")
         axis.plot(places, values, "-", color="#0072B2", linewidth=1.6)
-    else:  # nothing lies between pictures whose order in time is not known
+    else:  # there is nothing between pictures whose order in time is not known
         axis.errorbar(places, values, half, fmt="none", ecolor="#0072B2", alpha=0.5, label="95 % interval")
         axis.set_xticks(places)
     axis.plot(places, values, "o", color="#0072B2", markersize=5, label="progress: judged closer than another frame")
     if dashed:
         axis.plot(*zip(*dashed, strict=True), "--", color="#000000", linewidth=1.2, label=label)
-    axis.axhline(0.5, color="#777777", linestyle=":", linewidth=1, label="nothing told apart")
-    axis.set_title("\n".join(textwrap.wrap(_printable(f"{row['episode_id']}: {row['task']}"), 80)), fontsize=11)
+    axis.axhline(0.5, color="#777777", linestyle=":", linewidth=1, label="nothing distinguished")
+    axis.set_title("\n".join(textwrap.wrap(_printable(f"{ranking.episode_id}: {ranking.task}"), 80)), fontsize=11)
     axis.set_xlabel("seconds" if timed else "picture, in the order given")
     axis.set_ylabel("progress")
     _plain(axis, (-0.04, 1.04))
@@ -156,24 +166,24 @@ def progress(path: Path, row: Mapping[str, Any]) -> None:
     _save(figure, path)
 
 
-def correlations(path: Path, row: Mapping[str, Any]) -> None:
-    """VOC, VROC, VOC-F1 and VOC of both orders with intervals, and a dot a strip; `row` is as voc.json has it."""
+def correlations(path: Path, found: ValueOrder) -> None:
+    """Draw VOC, VROC, VOC-F1 and VOC of both orders with intervals, and one dot per strip."""
     from matplotlib.figure import Figure
 
     series = (("voc", "VOC", 1), ("vroc", "VROC", -1), ("voc_f1", "VOC-F1", 0), ("voc_both", "VOC of both orders", 0))
     figure = Figure(figsize=(6.6, 4.6), layout="constrained")
     axis = figure.subplots()
     for x, (name, _, guess) in enumerate(series):
-        of_strips = [one[name] or 0.0 for one in row["per_strip"] if name in one]
-        spread = [x - 0.22 + 0.16 * (i % 9 - 4) / 4 for i in range(len(of_strips))]  # side by side, drawn by no chance
+        of_strips = [getattr(one, name) or 0.0 for one in found.per_strip if hasattr(one, name)]
+        spread = [x - 0.22 + 0.16 * (i % 9 - 4) / 4 for i in range(len(of_strips))]  # side by side, not at random
         axis.plot(spread, of_strips, ".", color="#999999", markersize=4, label="a strip" if x == 0 else None)
-        if bounds := row["intervals"].get(name):
+        if bounds := found.intervals.get(name):
             axis.vlines(x, *bounds, color="#0072B2", linewidth=2, label="" if x else "95 % interval")
-        axis.plot([x], [row[name]], "D", color="#0072B2", markersize=7, label="mean" if x == 0 else None)
+        axis.plot([x], [getattr(found, name)], "D", color="#0072B2", markersize=7, label="mean" if x == 0 else None)
         axis.plot([x + 0.22], [guess], "x", color="#D55E00", label='"the second is further"' if x == 0 else None)
     axis.axhline(0, color="#777777", linestyle=":", linewidth=1, label="coin")
     axis.set_xticks(range(len(series)), ["\n".join(textwrap.wrap(label, 13)) for _, label, _ in series])
-    axis.set_title(_printable(row["name"]), fontsize=11)
+    axis.set_title(_printable(found.name), fontsize=11)
     axis.set_ylabel("rank correlation with time")
     _plain(axis, (-1.06, 1.06))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
@@ -186,10 +196,9 @@ def _plain(axis: Any, limits: tuple[float, float]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _gap(axis: Any, x: int, row: Mapping[str, Any]) -> None:
-    """A bar between the two orders, so that the gap can be seen as a length."""
-    places, heights = [x - 0.12, x], [row["forward_accuracy"], row["backward_accuracy"]]
-    axis.plot(places, heights, **_GAP)
+def _gap(axis: Any, x: int, row: HasFigures) -> None:
+    """A bar between the two orders, which shows the gap as a length."""
+    axis.plot([x - 0.12, x], [row.figures.forward_accuracy, row.figures.backward_accuracy], **_GAP)
 
 
 def _printable(text: str) -> str:
@@ -203,7 +212,7 @@ def _save(figure: Figure, path: Path) -> None:
     data = io.BytesIO()
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # The bundled font has no Chinese signs; they are drawn as boxes, and the report beside has the words.
+        # The bundled font has no Chinese characters, which become boxes; the report beside has the text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
     artefacts.write_bytes(path, data.getvalue())

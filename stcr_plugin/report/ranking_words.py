@@ -27,9 +27,9 @@ def value_order_words(found: ValueOrder) -> str:
 
 def draw_ranking(out: Path, found: Ranking) -> None:
     """Draw progress.png into the folder `out`."""
-    plots.progress(out / CURVE_PLOT, found.row())
+    plots.progress(out / CURVE_PLOT, found)
 
 
 def draw_value_order(out: Path, found: ValueOrder) -> None:
     """Draw voc.png into the folder `out`."""
-    plots.correlations(out / VOC_PLOT, found.row())
+    plots.correlations(out / VOC_PLOT, found)

@@ -7,7 +7,8 @@ from pathlib import Path
 from stcr_plugin import artefacts
 from stcr_plugin.report import plots
 from stcr_plugin.report.document import Block, Cell, Document, Marked, Plot, Section, Table, Words, markdown
-from stcr_plugin.report.tables import COLUMNS, GUARD, figure
+from stcr_plugin.report.guard_table import COLUMNS as COLUMNS_OF_GUARD
+from stcr_plugin.report.tables import COLUMNS, number, signed
 from stcr_plugin.scoring import seeds
 from stcr_plugin.scoring.breakdown import STEP
 from stcr_plugin.scoring.study_figures import ABILITY, Split, StudyFigures
@@ -163,7 +164,7 @@ def ability(study: StudyFigures) -> list[Block]:
         "Yes/no questions about single pictures, as in POPE (`stcr guard`). A model that always says yes or no, and a "
         f"coin, have 50 % accuracy. The difference is from {study.ability[0].row}, on the same questions."
     )
-    heads = ["row", *(GUARD[key] for key in ABILITY), "difference of accuracy", "questions"]
+    heads = ["row", *(COLUMNS_OF_GUARD[key][0] for key in ABILITY), "difference of accuracy", "questions"]
     return [words, Table(heads, lines, "General ability")]
 
 
@@ -192,7 +193,7 @@ def _key(one: seeds.OverSeeds | seeds.SeedsDifference) -> tuple[str, str, str]:
 
 
 def _spread(found: seeds.Spread, name: str) -> str:
-    mean = figure({name: found.mean}, name)
+    mean = signed(found.mean) if name == "gap_points" else number(found.mean)
     return mean if found.deviation is None else f"{mean} ± {found.deviation:.1f}"
 
 

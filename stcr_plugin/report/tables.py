@@ -1,21 +1,23 @@
-"""Figures -> Markdown: one place for the headings, the meanings and the chance levels."""
+"""Tables of figures: their heads, meanings and chance levels, and numbers as text."""
 
 from __future__ import annotations
 
-import dataclasses
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from stcr_plugin.results import Figures
+from stcr_plugin.results import Difference, Figures, PairFigures
 
 
 @dataclass(frozen=True)
 class Column:
-    """How a figure is named and read. `coin`: what guessing gives; `order_guess`: what "always img2" gives.
+    """How a figure is named and read.
 
-    A column that `needs` figures is shown where a row has one of them that is not 0.
+    Attributes:
+        coin: What guessing gives.
+        order_guess: What "always img2" gives.
+        needs: The column is shown only where a result has one of these figures that is not 0.
     """
 
     heading: str
@@ -26,9 +28,9 @@ class Column:
 
 
 COLUMNS: Mapping[str, Column] = {
-    "forward_accuracy": Column("forward %", "right answers where the pictures stand in time order", "50", "100"),
+    "forward_accuracy": Column("forward %", "right answers where the pictures are in time order", "50", "100"),
     "backward_accuracy": Column("backward %", "right answers where they are swapped", "50", "0"),
-    "gap_points": Column("gap", "forward minus backward, in points; 0 is unswayed by order", "0", "+100"),
+    "gap_points": Column("gap", "forward minus backward, in points; 0 is free of order bias", "0", "+100"),
     "pair_accuracy": Column(
         "pair accuracy %", "pairs right in BOTH orders; the headline figure", "25 (50 if blind but order-free)", "0"
     ),
@@ -52,13 +54,6 @@ COLUMNS: Mapping[str, Column] = {
     ),
 }
 
-GUARD: Mapping[str, str] = {
-    "accuracy": "accuracy %",
-    "f1": "F1 %",
-    "yes_ratio": "yes %",
-    "unparsed_rate": "unparsed %",
-}
-"""The figures of yes/no questions that tables show."""
 COUNTS: Mapping[str, str] = {
     "n_pairs": "pairs",
     "n_closer_earlier": "pairs, earlier closer",
@@ -67,90 +62,136 @@ COUNTS: Mapping[str, str] = {
 }
 
 
-def shown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names in COLUMNS to show of `rows`: all but those of ties and the like, where no row has any."""
+class HasFigures(Protocol):
+    """A result, or a part of one: a dataclass of figures, and the intervals of some of them."""
+
+    @property
+    def figures(self) -> Any: ...
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float]] | None: ...
+
+
+Labelled = tuple[Sequence[str], HasFigures]
+"""The first cells of a line, and the result that the others show."""
+
+
+def shown(found: Iterable[HasFigures]) -> list[str]:
+    """The names in COLUMNS to show: all but those of ties and the like, where no result has any."""
+    figures = [one.figures for one in found]
     return [
         name
         for name, column in COLUMNS.items()
-        if not column.needs or any(row.get(need) for row in rows for need in column.needs)
+        if not column.needs or any(getattr(one, need, None) for one in figures for need in column.needs)
     ]
 
 
-def figure(row: Mapping[str, Any], name: str) -> str:
-    """`row[name]` with one decimal; the gap signed; "-" for a figure that the row does not have."""
-    if row.get(name) is None:
-        return "-"
-    value = round(float(row[name]), 1) + 0.0  # + 0.0 turns -0.0 into 0.0
-    return f"{value:+.1f}" if name == "gap_points" else f"{value:.1f}"
+def number(value: float | None) -> str:
+    """One decimal, "-" for None."""
+    return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"  # + 0.0 turns -0.0 into 0.0
 
 
-def with_interval(row: Mapping[str, Any], name: str, clusters: str = "episodes") -> str:
-    """`row[name]` and, where `row["intervals"]` has one, its interval over `clusters`; one of no width says so."""
-    bounds = (row.get("intervals") or {}).get(name)
+def signed(value: float | None) -> str:
+    """One decimal and the sign, "-" for None."""
+    return "-" if value is None else f"{round(value, 1) + 0.0:+.1f}"
+
+
+def _form(name: str) -> Callable[[float | None], str]:
+    return signed if name == "gap_points" else number
+
+
+def figure(found: HasFigures, name: str) -> str:
+    """The figure `name` of a result, signed if it is the gap; "-" where it has none."""
+    return _form(name)(getattr(found.figures, name, None))
+
+
+def with_interval(found: HasFigures, name: str, clusters: str = "episodes") -> str:
+    """A figure and its interval, where it has one.
+
+    Args:
+        found: The result.
+        name: The name of the figure.
+        clusters: What the bootstrap draws. An interval without width shows no certainty: all of them came out alike.
+    """
+    bounds = (found.intervals or {}).get(name)
     if not bounds:
-        return figure(row, name)
-    low, high = (figure({name: bound}, name) for bound in bounds)
-    return f"{figure(row, name)} ({f'{low} to {high}' if low != high else f'alike in all {clusters}'})"
+        return figure(found, name)
+    low, high = map(_form(name), bounds)
+    return f"{figure(found, name)} ({f'{low} to {high}' if low != high else f'alike in all {clusters}'})"
 
 
-def figures_table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
-    """Markdown of `figures_cells`."""
-    heads, lines = figures_cells(rows, keys)
-    return markdown(heads, [[cell(text) for text in line] for line in lines])
+def difference(found: Difference) -> str:
+    """A difference of pair accuracies, with its interval where it has one."""
+    bounds = f" ({' to '.join(map(signed, found.interval))})" if found.interval else ""
+    return f"{signed(found.points)}{bounds}"
 
 
-def figures_cells(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines: the columns `keys` of each row, its figures, pair accuracy with interval, and its size."""
-    names = shown(rows)
-    counts = [name for name in COUNTS if name in ("n_pairs", "n_episodes") or any(row.get(name) for row in rows)]
-    heads = [*keys, *(COLUMNS[name].heading for name in names), *(COUNTS[name] for name in counts)]
-    lines = [
-        [str(row[key]) for key in keys]
-        + [with_interval(row, name) if name == "pair_accuracy" else figure(row, name) for name in names]
-        + [str(row.get(name, 0)) for name in counts]
-        for row in rows
+def figures_cells(heads: Sequence[str], rows: Sequence[Labelled]) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines: the labels of each row, its figures, pair accuracy with its interval, and its size.
+
+    Args:
+        heads: Those of the labels.
+        rows: Labels and results.
+    """
+    names = shown(found for _, found in rows)
+    counts = [
+        name
+        for name in COUNTS
+        if name in ("n_pairs", "n_episodes") or any(getattr(found.figures, name, 0) for _, found in rows)
     ]
-    return heads, lines
+    lines = [
+        [*labels]
+        + [with_interval(found, name) if name == "pair_accuracy" else figure(found, name) for name in names]
+        + [str(getattr(found.figures, name, 0)) for name in counts]
+        for labels, found in rows
+    ]
+    return [*heads, *(COLUMNS[name].heading for name in names), *(COUNTS[name] for name in counts)], lines
 
 
-def console_table(rows: Sequence[tuple[str, Figures]]) -> str:
-    """Plain text for a terminal: a line a (name, figures), columns aligned."""
-    figures_of = [(label, dataclasses.asdict(found)) for label, found in rows]
-    names = shown([values for _, values in figures_of])
-    heads = ["", *(COLUMNS[name].heading for name in names), "pairs"]
-    lines = [heads]
-    for label, values in figures_of:
-        lines.append([label, *(figure(values, name) for name in names), str(values["n_pairs"])])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if column else text.ljust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+def figures_table(heads: Sequence[str], rows: Sequence[Labelled]) -> str:
+    """Markdown of `figures_cells`."""
+    return _escaped(*figures_cells(heads, rows))
 
 
-def meanings_table(rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Markdown of `meanings_cells`."""
-    return markdown(*meanings_cells(rows))
-
-
-def meanings_cells(rows: Sequence[Mapping[str, Any]] = ()) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines: what each figure shown of `rows` means, and what chance gives."""
-    columns = [COLUMNS[name] for name in shown(rows)]
-    lines = [[column.heading, column.meaning, column.coin, column.order_guess] for column in columns]
+def meanings_cells(found: Sequence[HasFigures] = ()) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines: what each figure that is shown of the results means, and what chance gives."""
+    columns = [COLUMNS[name] for name in shown(found)]
     always = '"always img2" gives'
-    if any(row.get("n_closer_earlier") for row in rows):
+    if any(one.figures.n_closer_earlier for one in found):
         always += " where the later frame is closer"
+    lines = [[column.heading, column.meaning, column.coin, column.order_guess] for column in columns]
     return ["figure", "what it counts", "a coin gives", always], lines
 
 
+def meanings_table(found: Sequence[HasFigures] = ()) -> str:
+    """Markdown of `meanings_cells`."""
+    return _escaped(*meanings_cells(found))
+
+
+def _escaped(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return markdown(heads, [list(map(cell, line)) for line in lines])
+
+
+def console_table(rows: Sequence[tuple[str, Figures]]) -> str:
+    """Plain text for a terminal: one line per (name, figures), with aligned columns."""
+    found = [(label, PairFigures(figures)) for label, figures in rows]
+    names = shown(one for _, one in found)
+    lines = [["", *(COLUMNS[name].heading for name in names), "pairs"]]
+    lines += [[label, *(figure(one, name) for name in names), str(one.figures.n_pairs)] for label, one in found]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column else text.ljust(width) for column, (text, width) in enumerate(cells)
+        ).rstrip()
+        for cells in (zip(line, widths, strict=True) for line in lines)
+    )
+
+
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells that are escaped already."""
     rows = [heads, ["---"] * len(heads), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def cell(value: object) -> str:
-    """`value` as the text of a table cell, where neither a model's words nor a path can break the table."""
+    """`value` as the text of a Markdown cell; neither a model's words nor a path can break the table."""
     return html.escape(" ".join(str(value).split()), quote=False).replace("|", "\\|").replace("`", "'")

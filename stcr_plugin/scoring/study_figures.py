@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stcr_plugin.results import ControlRow
 from stcr_plugin.scoring.breakdown import PHASE_KINDS
 from stcr_plugin.scoring.seeds import OverSeeds, SeedsDifference, Spread, difference, spread
-from stcr_plugin.scoring.verdicts import RULES, Row
+from stcr_plugin.scoring.verdicts import RULES
 
 Split = tuple[str, str]
 """A dataset and one of its splits."""
@@ -82,7 +83,7 @@ class StudyFigures:
         rows: Names of the rows, the base first.
         reference: The row that the others are compared with.
         equal: What all rows have in common, as in the study's configuration.
-        modes: Row -> the mode that it is evaluated in.
+        modes: ControlRow -> the mode that it is evaluated in.
         revisions: Of the code that trained and evaluated.
         masked: Rows whose loss covers more than the answers (`stcr.mask=authors`).
         spreads: The figures of each row on each split.
@@ -148,7 +149,7 @@ def kinds_of_pairs(results: Sequence[Mapping[str, Any]], reference: str) -> list
     return found
 
 
-def controls_over_seeds(by_seed: Sequence[Mapping[str, Sequence[Row]]]) -> list[ControlOverSeeds]:
+def controls_over_seeds(by_seed: Sequence[Mapping[str, Sequence[ControlRow]]]) -> list[ControlOverSeeds]:
     """The controls of every seed, each row -> its controls, put together; those of the first seed."""
     found: list[ControlOverSeeds] = []
     judged = {rule.words: rule.judged for rule in RULES.values()}

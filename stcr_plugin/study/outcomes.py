@@ -20,7 +20,6 @@ from stcr_plugin.results import ControlRow, Controls
 from stcr_plugin.scoring.metrics import RATES
 from stcr_plugin.scoring.seeds import RARE, SAME
 from stcr_plugin.scoring.study_figures import Cost
-from stcr_plugin.scoring.verdicts import Row
 from stcr_plugin.study.evaluations import controls_file, guard_file, results_file
 from stcr_plugin.study.study_config import Plan, StudyConfig
 

@@ -44,7 +44,7 @@ OPTIONAL = {
     "Confusion by phase",
     "Controls",
     "Three and more pictures",
-    "Comparators: other ways to ask",
+    "Comparators: other prompts",
     "Progress curves",
     "Value-order correlation",
     "General ability",
@@ -164,7 +164,7 @@ def test_everything_that_was_left_has_its_section(whole):
     text = seen.sections
     assert "✗ fails" in text["controls"]
     assert "not applicable" in text["controls"]
-    assert "swap_ensemble" in text["comparators-other-ways-to-ask"]
+    assert "swap_ensemble" in text["comparators-other-prompts"]
     assert "rank correlation with time" in text["progress-curves"]
     assert "VROC" in text["value-order-correlation"]
     assert "yes %" in text["general-ability"]
@@ -302,7 +302,7 @@ def test_long_words_are_cut(tmp_path):
     answers = [dataclasses.replace(answer, text="wordy " * 2000) for answer in judged(1, 0, episodes=2, pairs=2)]
     (tmp_path / "out").mkdir()
     seen = page([write_answered(tmp_path, "stage2", answers)], tmp_path / "out")
-    assert all("... (12000 signs)" in text and len(text) < 5000 for _, text in seen.cards)
+    assert all("... (12000 characters)" in text and len(text) < 5000 for _, text in seen.cards)
 
 
 @pytest.mark.parametrize("spoilt", ["no registry", "other pictures"])

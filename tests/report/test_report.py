@@ -9,9 +9,10 @@ from chain_of_runs import answered_chain, chain, judged, results, write, write_a
 from PIL import Image
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.report.chain import _says_img2
+from stcr_plugin.report.chain import says_img2
 from stcr_plugin.report.chain_report import report
 from stcr_plugin.report.tables import console_table
+from stcr_plugin.results import Breakdowns, Evaluation
 from stcr_plugin.scoring.metrics import figures
 from stcr_plugin.types import Answer
 
@@ -20,31 +21,31 @@ def written(runs, out):
     return report(runs, out).read_text()
 
 
-def test_gap_before_and_after_is_told(tmp_path):
+def test_gap_before_and_after_is_reported(tmp_path):
     text = written(chain(tmp_path, results(96.0, 94.5, 91.0), results(80.0, 40.0, 30.0)), tmp_path / "out")
     assert "`stage2` is shown to do better than a judge that ignores order" in text
     before = "pair accuracy 0.0 (-3.0 to 3.0) %, forward 100.0 %, backward 0.0 %, gap +100.0 points"
     after = "pair accuracy 91.0 (88.0 to 94.0) %, forward 96.0 %, backward 94.5 %, gap +1.5 points"
     assert f"Before, `base`: {before}. After, `stage2`: {after}. " in text
     assert "Pair accuracy rose by 91.0 points, the gap's size fell by 98.5 points. " in text
-    assert "still swayed" not in text
+    assert "still has an order bias" not in text
 
 
-def test_weak_only_that_does_as_well_is_told(tmp_path):
+def test_weak_only_that_does_as_well_is_reported(tmp_path):
     text = written(answered_chain(tmp_path, judged(0.9, 3), judged(0.9, 4)), tmp_path / "out")
     assert "`stage2` minus `base` is +" in text
     assert "no difference is shown. This evaluation does not show that the CoT stage helps" in text
 
 
-def test_weak_only_that_does_better_is_told(tmp_path):
+def test_weak_only_that_does_better_is_reported(tmp_path):
     text = written(answered_chain(tmp_path, judged(0.6, 1), judged(0.95, 2)), tmp_path / "out")
     assert "`stage2` minus `weak_only` is -" in text
     assert "worse. This evaluation does not show that the CoT stage helps" in text
 
 
-def test_weak_only_that_does_worse_is_told(tmp_path):
+def test_weak_only_that_does_worse_is_reported(tmp_path):
     text = written(answered_chain(tmp_path, judged(0.95, 1), judged(0.6, 2)), tmp_path / "out")
-    assert "better. That is of one training run each" in text
+    assert "better. This is one training run of each" in text
     assert "does not show" not in text
 
 
@@ -62,7 +63,7 @@ def test_difference_that_separate_intervals_hide_is_found_pair_by_pair(tmp_path)
     rows = [json.loads((run / "eval/heldout/results.json").read_text()) for run in runs[1:]]
     assert rows[0]["intervals"]["pair_accuracy"][0] < rows[1]["intervals"]["pair_accuracy"][1]
     assert "`stage2` minus `weak_only` is +5.0 points" in (text := written(runs, tmp_path / "out"))
-    assert "better. That is of one training run each" in text
+    assert "better. This is one training run of each" in text
 
 
 @pytest.mark.parametrize("spoilt", ["absent", "of other figures", "other pairs", "other pictures", "no answers"])
@@ -85,7 +86,7 @@ def test_nothing_is_claimed_without_answers_to_the_same_pairs(tmp_path, spoilt):
     assert "does not show that the CoT stage helps" in text
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_runs_of_one_name_are_distinguished_by_their_folders(tmp_path):
     runs = [write_answered(tmp_path / seed, "stage2", judged(share, 1)) for seed, share in (("A", 0.6), ("B", 0.9))]
     text = written(runs, tmp_path / "out")
     assert "The first, `stage2 (A/stage2)`: pair accuracy" in text
@@ -113,9 +114,10 @@ def test_end_of_a_chain_stays_stage2_beside_another_chain(tmp_path):
     assert "`stage2 (A/stage2)` minus `weak_only` is +" in text
 
 
-def test_what_else_two_runs_of_one_name_left_is_told_apart(tmp_path):
+def test_other_results_of_two_runs_of_one_name_are_distinguished(tmp_path):
     runs = [write_answered(tmp_path / seed, "stage2", judged(0.9, 1)) for seed in "AB"]
-    rates = {"accuracy": 80.0, "f1": 80.0, "yes_ratio": 50.0, "unparsed_rate": 0.0, "n": 40}
+    rates = {"accuracy": 80.0, "precision": 80.0, "recall": 80.0, "f1": 80.0, "yes_ratio": 50.0, "unparsed_rate": 0.0}
+    rates |= {"n": 40}
     row = {"name": "stage2", "questions": "own", "n_pictures": 20, "kinds": {"random": rates}}
     for run in runs:
         (run / "guard.json").write_text(json.dumps(row))
@@ -131,7 +133,7 @@ def test_file_that_two_runs_hold_is_read_once(tmp_path):
     assert text.count("| stage2 | toy | heldout | direct |") == 1
 
 
-def test_two_evaluations_of_one_run_are_told_apart_and_timed_once(tmp_path):
+def test_two_evaluations_of_one_run_are_distinguished_and_timed_once(tmp_path):
     run = write_answered(tmp_path, "stage2", judged(0.9, 1))
     write_answered(tmp_path, "stage2", judged(0.8, 1), room="again", data_digest="other")
     (run / "stage.json").write_text(json.dumps({"name": "stage2", "seconds": 30}))
@@ -144,12 +146,12 @@ def test_two_evaluations_of_one_run_are_told_apart_and_timed_once(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"style": "letters", "warn": True}, "pictures named by letters, warned of the order"),
-        ({"generate": True}, "left to write"),
+        ({"style": "letters", "warn": True}, "pictures named by letters, with a warning about order"),
+        ({"generate": True}, "generated answers"),
         ({"image_max_pixels": 7056, "image_min_pixels": 784}, "pictures of 784 to 7056 pixels"),
     ],
 )
-def test_one_run_asked_in_another_way_is_not_the_headline(tmp_path, settings, told):
+def test_one_run_with_other_settings_is_not_the_headline(tmp_path, settings, told):
     base = write_answered(tmp_path, "base", judged(0.5, 1))
     run = write_answered(tmp_path, "stage2", judged(0.9, 1))
     write_answered(tmp_path, "stage2", judged(0.2, 1), room="another", settings=settings)
@@ -161,16 +163,16 @@ def test_one_run_asked_in_another_way_is_not_the_headline(tmp_path, settings, to
     assert "Only `stage2` was evaluated" in other
 
 
-def test_how_it_was_asked_stands_beside_the_figures(tmp_path):
+def test_settings_are_beside_the_figures(tmp_path):
     run = write_answered(tmp_path, "stage2", judged(0.9, 1))
-    assert "| direct | as usual |" not in written([run], tmp_path / "out")
+    assert "| direct | default |" not in written([run], tmp_path / "out")
     write_answered(tmp_path, "stage2", judged(0.2, 1), room="another", settings={"style": "letters"})
     text = written([run], tmp_path / "out")
     assert "| stage2 | toy | heldout | direct | pictures named by letters |" in text
-    assert "| stage2 | toy | heldout | direct | as usual |" in text
+    assert "| stage2 | toy | heldout | direct | default |" in text
 
 
-def test_what_a_run_could_not_choose_is_no_other_question(tmp_path):
+def test_what_a_run_could_not_choose_is_not_another_setting(tmp_path):
     """A server only writes, a model without a stage has no size of its own, and stage 1 reasons."""
     settings = {"generate": True, "image_max_pixels": 50176, "image_min_pixels": 784}
     runs = [
@@ -183,15 +185,15 @@ def test_what_a_run_could_not_choose_is_no_other_question(tmp_path):
     assert "Before, `api`" in text
 
 
-def test_other_wordings_are_another_question_and_not_compared(tmp_path):
+def test_other_prompt_variants_are_not_compared(tmp_path):
     runs = [
         write_answered(tmp_path, "base", judged(0.5, 1)),
         write_answered(tmp_path, "stage2", judged(0.9, 1), settings={"part": "heldout", "language": "zh"}),
     ]
     text = written(runs, tmp_path / "out")
-    plain, other = text.split("### toy, heldout\n\n")[1].split("### toy, heldout, wordings never trained on, zh\n\n")[
-        :2
-    ]
+    plain, other = text.split("### toy, heldout\n\n")[1].split(
+        "### toy, heldout, prompt variants not used in training, zh\n\n"
+    )[:2]
     assert "Only `base` was evaluated" in plain
     assert "Only `stage2` was evaluated" in other
 
@@ -202,24 +204,26 @@ def test_interval_without_width_is_not_shown_as_certainty(tmp_path):
     assert "100.0 to 100.0" not in text
 
 
-def test_bad_figures_are_not_dressed_up(tmp_path):
+def test_bad_figures_are_reported_as_bad(tmp_path):
     runs = [
         write(tmp_path, "base", results(90.0, 60.0, 55.0)),
         write(tmp_path, "stage2", results(100.0, 5.0, 4.0, unparsed_rate=12.5)),
     ]
     text = written(runs, tmp_path / "out")
     assert "Pair accuracy fell by 51.0 points, the gap's size rose by 65.0 points" in text
-    assert "`stage2` is shown not to do better than a judge that ignores order but cannot tell the frames apart" in text
-    assert "still swayed by order" in text
+    assert (
+        "`stage2` is shown not to do better than a judge that ignores order but cannot distinguish the frames" in text
+    )
+    assert "still has an order bias" in text
     assert "12.5 % of `stage2`'s answers could not be read" in text
 
 
-def test_swayed_judge_is_told_where_the_gap_cannot_show_it(tmp_path):
+def test_order_bias_is_reported_where_the_gap_cannot_show_it(tmp_path):
     """Always img2: where the earlier frame is closer in half of the pairs, its gap is 0."""
     row = results(50.0, 50.0, 0.0, position_bias=100.0, order_consistency=0.0, n_closer_earlier=100)
     text = written([write(tmp_path, "stage2", row)], tmp_path / "out")
-    assert "`stage2` is still swayed by order: 100.0 % of its answers that name a picture say img2" in text
-    assert "in 100 of 200 pairs the earlier frame is closer, and of order the gap shows the less" in text
+    assert "`stage2` still has an order bias: 100.0 % of its answers that name a picture say img2" in text
+    assert "in 100 of 200 pairs the earlier frame is closer, so the gap shows less of the bias" in text
     assert "in 100.0 % of the pairs it does not choose the same frame in both orders" in text
 
 
@@ -228,25 +232,25 @@ def unread(answers, pairs):
     return [dataclasses.replace(one, chosen=None) if int(one.pair_id[1:]) < pairs else one for one in answers]
 
 
-def test_answers_that_cannot_be_read_are_no_sign_of_order_bias(tmp_path):
+def test_unparsed_answers_are_not_an_order_bias(tmp_path):
     """Right in both orders, but for a fifth that nobody can read: 40 % of all answers say img2, half of those read."""
     text = written([write_answered(tmp_path, "stage2", unread(judged(1, 0), 40))], tmp_path / "out")
     assert "20.0 % of `stage2`'s answers could not be read" in text
-    assert "still swayed" not in text
+    assert "still has an order bias" not in text
     assert "contradicts itself" not in text
     assert "in 20.0 % of the pairs it does not choose the same frame in both orders" in text
 
 
-def test_order_bias_is_told_among_the_answers_that_were_read(tmp_path):
+def test_order_bias_is_measured_among_the_answers_that_were_read(tmp_path):
     """Half unread, the others always img2: that is half of all, as if unbiased."""
     always = [dataclasses.replace(one, chosen="img2") for one in judged(1, 0)]
     row = dataclasses.asdict(figures(unread(always, 100)))
     assert row["position_bias"] == 50
     text = written([write_answered(tmp_path, "stage2", unread(always, 100))], tmp_path / "out")
-    assert "`stage2` is still swayed by order: 100.0 % of its answers that name a picture say img2" in text
+    assert "`stage2` still has an order bias: 100.0 % of its answers that name a picture say img2" in text
 
 
-def test_unread_answers_to_ties_and_neither_are_no_sign_of_order_bias(tmp_path):
+def test_unparsed_answers_to_ties_and_neither_are_not_an_order_bias(tmp_path):
     """Unbiased where it names a picture: it cannot be read on ties alone, and says neither to some other pairs."""
     ties = [
         dataclasses.replace(one, expected="neither", chosen=None, pair_id=f"t{one.pair_id}") for one in judged(1, 0)
@@ -254,7 +258,7 @@ def test_unread_answers_to_ties_and_neither_are_no_sign_of_order_bias(tmp_path):
     shy = [dataclasses.replace(one, chosen="neither") if int(one.pair_id[1:]) < 40 else one for one in judged(1, 0)]
     text = written([write_answered(tmp_path, "stage2", shy + ties)], tmp_path / "out")
     assert "50.0 % of `stage2`'s answers could not be read" in text
-    assert "still swayed" not in text
+    assert "still has an order bias" not in text
 
 
 @pytest.mark.parametrize("ties", [0, 30])
@@ -273,15 +277,17 @@ def test_share_of_img2_among_answers_that_name_a_picture_is_that_of_the_answers(
         ]
         named = [one.chosen for one in answers if one.expected != "neither" and one.chosen in ("img1", "img2")]
         share = 100 * named.count("img2") / len(named)
-        low, high = _says_img2(dataclasses.asdict(figures(answers)))
+        low, high = says_img2(
+            Evaluation(name="", dataset="", split="", mode="direct", figures=figures(answers), parts=Breakdowns())
+        )
         assert low - 1e-9 <= share <= high + 1e-9
         assert ties or low == pytest.approx(high)
 
 
-def test_judge_that_names_no_picture_is_not_called_swayed(tmp_path):
+def test_judge_that_names_no_picture_has_no_order_bias(tmp_path):
     text = written([write_answered(tmp_path, "stage2", unread(judged(1, 0), 200))], tmp_path / "out")
     assert "100.0 % of `stage2`'s answers could not be read" in text
-    assert "still swayed" not in text
+    assert "still has an order bias" not in text
 
 
 def test_ties_are_in_no_verdict(tmp_path):
@@ -308,20 +314,20 @@ def test_judge_of_time_is_not_called_one_of_progress(tmp_path):
 
 def test_small_gap_alone_is_no_success(tmp_path):
     """A coin: no gap, a quarter of the pairs right."""
-    coin = results(50.0, 50.0, 25.0, p_gap={"p": 0.97, "method": "random", "permutations": 5000})
+    coin = results(50.0, 50.0, 25.0, p_gap={"p": 0.97, "method": "monte carlo", "permutations": 5000, "clusters": 20})
     text = written([write(tmp_path, "stage2", coin)], tmp_path / "out")
     assert "`stage2` is shown not to do better" in text
     assert "p = 0.97 (5000 random sign flips of whole episodes)" in text
-    assert "no gap is no proof of knowing: a coin has none" in text
+    assert "no gap does not prove knowledge: a coin has none" in text
 
 
-def test_single_episode_is_told_and_nothing_compared(tmp_path):
+def test_single_episode_is_named_and_nothing_compared(tmp_path):
     alone = judged(0.9, 1, episodes=1)
     runs = [write_answered(tmp_path, name, alone) for name in ("base", "stage2")]
     text = written(runs, tmp_path / "out")
     assert "has no intervals" in text
     assert "`stage2` is not shown to do better" in text
-    assert "a single episode cannot say whether that is more than chance" in text
+    assert "a single episode cannot show whether that is more than chance" in text
 
 
 def test_chain_file_lists_rows_in_the_order_given_without_episodes(tmp_path):
@@ -354,9 +360,10 @@ def test_every_split_has_its_row_its_words_and_its_panel(tmp_path):
     assert widths[1] > 1.5 * widths[0]
 
 
-def test_overlap_with_the_training_is_told_where_results_carry_it(tmp_path):
+def test_overlap_with_the_training_is_reported_where_results_have_it(tmp_path):
     part = {"shared": 3, "trained": 9, "evaluated": 4, "named": []}
-    shared = {"trained": "toy_weak", "evaluated": "toy:heldout", "episodes": part, "pictures": part, "near": None}
+    shared = {"trained": "toy_weak", "evaluated": "toy:heldout", "near": None}
+    shared |= dict.fromkeys(("episodes", "pictures", "questions", "tasks"), part)
     runs = [
         write(tmp_path, "base", results(100.0, 0.0, 0.0, overlap={"unknown": "base holds no stage.json"})),
         write(tmp_path, "stage1", results(90.0, 80.0, 75.0, overlap=shared)),
@@ -393,7 +400,7 @@ def test_same_results_give_the_same_bytes(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_run_without_results_or_with_foreign_ones_is_told(tmp_path):
+def test_run_without_results_or_with_foreign_ones_is_refused(tmp_path):
     with pytest.raises(DataError, match="run `stcr eval`"):
         report([tmp_path], tmp_path / "out")
     (tmp_path / "results.json").write_text('{"name": "x"}')
