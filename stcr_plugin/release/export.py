@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from stcr_plugin.engines.loading import adapter_base, assembled
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
 from stcr_plugin.records import RECORD, read_record
-from stcr_plugin.release.card import Card, card
-from stcr_plugin.release.lineage import Link, lineage
-from stcr_plugin.release.pixels import Limits, Size, serving_limits, with_limits
-from stcr_plugin.release.server_commands import client, served_name
+from stcr_plugin.release.lineage import lineage
+from stcr_plugin.release.pixels import serving_limits, with_limits
+from stcr_plugin.release.server_commands import client, served_name, serving
+from stcr_plugin.report.model_card import Card, Limits, Link, Size, model_card
+from stcr_plugin.results import Controls, Evaluation, Guard
 
 CHAIN, README, CLIENT = "stcr_chain.json", "README.md", "client.py"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -85,36 +85,50 @@ def export(
         limits = _write_processor(run, part, least, most, _sizes(links, registry))
         _write_config(part)
         _write_tokenizer_config(part)
-        told = Card(
-            links=links,
-            name=name,
-            folder=out.name,
-            how=how,
-            dtype=_dtype(part),
-            limits=limits,
-            pixels=(least, most),
-            registry=registry,
-            base_model=base_model or _base_model(links),
-            license=license or _license(links),
-            datasets=datasets,
+        final = _dtype(part)
+        text, missing = model_card(
+            Card(
+                links=links,
+                name=name,
+                folder=out.name,
+                how=how,
+                limits=limits,
+                pixels=(least, most),
+                registry=registry,
+                base_model=base_model or _base_model(links),
+                license=license or _license(links),
+                datasets=datasets,
+                serving=serving(out.name, name, str(record["mode"]), dtype=final, limits=limits),
+            )
         )
-        text, missing = card(told)
         artefacts.write_text(part / README, text)
         artefacts.write_text(part / CLIENT, client(name, str(record["mode"]), most, least))
         digest = artefacts.model_digest(part)
         artefacts.write_json(part / RECORD, {**record, "model_digest": digest, "exported_from": source})
-        made = {"how": how, "dtype": told.dtype, "from": source, "model_digest": digest, "name": name}
+        made = {"how": how, "dtype": final, "from": source, "model_digest": digest, "name": name}
         files = {path.name: artefacts.sha256(path) for path in sorted(part.iterdir())}
         stages = [
-            {"name": link.name, "record": dict(link.record), "digest": link.digest, "measured": link.measured}
+            {"name": link.name, "record": dict(link.record), "digest": link.digest, "measured": _rows(link)}
             for link in links
         ]
         whole = {"export": {**made, "files": files}, "stages": stages, "provenance": artefacts.provenance()}
         artefacts.write_json(part / CHAIN, whole)
-    return Exported(out, name, how, told.dtype, digest, limits, missing)
+        if out.is_dir():
+            out.rmdir()
+        part.rename(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return Exported(out, name, how, final, digest, limits, missing)
 
 
 _PIXELS = (("image_max_pixels", MAX_PIXELS), ("image_min_pixels", MIN_PIXELS))
+
+
+def _rows(link: Link) -> dict[str, Any]:
+    """File name -> the values of the results of that name."""
+    kinds = ((Evaluation, link.evaluations), (Controls, link.controls), (Guard, link.guards))
+    return {kind.file: [one.row() for one in found] for kind, found in kinds} if link.digest else {}
 
 
 def _finished(run: Path) -> dict[str, Any]:
@@ -249,15 +263,15 @@ def _base_model(links: list[Link]) -> str | None:
 
 
 def _license(links: list[Link]) -> str | None:
-    """What the card of the model at the bottom says, where it lies on this machine."""
+    """The license in the card of the base model, where its folder has one."""
     import yaml
+    from huggingface_hub.repocard import metadata_load
 
     path = Path(links[0].folder) / README
     if links[0].record or not links[0].digest or not path.is_file():  # a trainer's card beside a stage knows of none
         return None
-    _, mark, rest = path.read_text(encoding="utf-8").partition("---\n")
     try:
-        found: Any = yaml.safe_load(rest.partition("\n---")[0]) if mark else None
-    except yaml.YAMLError:
+        found = metadata_load(path) or {}
+    except (ValueError, yaml.YAMLError):
         return None
-    return str(found["license"]) if isinstance(found, Mapping) and found.get("license") else None
+    return str(found["license"]) if found.get("license") else None

@@ -1,45 +1,26 @@
-"""A stage and all that it came from, the base first, with what was measured of each."""
+"""A stage and all that it came from, the base first, with the results of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import StcrError
-from stcr_plugin.evaluation.controls import CONTROLS_JSON
-from stcr_plugin.evaluation.evaluate import RESULTS
-from stcr_plugin.evaluation.guard import GUARD
 from stcr_plugin.records import read_record
+from stcr_plugin.report.model_card import Link
+from stcr_plugin.results import Controls, Evaluation, Guard
 
-Row = dict[str, Any]
-MEASURES = (RESULTS, CONTROLS_JSON, GUARD)
-"""What `stcr eval`, `stcr controls` and `stcr guard` leave in the model's folder, or up to two folders deeper."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """One model of a chain.
-
-    record: its stage.json, {} of a model that no stage made. digest: that of its files now, None where they are not
-    here. measured: file name -> the rows of it that were measured on these very files. left_out: why others are not.
-    """
-
-    name: str
-    folder: str
-    record: Mapping[str, Any] = field(default_factory=dict)
-    digest: str | None = None
-    measured: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+Measured = TypeVar("Measured", Evaluation, Controls, Guard)
 
 
 def lineage(run: Path) -> list[Link]:
-    """The chain that ends in the folder `run`, as far as its stages' records lead.
+    """The chain that ends in the folder `run`, as far as the records of its stages lead.
 
-    A parent that is gone, or was trained anew since, ends it: a link without digest or figures says so.
-    Raises DataError for a record that cannot be read.
+    A parent that is missing, or was trained again since, ends it with a link without a digest or results.
+
+    Raises:
+        DataError: A record cannot be read.
     """
     links: list[Link] = []
     seen: set[Path] = set()
@@ -65,24 +46,31 @@ def _link(folder: Path, expected: str | None) -> Link:
     if expected and digest != expected:
         changed = f"{folder} holds other weights than the next stage started from"
         return Link(name, str(folder), left_out=(changed,))
-    measured: dict[str, tuple[Row, ...]] = {}
     left_out: list[str] = []
-    for file in MEASURES:
-        rows = []
-        for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}{file}")):
-            row = artefacts.read_json(path)
-            if file == RESULTS and row.get("comparator"):
-                continue  # the model's own figures alone
-            if _asked(row) == digest:
-                rows.append(row)
-            else:
-                left_out.append(f"{path}: not known to be measured on these files")
-        measured[file] = tuple(rows)
-    return Link(name, str(folder), record, digest, measured, tuple(left_out))
+    evaluations = [one for one in _measured(Evaluation, folder, digest, left_out) if not one.comparator]
+    return Link(
+        name,
+        str(folder),
+        record=record,
+        digest=digest,
+        evaluations=tuple(evaluations),  # the model's own figures alone
+        controls=tuple(_measured(Controls, folder, digest, left_out)),
+        guards=tuple(_measured(Guard, folder, digest, left_out)),
+        left_out=tuple(left_out),
+    )
 
 
-def _asked(row: Mapping[str, Any]) -> str | None:
-    """The digest of the model that was asked; None of a server, which tells none, and of files of another make."""
-    engine = (row.get("of") or row).get("engine")
-    found = engine.get("model_digest") if isinstance(engine, Mapping) else None
-    return str(found) if found else None
+def _measured(kind: type[Measured], folder: Path, digest: str, left_out: list[str]) -> list[Measured]:
+    """The results of one kind in the folder and up to two below that were measured on the model's files as they are.
+
+    The others are named in `left_out`. A server does not tell which files it serves.
+    """
+    found = []
+    for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}{kind.file}")):
+        result = kind.read(path)
+        engine = result.of.engine if isinstance(result, Controls) else result.engine
+        if engine.get("model_digest") == digest:
+            found.append(result)
+        elif not (isinstance(result, Evaluation) and result.comparator):
+            left_out.append(f"{path}: not known to be measured on these files")
+    return found

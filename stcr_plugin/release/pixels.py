@@ -10,32 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from stcr_plugin.engines.picture_loading import fit
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
+from stcr_plugin.engines.local import fit
+from stcr_plugin.report.model_card import Limits, Size
 
 COMMON: tuple[Size, ...] = ((640, 480), (1280, 720), (640, 360), (848, 480), (1920, 1080), (256, 256), (224, 224))
 """Sizes that cameras of robots give, taken where the training pictures are not there to be measured."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Fewest and most pixels. sizes: (a picture as it comes, as it was trained, as a server sees it), each (w, h).
-
-    known: they are those of training pictures, else COMMON.
-
-    A picture that the sender has sized first, as our clients do, is always seen as it was trained.
-    """
-
-    least: int
-    most: int
-    sizes: tuple[tuple[Size, Size, Size], ...]
-    known: bool
 
 
 def serving_limits(processor: Mapping[str, Any], least: int, most: int, sizes: Sequence[Size] = ()) -> Limits | None:

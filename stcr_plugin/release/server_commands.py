@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
-from stcr_plugin.release.pixels import Limits
+from stcr_plugin.report.model_card import Limits, Serving
 from stcr_plugin.types import Pair, Prompt, Query
 
 CLIENT = Path(__file__).with_name("client.py")
@@ -61,6 +61,18 @@ def sglang_line(folder: str, name: str, dtype: str, limits: Limits | None) -> st
         "--port 8000",
     ]
     return " \\\n  ".join(options)
+
+
+def serving(folder: str, name: str, mode: str, *, dtype: str, limits: Limits | None) -> Serving:
+    """The command lines of a model card."""
+    return Serving(
+        question=example(mode).question,
+        task=TASK,
+        vllm=vllm_line(folder, name, dtype, limits),
+        sglang=sglang_line(folder, name, dtype, limits),
+        curl=curl_line(name, mode),
+        evaluation=evaluation_line(folder, name),
+    )
 
 
 def evaluation_line(folder: str, name: str) -> str:

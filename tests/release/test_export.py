@@ -183,7 +183,7 @@ def test_killed_export_leaves_nothing(stage, tmp_path, monkeypatch):
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stcr_plugin.release.export.card", killed)
+    monkeypatch.setattr("stcr_plugin.release.export.model_card", killed)
     with pytest.raises(KeyboardInterrupt):
         export(stage, tmp_path / "new" / "out")
     assert list((tmp_path / "new").iterdir()) == []

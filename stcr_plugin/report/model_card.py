@@ -1,0 +1,389 @@
+"""The model card: how to use the model, and what was measured. It has no figure that was not measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stcr_plugin import __version__
+from stcr_plugin.errors import StcrError
+from stcr_plugin.report import tables
+from stcr_plugin.report.controls_table import control_table
+from stcr_plugin.report.document import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Document,
+    Heading,
+    Marked,
+    Section,
+    Table,
+    Words,
+    code,
+    figures,
+    markdown,
+)
+from stcr_plugin.report.guard_table import COLUMNS, guard_figure
+from stcr_plugin.report.overlap_words import overlap_words
+from stcr_plugin.results import Controls, Evaluation, Guard
+
+TAGS = ("stcr", "robotics", "multi-image", "order-bias", "task-progress", "llama-factory")
+_METHOD = "[arXiv 2604.10506](https://arxiv.org/abs/2604.10506)"
+# Keys of a recipe that describe the training, none of which is a path.
+_SETTINGS = (
+    "finetuning_type", "freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model", "lora_rank",
+    "lora_alpha", "lora_target", "quantization_bit", "mix_strategy", "interleave_probs", "cutoff_len",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_ratio",
+    "warmup_steps", "weight_decay", "max_grad_norm", "adam_beta2", "num_train_epochs", "max_steps", "bf16", "fp16",
+    "pure_bf16",
+)  # fmt: skip
+_STCR_SETTINGS = ("augment", "mask", "adapter")
+_GUARDED = ("accuracy", "f1", "yes_ratio")
+_CHECKSUMS = 12  # files of a build whose checksums are listed
+_USUAL = {"generate": False, "language": "en", "part": "train", "style": "img", "warn": False}
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Fewest and most pixels of a picture at a server.
+
+    Attributes:
+        sizes: (a picture as it comes, as it was trained, as a server sees it).
+        known: The sizes are those of training pictures, else common ones. A picture that the sender has sized first,
+            as our clients do, is always seen as it was trained.
+    """
+
+    least: int
+    most: int
+    sizes: tuple[tuple[Size, Size, Size], ...]
+    known: bool
+
+
+@dataclass(frozen=True)
+class Link:
+    """One model of a chain.
+
+    Attributes:
+        record: Its stage.json; {} for a model that no stage made.
+        digest: Of its files now; None where they are missing.
+        evaluations: The results that were measured on these very files; `controls` and `guards` likewise.
+        left_out: Why other results are not in it.
+    """
+
+    name: str
+    folder: str
+    record: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    controls: tuple[Controls, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Command lines and the question of training, see release.server_commands."""
+
+    question: str
+    task: str
+    vllm: str
+    sglang: str
+    curl: str
+    evaluation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """The contents of a card.
+
+    Attributes:
+        links: The chain, the base first.
+        name: Of the model.
+        folder: Name of the exported folder.
+        how: How its weights were made: "copied", "merged" or "cast".
+        pixels: image_min_pixels and image_max_pixels of training.
+        registry: Where the builds are that are not where the stage's record says.
+        base_model: The Hub's identifiers, as `license` and `datasets`.
+    """
+
+    links: Sequence[Link]
+    name: str
+    folder: str
+    how: str
+    limits: Limits | None
+    pixels: tuple[int, int]
+    registry: Path
+    base_model: str | None
+    license: str | None
+    datasets: tuple[str, ...]
+    serving: Serving
+
+    @property
+    def last(self) -> Link:
+        return self.links[-1]
+
+
+def model_card(of: Card) -> tuple[str, tuple[str, ...]]:
+    """Write a model card.
+
+    Returns:
+        README.md as the Hub reads it (metadata in YAML, then Markdown), and what is missing in it.
+    """
+    from huggingface_hub import ModelCardData
+
+    missing: list[str] = []
+    intro = Words(
+        "Which of two pictures of one robot task is closer to the task's completion? This model was trained by "
+        f"spatio-temporal order correction (STCR, {_METHOD}) with stcr_plugin {__version__} to judge by what the "
+        "pictures show, not by the order in which they come."
+    )
+    sections = [
+        Section("Usage", _usage(of)),
+        Section("Results", _results(of, missing)),
+        Section("Controls", _controls(of, missing)),
+        Section("General ability", _guard(of, missing)),
+        Section("Training data", _data(of, missing)),
+        Section("Training", [block for link in of.links for block in _training(link)]),
+        Section("Limits", [Bullets(tuple(_limits(of.last)))]),
+        Section("Serving", _serving(of)),
+    ]
+    sections.append(Section("Missing", [Bullets(tuple(missing)) if missing else Words("Nothing.")]))
+    metadata = ModelCardData(
+        license=of.license,
+        base_model=of.base_model,
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=list(TAGS),
+        datasets=list(of.datasets) or None,
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{markdown(Document(of.name, sections, [intro]))}", tuple(missing)
+
+
+def _usage(of: Card) -> list[Block]:
+    reasons = of.last.record["mode"] == "cot"
+    how = "describe both pictures first; the last line is its judgment" if reasons else "answer directly"
+    least, most = of.pixels
+    return [
+        Words(
+            "The names of the pictures are in the text, directly before each picture, and the question comes after "
+            f"both. The model was trained to {how}. Ask in both orders and average: where the two disagree, the order "
+            "decided and not the pictures."
+        ),
+        Code(f"img1: <picture>\nimg2: <picture>\n{of.serving.question}", "text"),
+        Words("The answer ends in `closer to completion: img1` or `closer to completion: img2`."),
+        Words(f"In training, pictures were resized to at least {least:,} and at most {most:,} pixels."),
+        Code(f'stcr judge {of.folder} A.png B.png --task "{of.serving.task}"', "bash"),
+    ]
+
+
+def _results(of: Card, missing: list[str]) -> list[Block]:
+    rows = []
+    for link in of.links:
+        rows += [([link.name, one.dataset, one.split, _settings(one)], one) for one in link.evaluations]
+        why = "; ".join(link.left_out)
+        if not link.evaluations:
+            missing.append(f"figures of {code(link.name)}: {why or '`stcr eval` has not been run on it'}")
+        elif why:
+            missing.append(f"some figures of {code(link.name)}: {why}")
+    if not rows:
+        return [Words("None: no stage of this chain was evaluated.")]
+    whose = f"; this folder holds the last one, {of.how}." if of.how != "copied" else ", and so of this folder."
+    words = Words(
+        "Pair accuracy, the share of pairs that are right in BOTH orders, has its 95 % interval (bootstrap over "
+        "episodes) where there are two episodes or more. A coin has 25 %, a judge by position 0 %. A small gap alone "
+        f"shows nothing: a coin has 0. These figures are of the stages as they were trained{whose}"
+    )
+    overlap = [
+        Words(f"{one.dataset}, {one.split}: {overlap_words(one.overlap)}") for one in of.last.evaluations if one.overlap
+    ]
+    return [figures(["name", "dataset", "split", "settings"], rows, "Results"), words, *overlap]
+
+
+def _settings(found: Evaluation) -> str:
+    """The mode, the most pixels of a picture, and what else is not the default."""
+    given = found.settings
+    other = [f"{key} {given[key]}" for key, value in _USUAL.items() if given.get(key, value) != value]
+    return ", ".join([found.mode, f"{given.get('image_max_pixels')} pixels", *other])
+
+
+def _controls(of: Card, missing: list[str]) -> list[Block]:
+    blocks: list[Block] = []
+    for found in of.last.controls:
+        plain = found.of
+        where = f"{plain.dataset}, {plain.split}: {plain.n_pairs} pairs of {plain.n_episodes} episodes"
+        columns = ("control", "what is asked", "figures", "verdict")
+        blocks += [Words(where), control_table(found.rows, columns)]
+    if not blocks:
+        missing.append("controls: `stcr controls` has not been run on these files")
+        words = "Not run, so it is not known whether other names, prompt variants or mirrored pictures mislead it."
+        return [Words(words)]
+    return blocks
+
+
+def _guard(of: Card, missing: list[str]) -> list[Block]:
+    lines: list[list[Cell]] = [
+        [
+            Marked(code(link.name)),
+            found.questions if isinstance(found.questions, str) else ", ".join(found.questions),
+            kind,
+            *(guard_figure(part, key) for key in _GUARDED),
+            str(part.n),
+        ]
+        for link in of.links
+        for found in link.guards
+        for kind, part in found.kinds.items()
+    ]
+    if not of.last.guards:
+        missing.append("general ability after training: `stcr guard` has not been run on these files")
+    if len({link.name for link in of.links if link.guards}) < 2:
+        missing.append("general ability before and after: `stcr guard` has not been run on two models of the chain")
+    if not lines:
+        return [Words("Not measured, so it is not known what training cost in other abilities.")]
+    heads = ["name", "questions", "negatives", *(COLUMNS[key][0] for key in _GUARDED), "number of questions"]
+    return [
+        Words(
+            "Yes/no questions about single pictures, as in POPE (arXiv 2305.10355). A coin, always yes and always no "
+            "have 50 % accuracy."
+        ),
+        Table(heads, lines, "General ability"),
+    ]
+
+
+def _data(of: Card, missing: list[str]) -> list[Block]:
+    from stcr_plugin.registry.manifest import summary
+
+    own = {dataset for link in of.links for dataset in link.record.get("datasets") or ()}
+    blocks: list[Block] = [Words(f"Training sets of the chain: {', '.join(map(code, sorted(own))) or 'none'}.")]
+    for build, digest, folders in _builds(of):
+        manifest = _manifest(build, digest, folders)
+        blocks.append(Heading(build))
+        if manifest is None:
+            missing.append(f"training data {code(build)}: deleted, or built again since")
+            blocks.append(Words(f"Its manifest is missing; its configuration has the digest `{digest}`."))
+            continue
+        config = manifest["config"]
+        source = {key: one for key, one in config["source"].items() if key != "root" and "/" not in str(one)}
+        frames = {key: value for key, value in config["frames"].items() if value is not None}
+        checksums = list(manifest["checksums"]["files"].items())
+        more = len(checksums) - _CHECKSUMS
+        facts = [
+            f"source: {_json(source)}",
+            f"pictures: {_json(frames)}",
+            *summary(manifest).splitlines(),
+            f"digest of the configuration: `{manifest['config_digest']}`",
+            *(f"checksum of {code(file)}: `{value}`" for file, value in checksums[:_CHECKSUMS]),
+            *([f"checksums of {more} more files: see the build's manifest.json"] if more > 0 else []),
+        ]
+        blocks.append(Bullets(tuple(facts)))
+    return blocks
+
+
+def _builds(of: Card) -> list[tuple[str, str, tuple[Path, ...]]]:
+    """(build, digest of its configuration, folders where it may be) of the chain's data, each once."""
+    found: dict[tuple[str, str], tuple[Path, ...]] = {}
+    for link in of.links:
+        data = link.record.get("data") or ()
+        own = Path(str((link.record.get("recipe") or {}).get("dataset_dir") or of.registry))
+        for entry in [data] if isinstance(data, Mapping) else data:
+            found.setdefault((entry["build"], entry["config_digest"]), (own, of.registry))
+    return [(*key, folders) for key, folders in found.items()]
+
+
+def _manifest(build: str, digest: str, folders: Sequence[Path]) -> dict[str, Any] | None:
+    from stcr_plugin.registry.manifest import read_manifest
+
+    for folder in folders:
+        try:
+            found = read_manifest(folder, build)
+        except StcrError:
+            continue
+        if found["config_digest"] == digest:
+            return found
+    return None
+
+
+def _training(link: Link) -> list[Block]:
+    record = link.record
+    if not record:
+        why = "; ".join(link.left_out) if link.digest is None else "no stage of ours made it"
+        return [Heading(link.name), Words(f"Here the chain begins: {why}.")]
+    recipe = record.get("recipe") or {}
+    block = recipe.get("stcr") or {}
+    settings = {key: recipe[key] for key in _SETTINGS if recipe.get(key) is not None}
+    settings |= {f"stcr.{key}": block[key] for key in _STCR_SETTINGS if block.get(key) is not None}
+    versions = (record.get("provenance") or {}).get("versions") or {}
+    seconds = f"{record['seconds']:.0f}" if record.get("seconds") else "not recorded"
+    facts = (
+        f"starts from: {code(record.get('parent_stage') or Path(str(record.get('parent'))).name)}",
+        f"mode: {code(record.get('mode'))}, template: {code(record.get('template'))}, seed: {record.get('seed')}",
+        f"training sets: {', '.join(map(code, record.get('datasets') or ())) or 'not recorded'}",
+        f"steps: {record.get('steps', 'not recorded')}; seconds, evaluations included: {seconds}",
+        f"settings: {_json(settings)}",
+        f"versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
+    )
+    return [Heading(link.name), Bullets(facts)]
+
+
+def _limits(last: Link) -> list[str]:
+    rows = [row for found in last.controls for row in found.rows if row.at_fault]
+    limits = [f"{code(row.name)} ({row.verdict}): {row.why}" for row in rows]
+    for found in last.evaluations:
+        where, episodes = f"{found.dataset}, {found.split}", found.per_episode
+        if len(episodes) > 1:
+            worst = min(one.figures.pair_accuracy for one in episodes)
+            limits.append(f"{where}: the worst of {len(episodes)} episodes has {worst:.1f} % pair accuracy")
+        if within := (found.parts.by_phase or {}).get("within"):
+            limits.append(
+                f"{where}: pairs within one phase of the movement have {tables.figure(within, 'pair_accuracy')} % pair "
+                f"accuracy ({within.figures.n_pairs} pairs)"
+            )
+    return [
+        *limits,
+        "It compares pictures of one task with each other; it does not say whether a task is done, nor how far along.",
+        "The results hold for the tasks, cameras and distances in time of the splits above, and for no others.",
+        "It must not be used as a safety device.",
+    ]
+
+
+def _serving(of: Card) -> list[Block]:
+    serving = of.serving
+    return [
+        Words("vLLM (options as in its documentation, 0.9 and later) and SGLang (0.5); we ran neither:"),
+        Code(serving.vllm, "bash"),
+        Code(serving.sglang, "bash"),
+        Words(_sizes(of.limits)),
+        Words("`client.py` in this folder resizes pictures as training did and asks in both orders:"),
+        Code(f'python client.py A.png B.png "{serving.task}"', "bash"),
+        Code(serving.curl, "bash"),
+        Words("To evaluate it behind the server with the same settings:"),
+        Code(serving.evaluation, "bash"),
+    ]
+
+
+def _sizes(limits: Limits | None) -> str:
+    if limits is None:
+        return "Its image processor has no limits on pixels, so none were written: resize pictures before sending them."
+    seen = [
+        f"{_size(size)} is seen as {_size(served)}" + ("" if served == trained else f", trained as {_size(trained)}")
+        for size, trained, served in limits.sizes
+    ]
+    of = "Training pictures" if limits.known else "Common sizes (no training picture was found to measure)"
+    return (
+        f"`preprocessor_config.json` limits pictures to {limits.least:,} to {limits.most:,} pixels. A picture that was "
+        f"resized first, as client.py does, is seen as in training. {of}, sent as they come: {'; '.join(seen)}."
+    )
+
+
+def _size(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _json(value: Any) -> str:
+    return code(json.dumps(value, ensure_ascii=False))
