@@ -129,7 +129,7 @@ def answers_of(measured: Measured) -> list[Answer]:
     """
     where = f"{ANSWERS} of {measured.name}"
     if not measured.answers.is_file():
-        raise DataError(where, f"not beside its {Evaluation.file}")
+        raise DataError(where, f"missing beside its {Evaluation.file}")
     answers = read_answers(measured.answers)
     if figures(answers).pair_accuracy != measured.of.figures.pair_accuracy:
         raise DataError(where, f"does not give the figures of its {Evaluation.file}")

@@ -5,14 +5,6 @@ import shutil
 import pytest
 from release_stage import finished
 
-from stcr_plugin.report import plots
-
-
-@pytest.fixture(autouse=True)
-def _undrawn(monkeypatch):
-    for name in ("accuracies", "contact_sheet"):
-        monkeypatch.setattr(plots, name, lambda *arguments: None)
-
 
 @pytest.fixture
 def stage(model, registry, tmp_path):

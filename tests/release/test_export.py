@@ -35,8 +35,7 @@ def logits(model, prepared):
 
 
 def figures(row):
-    keys = ("forward_accuracy", "backward_accuracy", "pair_accuracy", "position_bias", "n_pairs", "intervals", "mode")
-    return {key: row[key] for key in keys}
+    return row.figures, row.intervals, row.mode
 
 
 def test_full_weights_are_copied_to_the_byte_and_evaluate_the_same(stage, registry, tmp_path):
@@ -50,15 +49,15 @@ def test_full_weights_are_copied_to_the_byte_and_evaluate_the_same(stage, regist
         evaluate(
             EvalRequest(model=folder, dataset="toy", registry=registry, settings=SMALL, limit=4, resamples=50),
             tmp_path / name,
-        ).row()
+        )
         for name, folder in (("before", stage), ("after", done.out))
     ]
     assert figures(rows[0]) == figures(rows[1])
     said = [(tmp_path / name / "said.jsonl").read_text() for name in ("before", "after")]
     assert said[0] == said[1]
-    assert rows[1]["settings"]["image_max_pixels"] == 3136
-    assert rows[1]["name"] == "stage2"
-    assert "toy_weak" in rows[1]["overlap"]["trained"]
+    assert rows[1].settings["image_max_pixels"] == 3136
+    assert rows[1].name == "stage2"
+    assert "toy_weak" in rows[1].overlap.found.trained
 
 
 def test_use_cache_and_generation_config_and_template_travel(stage, tmp_path):

@@ -1,4 +1,4 @@
-"""The model card holds what was measured on these very files, and says what is missing."""
+"""The model card has the results that were measured on these very files, and names what is missing."""
 
 import json
 import shutil
@@ -35,13 +35,19 @@ def chain(model, registry, tmp_path_factory):
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# base\n")
     first = finished(shutil.copytree(model, root / "stage1"), registry, "stage1", base, mode="cot")
     last = finished(shutil.copytree(model, root / "stage2"), registry, "stage2", first, parent_stage="stage1")
-    rows = {}
+    found = {}
     for run in (base, last):
         request = EvalRequest(model=run, dataset="toy", registry=registry, settings=SMALL, resamples=50)
-        rows[run.name] = evaluate(request, run / "eval" / "toy-heldout").row()
+        found[run.name] = evaluate(request, run / "eval" / "toy-heldout")
         guard(EvalRequest(model=run), run / "guard", episodes=2)
     controls(request, last / "controls" / "toy-heldout", only=["mirrored"])
-    return last, rows, export(last, root / "out", registry=registry)
+    return last, found, export(last, root / "out", registry=registry)
+
+
+@pytest.fixture
+def stage(model, registry, tmp_path):
+    """A stage that was trained from the Hub's model, of which nothing is here."""
+    return finished(shutil.copytree(model, tmp_path / "stage2"), registry)
 
 
 def test_front_matter_reads_as_the_hub_reads_it(chain, stage, tmp_path):
@@ -49,7 +55,7 @@ def test_front_matter_reads_as_the_hub_reads_it(chain, stage, tmp_path):
     assert front["license"] == "apache-2.0"
     assert (front["pipeline_tag"], front["library_name"]) == ("image-text-to-text", "transformers")
     assert "stcr" in front["tags"]
-    assert not {"base_model", "datasets"} & front.keys()  # a folder is no model of the Hub
+    assert not {"base_model", "datasets"} & front.keys()  # a folder is not a model of the Hub
     front, _ = front_and_body(export(stage, tmp_path / "out").out)
     assert front["base_model"] == "Qwen/Qwen2.5-VL-7B-Instruct"
     assert "license" not in front
@@ -63,18 +69,18 @@ def test_front_matter_reads_as_the_hub_reads_it(chain, stage, tmp_path):
 
 def test_every_figure_of_the_chain_is_that_of_its_results(chain):
     _, rows, done = chain
-    text = section(front_and_body(done.out)[1], "What was measured")
-    for name, row in rows.items():
+    text = section(front_and_body(done.out)[1], "Results")
+    for name, found in rows.items():
         line = next(line for line in text.splitlines() if line.startswith(f"| {name} "))
-        assert tables.with_interval(row, "pair_accuracy") in line
-        assert f"| {row['n_pairs']} |" in line
-        assert tables.figure(row, "gap_points") in line
-        assert f"{row['mode']}, {row['settings']['image_max_pixels']} pixels" in line
+        assert tables.with_interval(found, "pair_accuracy") in line
+        assert f"| {found.figures.n_pairs} |" in line
+        assert tables.figure(found, "gap_points") in line
+        assert f"{found.mode}, {found.settings['image_max_pixels']} pixels" in line
     assert "No evaluated episode or picture is in the training data" in text
     assert "| stage1 " not in text
 
 
-def test_controls_guard_data_and_training_are_told(chain, registry):
+def test_controls_guard_data_and_training_are_in_the_card(chain, registry):
     body = front_and_body(chain[2].out)[1]
     rows = json.loads((chain[0] / "controls" / "toy-heldout" / "controls.json").read_text())["rows"]
     text = section(body, "Controls")
@@ -102,7 +108,7 @@ def test_what_is_missing_is_said_and_nothing_else(chain, stage, tmp_path):
     assert "general ability" not in missing
     done = export(stage, tmp_path / "out")
     body = front_and_body(done.out)[1]
-    assert "Nothing: no stage of this chain was evaluated." in body
+    assert "None: no stage of this chain was evaluated." in body
     assert len(done.missing) >= 4
     assert all(line in body for line in done.missing)
 
@@ -114,6 +120,6 @@ def test_figures_of_other_weights_are_left_out(chain, registry, tmp_path):
     (again / "config.json").write_text(json.dumps(config | {"trained": "again"}))
     done = export(finished(again, registry), tmp_path / "out", registry=registry)
     body = front_and_body(done.out)[1]
-    assert "Nothing: no stage of this chain was evaluated." in body
+    assert "None: no stage of this chain was evaluated." in body
     assert "not known to be measured on these files" in section(body, "Missing")
     assert "Not run" in section(body, "Controls")

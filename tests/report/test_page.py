@@ -29,7 +29,9 @@ from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.evaluation.strips import of_split
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report.chain_report import report
+from stcr_plugin.results import Controls, MultiImage
 from stcr_plugin.scoring import verdicts
+from stcr_plugin.scoring.group_figures import control_row
 
 DATA = {
     "name": "toy",
@@ -118,28 +120,25 @@ def pairs(registry):
 
 @pytest.fixture(scope="module")
 def runs(registry, pairs, tmp_path_factory):
-    """A chain of oracles with all that commands leave; not to be changed."""
+    """A chain of oracles with every kind of result; not to be changed."""
     folder = tmp_path_factory.mktemp("runs")
     chain = {"base": ("position-only", "direct"), "stage1": ("coin", "cot"), "stage2": ("coin", "direct")}
     for name, (oracle, mode) in chain.items():
         run, engine = folder / name, Oracle(oracle, pairs)
+        settings = AskSettings(mode=mode)
         request = EvalRequest(
-            engine=engine,
-            dataset="toy",
-            registry=registry,
-            settings=AskSettings(mode=mode),
-            resamples=100,
-            name=name,
+            engine=engine, dataset="toy", registry=registry, settings=settings, resamples=100, name=name
         )
         evaluate(request, run / "eval" / "toy-heldout")
-        guard(EvalRequest(engine=engine, resamples=50, name=name), run / "guard", episodes=2)
-    evaluate(request, run / "eval" / "toy-heldout-swap", comparator=comparator("swap_ensemble"))
+        guard(dataclasses.replace(request, settings=AskSettings(), resamples=50), run / "guard", episodes=2)
+    stage2 = folder / "stage2"
+    evaluate(request, stage2 / "eval" / "toy-heldout-swap", comparator=comparator("swap_ensemble"))
     unnamed = dataclasses.replace(request, name=None)
-    controls(unnamed, run / "controls" / "toy-heldout", only=["letters", "text_only", "blind"])
-    evaluate_groups(request, run / "eval" / "toy-heldout-3-closest")
-    strips = of_split(registry, "toy", "heldout", 4)
-    rank_frames(EvalRequest(engine=engine), strips[0], run / "rank" / "one")
-    value_order(EvalRequest(engine=engine, resamples=50), strips, run / "rank" / "voc")
+    controls(unnamed, stage2 / "controls" / "toy-heldout", only=["letters", "text_only", "blind"])
+    evaluate_groups(request, stage2 / "eval" / "toy-heldout-3-closest")
+    strips, other = of_split(registry, "toy", "heldout", 4), EvalRequest(engine=engine, resamples=50)
+    rank_frames(other, strips[0], stage2 / "rank" / "one")
+    value_order(other, strips, stage2 / "rank" / "voc")
     return [folder / name for name in chain]
 
 
@@ -156,7 +155,7 @@ def whole(runs, registry, tmp_path_factory):
     return out, page(runs, out, registry)
 
 
-def test_everything_that_was_left_has_its_section(whole):
+def test_every_result_has_its_section(whole):
     out, seen = whole
     assert titles(out) >= OPTIONAL
     assert len(seen.sections) == len(titles(out))
@@ -171,15 +170,15 @@ def test_everything_that_was_left_has_its_section(whole):
     assert "24 pairs of 3 episodes of the split heldout" in text["what-changed"]
 
 
-def test_what_is_not_there_has_no_section(tmp_path):
+def test_missing_results_have_no_section(tmp_path):
     """A results.json made before the parts of an evaluation were in it."""
     seen = page([write(tmp_path, "stage2", results(96.0, 94.5, 91.0))], tmp_path / "out")
     assert titles(tmp_path / "out") & OPTIONAL == set()
     assert "91.0 (88.0 to 94.0)" in seen.sections["figures"]
-    assert "No pairs can be shown: answers.jsonl of stage2 is not beside its results.json." in str(seen.sections)
+    assert "No pairs can be shown: answers.jsonl of stage2: missing beside its results.json." in str(seen.sections)
 
 
-def test_comparator_is_no_stage_of_the_chain(whole):
+def test_comparator_is_not_a_stage_of_the_chain(whole):
     out, _ = whole
     text = (out / "report.md").read_text()
     assert "Several runs are called" not in text
@@ -306,7 +305,7 @@ def test_long_words_are_cut(tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", ["no registry", "other pictures"])
-def test_words_stand_without_pictures_where_those_asked_about_are_not_there(runs, registry, tmp_path, spoilt, pairs):
+def test_responses_are_shown_without_pictures_where_the_data_are_missing(runs, registry, tmp_path, spoilt, pairs):
     there = tmp_path / "nowhere"
     if spoilt == "other pictures":
         there = shutil.copytree(registry, tmp_path / "registry")
@@ -321,7 +320,7 @@ def test_words_stand_without_pictures_where_those_asked_about_are_not_there(runs
     assert all("closer to completion: img" in card for _, card in seen.cards)
 
 
-def test_markdown_and_page_come_out_alike_again(runs, registry, tmp_path, whole):
+def test_markdown_and_page_are_the_same_again(runs, registry, tmp_path, whole):
     out, _ = whole
     report(runs, tmp_path, registry)
     for path in sorted(out.iterdir()):
@@ -331,7 +330,7 @@ def test_markdown_and_page_come_out_alike_again(runs, registry, tmp_path, whole)
     assert all((out / name).is_file() for name in linked)
 
 
-def test_folder_of_another_make_is_told(runs, registry, tmp_path):
+def test_file_with_an_unexpected_format_is_refused(runs, registry, tmp_path):
     run = shutil.copytree(runs[2], tmp_path / "run")
     (run / "guard" / "guard.json").write_text("{}")
     with pytest.raises(DataError, match=r"guard\.json: not what `stcr guard` writes \('name' is missing\)"):
@@ -342,12 +341,8 @@ def test_folder_of_another_make_is_told(runs, registry, tmp_path):
 
 
 def test_control_rows_added_later_are_in_the_report(runs, registry, tmp_path):
-    from stcr_plugin.evaluation.controls import CONTROLS_JSON
-    from stcr_plugin.results import Controls, MultiImage
-    from stcr_plugin.scoring.group_figures import control_row
-
     run = shutil.copytree(runs[2], tmp_path / "run")
-    groups = MultiImage.read(run / "eval" / "toy-heldout-3-closest" / "groups.json")
+    found = MultiImage.read(run / "eval" / "toy-heldout-3-closest" / "groups.json")
     folder = run / "controls" / "toy-heldout"
-    write_controls(folder, Controls.read(folder / CONTROLS_JSON).of, [control_row(groups)])
+    write_controls(folder, Controls.read(folder / "controls.json").of, [control_row(found)])
     assert "three pictures" in page([run], tmp_path / "out", registry).sections["controls"]

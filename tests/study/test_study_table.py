@@ -15,8 +15,9 @@ from stcr_plugin.config import load
 from stcr_plugin.errors import DataError
 from stcr_plugin.report import study_report
 from stcr_plugin.report.document import Document, Section, markdown
+from stcr_plugin.results import ControlRow, ControlsOf, Measure, Verdict
 from stcr_plugin.scoring.study_figures import StudyFigures, ability_over_seeds, kinds_of_pairs
-from stcr_plugin.scoring.verdicts import RULES, Measure, Row, Verdict
+from stcr_plugin.scoring.verdicts import RULES
 from stcr_plugin.study.grid import made_by, plans
 from stcr_plugin.study.outcomes import Outcome, collect, read_outcome, write_outcome
 from stcr_plugin.study.study_config import StudyConfig
@@ -54,7 +55,7 @@ def outcome_of_oracles(root: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 
     config = study(data=str(data), base=str(base), stages=masked, splits=["heldout"], seeds=[seed], controls=controls)
     folder = root / f"seed{seed}"
     registry, _, _ = two_datasets(folder)
-    of = ControlsOf(name="x", dataset="toy", split="x", n_pairs=1, n_episodes=1, mode="direct")
+    header = ControlsOf(name="x", dataset="toy", split="x", n_pairs=1, n_episodes=1, mode="direct")
     pairs = read_pairs(registry, "toy", "heldout")
     for oracle, where in (("right", "toy-heldout"), ("coin", "toy-heldout-swap_ensemble")):
         engine, direct = Oracle(oracle, pairs), AskSettings(mode="direct")
@@ -66,7 +67,7 @@ def outcome_of_oracles(root: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 
     for split, verdict in verdicts.items():
         measures = {"pair_accuracy": Measure(90.0), "difference": Measure(-2.0), "unparsed_rate": Measure(1.0)}
         row = ControlRow("wording", "", "", "", RULES["keeps"].words, verdict, "", measures=measures)
-        write(folder / "stage2" / "controls" / f"toy-{split}", of, [row])
+        write(folder / "stage2" / "controls" / f"toy-{split}", header, [row])
     return config, collect(config, seed, folder, plans(config, seed, folder, "toy"), "toy", made_by(config))
 
 
