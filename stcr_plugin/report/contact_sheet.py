@@ -7,16 +7,17 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
-from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.errors import ConfigError
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet
 from stcr_plugin.report import html
+from stcr_plugin.report.document import Frame
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
 
@@ -73,15 +74,21 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What is shown of one row; question and target are None where the row is a pair alone."""
+    """One row on the page.
+
+    Attributes:
+        tags: Part, order, label, and what else is known.
+        target: The description of each image, and last the judgment; as `question`, None where the row is a pair alone.
+        faults: Where the row contradicts its pair.
+    """
 
     where: str
-    stratum: Stratum
-    images: tuple[str, ...]
-    pair: Pair | None
-    question: str | None
-    target: str | None
-    faults: tuple[str, ...]
+    tags: Sequence[str]
+    frames: Sequence[Frame] = ()
+    task: str | None = None
+    question: str | None = None
+    target: Sequence[str] | None = None
+    faults: Sequence[str] = ()
 
 
 def show(
@@ -115,13 +122,14 @@ def show(
     listed = [(stratum, row) for stratum in sorted(drawn.rows) for row in drawn.rows[stratum]]
     parts = datasets or splits
     listed.sort(key=lambda item: (parts.index(item[0].part), item[1].where, item[1].number, item[0].order))
+    album = registry if manifest["config"]["frames"]["format"] != "none" else None
     if datasets:
         pairs = _pairs(registry, manifest, {str(row.values.get("pair_id")) for _, row in listed if _is_row(row.values)})
-        cards = [_dataset_card(stratum, row, pairs) for stratum, row in listed]
+        cards = [_dataset_card(stratum, row, pairs, album) for stratum, row in listed]
     else:
-        cards = [_pair_card(stratum, row) for stratum, row in listed]
+        cards = [_pair_card(stratum, row, album) for stratum, row in listed]
     scope = f"{name}, split {split}" if split else name
-    artefacts.write_text(out, _page(registry, manifest, scope, seed=seed, draw=drawn, cards=cards))
+    artefacts.write_text(out, _page(manifest, scope, seed=seed, draw=drawn, cards=cards))
     return Sheet(Path(out), len(cards), drawn.counts.total())
 
 
@@ -240,8 +248,7 @@ def _is_row(values: Any) -> bool:
 # ---- from rows to cards ----
 
 
-def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair]) -> Card:
-    where = f"{row.where}, row {row.number}"
+def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair], registry: Path | None) -> Card:
     try:
         user, assistant = row.values["messages"]
         prompt, target = str(user["content"]), str(assistant["content"])
@@ -249,10 +256,48 @@ def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair]) -> Card
         pair = pairs.get(row.values["pair_id"])
     except (KeyError, TypeError, ValueError):
         stored = json.dumps(row.values, ensure_ascii=False, default=str)
-        return Card(where, stratum, (), None, None, stored, ("not a row of a dataset; build it again",))
+        card, faults = _card(stratum, row, None, (), registry), ("not a row of a dataset; build it again",)
+        return replace(card, target=_target(stored), faults=faults)
     single = row.values.get("kind") == "general"
-    faults = () if single and pair else tuple(_faults(stratum, images, target, pair, row.values["pair_id"]))
-    return Card(where, stratum, images, pair, prompt.removeprefix("<image>" * len(images)), target, faults)
+    return replace(
+        _card(stratum, row, pair, images, registry),
+        question=prompt.removeprefix("<image>" * len(images)),
+        target=_target(target),
+        faults=() if single and pair else tuple(_faults(stratum, images, target, pair, row.values["pair_id"])),
+    )
+
+
+def _pair_card(stratum: Stratum, row: Row, registry: Path | None) -> Card:
+    pair = manifests.pair_of(row.values)
+    query = Query(pair, "forward" if stratum.order == "forward" else "backward")
+    return _card(stratum, row, pair, query.images, registry)
+
+
+def _card(stratum: Stratum, row: Row, pair: Pair | None, images: Sequence[str], registry: Path | None) -> Card:
+    """What is known of a row from its pair; `registry` is None where no pictures were built."""
+    tags = [stratum.part, stratum.order or "no order", _LABELS.get(stratum.closer, "?")]
+    tags += [stratum.phase] if stratum.phase else []
+    numbers: list[str] = []
+    known = ""
+    if pair is not None:
+        tags.append(f"{pair.distance} frames, {pair.seconds:.2f} s apart")
+        shown = (pair.earlier, pair.later) if stratum.order == "forward" else (pair.later, pair.earlier)
+        numbers = [f" frame {number:,}" for number in shown]
+        known = f"episode {pair.episode_id} · pair {pair.pair_id} · "
+    captions = [f"img{place}{number}" for place, number in enumerate((*numbers, *[""] * len(images)), 1)]
+    frames = [
+        html.frame(registry, image, caption)
+        if registry
+        else Frame(caption, missing="no picture was built (frames.format: none)")
+        for image, caption in zip(images, captions, strict=False)
+    ]
+    return Card(f"{known}{row.where}, row {row.number}", tags, frames, task=pair.task if pair else None)
+
+
+def _target(target: str) -> list[str]:
+    """The target word for word: the description of each image, and last the judgment."""
+    details, newline, judgment = target.rpartition("\n")
+    return [*(block for block in re.split(r"(?=\bimg[12]:)", details + newline) if block), judgment]
 
 
 def _faults(
@@ -273,34 +318,13 @@ def _faults(
             yield f"the target does not end with {answer_line(query)!r}, which the pair calls for"
 
 
-def _pair_card(stratum: Stratum, row: Row) -> Card:
-    pair = manifests.pair_of(row.values)
-    query = Query(pair, "forward" if stratum.order == "forward" else "backward")
-    return Card(f"{row.where}, row {row.number}", stratum, query.images, pair, None, None, ())
-
-
 # ---- from cards to the page ----
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture of a card: its data address, or `missing`, the reason why there is none."""
-
-    caption: str
-    number: int | None
-    address: str = ""
-    missing: str = ""
-    size: str = ""
-    small: bool = False
-
-
-def _page(
-    registry: Path, manifest: Mapping[str, Any], scope: str, *, seed: int, draw: Draw, cards: Sequence[Card]
-) -> str:
+def _page(manifest: Mapping[str, Any], scope: str, *, seed: int, draw: Draw, cards: Sequence[Card]) -> str:
     config, counts = manifest["config"], manifest["counts"]
     skipped = [f"{item['what']} {item['where']}: {item['reason']}" for item in manifest["excluded"]]
     more = len(skipped) - _EXCLUSIONS_LISTED
-    unbuilt = config["frames"]["format"] == "none"
     return html.render(
         "contact_sheet.html.j2",
         title=f"{scope}: contact sheet",
@@ -320,7 +344,7 @@ def _page(
             [*(value or "–" for value in of), _plain(draw.counts[of]), _plain(len(draw.rows.get(of, ())))]
             for of in sorted(draw.counts)
         ],
-        cards=[_card(card, registry, unbuilt) for card in cards],
+        cards=cards,
     )
 
 
@@ -376,45 +400,3 @@ def _hidden(draw: Draw) -> list[str]:
         for column, field in enumerate(Stratum._fields)
         for value in sorted({stratum[column] for stratum in draw.counts} - {stratum[column] for stratum in shown})
     ]
-
-
-def _card(card: Card, registry: Path, unbuilt: bool) -> dict[str, Any]:
-    """The variables of one card in the template."""
-    pair, stratum = card.pair, card.stratum
-    tags = [stratum.part, stratum.order or "no order", _LABELS.get(stratum.closer, "?")]
-    tags += [stratum.phase] if stratum.phase else []
-    frames: tuple[int | None, ...] = (None, None)
-    known = ""
-    if pair is not None:
-        tags.append(f"{pair.distance} frames, {pair.seconds:.2f} s apart")
-        frames = (pair.earlier, pair.later) if stratum.order == "forward" else (pair.later, pair.earlier)
-        known = f"episode {pair.episode_id} · pair {pair.pair_id} · "
-    numbers = (*frames, *[None] * len(card.images))
-    return {
-        "tags": tags,
-        "faults": card.faults,
-        "frames": [
-            _picture(registry, image, f"img{place}", frame, unbuilt)
-            for place, (image, frame) in enumerate(zip(card.images, numbers, strict=False), 1)
-        ],
-        "task": pair and pair.task,
-        "question": card.question,
-        "target": None if card.target is None else _target(card.target),
-        "where": known + card.where,
-    }
-
-
-def _target(target: str) -> list[str]:
-    """The target word for word: the description of each image, and last the judgment."""
-    details, newline, judgment = target.rpartition("\n")
-    return [*(block for block in re.split(r"(?=\bimg[12]:)", details + newline) if block), judgment]
-
-
-def _picture(registry: Path, name: str, caption: str, number: int | None, unbuilt: bool) -> Picture:
-    try:
-        if unbuilt:
-            raise DataError("no picture was built (frames.format: none)")
-        address, size, small = html.embedded(registry, name)
-    except DataError as error:
-        return Picture(caption, number, missing=str(error))
-    return Picture(caption, number, address, size=size, small=small)

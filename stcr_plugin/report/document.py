@@ -114,12 +114,19 @@ class Fold:
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of a card: its data address, or `missing`, the reason why there is none."""
+    """A picture of a card: its data address, or `missing`, the reason why there is none.
+
+    Attributes:
+        closer: It is the frame that is closer to completion.
+        size: Its true size, in words.
+        small: Its pixels may show.
+    """
 
     caption: str
-    closer: bool
+    closer: bool = False
     address: str = ""
     missing: str = ""
+    size: str = ""
     small: bool = False
 
 

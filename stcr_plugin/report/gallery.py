@@ -13,7 +13,7 @@ from stcr_plugin.evaluation.evaluate import digest_of_data
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report import html
 from stcr_plugin.report.chain import Chain
-from stcr_plugin.report.document import Block, Card, Frame, Gallery, Heading, Response, Table, Words, code
+from stcr_plugin.report.document import Block, Card, Gallery, Heading, Response, Table, Words, code
 from stcr_plugin.report.runs import Measured, answers_of
 from stcr_plugin.scoring.metrics import by_pair, untied
 from stcr_plugin.types import Answer, Pair
@@ -106,13 +106,15 @@ def _kind(both: Both) -> str:
 
 
 def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
-    responses = [_responses(answer) for answer in both]
+    responses = [_response(answer) for answer in both]
     if pair is None:
         return Card(kind, "", [], f"episode {both[0].episode_id}, pair {both[0].pair_id}", [], responses)
     facts = [pair.phase] if pair.phase else []
     facts.append(f"{pair.distance} frames, {pair.seconds:.1f} s apart")
     frames = [
-        _frame(registry, image, f"{side}, frame {frame}", pair.closer == side)
+        html.frame(
+            registry, image, f"{side}, frame {frame}", closer=pair.closer == side, longest=_SIDE, quality=_QUALITY
+        )
         for side, image, frame in (
             ("earlier", pair.earlier_image, pair.earlier),
             ("later", pair.later_image, pair.later),
@@ -121,15 +123,7 @@ def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
     return Card(kind, pair.task, facts, f"episode {pair.episode_id}, pair {pair.pair_id}", frames, responses)
 
 
-def _frame(registry: Path, image: str, caption: str, closer: bool) -> Frame:
-    try:
-        address, _, small = html.embedded(registry, image, longest=_SIDE, quality=_QUALITY)
-    except StcrError as error:
-        return Frame(caption, closer, missing=str(error))
-    return Frame(caption, closer, address, small=small)
-
-
-def _responses(answer: Answer) -> Response:
+def _response(answer: Answer) -> Response:
     first, second = ("earlier", "later") if answer.order == "forward" else ("later", "earlier")
     words = answer.text if len(answer.text) <= _WORDS else f"{answer.text[:_WORDS]} ... ({len(answer.text)} characters)"
     chosen = f"{answer.chosen or 'no answer that can be read'}{_probability(answer)}"

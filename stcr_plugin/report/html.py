@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stcr_plugin.errors import StcrError
 from stcr_plugin.registry import picture_store
-from stcr_plugin.report.document import Document
+from stcr_plugin.report.document import Document, Frame
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -76,31 +77,32 @@ def address(data: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def embedded(registry: Path, name: str, *, longest: int = LONGEST_SIDE, quality: int = 88) -> tuple[str, str, bool]:
-    """A picture of the registry as a data address.
+def frame(
+    registry: Path, image: str, caption: str, *, closer: bool = False, longest: int = LONGEST_SIDE, quality: int = 88
+) -> Frame:
+    """A picture of the registry with its true size, or with the reason why it cannot be shown.
 
     Args:
         registry: Folder of the registry.
-        name: The picture's path in it.
+        image: The picture's path in it.
+        caption: The text below it.
+        closer: Whether it is the frame that is closer to completion.
         longest: Longest side in pixels; a larger picture is shrunk to it, any other is embedded as stored.
         quality: JPEG quality of a shrunk picture.
-
-    Returns:
-        The address, the true size in words, and whether the picture is so small that its pixels may show.
-
-    Raises:
-        DataError: The picture cannot be read or decoded.
     """
     from PIL import Image
 
-    data = picture_store.read(registry, name)
-    picture = picture_store.decode(data, name)
-    size = f"{picture.width}×{picture.height}"
-    media_type = Image.MIME.get(picture.format or "", "")
+    try:
+        data = picture_store.read(registry, image)
+        picture = picture_store.decode(data, image)
+    except StcrError as error:
+        return Frame(caption, closer, missing=str(error))
+    size, media_type = f"{picture.width}×{picture.height}", Image.MIME.get(picture.format or "", "")
     if max(picture.size) > longest or media_type not in ("image/png", "image/jpeg"):
         shrunk = picture.convert("RGB")
         shrunk.thumbnail((longest, longest))
         file = io.BytesIO()
         shrunk.save(file, "jpeg", quality=quality)
         data, media_type, size = file.getvalue(), "image/jpeg", f"{size}, shrunk for this page"
-    return address(data, media_type), size, max(picture.size) < longest // 4
+    small = max(picture.size) < longest // 4
+    return Frame(caption, closer, address(data, media_type), size=size, small=small)

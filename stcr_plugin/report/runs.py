@@ -114,10 +114,8 @@ def read(runs: Sequence[Path]) -> Runs:
     every, named = _with_unique_names(list(measured.values()), list(others.values()))
     chain = [one for one in every if not one.of.comparator]
     if not chain:
-        runs_in_words = ", ".join(map(str, runs))
-        raise DataError(
-            runs_in_words, f"no {Evaluation.file} of a plain evaluation", "run `stcr eval` without a comparator"
-        )
+        where = ", ".join(map(str, runs))
+        raise DataError(where, f"no {Evaluation.file} of a plain evaluation", "run `stcr eval` on it")
     return Runs(chain, [one for one in every if one.of.comparator], named)
 
 
