@@ -102,7 +102,7 @@ def export(
             )
         )
         artefacts.write_text(part / README, text)
-        artefacts.write_text(part / CLIENT, client(name, str(record["mode"]), most, least))
+        artefacts.write_text(part / CLIENT, client(name, str(record["mode"]), most=most, least=least))
         digest = artefacts.model_digest(part)
         artefacts.write_json(part / RECORD, {**record, "model_digest": digest, "exported_from": source})
         made = {"how": how, "dtype": final, "from": source, "model_digest": digest, "name": name}

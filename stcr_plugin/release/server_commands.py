@@ -1,4 +1,4 @@
-"""How an exported folder is served and asked: the lines for vLLM and SGLang, and a client to start from."""
+"""Command lines that serve an exported folder by vLLM and SGLang, and a client to start from."""
 
 from __future__ import annotations
 
@@ -23,16 +23,26 @@ def served_name(name: str) -> str:
 
 
 def example(mode: str, language: str = "en", task: str = TASK) -> Prompt:
-    """A prompt as the model is asked, about two pictures."""
-    pair = Pair("example", "example", "", task, 0, 1, 0.0, earlier_image="a.png", later_image="b.png")
+    """A prompt about two pictures, as in training."""
+    pair = Pair(
+        "example",
+        "example",
+        split="",
+        task=task,
+        earlier=0,
+        later=1,
+        seconds=0.0,
+        earlier_image="a.png",
+        later_image="b.png",
+    )
     settings = AskSettings(mode="cot" if mode == "cot" else "direct", language=language)
     return prompts_for([Query(pair, "forward")], settings)[0]
 
 
-def vllm_line(folder: str, name: str, dtype: str, limits: Limits | None) -> str:
+def vllm_line(folder: str, name: str, *, dtype: str, limits: Limits | None) -> str:
     """vLLM's documentation, 0.9 and later: `vllm serve`, "Conserving Memory", "OpenAI-Compatible Server".
 
-    Without `--generation-config vllm` the repetition penalty of Qwen's generation_config.json is applied, which sways
+    Without `--generation-config vllm` the repetition penalty of Qwen's generation_config.json is applied, which changes
     which picture is named.
     """
     kwargs = {"min_pixels": limits.least, "max_pixels": limits.most} if limits else None
@@ -48,7 +58,7 @@ def vllm_line(folder: str, name: str, dtype: str, limits: Limits | None) -> str:
     return " \\\n  ".join(options)
 
 
-def sglang_line(folder: str, name: str, dtype: str, limits: Limits | None) -> str:
+def sglang_line(folder: str, name: str, *, dtype: str, limits: Limits | None) -> str:
     """SGLang's documentation, 0.5: "Server Arguments". `--dtype auto` would make float16 of float32."""
     image = {"min_pixels": limits.least, "max_pixels": limits.most} if limits else None
     options = [
@@ -68,8 +78,8 @@ def serving(folder: str, name: str, mode: str, *, dtype: str, limits: Limits | N
     return Serving(
         question=example(mode).question,
         task=TASK,
-        vllm=vllm_line(folder, name, dtype, limits),
-        sglang=sglang_line(folder, name, dtype, limits),
+        vllm=vllm_line(folder, name, dtype=dtype, limits=limits),
+        sglang=sglang_line(folder, name, dtype=dtype, limits=limits),
         curl=curl_line(name, mode),
         evaluation=evaluation_line(folder, name),
     )
@@ -80,7 +90,7 @@ def evaluation_line(folder: str, name: str) -> str:
 
 
 def curl_line(name: str, mode: str, max_tokens: int = 256) -> str:
-    """Two pictures that are there as a.png and b.png, in the words and with the labels of training."""
+    """A request with the pictures a.png and b.png, in the words and with the labels of training."""
     content = [
         {"type": "text", "text": "img1: "},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,A_PNG"}},
@@ -96,7 +106,7 @@ def curl_line(name: str, mode: str, max_tokens: int = 256) -> str:
     return f"curl -s {_URL}/chat/completions -H 'Content-Type: application/json' -d @- <<END\n" + f"{text}\nEND"
 
 
-def client(name: str, mode: str, most: int, least: int, max_tokens: int = 256) -> str:
+def client(name: str, mode: str, *, most: int, least: int, max_tokens: int = 256) -> str:
     """A client in Python with the model's own question and sizes."""
     settings = {
         'MODEL = "stcr"': f"MODEL = {json.dumps(name)}",

@@ -67,7 +67,8 @@ def report(
     found, out = read(runs), Path(out)
     of = chain.chains(found.chain)
     compared, without = comparison.comparisons(of)
-    first, last = _results(found, of, comparison.section(compared, without), out), _background(found, seed)
+    first = [*_results(found, of, out), *comparison.section(compared, without), *_evidence(found, of, out)]
+    last = _background(found, seed)
     title = f"STCR: forward against backward, {of[0].after.name}"
     room = largest - len(page(Document(title, [*first, *last])).encode())
     pairs = gallery.counts(found.chain)
@@ -76,15 +77,14 @@ def report(
     whole = Document(title, [*first, Section("Right and wrong pairs", pairs), *last])
     artefacts.write_json(out / CHAIN, found.rows)
     compared_rows = {"comparisons": [dataclasses.asdict(one) for one in compared]}
-    artefacts.write_json(out / EVIDENCE, {**_evidence(found), **compared_rows})
+    artefacts.write_json(out / EVIDENCE, {**_others(found), **compared_rows})
     artefacts.write_text(out / PAGE, page(whole))
     artefacts.write_text(out / REPORT, markdown(whole))
     return out / REPORT
 
 
-def _results(found: Runs, of: Sequence[Chain], compared: Sequence[Section], out: Path) -> list[Section]:
-    """The sections before the gallery; their plots go into the folder `out`."""
-
+def _results(found: Runs, of: Sequence[Chain], out: Path) -> list[Section]:
+    """What changed, and the figures; the plot goes into the folder `out`."""
     panels = {one.title: [(each.name, each.of) for each in one.measured] for one in of}
     plots.accuracies(out / PLOT, panels)
     headline: list[Block] = [block for one in of for block in chain.changed(one)]
@@ -106,7 +106,12 @@ def _results(found: Runs, of: Sequence[Chain], compared: Sequence[Section], out:
     return [
         Section("What changed", headline),
         Section("Figures", table),
-        *compared,
+    ]
+
+
+def _evidence(found: Runs, of: Sequence[Chain], out: Path) -> list[Section]:
+    """The parts of the chain's figures, and all other results; plots go into the folder `out`."""
+    return [
         *chain_parts.by_distance(of),
         *chain_parts.by_task(of),
         *chain_parts.by_phase(of),
@@ -132,7 +137,7 @@ def _background(found: Runs, seed: int) -> list[Section]:
     ]
 
 
-def _evidence(found: Runs) -> Mapping[str, Any]:
+def _others(found: Runs) -> Mapping[str, Any]:
     """File name -> the run's name and the values of each file of that name."""
     rows = {kind.file: [{"run": one.run, **one.result.row()} for one in found.of(kind)] for kind in KINDS}
     return {name: of for name, of in rows.items() if of}

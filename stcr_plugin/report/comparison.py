@@ -58,7 +58,14 @@ def comparisons(of: Sequence[Chain]) -> tuple[list[Comparison], list[str]]:
     adjusted = significance.holm({name: by_episode.p for name, (_, by_episode, _) in made.items()})
     rows = [
         Comparison(
-            chain.title, chain.after.name, other.name, chain.after.of.figures.n_pairs, *made[name], adjusted[name]
+            chain.title,
+            chain.after.name,
+            other.name,
+            n_pairs=chain.after.of.figures.n_pairs,
+            difference=made[name][0],
+            by_episode=made[name][1],
+            mcnemar=made[name][2],
+            p_holm=adjusted[name],
         )
         for name, (chain, other) in found.items()
     ]

@@ -117,7 +117,11 @@ def show(
     datasets = _datasets(manifest, name, split)
     splits = [split] if split else list(manifest["splits"])
     phases = _phases(registry, manifest) if datasets else {}
-    every = _dataset_rows(registry, manifest, datasets, phases) if datasets else _pair_rows(registry, manifest, splits)
+    every = (
+        _dataset_rows(registry, manifest, datasets, phases=phases)
+        if datasets
+        else _pair_rows(registry, manifest, splits)
+    )
     drawn = draw(every, rows, seed)
     listed = [(stratum, row) for stratum in sorted(drawn.rows) for row in drawn.rows[stratum]]
     parts = datasets or splits
@@ -125,7 +129,7 @@ def show(
     album = registry if manifest["config"]["frames"]["format"] != "none" else None
     if datasets:
         pairs = _pairs(registry, manifest, {str(row.values.get("pair_id")) for _, row in listed if _is_row(row.values)})
-        cards = [_dataset_card(stratum, row, pairs, album) for stratum, row in listed]
+        cards = [_dataset_card(stratum, row, pairs, registry=album) for stratum, row in listed]
     else:
         cards = [_pair_card(stratum, row, album) for stratum, row in listed]
     scope = f"{name}, split {split}" if split else name
@@ -193,7 +197,7 @@ def _datasets(manifest: Mapping[str, Any], name: str, split: str | None) -> list
 
 
 def _dataset_rows(
-    registry: Path, manifest: Mapping[str, Any], datasets: Sequence[str], phases: Mapping[str, str]
+    registry: Path, manifest: Mapping[str, Any], datasets: Sequence[str], *, phases: Mapping[str, str]
 ) -> Iterator[tuple[Stratum, Row]]:
     from stcr_plugin.progress_bar import progress
 
@@ -248,7 +252,7 @@ def _is_row(values: Any) -> bool:
 # ---- from rows to cards ----
 
 
-def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair], registry: Path | None) -> Card:
+def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair], *, registry: Path | None) -> Card:
     try:
         user, assistant = row.values["messages"]
         prompt, target = str(user["content"]), str(assistant["content"])
@@ -256,24 +260,29 @@ def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair], registr
         pair = pairs.get(row.values["pair_id"])
     except (KeyError, TypeError, ValueError):
         stored = json.dumps(row.values, ensure_ascii=False, default=str)
-        card, faults = _card(stratum, row, None, (), registry), ("not a row of a dataset; build it again",)
+        card, faults = (
+            _card(stratum, row, None, images=(), registry=registry),
+            ("not a row of a dataset; build it again",),
+        )
         return replace(card, target=_target(stored), faults=faults)
     single = row.values.get("kind") == "general"
     return replace(
-        _card(stratum, row, pair, images, registry),
+        _card(stratum, row, pair, images=images, registry=registry),
         question=prompt.removeprefix("<image>" * len(images)),
         target=_target(target),
-        faults=() if single and pair else tuple(_faults(stratum, images, target, pair, row.values["pair_id"])),
+        faults=()
+        if single and pair
+        else tuple(_faults(stratum, images, target, pair=pair, pair_id=row.values["pair_id"])),
     )
 
 
 def _pair_card(stratum: Stratum, row: Row, registry: Path | None) -> Card:
     pair = manifests.pair_of(row.values)
     query = Query(pair, "forward" if stratum.order == "forward" else "backward")
-    return _card(stratum, row, pair, query.images, registry)
+    return _card(stratum, row, pair, images=query.images, registry=registry)
 
 
-def _card(stratum: Stratum, row: Row, pair: Pair | None, images: Sequence[str], registry: Path | None) -> Card:
+def _card(stratum: Stratum, row: Row, pair: Pair | None, *, images: Sequence[str], registry: Path | None) -> Card:
     """What is known of a row from its pair; `registry` is None where no pictures were built."""
     tags = [stratum.part, stratum.order or "no order", _LABELS.get(stratum.closer, "?")]
     tags += [stratum.phase] if stratum.phase else []
@@ -301,7 +310,7 @@ def _target(target: str) -> list[str]:
 
 
 def _faults(
-    stratum: Stratum, images: tuple[str, ...], target: str, pair: Pair | None, pair_id: object
+    stratum: Stratum, images: tuple[str, ...], target: str, *, pair: Pair | None, pair_id: object
 ) -> Iterator[str]:
     """Where a row contradicts its pair; `stcr data check` finds all such rows."""
     if pair is None:

@@ -145,11 +145,11 @@ class Card:
     """One pair: `kind` is a key of the gallery's `kinds`."""
 
     kind: str
-    task: str
-    facts: Sequence[str]
     where: str
-    frames: Sequence[Frame]
-    responses: Sequence[Response]
+    task: str = ""
+    facts: Sequence[str] = ()
+    frames: Sequence[Frame] = ()
+    responses: Sequence[Response] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def gallery(chain: Chain, registry: Path, *, seed: int, room: int, name: str) ->
     # One of each verdict in turn, so that none is left out where room is short.
     wanted = [one for rank in zip_longest(*(ids[:EACH] for ids in drawn.values())) for one in rank if one is not None]
     for pair_id in wanted:
-        card = _card(_kind(both[pair_id]), both[pair_id], pairs.get(pair_id), registry)
+        card = _card(both[pair_id], pairs.get(pair_id), registry)
         room -= _size(card)
         if room < 0:
             break
@@ -105,10 +106,11 @@ def _kind(both: Both) -> str:
     return KINDS[both[0].right, both[1].right][0]
 
 
-def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
-    responses = [_response(answer) for answer in both]
+def _card(both: Both, pair: Pair | None, registry: Path) -> Card:
+    where = f"episode {both[0].episode_id}, pair {both[0].pair_id}"
+    card = Card(_kind(both), where, responses=[_response(answer) for answer in both])
     if pair is None:
-        return Card(kind, "", [], f"episode {both[0].episode_id}, pair {both[0].pair_id}", [], responses)
+        return card
     facts = [pair.phase] if pair.phase else []
     facts.append(f"{pair.distance} frames, {pair.seconds:.1f} s apart")
     frames = [
@@ -120,14 +122,15 @@ def _card(kind: str, both: Both, pair: Pair | None, registry: Path) -> Card:
             ("later", pair.later_image, pair.later),
         )
     ]
-    return Card(kind, pair.task, facts, f"episode {pair.episode_id}, pair {pair.pair_id}", frames, responses)
+    return replace(card, task=pair.task, facts=facts, frames=frames)
 
 
 def _response(answer: Answer) -> Response:
     first, second = ("earlier", "later") if answer.order == "forward" else ("later", "earlier")
     words = answer.text if len(answer.text) <= _WORDS else f"{answer.text[:_WORDS]} ... ({len(answer.text)} characters)"
     chosen = f"{answer.chosen or 'no answer that can be read'}{_probability(answer)}"
-    return Response(f"{answer.order}: img1 is the {first} frame, img2 the {second}", chosen, answer.right, words)
+    shown = f"{answer.order}: img1 is the {first} frame, img2 the {second}"
+    return Response(shown, chosen, right=answer.right, words=words)
 
 
 def _probability(answer: Answer) -> str:

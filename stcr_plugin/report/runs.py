@@ -108,7 +108,7 @@ def read(runs: Sequence[Path]) -> Runs:
             measured.setdefault(path.resolve(), _measured(path, stage, run.resolve()))
         rest = [(kind, path) for kind in KINDS for path in _paths(run, kind.file)]
         for kind, path in rest:
-            others.setdefault(path.resolve(), _found(kind, path, stage, run.resolve()))
+            others.setdefault(path.resolve(), _found(kind.read(path), path, stage=stage, folder=run.resolve()))
         if not paths and not rest:
             raise DataError(run, f"no {file} and no eval/*/{file} in it", "run `stcr eval` on it first")
     every, named = _with_unique_names(list(measured.values()), list(others.values()))
@@ -192,9 +192,8 @@ def _paths(run: Path, name: str) -> list[Path]:
     return sorted(path for depth in ("", "*/", "*/*/") for path in run.glob(f"{depth}{name}"))
 
 
-def _found(kind: type[Result], path: Path, stage: Mapping[str, Any], folder: Path) -> Found[Any]:
+def _found(result: Result, path: Path, *, stage: Mapping[str, Any], folder: Path) -> Found[Any]:
     """Its name is the one that the command gave it, or else that of the stage or the folder."""
-    result = kind.read(path)
     match result:
         case Controls():
             given = result.of.name
@@ -202,7 +201,8 @@ def _found(kind: type[Result], path: Path, stage: Mapping[str, Any], folder: Pat
             given = result.name
         case _:  # a path, of rankings
             given = ""
-    return Found(str(given or stage.get("name") or folder.name), path, result, folder)
+    name = str(given or stage.get("name") or folder.name)
+    return Found(name, path, result=result, folder=folder)
 
 
 def _measured(path: Path, stage: Mapping[str, Any], run: Path) -> Measured:
@@ -211,7 +211,8 @@ def _measured(path: Path, stage: Mapping[str, Any], run: Path) -> Measured:
         key: stage.get(key) for key in ("steps", "seconds")
     }
     known = {key: value for key, value in known.items() if value is not None}
-    return Measured(of.name, of, path.with_name(ANSWERS), run, _settings(of, stage), known)
+    answers = path.with_name(ANSWERS)
+    return Measured(of.name, of, answers, run=run, settings=_settings(of, stage), stage=known)
 
 
 def _settings(of: Evaluation, stage: Mapping[str, Any]) -> list[str]:

@@ -144,8 +144,16 @@ def kinds_of_pairs(results: Sequence[Mapping[str, Any]], reference: str) -> list
             for row, mine in values.items():
                 pairs = sum(one[kind]["n_pairs"] for one in parts[row])
                 more = [value - other for value, other in zip(mine, values[reference], strict=True)]
-                spreads = spread(mine), spread(more) if row != reference else None
-                found.append(KindOfPairs(*split, kind, row, pairs, *spreads))
+                found.append(
+                    KindOfPairs(
+                        *split,
+                        kind,
+                        row=row,
+                        pairs=pairs,
+                        pair_accuracy=spread(mine),
+                        more=spread(more) if row != reference else None,
+                    )
+                )
     return found
 
 
@@ -164,7 +172,17 @@ def controls_over_seeds(by_seed: Sequence[Mapping[str, Sequence[ControlRow]]]) -
             spreads = {key: spread(values) for key, values in measured.items() if values}
             verdicts = tuple(one.verdict for one in same)
             by = tuple(key for key in judged.get(first.rule, tuple(spreads)) if key in spreads)
-            found.append(ControlOverSeeds(row, name, first.asks, first.informative, verdicts, by, spreads))
+            found.append(
+                ControlOverSeeds(
+                    row,
+                    name,
+                    asks=first.asks,
+                    informative=first.informative,
+                    verdicts=verdicts,
+                    judged=by,
+                    measures=spreads,
+                )
+            )
     return found
 
 
@@ -181,7 +199,7 @@ def ability_over_seeds(by_seed: Sequence[Mapping[str, Mapping[str, Any]]]) -> li
         values = [one["accuracy"] for one in same]
         more = spread([value - start for value, start in zip(values, first, strict=True)]) if first else None
         first = first or values
-        found.append(Ability(row, sum(one["n"] for one in same), figures, more))
+        found.append(Ability(row, sum(one["n"] for one in same), figures=figures, more=more))
     return found
 
 

@@ -38,7 +38,7 @@ def ours(folder, url, mode, pixels):
 def test_client_asks_in_the_words_labels_and_sizes_of_evaluation(pictures, mode):
     with serving(lambda question, tried: answer("closer to completion: img2")) as desk:
         ours(pictures, desk.url, mode, 50176)
-        text = client("mine", mode, 50176, 1024).replace("http://127.0.0.1:8000/v1", desk.url)
+        text = client("mine", mode, most=50176, least=1024).replace("http://127.0.0.1:8000/v1", desk.url)
         (pictures / "client.py").write_text(text)
         command = [sys.executable, "client.py", "a.png", "b.png", "put the cup on the plate"]
         done = subprocess.run(command, cwd=pictures, capture_output=True, text=True, timeout=60)
@@ -70,14 +70,14 @@ def options(line):
 
 
 def test_serving_lines_carry_name_precision_and_limits():
-    vllm = options(vllm_line("out", "mine", "bfloat16", LIMITS))
+    vllm = options(vllm_line("out", "mine", dtype="bfloat16", limits=LIMITS))
     assert (vllm["--served-model-name"], vllm["--dtype"], vllm["--generation-config"]) == ("mine", "bfloat16", "vllm")
     assert json.loads(vllm["--mm-processor-kwargs"]) == {"min_pixels": 3136, "max_pixels": 50176}
     assert json.loads(vllm["--limit-mm-per-prompt"]) == {"image": 8, "video": 0}
-    sglang = options(sglang_line("out", "mine", "bfloat16", LIMITS))
+    sglang = options(sglang_line("out", "mine", dtype="bfloat16", limits=LIMITS))
     assert json.loads(sglang["--mm-process-config"])["image"]["max_pixels"] == 50176
     assert sglang["--sampling-defaults"] == "openai"
-    assert "--mm-processor-kwargs" not in vllm_line("out", "mine", "bfloat16", None)
+    assert "--mm-processor-kwargs" not in vllm_line("out", "mine", dtype="bfloat16", limits=None)
 
 
 def test_names_are_such_as_a_shell_and_a_server_take():
