@@ -133,7 +133,7 @@ def _kind(hint: Any, name: str) -> dict[str, Any]:
 def _help(field: dataclasses.Field[Any]) -> str:
     """The field's help, with its default where the help does not name it."""
     text = str(field.metadata.get("help", ""))
-    if field.default in (None, False, "", dataclasses.MISSING) or "(default" in text:
+    if any(field.default is one for one in (None, False, dataclasses.MISSING)) or "(default" in text:
         return text
     return f"{text} (default: {field.default})"
 

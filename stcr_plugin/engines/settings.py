@@ -79,7 +79,7 @@ def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
             raise ConfigError(
                 key,
                 f"{given[key]}, but stage {stage.get('name')!r} was trained with {stage[key]}",
-                f"leave {key} out, so that pictures have the same size, or set other_image_size (--other-image-size)",
+                f"leave {key} out, so that pictures have the same size, or set other_image_size=true (with --set)",
             )
     trained = {key: stage.get(key) for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None}
     taken = from_mapping(AskSettings, given | trained, where)

@@ -36,7 +36,7 @@ def work(tmp_path_factory):
 
 
 def run(capsys, *arguments):
-    """Exit code, what was printed, and what was said on stderr without the progress bars."""
+    """Exit code, standard output, and our lines on standard error without the progress bars."""
     code = main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     return code, out, [line for line in err.splitlines() if line.startswith("stcr: ")]
@@ -298,7 +298,7 @@ def test_override_changes_the_build(capsys, work, tmp_path):
         ("per_episode", "an override reads key=value"),
     ],
 )
-def test_bad_data_config_is_told_by_key(capsys, work, tmp_path, override, words):
+def test_bad_data_config_names_the_key(capsys, work, tmp_path, override, words):
     code, out, errors = run(capsys, "data", "build", work / "toy.yaml", override, "--registry", tmp_path)
     assert (code, out, len(errors)) == (1, "", 1)
     assert words in errors[0]
@@ -356,11 +356,11 @@ def test_model_is_measured_and_reported(capsys, work, tmp_path):
         (["--model", "nowhere"], "nowhere: no model there"),
         (
             ["--engine", "server", "--server-model", "m", "--url", "http://127.0.0.1:80a0/v1"],
-            "its host or port is none",
+            "host or port is malformed",
         ),
     ],
 )
-def test_bad_evaluation_is_told(capsys, work, tmp_path, more, words):
+def test_bad_evaluation_names_what_is_wrong(capsys, work, tmp_path, more, words):
     arguments = ["eval", "--model", work / "model", "--dataset", "toy", "--registry", work / "sets"]
     code, out, errors = run(capsys, *arguments, "--out", tmp_path / "run", *more)
     assert (code, out, len(errors)) == (1, "", 1)
@@ -388,7 +388,7 @@ def test_report_on_a_folder_without_results_says_what_to_run(capsys, tmp_path):
 # ---- stcr train and stcr base ----
 
 
-def test_missing_recipe_and_config_are_told(capsys, tmp_path):
+def test_missing_recipe_and_config_are_named(capsys, tmp_path):
     code, _, errors = run(capsys, "train", tmp_path / "nowhere.yaml")
     assert code == 1
     assert "no such recipe" in errors[0]
@@ -397,7 +397,7 @@ def test_missing_recipe_and_config_are_told(capsys, tmp_path):
     assert "no such file" in errors[0]
 
 
-def test_unknown_key_of_a_base_config_is_told(capsys, tmp_path):
+def test_unknown_key_of_a_base_config_is_named(capsys, tmp_path):
     (tmp_path / "base.yaml").write_text("out: x\nprior: y\n")
     code, _, errors = run(capsys, "base", "build", tmp_path / "base.yaml", "architecture.hiden=3")
     assert code == 1

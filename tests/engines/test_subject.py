@@ -62,7 +62,10 @@ def test_batch_size_alone_decides_no_answer():
 
 def test_another_image_size_than_in_training_is_refused_unless_told(tmp_path):
     (tmp_path / "stage.json").write_text(json.dumps({"name": "stage1", "image_max_pixels": 5000}))
-    with pytest.raises(ConfigError, match=r"image_max_pixels: 9000, but stage 'stage1' was trained with 5000.*--other"):
+    with pytest.raises(
+        ConfigError,
+        match=r"image_max_pixels: 9000, but stage 'stage1' was trained with 5000.*set other_image_size=true",
+    ):
         subject(tmp_path, tmp_path, AskSettings(image_max_pixels=9000), Served(engine="e"))
     told = AskSettings(image_max_pixels=9000, other_image_size=True)
     assert subject(tmp_path, tmp_path, told, Served(engine="e")).settings.image_max_pixels == 9000
