@@ -44,11 +44,11 @@ def read(registry: str | Path, name: str) -> bytes:
             file.seek(int(match["start"]))
             data = file.read(int(match["size"]))
     except FileNotFoundError:
-        raise DataError(f"{name}: no such file") from None
+        raise DataError(name, "no such file") from None
     except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror})") from None
+        raise DataError(name, f"cannot be read ({error.strerror})") from None
     if len(data) != int(match["size"]):
-        raise DataError(f"{name}: the file ends before it; it was cut")
+        raise DataError(name, "the file ends before it; it was cut")
     return data
 
 
@@ -62,7 +62,7 @@ def decode(data: bytes, name: str) -> Image:
             image.load()
         return image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: cannot be decoded ({error})") from None
+        raise DataError(name, f"cannot be decoded ({error})") from None
 
 
 def is_whole(data: bytes) -> bool:

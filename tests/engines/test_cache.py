@@ -76,7 +76,7 @@ def test_other_settings_keep_the_answers_and_bring_them_back(tmp_path, caplog):
     ask(engine, tmp_path, range(4), "which, mind the order?", warn=True)
     aside = next(tmp_path.glob("said-*.jsonl"))
     assert aside.read_bytes() == kept
-    assert f"are kept as {aside.name}, asking anew" in caplog.text
+    assert f"are kept as {aside.name}, asking again" in caplog.text
     assert len(engine.asked) == 16
     ask(engine, tmp_path, range(6))
     ask(engine, tmp_path, range(3), "which, mind the order?", warn=True)
@@ -97,7 +97,7 @@ def test_prompt_of_other_words_or_pictures_alone_is_asked_again(tmp_path, caplog
     else:
         ask(engine, tmp_path, range(4), sums=SUMS | {"1.png": "another"})
     assert engine.asked[8:] == [("p1", "forward"), ("p1", "backward")]
-    assert "2 answers are to other words or pictures, asking anew" in caplog.text
+    assert "2 responses are to other questions or pictures, asking again" in caplog.text
 
 
 @pytest.mark.parametrize("numbers", [range(8), range(3, 10)])
@@ -118,7 +118,7 @@ def test_run_that_is_killed_again_and_again_asks_each_prompt_once(tmp_path, numb
     assert len(kept) == len(set(kept))
 
 
-@pytest.mark.parametrize("step", range(8))
+@pytest.mark.parametrize("step", range(16))
 def test_run_that_is_killed_while_it_changes_the_settings_loses_nothing(tmp_path, monkeypatch, step):
     """`step` of the writes and renames between the answers under two settings is where the process ends."""
     ask(Parrot(), tmp_path, range(3))
@@ -140,7 +140,7 @@ def test_run_that_is_killed_while_it_changes_the_settings_loses_nothing(tmp_path
         try:
             ask(Parrot(), tmp_path, range(3))
         except KeyboardInterrupt:
-            assert step < 7
+            assert step < 15
     for settings in ({"warn": True}, {}, {"warn": True}):
         engine = Parrot()
         ask(engine, tmp_path, range(3), **settings)
@@ -160,7 +160,7 @@ def test_answers_of_earlier_versions_serve_the_same_run_and_are_kept_from_anothe
     ask(engine, tmp_path / "more", range(4))
     assert len(engine.asked) == 2 + 8  # of which words and pictures they are is not known
     assert [path.read_bytes() for path in (tmp_path / "more").glob("said-*.jsonl")] == [old]
-    assert "asking anew" in caplog.text
+    assert "asking again" in caplog.text
 
 
 def test_prompt_that_is_asked_twice_and_a_spoilt_file_are_refused(tmp_path):
@@ -169,5 +169,5 @@ def test_prompt_that_is_asked_twice_and_a_spoilt_file_are_refused(tmp_path):
         put(Parrot(), twice, tmp_path, {}, SUMS)
     ask(Parrot(), tmp_path, range(2))
     (tmp_path / "said.jsonl").write_text('{"item": 1}\n')
-    with pytest.raises(DataError, match=r"said\.jsonl: not what an engine said .*; delete the file"):
+    with pytest.raises(DataError, match=r"said\.jsonl: not responses of an engine .*; delete the file"):
         ask(Parrot(), tmp_path, range(2))

@@ -140,7 +140,7 @@ def test_pairs_whose_picture_was_replaced_are_asked_again(model, registry, tmp_p
     assert run(model, folder, tmp_path / "out").data_digest != before
     shown = sum(image in (pair.earlier_image, pair.later_image) for pair in pairs)
     assert asked[1:] == [2 * shown]
-    assert f"{2 * shown} answers are to other words or pictures, asking anew" in caplog.text
+    assert f"{2 * shown} responses are to other questions or pictures, asking again" in caplog.text
 
 
 @pytest.mark.parametrize("change", ["settings", "model", "seed", "wording", "code"])
@@ -162,7 +162,7 @@ def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, 
         seed = 1
     run(weights, folder, tmp_path / "out", settings, seed=seed)
     assert asked == [total, total]
-    assert "asking anew" in caplog.text
+    assert "asking again" in caplog.text
     assert len(answers_in(tmp_path / "out")) == total
 
 
