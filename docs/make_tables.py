@@ -443,7 +443,7 @@ TABLES = {
         ],
     ),
     "extraction": _table(
-        "| stored as | against a bare PyAV decode of the frames | against reading every frame, keeping every tenth |",
+        "| stored as | against a bare PyAV decode of the frames | against reading all, keeping every tenth as JPEG |",
         [
             "| 84x84 PNG | {extraction_png_decode:.2f} | {extraction_png_every:.1f} |",
             "| 256-token JPEG | {extraction_jpeg_decode:.2f} | {extraction_jpeg_every:.1f} |",
