@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
@@ -15,6 +16,43 @@ from stcr_plugin.registry import parquet
 from stcr_plugin.types import Pair
 
 MANIFEST, DATASET_INFO = "manifest.json", "dataset_info.json"
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """The figures of some pairs.
+
+    Attributes:
+        frames: Pictures that they use.
+        within_phase: Pairs whose two frames are in one phase of the task; across_phase: in two.
+        closer: Which frame is closer to completion -> pairs.
+        distances: Native frames between the two -> pairs.
+        dropped: Pairs that were drawn but not used, "tied" or "unlabelled"; None where there were none.
+    """
+
+    episodes: int
+    pairs: int
+    frames: int = 0
+    within_phase: int = 0
+    across_phase: int = 0
+    closer: dict[str, int] = field(default_factory=dict)
+    distances: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """The figures of a training set's rows; short_by: how many pairs fewer it has than the configuration asks for."""
+
+    pairs: int
+    samples: int
+    answers: dict[str, int] = field(default_factory=dict)
+    orders: dict[str, int] = field(default_factory=dict)
+    languages: dict[str, int] = field(default_factory=dict)
+    short_by: int = 0
+
+
+C = TypeVar("C", PairCounts, RowCounts)
 
 _KEYS = (
     "name",
@@ -170,43 +208,43 @@ def summary(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def count_pairs(pairs: Sequence[Pair], episodes: Sequence[str]) -> dict[str, Any]:
-    """The manifest's figures for pairs; `distances` maps native frames to how many pairs are so far apart."""
+def count_pairs(pairs: Sequence[Pair], episodes: Sequence[str]) -> PairCounts:
+    """The figures of some pairs, which are all that `episodes` have."""
     distances = Counter(pair.distance for pair in pairs)
-    return {
-        "episodes": len(episodes),
-        "pairs": len(pairs),
-        "frames": len({image for pair in pairs for image in (pair.earlier_image, pair.later_image)}),
-        "within_phase": sum(bool(pair.phase) and ">" not in pair.phase for pair in pairs),
-        "across_phase": sum(">" in pair.phase for pair in pairs),
-        "closer": dict(sorted(Counter(pair.closer for pair in pairs).items())),
-        "distances": {str(frames): distances[frames] for frames in sorted(distances)},
-    }
+    return PairCounts(
+        episodes=len(episodes),
+        pairs=len(pairs),
+        frames=len({image for pair in pairs for image in (pair.earlier_image, pair.later_image)}),
+        within_phase=sum(bool(pair.phase) and ">" not in pair.phase for pair in pairs),
+        across_phase=sum(">" in pair.phase for pair in pairs),
+        closer=dict(sorted(Counter(pair.closer for pair in pairs).items())),
+        distances={str(frames): distances[frames] for frames in sorted(distances)},
+    )
 
 
-def count_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The manifest's figures for rows of one dataset that holds each pair's rows together."""
-    return {
-        "pairs": len({row["pair_id"] for row in rows}),
-        "samples": len(rows),
-        **{
-            f"{column}s": dict(sorted(Counter(str(row[column]) for row in rows).items()))
-            for column in ("answer", "order", "language")
-        },
-    }
+def count_rows(rows: Sequence[Mapping[str, Any]]) -> RowCounts:
+    """The figures of some rows of one dataset, which hold each pair's rows together."""
+
+    def counted(column: str) -> dict[str, int]:
+        return dict(sorted(Counter(str(row[column]) for row in rows).items()))
+
+    pairs = len({row["pair_id"] for row in rows})
+    return RowCounts(pairs, len(rows), counted("answer"), counted("order"), counted("language"))
 
 
-def total(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sum of figures of the same make, key by key; keys inside stand in order, numbers by value."""
+def total(counts: Sequence[C]) -> C:
+    """The sum of figures of one kind, at least one, field by field; keys inside stand in order, numbers by value."""
     summed: dict[str, Any] = {}
-    for key in dict.fromkeys(key for figures in counts for key in figures):
-        values = [figures[key] for figures in counts if key in figures]
-        if isinstance(values[0], Mapping):
-            inside = total(values)
-            summed[key] = {name: inside[name] for name in sorted(inside, key=_by_number)}
-        else:
-            summed[key] = sum(values)
-    return summed
+    for name in vars(counts[0]):
+        values = [getattr(figures, name) for figures in counts]
+        if isinstance(values[0], dict):
+            joined = Counter[str]()
+            for value in values:
+                joined.update(value)
+            summed[name] = {key: joined[key] for key in sorted(joined, key=_by_number)}
+        elif values[0] is not None:
+            summed[name] = sum(values)
+    return type(counts[0])(**summed)
 
 
 def count_excluded(reasons: Iterable[str]) -> dict[str, int]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pyarrow as pa
@@ -6,7 +7,7 @@ import pytest
 
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import parquet
-from stcr_plugin.registry.manifest import count_excluded, count_pairs, read_manifest, read_pairs, total
+from stcr_plugin.registry.manifest import PairCounts, count_excluded, count_pairs, read_manifest, read_pairs, total
 from stcr_plugin.types import Pair
 
 
@@ -81,23 +82,17 @@ def test_manifest_without_its_keys_is_refused(registry):
 
 def test_pairs_are_counted_by_phase_and_distance():
     figures = count_pairs([pair(1), pair(2, phase="a>b"), pair(3, phase="")], ["e", "f"])
-    assert figures == {
-        "episodes": 2,
-        "pairs": 3,
-        "frames": 2,
-        "within_phase": 1,
-        "across_phase": 1,
-        "closer": {"later": 3},
-        "distances": {"3": 3},
-    }
+    assert figures == PairCounts(
+        episodes=2, pairs=3, frames=2, within_phase=1, across_phase=1, closer={"later": 3}, distances={"3": 3}
+    )
 
 
 def test_counts_of_shards_add_up_with_distances_in_order_of_number():
     parts = [count_pairs([pair(1)], ["e"]), count_pairs([pair(2, phase="a>b"), pair(3, phase="")], ["f"])]
-    parts[1]["distances"] = {"10": 1, "2": 1}
+    parts[1] = dataclasses.replace(parts[1], distances={"10": 1, "2": 1})
     summed = total(parts)
-    assert (summed["episodes"], summed["pairs"], summed["closer"]) == (2, 3, {"later": 3})
-    assert list(summed["distances"].items()) == [("2", 1), ("3", 1), ("10", 1)]
+    assert (summed.episodes, summed.pairs, summed.closer) == (2, 3, {"later": 3})
+    assert list(summed.distances.items()) == [("2", 1), ("3", 1), ("10", 1)]
 
 
 def test_row_with_a_column_that_is_not_ours_is_refused(registry):

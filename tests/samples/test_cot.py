@@ -184,7 +184,7 @@ def test_as_many_described_pairs_are_taken_as_were_asked_for(tmp_path):
 
 @pytest.mark.parametrize(("described", "pairs", "have"), [(0, None, 0), (3, 4, 3)])
 def test_too_few_described_pairs_stop_the_build_before_a_picture_is_decoded(tmp_path, described, pairs, have):
-    words = rf"datasets\.cot\.pairs: .* has {have}.*set aside, 2 times: published without a description"
+    words = rf"datasets\.cot\.pairs: .* has {have}.*skipped 2 times: published without a description"
     with pytest.raises(ConfigError, match=words):
         build(published(tmp_path, described, pairs), tmp_path / "sets")
     assert not list((tmp_path / "sets").rglob("*.png"))
