@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
@@ -31,7 +31,18 @@ from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import publishing
 from stcr_plugin.registry.data_config import DataConfig, config_digest, frames_folder, load_data_config, plain
 from stcr_plugin.registry.listing import cut, deal, list_episodes, why
-from stcr_plugin.registry.manifest import MANIFEST, count_excluded, dataset_name, total
+from stcr_plugin.registry.manifest import (
+    MANIFEST,
+    Checksums,
+    Counts,
+    Manifest,
+    PairCounts,
+    Pictures,
+    ShardFiles,
+    count_excluded,
+    dataset_name,
+    total,
+)
 from stcr_plugin.registry.receipts import (
     RECEIPTS,
     Context,
@@ -44,7 +55,7 @@ from stcr_plugin.registry.receipts import (
 from stcr_plugin.registry.shards import in_tar, wordings_of
 from stcr_plugin.registry.training_sets import TrainingSet, choices, write_sets
 from stcr_plugin.registry.workers import Job, Runner, WorkerPool, runner
-from stcr_plugin.types import Episode, Exclusion
+from stcr_plugin.types import Episode, EpisodeSource, Exclusion
 
 __all__ = ["DataConfig", "build", "load_data_config"]
 
@@ -72,33 +83,33 @@ def build(config: DataConfig, registry: str | Path, pool: WorkerPool = WorkerPoo
     registry = Path(registry)
     # A second build in the same place waits here, then finds the first one's work done.
     with artefacts.locked(registry / f".{config.name}.lock"):
-        account = publishing.finished(config, registry)
-        if account is None:
+        manifest = publishing.finished(config, registry)
+        if manifest is None:
             publishing.dataset_info(config, registry, {})
             publishing.refuse_other_files(config, registry)
             source = open_source(config.source, config.seed)
             wordings_of(config, source)
             staging = registry / config.name / f".build-{config_digest(config)[:8]}"
-            account = _make(Context(config, source, Place(registry, staging, frames_folder(config))), pool)
-        if publishing.left_over(registry, account):  # by this run, or by one that was killed before it had cleaned up
-            publishing.prune(registry, account)
+            manifest = _make(Context(config, source, Place(registry, staging, frames_folder(config))), pool)
+        if publishing.left_over(registry, manifest):  # by this run, or by one that was killed before it had cleaned up
+            publishing.prune(registry, manifest)
     return registry / config.name / MANIFEST
 
 
-def _make(context: Context, pool: WorkerPool) -> dict[str, Any]:
+def _make(context: Context, pool: WorkerPool) -> Manifest:
     """Stage the build and move it into place; its manifest."""
     place = context.place
     plan = place.staging / "manifest.json"
-    if plan.is_file() and not publishing.is_whole(place, artefacts.read_json(plan)):
+    if plan.is_file() and not publishing.is_whole(place, Manifest.read(plan)):
         shutil.rmtree(place.staging)  # receipts too: their files were deleted since
     if not plan.is_file():  # otherwise all is staged, and the build was killed while it was moved into place
-        artefacts.write_json(plan, _stage(context, pool))
-    account: dict[str, Any] = artefacts.read_json(plan)
-    publishing.publish(context.config, place, account)
-    return account
+        _stage(context, pool).write(plan)
+    manifest = Manifest.read(plan)
+    publishing.publish(context.config, place, manifest)
+    return manifest
 
 
-def _stage(context: Context, pool: WorkerPool) -> dict[str, Any]:
+def _stage(context: Context, pool: WorkerPool) -> Manifest:
     """Do all the work in the staging folder; the manifest of what is in it."""
     config = context.config
     # 1. Episodes -> splits -> shards.
@@ -193,51 +204,47 @@ def _account(
     staged: Staged,
     sets: Mapping[str, TrainingSet],
     excluded: Sequence[Exclusion],
-) -> dict[str, Any]:
+) -> Manifest:
     """The manifest of what is staged, checksums included."""
     config, place, name = context.config, context.place, context.config.name
     kept = {episode_id for receipt in staged.pictured for episode_id in receipt.episodes}
     files = [f"{name}/{room}/{shard.file}" for room in ("pairs", "frames") for shard in staged.shards]
     files += [f"{name}/{file}" for one in sets.values() for file in one.files]
     files += [f"{place.pictures}/{shard.number:05d}.tar" for shard in staged.shards if in_tar(config)]
-    account = {
-        "name": name,
-        "config": plain(config),
-        "config_digest": config_digest(config),
-        "seed": config.seed,
-        "counts": {
-            "splits": {split: _split_counts(staged, split) for split in config.splits},
-            "datasets": {dataset_name(name, key): dataclasses.asdict(one.counts) for key, one in sets.items()},
-            "excluded": count_excluded(item.reason for item in excluded),
-        },
-        "claims_checked": sum(one.claims_checked for one in sets.values()),
-        "frames": {
-            "folder": place.pictures,
-            "count": sum(receipt.frames for receipt in staged.pictured),
-            "format": config.frames.format,
-        },
-        "splits": {
+    return Manifest(
+        name=name,
+        config=plain(config),
+        config_digest=config_digest(config),
+        seed=config.seed,
+        counts=Counts(
+            splits={split: _split_counts(staged, split) for split in config.splits},
+            datasets={dataset_name(name, key): one.counts for key, one in sets.items()},
+            excluded=count_excluded(item.reason for item in excluded),
+        ),
+        claims_checked=sum(one.claims_checked for one in sets.values()),
+        frames=Pictures(place.pictures, sum(receipt.frames for receipt in staged.pictured), config.frames.format),
+        splits={
             split: [episode.episode_id for episode in episodes if episode.episode_id in kept]
             for split, episodes in splits.items()
         },
-        "shards": [
-            {"split": shard.split, "pairs": f"pairs/{shard.file}", "frames": f"frames/{shard.file}"}
-            for shard in staged.shards
-        ],
-        "datasets": {dataset_name(name, key): [f"{name}/{file}" for file in one.files] for key, one in sets.items()},
-        "checksums": {"files": {file: artefacts.sha256(publishing.current(place, file)) for file in files}},
-        "excluded": [vars(item) for item in excluded],
-        "provenance": artefacts.provenance(),
-    }
-    if isinstance(context.source, FramesSource):  # elsewhere the source's root and the id say which recording it is
-        episodes = chain.from_iterable(splits.values())
-        account["paths"] = {episode.episode_id: context.source.path_of(episode) for episode in episodes}
-    return account
+        shards=[ShardFiles(shard.split, f"pairs/{shard.file}", f"frames/{shard.file}") for shard in staged.shards],
+        datasets={dataset_name(name, key): [f"{name}/{file}" for file in one.files] for key, one in sets.items()},
+        checksums=Checksums({file: artefacts.sha256(publishing.current(place, file)) for file in files}),
+        excluded=list(excluded),
+        provenance=artefacts.provenance(),
+        paths=_paths(context.source, splits),
+    )
 
 
-def _split_counts(staged: Staged, split: str) -> dict[str, Any]:
+def _paths(source: EpisodeSource, splits: Mapping[str, Sequence[Episode]]) -> dict[str, str] | None:
+    """Episode id -> recording of a table; of other sources the root and the id name the recording."""
+    if not isinstance(source, FramesSource):
+        return None
+    return {episode.episode_id: source.path_of(episode) for episode in chain.from_iterable(splits.values())}
+
+
+def _split_counts(staged: Staged, split: str) -> PairCounts:
     own = staged.of(split)
-    counts = total([pictured.counts for _, _, pictured in own])
     dropped = {kind: sum(getattr(drawn, kind) for _, drawn, _ in own) for kind in ("tied", "unlabelled")}
-    values = dataclasses.asdict(dataclasses.replace(counts, dropped=dropped if any(dropped.values()) else None))
-    return {key: value for key, value in values.items() if value is not None}
+    counts = total([pictured.counts for _, _, pictured in own])
+    return dataclasses.replace(counts, dropped=dropped if any(dropped.values()) else None)

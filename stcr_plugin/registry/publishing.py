@@ -13,7 +13,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.registry.data_config import DataConfig, config_digest
-from stcr_plugin.registry.manifest import DATASET_INFO, MANIFEST, dataset_name, file_name, read_manifest
+from stcr_plugin.registry.manifest import DATASET_INFO, MANIFEST, Manifest, dataset_name, file_name, read_manifest
 from stcr_plugin.registry.receipts import Place
 
 # The folders of pictures and of staged work, in which every file is a build's.
@@ -45,10 +45,10 @@ def _ours(entry: Any, config: DataConfig) -> bool:
     return isinstance(entry, dict) and str(entry.get("file_name", "")).startswith(f"{config.name}/")
 
 
-def publish(config: DataConfig, place: Place, account: Mapping[str, Any]) -> None:
+def publish(config: DataConfig, place: Place, manifest: Manifest) -> None:
     """Move what was staged into place, file by file, so that a killed publication goes on."""
     (place.registry / config.name / MANIFEST).unlink(missing_ok=True)
-    for file in account["checksums"]["files"]:
+    for file in manifest.checksums.files:
         staged, target = place.staging / file.partition("/")[2], place.registry / file
         if staged.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +56,9 @@ def publish(config: DataConfig, place: Place, account: Mapping[str, Any]) -> Non
                 shutil.rmtree(target)
             staged.replace(target)
     with artefacts.locked(place.registry / f".{DATASET_INFO}.lock"):
-        info = dataset_info(config, place.registry, account["datasets"])
+        info = dataset_info(config, place.registry, manifest.datasets)
         artefacts.write_json(place.registry / DATASET_INFO, info)
-    artefacts.write_json(place.registry / config.name / MANIFEST, account)
+    manifest.write(place.registry / config.name / MANIFEST)
 
 
 def current(place: Place, file: str) -> Path:
@@ -103,43 +103,37 @@ def _is_made(path: Path, folder: Path) -> bool:
     return any(re.fullmatch(pattern, path.relative_to(folder).as_posix()) for pattern in made)
 
 
-def _is_loose(account: Mapping[str, Any]) -> bool:
-    """Whether every picture is its own file."""
-    rules = account["config"]["frames"]
-    return bool(rules["format"] != "none" and rules["store"] == "folder")
-
-
-def is_whole(place: Place, account: Mapping[str, Any]) -> bool:
+def is_whole(place: Place, manifest: Manifest) -> bool:
     """Whether all files of a staged manifest are on disk, staged or in place, and every picture in its full length."""
-    return all(current(place, file).is_file() for file in account["checksums"]["files"]) and (
-        not _is_loose(account)
+    return all(current(place, file).is_file() for file in manifest.checksums.files) and (
+        not manifest.stored.loose
         or all(
             (place.registry / row["image"]).is_file() and (place.registry / row["image"]).stat().st_size == row["bytes"]
-            for shard in account["shards"]
-            for row in parquet.read(current(place, f"{account['name']}/{shard['frames']}"), ("image", "bytes"))
+            for shard in manifest.shards
+            for row in parquet.read(current(place, f"{manifest.name}/{shard.frames}"), ("image", "bytes"))
         )
     )
 
 
-def finished(config: DataConfig, registry: Path) -> dict[str, Any] | None:
+def finished(config: DataConfig, registry: Path) -> Manifest | None:
     """The manifest, where it is of this very configuration, all its files exist, and there is no other picture."""
     path = registry / config.name / MANIFEST
     if not path.is_file():
         return None
     try:
         manifest = read_manifest(registry, config.name)
-        if manifest["config_digest"] != config_digest(config):
+        if manifest.config_digest != config_digest(config):
             return None
         info = artefacts.read_json(registry / DATASET_INFO)
     except DataError:
         return None
     suffix = picture_store.SUFFIX[config.frames.format]
-    loose = (registry / manifest["frames"]["folder"]).glob(f"*/[!.]*{suffix}") if _is_loose(manifest) else None
+    loose = (registry / manifest.frames.folder).glob(f"*/[!.]*{suffix}") if manifest.stored.loose else None
     count = None if loose is None else sum(1 for _ in loose)
     whole = (
-        count in (None, manifest["frames"]["count"])
-        and all((registry / file).is_file() for file in manifest["checksums"]["files"])
-        and all(_ours(info.get(name), config) for name in manifest["datasets"])
+        count in (None, manifest.frames.count)
+        and all((registry / file).is_file() for file in manifest.checksums.files)
+        and all(_ours(info.get(name), config) for name in manifest.datasets)
     )
     return manifest if whole else None
 
@@ -147,18 +141,18 @@ def finished(config: DataConfig, registry: Path) -> dict[str, Any] | None:
 # ---- what is left over ----
 
 
-def left_over(registry: Path, account: Mapping[str, Any]) -> list[Path]:
+def left_over(registry: Path, manifest: Manifest) -> list[Path]:
     """Folders of pictures that are not this build's, then those of staged work."""
-    frames = registry / account["frames"]["folder"]
-    tops = (registry / account["name"]).iterdir()
+    frames = registry / manifest.frames.folder
+    tops = (registry / manifest.name).iterdir()
     return sorted((path for path in tops if path != frames and _WHOLE.fullmatch(path.name)), reverse=True)
 
 
-def prune(registry: Path, account: Mapping[str, Any]) -> None:
+def prune(registry: Path, manifest: Manifest) -> None:
     """Delete what former and killed builds made; staged work last, since it shows the next run that this was begun."""
-    folder = registry / account["name"]
-    frames = registry / account["frames"]["folder"]
-    keep = {folder / MANIFEST, *(registry / file for file in account["checksums"]["files"])}
+    folder = registry / manifest.name
+    frames = registry / manifest.frames.folder
+    keep = {folder / MANIFEST, *(registry / file for file in manifest.checksums.files)}
     for path in [path for path in _files(folder) if path not in keep and _is_made(path, folder)]:
         path.unlink()
         if path.parent != folder and not any(path.parent.iterdir()):
@@ -166,17 +160,17 @@ def prune(registry: Path, account: Mapping[str, Any]) -> None:
     for path in frames.iterdir() if frames.is_dir() else ():
         if path.is_file() and path not in keep:
             path.unlink()
-    _prune_pictures(registry, account, frames)
-    for other in left_over(registry, account):
+    _prune_pictures(registry, manifest, frames)
+    for other in left_over(registry, manifest):
         shutil.rmtree(other)
 
 
-def _prune_pictures(registry: Path, account: Mapping[str, Any], frames: Path) -> None:
+def _prune_pictures(registry: Path, manifest: Manifest, frames: Path) -> None:
     """Delete loose pictures that no pair uses, one episode at a time, so that memory does not grow with them."""
     folders = {path.name: path for path in frames.iterdir() if path.is_dir()} if frames.is_dir() else {}
-    for shard in account["shards"] if folders else ():
+    for shard in manifest.shards if folders else ():
         used: dict[str, set[str]] = {}
-        for row in parquet.read(registry / account["name"] / shard["frames"], ("episode_id", "image")):
+        for row in parquet.read(registry / manifest.name / shard.frames, ("episode_id", "image")):
             used.setdefault(row["episode_id"], set()).add(row["image"].rpartition("/")[2])
         for episode_id, names in used.items():
             folder = folders.pop(episode_id, None)

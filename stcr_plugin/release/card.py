@@ -14,6 +14,7 @@ from stcr_plugin.evaluation.controls import CONTROLS_JSON
 from stcr_plugin.evaluation.evaluate import RESULTS
 from stcr_plugin.evaluation.guard import GUARD
 from stcr_plugin.evaluation.leakage import overlap_words
+from stcr_plugin.registry.manifest import Manifest
 from stcr_plugin.release import server_commands
 from stcr_plugin.release.lineage import Link
 from stcr_plugin.release.pixels import Limits
@@ -225,7 +226,7 @@ def _guard(of: Card, missing: list[str]) -> list[str]:
 
 
 def _data(of: Card, missing: list[str]) -> list[str]:
-    from stcr_plugin.registry.manifest import summary
+    from stcr_plugin.report.check_words import build_text
 
     parts = []
     for build, digest, places in _builds(of):
@@ -234,15 +235,15 @@ def _data(of: Card, missing: list[str]) -> list[str]:
             missing.append(f"training data {_code(build)}: not here any more, or built anew since")
             parts.append(f"### {build}\n\nIts manifest is not here; its configuration has the digest `{digest}`.")
             continue
-        config = manifest["config"]
+        config = manifest.config
         paths = [key for key, value in config["source"].items() if isinstance(value, str) and "/" in value]
         source = {key: value for key, value in config["source"].items() if key not in ("root", *paths)}
         frames = {key: value for key, value in config["frames"].items() if value is not None}
         facts = [
             f"source: {_code(json.dumps(source, ensure_ascii=False))}",
             f"pictures: {_code(json.dumps(frames, ensure_ascii=False))}",
-            *(tables.cell(line) for line in summary(manifest).splitlines()),
-            f"digest of the configuration: `{manifest['config_digest']}`",
+            *(tables.cell(line) for line in build_text(manifest).splitlines()),
+            f"digest of the configuration: `{manifest.config_digest}`",
             *(f"checksum of `{tables.cell(file)}`: `{value}`" for file, value in _checksums(manifest)),
         ]
         parts += [f"### {build}", _bullets(facts)]
@@ -261,7 +262,7 @@ def _builds(of: Card) -> list[tuple[str, str, tuple[Path, ...]]]:
     return [(*key, places) for key, places in found.items()]
 
 
-def _manifest(build: str, digest: str, places: Sequence[Path]) -> dict[str, Any] | None:
+def _manifest(build: str, digest: str, places: Sequence[Path]) -> Manifest | None:
     from stcr_plugin.registry.manifest import read_manifest
 
     for place in places:
@@ -269,13 +270,13 @@ def _manifest(build: str, digest: str, places: Sequence[Path]) -> dict[str, Any]
             found = read_manifest(place, build)
         except StcrError:
             continue
-        if found["config_digest"] == digest:
+        if found.config_digest == digest:
             return found
     return None
 
 
-def _checksums(manifest: Mapping[str, Any], most: int = 12) -> list[tuple[str, str]]:
-    found = [(str(file), str(value)) for file, value in manifest["checksums"]["files"].items()]
+def _checksums(manifest: Manifest, most: int = 12) -> list[tuple[str, str]]:
+    found = list(manifest.checksums.files.items())
     rest = [(f"and {len(found) - most} more files", "see the build's manifest.json")] if len(found) > most else []
     return found[:most] + rest
 

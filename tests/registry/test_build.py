@@ -23,7 +23,8 @@ from stcr_plugin.registry import build as build_module
 from stcr_plugin.registry import publishing
 from stcr_plugin.registry.build import DataConfig, build, load_data_config
 from stcr_plugin.registry.check import check
-from stcr_plugin.registry.manifest import read_manifest, read_pairs
+from stcr_plugin.registry.manifest import RowCounts, read_manifest, read_pairs
+from stcr_plugin.report.check_words import check_text
 from stcr_plugin.types import Exclusion, Segment
 
 TABLETOP = {
@@ -89,31 +90,31 @@ def rows(registry, key, name="toy"):
 
 def test_finished_build_passes_its_check(built):
     report = check("toy", built)
-    assert report.ok, str(report)
+    assert report.ok, check_text(report)
     assert report.pairs == 8 * 6
 
 
 def test_manifest_counts_what_is_there(built):
     manifest = read_manifest(built, "toy")
-    counts = manifest["counts"]
-    assert {split: figures["pairs"] for split, figures in counts["splits"].items()} == {
+    counts = manifest.counts
+    assert {split: figures.pairs for split, figures in counts.splits.items()} == {
         "train": 24,
         "seen": 12,
         "heldout": 12,
     }
-    assert counts["splits"]["train"]["within_phase"] == counts["splits"]["train"]["across_phase"] == 12
-    assert sum(counts["splits"]["train"]["distances"].values()) == 24
-    assert counts["datasets"]["toy_cot"] == {
-        "pairs": 20,
-        "samples": 40,
-        "answers": {"img1": 20, "img2": 20},
-        "orders": {"backward": 20, "forward": 20},
-        "languages": {"en": 20, "zh": 20},
-        "short_by": 0,
-    }
-    assert counts["datasets"]["toy_forward"]["answers"] == {"img2": 5}
-    assert manifest["claims_checked"] == 40 * 2 * 5
-    assert manifest["frames"]["count"] == len(list((built / manifest["frames"]["folder"]).rglob("*.png")))
+    assert counts.splits["train"].within_phase == counts.splits["train"].across_phase == 12
+    assert sum(counts.splits["train"].distances.values()) == 24
+    assert counts.datasets["toy_cot"] == RowCounts(
+        pairs=20,
+        samples=40,
+        answers={"img1": 20, "img2": 20},
+        orders={"backward": 20, "forward": 20},
+        languages={"en": 20, "zh": 20},
+        short_by=0,
+    )
+    assert counts.datasets["toy_forward"].answers == {"img2": 5}
+    assert manifest.claims_checked == 40 * 2 * 5
+    assert manifest.frames.count == len(list((built / manifest.frames.folder).rglob("*.png")))
 
 
 def test_only_pictures_that_a_pair_uses_are_written(built):
@@ -167,7 +168,7 @@ def test_a_split_more_leaves_the_pairs_of_the_others(built, tmp_path):
 
 def test_changed_configuration_replaces_the_build(tmp_path):
     build(config(), tmp_path)
-    old = read_manifest(tmp_path, "toy")["frames"]["folder"]
+    old = read_manifest(tmp_path, "toy").frames.folder
     smaller = config(
         frames={"width": 14, "height": 14, "format": "jpeg"}, datasets={"small": {"split": "train", "kind": "weak"}}
     )
@@ -312,11 +313,11 @@ def test_unreadable_episode_is_set_aside_whole_and_counts_stay_right(fake, tmp_p
     fake([episode(f"e{number}") for number in range(5)], unreadable=["e2"])
     build(config(FAKE, datasets={"weak": {"split": "train", "kind": "weak", "pairs": 18}}), tmp_path)
     manifest = read_manifest(tmp_path, "fake")
-    assert manifest["splits"]["train"] == ["e0", "e1", "e3", "e4"]
-    assert manifest["counts"]["splits"]["train"]["pairs"] == 16
-    assert manifest["counts"]["datasets"]["fake_weak"]["short_by"] == 2
-    assert [(item["what"], item["where"]) for item in manifest["excluded"]] == [("episode", "e2")]
-    assert sum(manifest["counts"]["excluded"].values()) == 1
+    assert manifest.splits["train"] == ["e0", "e1", "e3", "e4"]
+    assert manifest.counts.splits["train"].pairs == 16
+    assert manifest.counts.datasets["fake_weak"].short_by == 2
+    assert [(item.what, item.where) for item in manifest.excluded] == [("episode", "e2")]
+    assert sum(manifest.counts.excluded.values()) == 1
     assert not list(tmp_path.rglob("e2"))
     assert check("fake", tmp_path).ok
 
@@ -349,7 +350,7 @@ def test_build_of_which_no_picture_can_be_read_is_not_finished(fake, tmp_path, f
     assert not (tmp_path / "fake" / "manifest.json").exists()
     fake(listed)
     build(config(values), tmp_path)
-    assert read_manifest(tmp_path, "fake")["counts"]["datasets"]["fake_weak"]["pairs"] == 8
+    assert read_manifest(tmp_path, "fake").counts.datasets["fake_weak"].pairs == 8
     assert check("fake", tmp_path).ok
 
 
@@ -390,9 +391,9 @@ def test_id_that_is_too_long_for_a_folder_is_set_aside(fake, tmp_path, store, li
     fake([episode(longest), episode(longest + "x")])
     build(config(FAKE, frames={"store": store}), tmp_path)
     manifest = read_manifest(tmp_path, "fake")
-    assert manifest["splits"]["train"] == [longest]
+    assert manifest.splits["train"] == [longest]
     reason = f"the episode's id is too long for a folder's name, {limit + 1} bytes of at most {limit}"
-    assert [item["reason"] for item in manifest["excluded"]] == [reason]
+    assert [item.reason for item in manifest.excluded] == [reason]
     assert check("fake", tmp_path).ok
 
 
@@ -411,7 +412,7 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(fake, tmp_path):
     build(config(FAKE), tmp_path)
     manifest = read_manifest(tmp_path, "fake")
     assert {pair.episode_id for pair in read_pairs(tmp_path, "fake", "train")} == {"good"}
-    reasons = collections.Counter(item["reason"] for item in manifest["excluded"])
+    reasons = collections.Counter(item.reason for item in manifest.excluded)
     assert reasons == {
         "too short for any pair that the rules allow": 1,
         "the task text holds a media or chat marker": 2,
@@ -420,7 +421,7 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(fake, tmp_path):
         "the segment leaves its episode": 1,
         "no such video": 1,
     }
-    assert manifest["counts"]["excluded"] == dict(sorted(reasons.items()))
+    assert manifest.counts.excluded == dict(sorted(reasons.items()))
     assert check("fake", tmp_path).ok
 
 

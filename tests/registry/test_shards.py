@@ -82,8 +82,8 @@ def test_parquet_holds_the_rows_of_json(in_json, sharded):
 
 
 def test_fewer_pairs_are_a_fair_draw_over_the_shards(sharded):
-    counts = read_manifest(sharded, "toy")["counts"]["datasets"]["toy_cot"]
-    assert (counts["pairs"], counts["samples"], counts["short_by"]) == (20, 40, 0)
+    counts = read_manifest(sharded, "toy").counts.datasets["toy_cot"]
+    assert (counts.pairs, counts.samples, counts.short_by) == (20, 40, 0)
     assert len({row["episode_id"] for row in dataset_rows(sharded, "toy_cot")}) == 7
 
 
@@ -112,7 +112,7 @@ def test_draw_over_shards_is_uniform_over_pairs():
 def test_format_auto_follows_the_number_of_samples(tmp_path, monkeypatch):
     monkeypatch.setattr(training_sets, "_JSON_SAMPLES", 50)
     build(config(), tmp_path, ALONE)
-    files = read_manifest(tmp_path, "toy")["datasets"]
+    files = read_manifest(tmp_path, "toy").datasets
     assert files["toy_cot"] == ["toy/toy_cot.json"]
     assert len(files["toy_weak"]) == 3
     assert check("toy", tmp_path).ok
@@ -137,10 +137,10 @@ def test_tar_is_one_that_any_tool_unpacks(tmp_path):
     build(config(frames={"store": "tar"}), tmp_path, ALONE)
     manifest = read_manifest(tmp_path, "toy")
     members = {}
-    for path in (tmp_path / manifest["frames"]["folder"]).iterdir():
+    for path in (tmp_path / manifest.frames.folder).iterdir():
         with tarfile.open(path) as tar:
             members |= {member.name: tar.extractfile(member).read() for member in tar}
-    assert len(members) == manifest["frames"]["count"]
+    assert len(members) == manifest.frames.count
     row = next(frame_rows(tmp_path, manifest))
     assert members[f"{row['episode_id']}/{row['frame']:06d}.png"] == picture_store.read(tmp_path, row["image"])
 
@@ -212,7 +212,7 @@ def test_curriculum_orders_rows_by_distance_in_equal_parts(tmp_path, form, first
     for wanted in (len(shown) / 3, 2 * len(shown) / 3):
         assert min(abs(cut - wanted) for cut in cuts) <= 4, "no clean step near a third of the rows"
     assert ordered != sorted(ordered), "inside a part the rows come in random order"
-    assert len(read_manifest(tmp_path, "toy")["datasets"]["toy_weak"]) == 1, "frameworks read a folder in any order"
+    assert len(read_manifest(tmp_path, "toy").datasets["toy_weak"]) == 1, "frameworks read a folder in any order"
     assert check("toy", tmp_path).ok
 
 
@@ -221,8 +221,8 @@ def test_curriculum_orders_rows_by_distance_in_equal_parts(tmp_path, form, first
 def test_curriculum_takes_as_many_pairs_as_were_asked_for(tmp_path, form, pairs, bins):
     rule = {"split": "train", "kind": "weak", "format": form, "pairs": pairs, "curriculum": {"bins": bins}}
     build(config(datasets={"weak": rule}), tmp_path, ALONE)
-    counts = read_manifest(tmp_path, "toy")["counts"]["datasets"]["toy_weak"]
-    assert (counts["pairs"], counts["short_by"]) == (pairs or 42, 0)
+    counts = read_manifest(tmp_path, "toy").counts.datasets["toy_weak"]
+    assert (counts.pairs, counts.short_by) == (pairs or 42, 0)
 
 
 def test_parts_of_a_curriculum_never_take_more_than_they_have():
@@ -267,10 +267,10 @@ def test_regress_and_ties_reach_the_training_set(monkeypatch, tmp_path, ties):
     build(config(FAKE, pairs=FAKE["pairs"] | {"ties": ties}), tmp_path)
     manifest = read_manifest(tmp_path, "fake")
     closer = {"earlier": 20, "later": 20} | ({"neither": 5} if ties == "teach" else {})
-    assert manifest["counts"]["splits"]["train"]["closer"] == closer
+    assert manifest.counts.splits["train"].closer == closer
     dropped = None if ties == "teach" else {"tied": 5, "unlabelled": 0}
-    assert manifest["counts"]["splits"]["train"].get("dropped") == dropped
-    assert manifest["counts"]["datasets"]["fake_weak"]["answers"].get("neither", 0) == (10 if ties == "teach" else 0)
+    assert manifest.counts.splits["train"].dropped == dropped
+    assert manifest.counts.datasets["fake_weak"].answers.get("neither", 0) == (10 if ties == "teach" else 0)
     for row in dataset_rows(tmp_path, "fake_weak"):
         assert ("neither" in row["messages"][0]["content"]) == (ties == "teach")
         assert row["messages"][1]["content"] == f"closer to completion: {row['answer']}"
@@ -297,7 +297,7 @@ def test_published_pairs_are_taken_as_they_are(monkeypatch, tmp_path):
         ("e:1-4", "forward"): "spatial details: img1: cup on. img2: cup off.\ncloser to completion: img1",
         ("e:1-4", "backward"): "spatial details: img1: cup off. img2: cup on.\ncloser to completion: img2",
     }
-    assert [item["what"] for item in read_manifest(tmp_path, "fake")["excluded"]] == ["pair", "pair"]
+    assert [item.what for item in read_manifest(tmp_path, "fake").excluded] == ["pair", "pair"]
     assert check("fake", tmp_path).ok
     with pytest.raises(DataError, match=r"^pair episode e, frames 3-5: .*marker; fix it, or set on_bad_data: exclude$"):
         build(config(FAKE, pairs={}, datasets={"cot": cot}, on_bad_data="error"), tmp_path)
@@ -452,7 +452,7 @@ def test_episode_that_was_mended_is_taken_up_by_the_next_run(monkeypatch, tmp_pa
     build(config(values), tmp_path / "mended")
     build(config(values), tmp_path / "fresh")
     assert tree(tmp_path / "mended") == tree(tmp_path / "fresh")
-    assert read_manifest(tmp_path / "mended", "fake")["excluded"] == []
+    assert read_manifest(tmp_path / "mended", "fake").excluded == []
 
 
 def test_recordings_that_came_between_two_runs_are_taken_in(monkeypatch, tmp_path):

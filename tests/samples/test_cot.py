@@ -164,12 +164,12 @@ def test_published_pair_without_descriptions_is_left_out_of_cot_alone_and_counte
         config, datasets={key: dataclasses.replace(rule, format=form) for key, rule in config.datasets.items()}
     )
     build(config, tmp_path / "sets")
-    counts = read_manifest(tmp_path / "sets", "theirs")["counts"]
-    assert {name: figures["pairs"] for name, figures in counts["datasets"].items()} == {
+    counts = read_manifest(tmp_path / "sets", "theirs").counts
+    assert {name: figures.pairs for name, figures in counts.datasets.items()} == {
         "theirs_cot": 3,
         "theirs_weak": 5,
     }
-    assert counts["excluded"] == {"published without a description of each picture; only kind: weak can use it": 2}
+    assert counts.excluded == {"published without a description of each picture; only kind: weak can use it": 2}
     assert all(
         "corn in hand" in item["messages"][1]["content"] for item in dataset_rows(tmp_path / "sets", "theirs_cot")
     )
@@ -178,8 +178,8 @@ def test_published_pair_without_descriptions_is_left_out_of_cot_alone_and_counte
 
 def test_as_many_described_pairs_are_taken_as_were_asked_for(tmp_path):
     build(published(tmp_path, 3, pairs=3), tmp_path / "sets")
-    counts = read_manifest(tmp_path / "sets", "theirs")["counts"]["datasets"]["theirs_cot"]
-    assert (counts["pairs"], counts["short_by"]) == (3, 0)
+    counts = read_manifest(tmp_path / "sets", "theirs").counts.datasets["theirs_cot"]
+    assert (counts.pairs, counts.short_by) == (3, 0)
 
 
 @pytest.mark.parametrize(("described", "pairs", "have"), [(0, None, 0), (3, 4, 3)])
