@@ -19,7 +19,7 @@ def finished(run, registry, name="stage2", parent=None, **changes):
         "image_max_pixels": 3136,
         "image_min_pixels": 1024,
         "datasets": ["toy_weak"],
-        "data": [{"build": "toy", "config_digest": read_manifest(registry, "toy")["config_digest"]}],
+        "data": [{"build": "toy", "config_digest": read_manifest(registry, "toy").config_digest}],
         "recipe": {"dataset_dir": str(registry), "learning_rate": 0.001, "output_dir": "/home/somebody/secret"},
         "provenance": artefacts.provenance(),
         "steps": 12,

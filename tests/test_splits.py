@@ -175,9 +175,7 @@ def test_episode_that_two_splits_hold_out_is_counted_in_the_manifest(monkeypatch
         "on_bad_data": "error",
     }
     build_module.build(from_mapping(DataConfig, config, "test"), tmp_path)
-    assert read_manifest(tmp_path, "toy")["counts"]["excluded"] == {
-        "its tasks or its object are held out by two splits": 1
-    }
+    assert read_manifest(tmp_path, "toy").counts.excluded == {"its tasks or its object are held out by two splits": 1}
     assert {pair.task for pair in read_pairs(tmp_path, "toy", "a")} == {"open"}
 
 

@@ -41,12 +41,13 @@ def _build_options(parser: Parser) -> None:
 
 def _build(arguments: argparse.Namespace) -> None:
     from stcr_plugin.registry.build import build, load_data_config
-    from stcr_plugin.registry.manifest import read_manifest, summary
+    from stcr_plugin.registry.manifest import read_manifest
     from stcr_plugin.registry.workers import WorkerPool
+    from stcr_plugin.report.check_words import build_text
 
     config = load_data_config(arguments.config, arguments.overrides)
     manifest = build(config, arguments.registry, WorkerPool(arguments.workers, arguments.ray))
-    print(summary(read_manifest(arguments.registry, config.name)))
+    print(build_text(read_manifest(arguments.registry, config.name)))
     print(f"built: {manifest}")
 
 
@@ -57,9 +58,10 @@ def _check_options(parser: Parser) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     from stcr_plugin.registry.check import check
+    from stcr_plugin.report.check_words import check_text
 
     report = check(arguments.name, arguments.registry)
-    print(report)
+    print(check_text(report))
     return 0 if report.ok else 1
 
 

@@ -73,7 +73,7 @@ def _export(arguments: argparse.Namespace) -> None:
     for line in done.missing:
         print(f"missing in the model card: {line}")
     print(f"exported: {done.out}, weights {done.how}, {done.dtype}, digest {done.digest}")
-    print(f"serve: {vllm_line(str(done.out), done.name, done.dtype, done.limits)}")
+    print(f"serve: {vllm_line(str(done.out), done.name, dtype=done.dtype, limits=done.limits)}")
 
 
 def _benchmark_export_options(parser: Parser) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import DataError
@@ -12,13 +12,14 @@ from stcr_plugin.types import Episode, EpisodeSource
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.data_config import DataConfig
+    from stcr_plugin.registry.manifest import Manifest
 
 
-def config_of(manifest: Mapping[str, Any]) -> DataConfig:
+def config_of(manifest: Manifest) -> DataConfig:
     """The data config that a manifest was built by. Raises ConfigError for one of another version."""
     from stcr_plugin.registry.data_config import DataConfig
 
-    return from_mapping(DataConfig, manifest["config"], f"the manifest of {manifest['name']}")
+    return from_mapping(DataConfig, manifest.config, f"the manifest of {manifest.name}")
 
 
 def source_of(config: DataConfig, wanted: Collection[str]) -> tuple[EpisodeSource, dict[str, Episode]]:
@@ -49,9 +50,9 @@ def true_progress(registry: Path, dataset: str, wanted: Collection[str]) -> dict
 
     manifest = read_manifest(registry, dataset)
     config = config_of(manifest)
-    if frames_folder(config) != manifest["frames"]["folder"]:
+    if frames_folder(config) != manifest.frames.folder:
         raise DataError(
-            f"{Path(registry) / manifest['name']}: the code that makes its pictures has changed since it was built; "
+            f"{Path(registry) / manifest.name}: the code that makes its pictures has changed since it was built; "
             "build it anew"
         )
     source, episodes = source_of(config, wanted)

@@ -106,7 +106,7 @@ def _where(stage: Mapping[str, Any], dataset: str, registry: Path) -> Path:
         except StcrError as error:
             reasons.append(str(error))
             continue
-        if digests.get(manifest["name"], manifest["config_digest"]) == manifest["config_digest"]:
+        if digests.get(manifest.name, manifest.config_digest) == manifest.config_digest:
             return place
-        reasons.append(f"{place}: {manifest['name']} was built again since, by another configuration or other code")
+        reasons.append(f"{place}: {manifest.name} was built again since, by another configuration or other code")
     raise DataError(f"its dataset {dataset}", f"cannot be read ({'; '.join(reasons)})")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stcr_plugin.embedded.base import BaseConfig
     from stcr_plugin.frameworks.adapters import Start
     from stcr_plugin.frameworks.stage_record import Record
+    from stcr_plugin.registry.manifest import Manifest
 
 Train = Callable[[dict[str, Any], list[Any]], None]
 
@@ -147,7 +148,7 @@ def _build_base(config: str, base: BaseConfig, registry: Path) -> None:
             raise StcrError(config, f"the base could not be built (exit code {done.returncode})", "see the log above")
 
 
-def manifests_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
+def manifests_of(recipe: Recipe) -> dict[str, Manifest]:
     """Build -> manifest, of the training sets in their order, without those that the plugin did not build.
 
     Raises:
@@ -155,16 +156,16 @@ def manifests_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """
     from stcr_plugin.registry.manifest import build_name, read_manifest
 
-    manifests: dict[str, dict[str, Any]] = {}
+    manifests: dict[str, Manifest] = {}
     for dataset in recipe.datasets:
         try:
             build = build_name(recipe.registry, dataset)
         except ConfigError:
             continue  # not built by the plugin, such as general data that is mixed in
         manifest = manifests.setdefault(build, read_manifest(recipe.registry, build))
-        rule = manifest["config"]["datasets"].get(dataset[len(build) + 1 :], {})
+        rule = manifest.config["datasets"].get(dataset[len(build) + 1 :], {})
         refuse_to_mix_a_curriculum(recipe, dataset, rule)
-        if manifest["frames"]["format"] == "none":
+        if manifest.frames.format == "none":
             raise ConfigError(
                 "dataset",
                 f"{dataset} was built without pictures (frames.format: none), to count and plan",
@@ -178,7 +179,7 @@ def _opening(
     start: Start,
     parent: StageRecord | None,
     *,
-    manifests: Mapping[str, Mapping[str, Any]],
+    manifests: Mapping[str, Manifest],
     backend: str,
 ) -> StageRecord:
     """The stage record as it is before training."""
@@ -199,7 +200,7 @@ def _opening(
         image_max_pixels=recipe.image_max_pixels,
         image_min_pixels=recipe.image_min_pixels,
         datasets=tuple(recipe.datasets),
-        data=tuple(TrainedBuild(build, str(of["config_digest"])) for build, of in manifests.items()),
+        data=tuple(TrainedBuild(build, of.config_digest) for build, of in manifests.items()),
         recipe=recipe.written,
         settings=asdict(recipe.settings),
         provenance=artefacts.provenance(),

@@ -18,6 +18,7 @@ from stcr_plugin.preflight.memory import Batch
 from stcr_plugin.preflight.model import Model, read_model
 from stcr_plugin.preflight.resolve import Resolved, resolve
 from stcr_plugin.preflight.verdict import Verdict, refused, warning
+from stcr_plugin.registry.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Plan:
     resolved: Resolved
     model: Model | None
     data: Data | None
-    manifests: Mapping[str, Mapping[str, Any]]
+    manifests: Mapping[str, Manifest]
 
     @property
     def start(self) -> Path:
@@ -156,7 +157,7 @@ def read_plan(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan |
         resolved = resolve({**recipe.framework_keys(), **start, "overwrite_output_dir": True}, asked.gpus)
     except StcrError as refusal:
         return None, [*found, refused("recipe", refusal)]
-    manifests: dict[str, dict[str, Any]] = {}
+    manifests: dict[str, Manifest] = {}
     model, data = None, None
     with tempfile.TemporaryDirectory() as spare:
         try:

@@ -1,8 +1,8 @@
 """A finished build in the files of STCR's authors, so that their code trains or is measured on the very same rows.
 
-Formats as in episodes/spatiallogic.py, in the newer spelling. Picture paths are relative to the registry folder, which
-is what their `--base_dir` is to be. A question in JSON is ours, in the wording that the row was built with; their
-evaluation script takes the CSV's task_name and asks a question of its own.
+Formats as in episodes/spatiallogic.py, in the newer spelling. Picture paths are relative to the registry folder; give
+it as their `--base_dir`. A question in JSON is ours, in the wording that the row was built with; their evaluation
+script takes the CSV's task_name and asks its own question.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ DETAILS = "spatial details: "
 
 @dataclass(frozen=True)
 class Shown:
-    """Two pictures as a row shows them: paths of img1 and img2 relative to the registry, and what is said of them.
+    """Two pictures as a row shows them.
 
-    `details` reads "img1: ... img2: ...", "" for a weak row.
+    Attributes:
+        images: Paths of img1 and img2, relative to the registry.
+        details: "img1: ... img2: ...", "" for a weak row.
     """
 
     images: tuple[str, str]
@@ -42,7 +44,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how many rows were left out since neither image is closer: theirs has no such label."""
+    """What was written, and how many rows were left out since neither image is closer, for which there is no label."""
 
     path: Path
     rows: int
@@ -52,27 +54,29 @@ class Exported:
 def export(name: str, registry: str | Path, out: str | Path, format: str, split: str | None = None) -> Exported:
     """Write the dataset `name`, or with `split` every pair of that split of the build `name` in both orders.
 
-    A dataset's rows keep their order; those of a split are weak. Raises ConfigError for an unknown name, split or
-    format and for a build whose pictures are no files of their own, DataError for a build that cannot be read and for
-    paths that their loader would take for others.
+    A dataset's rows keep their order; those of a split are weak.
+
+    Raises:
+        ConfigError: for an unknown name, split or format, and a build whose pictures are not single files.
+        DataError: for a build that cannot be read, and paths that the authors' loader would misread.
     """
     if format not in _WRITERS:
-        raise ConfigError(f"no export format {format!r}, {nearest(format, list(_WRITERS))}")
-    stored = manifests.read_manifest(registry, name)["config"]["frames"]
-    if stored["store"] != "folder" or stored["format"] == "none":
+        raise ConfigError("format", f"unknown format {format!r}", nearest(format, list(_WRITERS)))
+    if not manifests.read_manifest(registry, name).stored.loose:
         raise ConfigError(
-            f"{name}: its pictures are no files of their own, which the authors' code needs; build it with "
-            "frames.store=folder and frames.format=png or jpeg"
+            name,
+            "its pictures are not single files, which the authors' code needs",
+            "build it with frames.store=folder and frames.format=png or jpeg",
         )
     every = list(_of_dataset(name, registry) if split is None else _of_split(name, registry, split))
     rows = [shown for shown in every if shown.closer != "neither"]
-    for shown in rows:
-        for image in shown.images:
-            if "_/" in image:
-                raise DataError(
-                    f"{image}: a folder's name ends in `_`, which the authors' loader takes for a full stop; choose "
-                    "another name for the build or the episode, and build again"
-                )
+    for image in (image for shown in rows for image in shown.images):
+        if "_/" in image:
+            raise DataError(
+                image,
+                "a folder's name ends in `_`, which the authors' loader reads as a full stop",
+                "choose another name for the build or the episode, and build again",
+            )
     artefacts.write_text(out, _WRITERS[format](rows))
     return Exported(Path(out), len(rows), len(every) - len(rows))
 
@@ -92,33 +96,31 @@ def json_row(shown: Shown) -> dict[str, Any]:
 
 
 def csv_row(shown: Shown) -> dict[str, str]:
-    """One row of their evaluation file; its columns are the ones that their script insists on."""
+    """One row of their evaluation file; its columns are those that their script requires."""
     values = (*shown.images, shown.task, shown.details, shown.closer)
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def _of_dataset(dataset: str, registry: str | Path) -> Iterator[Shown]:
     manifest = manifests.read_manifest(registry, dataset)
-    if dataset == manifest["name"]:
-        known = ", ".join([*manifest["datasets"], *(f"{dataset} --split {split}" for split in manifest["splits"])])
-        raise ConfigError(f"{dataset} is a whole build; export one of: {known}")
-    rules = {
-        manifests.dataset_name(manifest["name"], key): rule for key, rule in manifest["config"]["datasets"].items()
-    }
-    if rules[dataset]["kind"] == "general":
-        raise ConfigError(f"{dataset} asks about single pictures, and their format is of pairs; export another dataset")
-    splits = {name: rule["split"] for name, rule in rules.items()}
-    tasks = {pair.pair_id: pair.task for pair in manifests.read_pairs(registry, dataset, splits[dataset])}
+    if dataset == manifest.name:
+        known = ", ".join([*manifest.datasets, *(f"{dataset} --split {split}" for split in manifest.splits)])
+        raise ConfigError(dataset, "is a whole build", f"export one of: {known}")
+    rule = manifest.rules[dataset]
+    if rule.kind == "general":
+        problem = "asks about single pictures, and the authors' format is of pairs"
+        raise ConfigError(dataset, problem, "export another dataset")
+    tasks = {pair.pair_id: pair.task for pair in manifests.read_pairs(registry, dataset, rule.split)}
     for row in manifests.dataset_rows(registry, dataset):
         prompt, target = (message["content"] for message in row["messages"])
         one, two = row["images"]
-        # The judgment is the last line; what stands before it is the description.
+        # The judgment is the last line, the description before it.
         details = target.rpartition("\n")[0].removeprefix(DETAILS)
         yield Shown((one, two), tasks[row["pair_id"]], prompt.removeprefix("<image>" * 2), row["answer"], details)
 
 
 def _of_split(name: str, registry: str | Path, split: str) -> Iterator[Shown]:
-    seed = manifests.read_manifest(registry, name)["seed"]
+    seed = manifests.read_manifest(registry, name).seed
     for pair in manifests.read_pairs(registry, name, split):
         for order in ORDERS:
             query = Query(pair, order)

@@ -1,10 +1,11 @@
-"""Whether a build on disk is what its manifest says: every picture decoded, every row held against its pair."""
+"""Is a build on disk what its manifest says? Every picture is decoded, every row compared with its pair."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import picture_store
+from stcr_plugin.registry.manifest import Manifest, SetRule
 from stcr_plugin.samples.general import SHOWN, names_in
 from stcr_plugin.samples.questions import fill, paraphrases, questions
 from stcr_plugin.samples.weak import answer_line
@@ -31,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """How much was looked at, and all that is wrong with it."""
+    """How many pictures, pairs and rows of the build `name` were checked, and all that is wrong with them."""
 
     name: str
     pictures: int
@@ -43,141 +45,132 @@ class CheckReport:
     def ok(self) -> bool:
         return not self.problems
 
-    def __str__(self) -> str:
-        looked = f"{self.name}: {self.pictures} pictures, {self.pairs} pairs and {self.rows} rows checked"
-        found = [f"{problem.where}: {problem.what}" for problem in self.problems]
-        return "\n".join([f"{looked}, {len(found) or 'no'} problem{'' if len(found) == 1 else 's'}", *found])
-
 
 def check(name: str, registry: str | Path) -> CheckReport:
-    """Hold the build `name` (or the one that the dataset `name` belongs to) against its manifest.
+    """Compare the build `name` (or the one that the dataset `name` belongs to) with its manifest.
 
-    Raises ConfigError for an unknown name and DataError for an unreadable manifest; all else is a Problem.
+    Raises:
+        ConfigError: for an unknown name.
+        DataError: for an unreadable manifest. All else is a Problem.
     """
-    registry = Path(registry)
-    manifest = manifests.read_manifest(registry, name)
-    problems: list[Problem] = []
-    images = _Uses()
-    by_id = _check_pairs(registry, manifest, images, problems)
-    rows = 0
-    for dataset in manifest["counts"]["datasets"]:
-        rows += _check_dataset(registry, manifest, dataset, by_id, images, problems)
-    _check_pictures(registry, manifest, images, problems)
-    _check_files(registry, manifest, problems)
-    return CheckReport(manifest["name"], len(images.rows), len(by_id), rows, tuple(problems))
+    build = _Build(Path(registry), manifests.read_manifest(registry, name))
+    pairs = _check_pairs(build)
+    rows = sum(_check_dataset(build, dataset, pairs) for dataset in build.manifest.counts.datasets)
+    _check_pictures(build)
+    _check_files(build)
+    return CheckReport(build.manifest.name, len(build.uses), len(pairs), rows, tuple(build.problems))
 
 
-class _Uses:
-    """Which rows of which files use a picture."""
+@dataclass(frozen=True)
+class _Build:
+    """A build, what was found wrong with it, and picture -> file -> the rows that use it."""
 
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[str, list[int]]] = {}
+    registry: Path
+    manifest: Manifest
+    problems: list[Problem] = field(default_factory=list)
+    uses: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
-    def add(self, image: str, file: str, row: int) -> None:
-        self.rows.setdefault(image, {}).setdefault(file, []).append(row)
+    def fault(self, where: str, what: str) -> None:
+        self.problems.append(Problem(where, what))
 
-    def of(self, image: str) -> str:
+    def use(self, image: str, file: str, row: int) -> None:
+        self.uses.setdefault(image, {}).setdefault(file, []).append(row)
+
+    def used_by(self, image: str) -> str:
         """E.g. "used by stcr/pairs.jsonl rows 1, 7"; long lists are cut."""
         texts = []
-        for file, rows in self.rows[image].items():
+        for file, rows in self.uses.get(image, {}).items():
             shown = ", ".join(str(row) for row in rows[:_ROWS_NAMED])
             more = f" and {len(rows) - _ROWS_NAMED} more" if len(rows) > _ROWS_NAMED else ""
             texts.append(f"{file} row{'s' if len(rows) > 1 else ''} {shown}{more}")
-        return "used by " + "; ".join(texts)
+        return f"used by {'; '.join(texts) or 'no pair'}"
+
+    def compare(self, where: str, found: Any, expected: Any) -> None:
+        """Compare two sets of figures of one kind, field by field."""
+        for key, value in vars(found).items():
+            if value != getattr(expected, key):
+                self.fault(where, f"{key} are {value}, the manifest says {getattr(expected, key)}")
 
 
-def _check_pairs(
-    registry: Path, manifest: Mapping[str, Any], images: _Uses, problems: list[Problem]
-) -> dict[str, Pair]:
+def _check_pairs(build: _Build) -> dict[str, Pair]:
     """Pair id -> pair, of those that can be read."""
+    manifest = build.manifest
     split_of: dict[str, str] = {}
-    for split, episodes in manifest["splits"].items():
+    for split, episodes in manifest.splits.items():
         for episode_id in episodes:
             if episode_id in split_of:
-                where = f"{manifest['name']}/{manifests.MANIFEST}"
-                problems.append(
-                    Problem(where, f"episode {episode_id} stands in {split_of[episode_id]} and in {split}; build again")
-                )
+                where = f"{manifest.name}/{manifests.MANIFEST}"
+                build.fault(where, f"episode {episode_id} is in {split_of[episode_id]} and in {split}; build again")
             split_of[episode_id] = split
     pairs: dict[str, Pair] = {}
     broken = False
     for file in manifests.pair_files(manifest):
         try:
-            for row, pair in manifests.pair_rows(registry / file, registry):
+            for row, pair in manifests.pair_rows(build.registry / file, build.registry):
                 where = f"{file}, row {row}"
                 if pair.pair_id in pairs:
-                    problems.append(Problem(where, f"pair {pair.pair_id} stands here a second time"))
+                    build.fault(where, f"pair {pair.pair_id} is here a second time")
                 pairs[pair.pair_id] = pair
                 for image in Query(pair, "forward").images:
-                    images.add(image, file, row)
+                    build.use(image, file, row)
                 if split_of.get(pair.episode_id) != pair.split:
                     known = split_of.get(pair.episode_id, "no split")
-                    problems.append(
-                        Problem(where, f"episode {pair.episode_id} is of {known} in the manifest, here of {pair.split}")
-                    )
+                    build.fault(where, f"episode {pair.episode_id} is of {known} in the manifest, here of {pair.split}")
         except DataError as error:
             broken = True
-            problems.append(Problem(file, str(error)))
-    for split, episodes in manifest["splits"].items() if not broken else ():
-        found = manifests.count_pairs([pair for pair in pairs.values() if pair.split == split], episodes)
-        expected = dict(manifest["counts"]["splits"].get(split, {}))
-        expected.pop("dropped", None)
-        _compare(found, expected, f"{manifest['name']}/pairs, split {split}", problems)
+            build.fault(file, str(error))
+    for split, expected in manifest.counts.splits.items() if not broken else ():
+        own = [pair for pair in pairs.values() if pair.split == split]
+        found = manifests.count_pairs(own, manifest.splits.get(split, ()))
+        where = f"{manifest.name}/pairs, split {split}"
+        build.compare(where, dataclasses.replace(found, dropped=expected.dropped), expected)
     return pairs
 
 
-def _check_dataset(
-    registry: Path,
-    manifest: Mapping[str, Any],
-    dataset: str,
-    pairs: Mapping[str, Pair],
-    images: _Uses,
-    problems: list[Problem],
-) -> int:
+def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> int:
     """Check one training set; how many rows it has."""
-    file = manifests.file_name(manifest["datasets"][dataset])
-    rule = manifest["config"]["datasets"][dataset.removeprefix(f"{manifest['name']}_")]
+    manifest, rule = build.manifest, build.manifest.rules[dataset]
+    file = manifests.file_name(manifest.datasets[dataset])
     counted: list[dict[str, Any]] = []
     shown: dict[str, Counter[str]] = {}
     number = 0
     sound = True
     try:
-        entry = artefacts.read_json(registry / manifests.DATASET_INFO).get(dataset)
+        entry = artefacts.read_json(build.registry / manifests.DATASET_INFO).get(dataset)
         if not isinstance(entry, dict) or entry.get("file_name") != file:
-            problems.append(Problem(manifests.DATASET_INFO, f"does not list {dataset} as {file}; build again"))
-        for number, row in enumerate(manifests.dataset_rows(registry, dataset), 1):
+            build.fault(manifests.DATASET_INFO, f"does not list {dataset} as {file}; build again")
+        for number, row in enumerate(manifests.dataset_rows(build.registry, dataset), 1):
             try:
                 faults = list(_row_faults(row, manifest, rule, pairs))
                 for image in row["images"]:
-                    if image not in images.rows:
-                        artefacts.inside(registry, image)
-                    images.add(image, file, number)
+                    if image not in build.uses:
+                        artefacts.inside(build.registry, image)
+                    build.use(image, file, number)
                 counted.append({key: row[key] for key in ("pair_id", "answer", "order", "language")})
                 shown.setdefault(str(row["pair_id"]), Counter())[str(row["order"])] += 1
             except StcrError as error:
                 faults = [str(error)]
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 sound = False
-                faults = [f"is not made as a row is ({error!r}); build again"]
-            problems += [Problem(f"{file}, row {number}", fault) for fault in faults]
+                faults = [f"does not have the form of a row ({error!r}); build again"]
+            for fault in faults:
+                build.fault(f"{file}, row {number}", fault)
     except DataError as error:
-        problems.append(Problem(file, str(error)))
+        build.fault(file, str(error))
         return number
     for pair_id, orders in shown.items():
-        due = {"both": ORDERS, "given": pairs[pair_id].orders if pair_id in pairs else ORDERS}.get(rule["orders"])
-        if rule["kind"] != "general" and due and orders != Counter(due):
-            problems.append(Problem(file, f"pair {pair_id} is not shown once in each order: {dict(orders)}"))
+        due = {"both": ORDERS, "given": pairs[pair_id].orders if pair_id in pairs else ORDERS}.get(rule.orders)
+        if rule.kind != "general" and due and orders != Counter(due):
+            build.fault(file, f"pair {pair_id} is not shown once in each order: {dict(orders)}")
     if sound:
-        expected = dict(manifest["counts"]["datasets"][dataset])
-        expected.pop("short_by", None)
-        _compare(manifests.count_rows(counted), expected, file, problems)
+        expected = manifest.counts.datasets[dataset]
+        found = dataclasses.replace(manifests.count_rows(counted), short_by=expected.short_by)
+        build.compare(file, found, expected)
     return number
 
 
-def _row_faults(
-    row: Mapping[str, Any], manifest: Mapping[str, Any], rule: Mapping[str, Any], pairs: Mapping[str, Pair]
-) -> Iterator[str]:
-    """What is wrong with one row. Raises KeyError and the like for one that is not made as a row is."""
+def _row_faults(row: Mapping[str, Any], manifest: Manifest, rule: SetRule, pairs: Mapping[str, Pair]) -> Iterator[str]:
+    """What is wrong with one row. Raises KeyError and the like for one that does not have the form of a row."""
     user, assistant = row["messages"]
     if (user["role"], assistant["role"]) != ("user", "assistant"):
         yield "the messages are not one of the user and one of the assistant"
@@ -189,70 +182,67 @@ def _row_faults(
     if pair is None:
         yield f"pair {row['pair_id']} is not among the build's pairs"
         return
-    if rule["kind"] == "general":
+    if rule.kind == "general":
         yield from _general_faults(row, rule, pair)
         return
-    if row["order"] not in ORDERS or row["kind"] != rule["kind"] or row["language"] not in questions():
+    if row["order"] not in ORDERS or row["kind"] != rule.kind or row["language"] not in questions():
         yield f"order {row['order']!r}, kind {row['kind']!r} or language {row['language']!r} is not as configured"
         return
     query = Query(pair, row["order"])
-    if pair.split != rule["split"] or row["episode_id"] != pair.episode_id:
-        yield f"pair {pair.pair_id} of episode {pair.episode_id} is of split {pair.split}, not {rule['split']}"
+    if pair.split != rule.split or row["episode_id"] != pair.episode_id:
+        yield f"pair {pair.pair_id} of episode {pair.episode_id} is of split {pair.split}, not {rule.split}"
     if tuple(row["images"]) != query.images:
         yield f"the pictures are not those of pair {pair.pair_id} in {query.order} order"
     if row["answer"] != query.answer:
         yield f"the answer is {row['answer']!r} where {query.answer!r} is true of the {query.order} order"
-    if target.rpartition("\n")[2] != answer_line(query) or (rule["kind"] == "weak" and "\n" in target):
+    if target.rpartition("\n")[2] != answer_line(query) or (rule.kind == "weak" and "\n" in target):
         yield f"the target does not end with {answer_line(query)!r}, or a weak one says more"
-    asked = text.removeprefix("<image>" * len(query.images))
+    question = text.removeprefix("<image>" * len(query.images))
     if manifests.teaches_ties(manifest):
-        asked = asked.removesuffix(questions()[row["language"]].neither)
-    heldout = paraphrases("cot" if rule["kind"] == "cot" else "direct", row["language"], "heldout")
-    if asked in {fill(template, pair.task) for template in heldout}:
+        question = question.removesuffix(questions()[row["language"]].neither)
+    heldout = paraphrases("cot" if rule.kind == "cot" else "direct", row["language"], "heldout")
+    if question in {fill(template, pair.task) for template in heldout}:
         yield "the question is a held-out paraphrase, which training must not see"
 
 
-def _general_faults(row: Mapping[str, Any], rule: Mapping[str, Any], pair: Pair) -> Iterator[str]:
+def _general_faults(row: Mapping[str, Any], rule: SetRule, pair: Pair) -> Iterator[str]:
     """What is wrong with a row that asks about one picture of `pair`."""
-    said = dict(zip(("yes", "no"), names_in(row["language"]), strict=True))
+    answers = dict(zip(("yes", "no"), names_in(row["language"]), strict=True))
     text, target = (str(message["content"]) for message in row["messages"])
     if row["kind"] != "general" or row["order"] != "":
         yield f"kind {row['kind']!r} or order {row['order']!r} is not as configured"
-    if pair.split != rule["split"] or row["episode_id"] != pair.episode_id:
-        yield f"pair {pair.pair_id} of episode {pair.episode_id} is of split {pair.split}, not {rule['split']}"
+    if pair.split != rule.split or row["episode_id"] != pair.episode_id:
+        yield f"pair {pair.pair_id} of episode {pair.episode_id} is of split {pair.split}, not {rule.split}"
     if list(row["images"]) not in ([pair.earlier_image], [pair.later_image]):
-        yield f"the picture is none of pair {pair.pair_id}"
-    if target != said.get(str(row["answer"])):
+        yield f"the picture is not one of pair {pair.pair_id}"
+    if target != answers.get(str(row["answer"])):
         yield f"the target is {target!r} where the answer is {row['answer']!r}"
     if not text.startswith(SHOWN):
-        yield f"the question does not start as the guard's does, {SHOWN!r}"
+        yield f"the question does not start with {SHOWN!r}, as the guard's does"
 
 
-def _check_pictures(registry: Path, manifest: Mapping[str, Any], images: _Uses, problems: list[Problem]) -> None:
-    """Decode every picture to its last byte (a cut one passes a look at its head) and hold it against the index."""
-    rules = manifest["config"]["frames"]
-    if rules["format"] == "none":
-        problems.append(Problem(manifest["frames"]["folder"], "has no pictures (frames.format: none); build with them"))
+def _check_pictures(build: _Build) -> None:
+    """Decode every picture to its last byte (the head of a cut one is sound) and compare it with the index."""
+    manifest, stored = build.manifest, build.manifest.stored
+    if stored.format == "none":
+        build.fault(manifest.frames.folder, "has no pictures (frames.format: none); build with them")
         return
-    size = (rules["width"], rules["height"]) if rules["width"] else None
+    size = (stored.width, stored.height) if stored.width and stored.height else None
     indexed: set[str] = set()
-    total = manifest["frames"]["count"]
+    rows = manifests.frame_rows(build.registry, manifest)
     try:
-        rows = manifests.frame_rows(registry, manifest)
-        for row in progress(rows, f"{manifest['name']}: decoding", "pictures", total=total):
+        for row in progress(rows, f"{manifest.name}: decoding", "pictures", total=manifest.frames.count):
             indexed.add(row["image"])
-            fault = _picture_fault(registry, row, size)
-            if fault:
-                used = images.of(row["image"]) if row["image"] in images.rows else "used by no pair"
-                problems.append(Problem(row["image"], f"{fault}; {used}; delete it and build again"))
+            if fault := _picture_fault(build.registry, row, size):
+                build.fault(row["image"], f"{fault}; {build.used_by(row['image'])}; delete it and build again")
     except DataError as error:
-        problems.append(Problem(f"{manifest['name']}/frames", str(error)))
+        build.fault(f"{manifest.name}/frames", str(error))
         return
-    for image in images.rows.keys() - indexed:
-        problems.append(Problem(image, f"is not in the index of pictures; {images.of(image)}; build again"))
-    if len(images.rows) != total:
-        where = f"{manifest['name']}/{manifests.MANIFEST}"
-        problems.append(Problem(where, f"counts {total} pictures, {len(images.rows)} are used"))
+    for image in build.uses.keys() - indexed:
+        build.fault(image, f"is not in the index of pictures; {build.used_by(image)}; build again")
+    if len(build.uses) != manifest.frames.count:
+        where = f"{manifest.name}/{manifests.MANIFEST}"
+        build.fault(where, f"counts {manifest.frames.count} pictures, {len(build.uses)} are used")
 
 
 def _picture_fault(registry: Path, row: Mapping[str, Any], size: tuple[int, int] | None) -> str:
@@ -260,24 +250,16 @@ def _picture_fault(registry: Path, row: Mapping[str, Any], size: tuple[int, int]
         data = picture_store.read(registry, row["image"])
         picture = picture_store.decode(data, row["image"])
     except DataError as error:
-        return str(error).removeprefix(f"{row['image']}: ")
+        return error.problem
     if size not in (None, picture.size):
         return f"is {picture.size}, configured is {size}"
     return "" if artefacts.sha256_of(data) == row["sha256"] else "is not the picture that was built"
 
 
-def _check_files(registry: Path, manifest: Mapping[str, Any], problems: list[Problem]) -> None:
-    for file, expected in manifest["checksums"]["files"].items():
-        path = artefacts.inside(registry, file)
+def _check_files(build: _Build) -> None:
+    for file, expected in build.manifest.checksums.files.items():
+        path = artefacts.inside(build.registry, file)
         if not path.is_file():
-            problems.append(Problem(file, "no such file; build again"))
+            build.fault(file, "no such file; build again")
         elif artefacts.sha256(path) != expected:
-            problems.append(Problem(file, "was changed after it was built; delete it and build again"))
-
-
-def _compare(found: Mapping[str, Any], expected: Any, where: str, problems: list[Problem]) -> None:
-    if not isinstance(expected, Mapping):
-        expected = {}
-    for key in [*found, *(key for key in expected if key not in found)]:
-        if found.get(key) != expected.get(key):
-            problems.append(Problem(where, f"{key} are {found.get(key)}, the manifest says {expected.get(key)}"))
+            build.fault(file, "was changed after it was built; delete it and build again")

@@ -27,7 +27,7 @@ _DECIDE = (
     "samples",
     "pairs.py",
     "splits.py",
-    *(f"registry/{name}.py" for name in ("build", "data_config", "parquet")),
+    *(f"registry/{name}.py" for name in ("build", "data_config", "listing", "parquet", "publishing", "training_sets")),
 )
 
 

@@ -21,17 +21,17 @@ Not seen either: one recording under two roots or read by two kinds of source wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import nearest as nearest_word
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet, picture_store
+from stcr_plugin.registry.manifest import Manifest
 from stcr_plugin.results import Nearness, Overlap, Shared
 from stcr_plugin.types import Pair
 
@@ -82,46 +82,49 @@ def side(name: str, registry: str | Path) -> Side:
     """
     build, _, split = name.partition(":")
     manifest = manifests.read_manifest(registry, build)
-    rules = {
-        manifests.dataset_name(manifest["name"], key): rule["split"]
-        for key, rule in manifest["config"]["datasets"].items()
-    }
-    if split and split not in manifest["splits"]:
-        known = nearest_word(split, list(manifest["splits"]))
-        raise ConfigError(f"{name}: {manifest['name']} has no split {split!r}, {known}")
-    if build != manifest["name"]:
+    if split and split not in manifest.splits:
+        raise manifests.unknown_split(manifest, split)
+    if build != manifest.name:
         if split:
-            raise ConfigError(f"{name}: {build} is a dataset and has no splits; name it alone, or {manifest['name']}")
-        return _dataset_side(name, registry, manifest, rules[build])
-    splits = [split] if split else list(manifest["splits"])
+            raise ConfigError(
+                name, f"{build} is a dataset, which has no splits", f"name it alone, or a split of {manifest.name}"
+            )
+        return _dataset_side(name, registry, manifest)
+    splits = [split] if split else list(manifest.splits)
     tasks = _tasks(registry, manifest, splits)
-    datasets = [dataset for dataset, of in rules.items() if of in splits]
     questions = {
         wording(row["messages"][0]["content"], task)
-        for dataset in datasets
+        for dataset, rule in manifest.rules.items()
+        if rule.split in splits
         for row, task in _dataset_rows(registry, dataset, tasks)
     }
-    ids = [episode_id for own in splits for episode_id in manifest["splits"][own]]
-    return _side(name, registry, manifest, splits, ids, None, tasks.values(), questions)
+    ids = [episode_id for own in splits for episode_id in manifest.splits[own]]
+    pictures = _pictures(name, registry, manifest, splits, ids, None)
+    return Side(name, _listed_by(manifest, ids), frozenset(tasks.values()), frozenset(questions), *pictures)
 
 
-def _dataset_side(name: str, registry: str | Path, manifest: Mapping[str, Any], split: str) -> Side:
-    shown, ids, tasks, questions = set[str](), set[str](), set[str](), set[str]()
+def _dataset_side(name: str, registry: str | Path, manifest: Manifest) -> Side:
+    split = manifest.rules[name].split
+    shown, found, tasks, questions = set[str](), set[str](), set[str](), set[str]()
     for row, task in _dataset_rows(registry, name, _tasks(registry, manifest, [split])):
         shown.update(row["images"])
-        ids.add(row["episode_id"])
+        found.add(row["episode_id"])
         tasks.add(task)
         questions.add(wording(row["messages"][0]["content"], task))
-    return _side(name, registry, manifest, [split], sorted(ids), shown, tasks, questions)
+    ids = sorted(found)
+    pictures = _pictures(name, registry, manifest, [split], ids, shown)
+    return Side(name, _listed_by(manifest, ids), frozenset(tasks), frozenset(questions), *pictures)
 
 
 def asked_side(registry: str | Path, name: str, split: str, pairs: Sequence[Pair], questions: Iterable[str]) -> Side:
-    """The side that an evaluation is: `pairs` of one split, with the `questions` (wordings) that are put."""
+    """The side that an evaluation is: `pairs` of one split, with the wordings of the `questions` about them."""
     manifest = manifests.read_manifest(registry, name)
     shown = {image for pair in pairs for image in (pair.earlier_image, pair.later_image)}
     ids = sorted({pair.episode_id for pair in pairs})
-    title = f"{manifest['name']}:{split}"
-    return _side(title, registry, manifest, [split], ids, shown, (pair.task for pair in pairs), questions)
+    title = f"{manifest.name}:{split}"
+    tasks = frozenset(pair.task for pair in pairs)
+    pictures = _pictures(title, registry, manifest, [split], ids, shown)
+    return Side(title, _listed_by(manifest, ids), tasks, frozenset(questions), *pictures)
 
 
 def wording(question: str, task: str) -> str:
@@ -136,8 +139,8 @@ def merged(sides: Sequence[Side]) -> Side:
     import numpy as np
 
     episodes = {recording: (recording, name) for one in sides for recording, name in one.episodes}
-    place = {recording: number for number, recording in enumerate(episodes)}
-    owners = [np.array([place[known] for known, _ in one.episodes], dtype=np.int64)[one.owners] for one in sides]
+    position = {recording: number for number, recording in enumerate(episodes)}
+    owners = [np.array([position[known] for known, _ in one.episodes], dtype=np.int64)[one.owners] for one in sides]
     return Side(
         ", ".join(one.name for one in sides),
         tuple(episodes.values()),
@@ -147,35 +150,31 @@ def merged(sides: Sequence[Side]) -> Side:
     )
 
 
-def _side(
+def _pictures(
     name: str,
     registry: str | Path,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     splits: Sequence[str],
     ids: Sequence[str],
     shown: set[str] | None,
-    tasks: Iterable[str],
-    questions: Iterable[str],
-) -> Side:
-    """The pictures `shown` (all where None) of the splits' index, and what else was found."""
+) -> tuple[Whole, Whole, Prints, Prints]:
+    """Owners, frames, sums and prints of the pictures `shown` (all where None) of the episodes `ids`."""
     import numpy as np
 
-    place = {episode_id: number for number, episode_id in enumerate(ids)}
+    position = {episode_id: number for number, episode_id in enumerate(ids)}
     owners, frames, sums, prints = [], [], [], []
-    files = [shard["frames"] for shard in manifest["shards"] if shard["split"] in splits]
+    files = [shard.frames for shard in manifest.shards if shard.split in splits]
     for file in progress(files, f"overlap: reading {name}", "shards"):
         rows = [
             row
-            for row in parquet.read(Path(registry) / manifest["name"] / file)
-            if row["fingerprint"] and row["episode_id"] in place and (shown is None or row["image"] in shown)
+            for row in parquet.read(Path(registry) / manifest.name / file)
+            if row["fingerprint"] and row["episode_id"] in position and (shown is None or row["image"] in shown)
         ]
-        owners.append(np.array([place[row["episode_id"]] for row in rows], dtype=np.int64))
+        owners.append(np.array([position[row["episode_id"]] for row in rows], dtype=np.int64))
         frames.append(np.array([row["frame"] for row in rows], dtype=np.int64))
         sums.append(_words_of([row["sha256"][:16] for row in rows], 1)[:, 0])
         prints.append(_words_of([row["fingerprint"] for row in rows], BITS // 64))
-    recording = _recordings(manifest)
-    listed = tuple((recording(episode_id), episode_id) for episode_id in ids)
-    return Side(name, listed, frozenset(tasks), frozenset(questions), *_ordered(owners, frames, sums, prints))
+    return _ordered(owners, frames, sums, prints)
 
 
 def _words_of(texts: Sequence[str], words: int) -> Prints:
@@ -203,21 +202,20 @@ def _ordered(
     return owner[new], frame[new], sum_[new], print_[new]
 
 
-def _recordings(manifest: Mapping[str, Any]) -> Callable[[str], str]:
-    """Episode id -> the recording that it names, in words that are the same in every build that reads it.
+def _listed_by(manifest: Manifest, ids: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Each episode's recording, named alike in every build that reads it, and its id.
 
-    Kind, root and id, or kind, seed and id if simulated; of a table, whose ids are its own, kind and resolved path. A
-    relative root is taken from the working directory, as the build takes it.
+    Kind, root and id, or kind, seed and id if simulated; of a table, where ids are free, kind and resolved path. A
+    relative root is taken from the working folder, as the build takes it.
     """
-    source = manifest["config"]["source"]
-    if "paths" in manifest:
-        paths = manifest["paths"]
-        return lambda episode_id: f"{source['kind']} {Path(source['root'], paths[episode_id]).resolve()}"
-    place = Path(source["root"]).resolve() if "root" in source else f"seed {manifest['seed']}"
-    return lambda episode_id: f"{source['kind']} {place} {episode_id}"
+    source = manifest.config["source"]
+    if (paths := manifest.paths) is not None:
+        return tuple((f"{source['kind']} {Path(source['root'], paths[name]).resolve()}", name) for name in ids)
+    place = Path(source["root"]).resolve() if "root" in source else f"seed {manifest.seed}"
+    return tuple((f"{source['kind']} {place} {name}", name) for name in ids)
 
 
-def _tasks(registry: str | Path, manifest: Mapping[str, Any], splits: Sequence[str]) -> dict[str, str]:
+def _tasks(registry: str | Path, manifest: Manifest, splits: Sequence[str]) -> dict[str, str]:
     """Pair id -> task text, of all pairs of the splits."""
     files = [Path(registry) / file for split in splits for file in manifests.pair_files(manifest, split)]
     return {row["pair_id"]: row["task"] for file in files for row in parquet.read(file)}
@@ -227,7 +225,8 @@ def _dataset_rows(registry: str | Path, dataset: str, tasks: Mapping[str, str]) 
     """The rows of a dataset, each with the task of its pair."""
     for number, row in enumerate(manifests.dataset_rows(registry, dataset), 1):
         if row["pair_id"] not in tasks:
-            raise DataError(f"{dataset}, row {number}: its pair {row['pair_id']!r} is none of its build; build again")
+            problem = f"its pair {row['pair_id']!r} is not in its build"
+            raise DataError(f"{dataset}, row {number}", problem, "build again")
         yield row, tasks[row["pair_id"]]
 
 
@@ -240,7 +239,7 @@ def overlap(trained: str, evaluated: str, registry: str | Path, seed: int = 0) -
 
 
 def compare(trained: Side, evaluated: Side, seed: int = 0) -> Overlap:
-    """What `trained` and `evaluated` share. The seed draws which pictures are looked at for near ones."""
+    """What `trained` and `evaluated` share. The seed draws which pictures are compared for near ones."""
     recordings = {recording for recording, _ in trained.episodes}
     episodes = [name for recording, name in sorted(evaluated.episodes) if recording in recordings]
     return Overlap(
@@ -265,7 +264,7 @@ def _shared_texts(trained: frozenset[str], evaluated: frozenset[str]) -> Shared:
 
 
 def _shared_pictures(trained: Side, evaluated: Side) -> Shared:
-    """Of 10 million pictures a side, two are taken for identical by chance with a probability of 5 in a million."""
+    """Of 10 million pictures per side, two are taken for identical at random with a probability of 5 in a million."""
     import numpy as np
 
     sums, first = np.unique(evaluated.sums, return_index=True)
@@ -307,11 +306,10 @@ def _share(distances: Whole, neighbours: float | None) -> float | None:
 
 
 def _drawn(count: int, seed: int, what: str) -> Whole:
-    """Which of `count` pictures are looked at, ascending."""
+    """Which of `count` pictures are compared, ascending."""
     import numpy as np
 
-    rng = np.random.default_rng(int(artefacts.digest([seed, "overlap", what])[:16], 16))
-    return np.sort(rng.choice(count, min(count, SAMPLED), replace=False))
+    return np.sort(artefacts.rng(seed, "overlap", what).choice(count, min(count, SAMPLED), replace=False))
 
 
 def _neighbours(side: Side) -> tuple[float | None, float | None]:
@@ -351,7 +349,7 @@ def nearest(prints: Prints, owners: Whole, queries: Prints, own: Whole, scanned:
         for number in range(len(queries)):
             meet(number, None)
         return np.minimum(best, REACH + 1)
-    bands, asked = _bands(prints), _bands(queries)
+    bands, wanted = _bands(prints), _bands(queries)
     flips = np.array([word for word in range(2**16) if word.bit_count() <= _FLIPS], dtype=np.uint16)
     met = np.zeros(len(queries), dtype=np.int64)
     left = np.arange(len(queries))
@@ -359,13 +357,13 @@ def nearest(prints: Prints, owners: Whole, queries: Prints, own: Whole, scanned:
         order = np.argsort(bands[:, band], kind="stable")
         starts = np.searchsorted(bands[order, band], np.arange(2**16 + 1))
         for number in left.tolist():
-            words = (asked[number, band] ^ flips).astype(np.int64)
+            words = (wanted[number, band] ^ flips).astype(np.int64)
             sizes = starts[words + 1] - starts[words]
             met[number] += sizes.sum()
             if met[number] > len(prints):
                 meet(number, None)
             else:
-                # All places of the sorted band that the words stand at, run after run.
+                # All positions of the words in the sorted band, run after run.
                 runs = np.repeat(starts[words] - np.cumsum(sizes) + sizes, sizes)
                 meet(number, order[runs + np.arange(len(runs))])
         left = left[(met[left] <= len(prints)) & (best[left] > (_FLIPS + 1) * (band + 1))]

@@ -1,4 +1,4 @@
-"""Pictures on disk: one file each in a folder, or many in a tar file and named by where they stand in it.
+"""Pictures on disk: one file each in a folder, or many in a tar file, named by their position in it.
 
 A picture is named relative to the registry: `stcr/frames-1a2b3c4d/000017/000042.png`, or
 `stcr/frames-1a2b3c4d/00003.tar#1536+4211` for the 4,211 bytes from byte 1,536 on. The tar file is an ordinary one
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "none": ".none"}
 HASH_SIDE = 16
-IN_TAR = ".tar#"  # what the name of a picture in a tar file holds, and no other name
+IN_TAR = ".tar#"  # in the name of a picture in a tar file, and in no other name
 # PNG at level 3 takes half the time of the default, 6, for files that are a twentieth larger.
 _OPTIONS: dict[str, dict[str, Any]] = {"png": {"compress_level": 3}, "jpeg": {"quality": 95, "subsampling": 0}}
 _ENDS = (b"IEND\xaeB`\x82", b"\xff\xd9")  # of a PNG (its last chunk) and of a JPEG (marker EOI)
@@ -53,7 +53,7 @@ def read(registry: str | Path, name: str) -> bytes:
 
 
 def decode(data: bytes, name: str) -> Image:
-    """The whole picture, decoded to its last byte. Raises DataError naming it where it is cut or no picture."""
+    """The whole picture, decoded to its last byte. Raises DataError naming it where it is cut or not a picture."""
     from PIL import Image
 
     try:
@@ -66,7 +66,7 @@ def decode(data: bytes, name: str) -> Image:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether this is a picture as `encode` gives it: it decodes, and its end is there, which decoders do without."""
+    """Whether this is a picture as `encode` gives it: it decodes and has its end, which decoders do not need."""
     try:
         decode(data, "")
     except DataError:
@@ -103,7 +103,7 @@ def _size(size: tuple[int, int], rules: FrameRules) -> tuple[int, int]:
 
 
 def fingerprint(data: bytes) -> str:
-    """A perceptual hash of an encoded picture, HASH_SIDE squared bits in hex: alike pictures differ in few bits.
+    """A perceptual hash of an encoded picture, HASH_SIDE squared bits in hex: similar pictures differ in few bits.
 
     Difference hash: the picture in grey, shrunk to HASH_SIDE + 1 columns and HASH_SIDE rows; a bit says whether a
     cell is brighter than the one to its left (N. Krawetz, "Kind of Like That", hackerfactor.com, 2013).
@@ -118,7 +118,10 @@ def fingerprint(data: bytes) -> str:
 
 
 class TarWriter:
-    """A tar file that appears whole at its path when closed; `add` gives the name of the picture it appended."""
+    """A tar file that appears whole at its path when closed.
+
+    It is open while episodes are read, whose errors are not its own, so it does not use `artefacts.whole_file`.
+    """
 
     def __init__(self, registry: Path, relative: str) -> None:
         self._relative = relative
@@ -128,7 +131,7 @@ class TarWriter:
         self._file = open(self._part, "wb")  # noqa: SIM115 - open until close()
 
     def add(self, member: str, data: bytes) -> str:
-        """Append `data` under the name `member`. Raises DataError for a full disk."""
+        """Append `data` under the name `member`; the name of the picture. Raises DataError for a full disk."""
         header = tarfile.TarInfo(member)
         header.size = len(data)
         try:
@@ -158,4 +161,4 @@ class TarWriter:
 
     def _full(self, error: OSError) -> DataError:
         self.abandon()
-        return DataError(f"{self._path}: could not write: {error.strerror}; free space, then run again")
+        return DataError(self._path, f"could not write: {error.strerror}", "free space, then run again")

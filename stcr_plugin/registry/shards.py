@@ -1,13 +1,13 @@
-"""One piece of a build's work: some episodes of one split, taken from pairs to pictures to training samples.
+"""The steps of a build for one shard, some episodes of one split: pairs, then pictures, then training samples.
 
-Every step is a function of the configuration and the shard alone, writes its files whole under `staging`, and last a
-receipt that says what it did. So steps may run in any process, on any machine that sees the registry, in any order;
-a step with a receipt is done; and the bytes are the same however the work was spread.
+A step depends on the configuration and the shard alone. It writes its files whole into the staging folder and returns
+a receipt. So steps may run in any process, on any machine that sees the registry, in any order, and write the same
+bytes; a step with a receipt on disk is done.
 
-    drawn/00003.parquet      its pairs, before a picture was read
-    pairs/00003.parquet      its pairs, with their pictures' names, without episodes that could not be read
-    frames/00003.parquet     its pictures: size, checksum, perceptual hash
-    <dataset>/00003.parquet  its training samples
+    drawn/00003.parquet         the shard's pairs, before a picture is read
+    pairs/00003.parquet         its pairs with the names of their pictures, without episodes that cannot be read
+    frames/00003.parquet        its pictures: size, checksum, perceptual hash
+    <dataset>/00-00003.parquet  its training samples
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import dataclasses
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.pairs import draw_pairs, take_given
-from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.registry.data_config import DataConfig, DatasetRule
+from stcr_plugin.registry.manifest import count_pairs, count_rows, dataset_name, pair_of
+from stcr_plugin.registry.receipts import Choice, Context, Drawn, Pictured, Rows, Sampled, Shard
 from stcr_plugin.samples.cot import Wording, check_target, cot_sample, given_sample, is_described, load_wordings
 from stcr_plugin.samples.questions import unusable
 from stcr_plugin.samples.weak import weak_sample
@@ -47,52 +47,15 @@ from stcr_plugin.types import (
     State,
 )
 
-Receipt = dict[str, Any]
 _MUTE = "published without a description of each picture; only kind: weak can use it"
 _AHEAD = 4  # pictures that wait to be encoded, so that a slow encoder does not fill the memory
 
 
-class Place(NamedTuple):
-    """Where a build works: the registry folder, its staging folder inside, and the folder of its pictures (relative).
-
-    Settled once, at the start: a worker that began later may have loaded newer code, whose digest names another folder.
-    """
-
-    registry: Path
-    staging: Path
-    pictures: str
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Some episodes of one split; `number` is its place among all shards of the build."""
-
-    number: int
-    split: str
-    episodes: tuple[Episode, ...]
-
-    @property
-    def file(self) -> str:
-        return f"{self.number:05d}.parquet"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which of a shard's pairs go into a dataset: `take` of them, `shortest` to `longest` native frames apart."""
-
-    key: str
-    take: int
-    shortest: int
-    longest: int
-    sharded: bool
-    part: int = 0
-
-
-def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) -> Receipt:
+def draw(context: Context, shard: Shard) -> Drawn:
     """Draw the shard's pairs. No picture is decoded."""
+    config, source = context.config, context.source
     described = [key for key, rule in config.datasets.items() if (rule.split, rule.kind) == (shard.split, "cot")]
     pairs: list[Pair] = []
-    kept: list[str] = []
     excluded: list[Exclusion] = []
     tied = unlabelled = mute = 0
     for episode in shard.episodes:
@@ -107,45 +70,39 @@ def draw(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) 
             else:
                 drawn = draw_pairs(episode, states, config.pairs, split=shard.split, seed=config.seed)
         except DataError as error:
-            excluded.append(set_aside(Exclusion("episode", episode.episode_id, str(error)), config))
+            excluded.append(skipped(Exclusion("episode", episode.episode_id, str(error)), config))
             continue
         for one, reason in bad.items():
             where = f"episode {episode.episode_id}, frames {one.earlier}-{one.later}"
-            excluded.append(set_aside(Exclusion("pair", where, reason), config))
-        for pair in drawn.pairs if described and not isinstance(source, PairSource) else ():
-            if states is None or not source.claims(states[pair.earlier]):
-                raise ConfigError(
-                    f"datasets.{described[0]}.kind: the source says nothing of episode {episode.episode_id} that "
-                    "could be described; use kind: weak, or complete `source`"
-                )
+            excluded.append(skipped(Exclusion("pair", where, reason), config))
         if described and isinstance(source, PairSource):
-            told = _given(source, {episode.episode_id: episode}, drawn.pairs)
+            texts = _given(source, {episode.episode_id: episode}, drawn.pairs)
             for pair in drawn.pairs:
-                if not is_described(told[pair.pair_id]):
+                if not is_described(texts[pair.pair_id]):
                     where = f"episode {episode.episode_id}, frames {pair.earlier}-{pair.later}"
-                    excluded.append(set_aside(Exclusion("description", where, _MUTE), config))
+                    excluded.append(skipped(Exclusion("description", where, _MUTE), config))
                     mute += 1
+        elif described and any(states is None or not source.claims(states[pair.earlier]) for pair in drawn.pairs):
+            raise ConfigError(
+                f"datasets.{described[0]}.kind",
+                f"the source gives nothing to describe of episode {episode.episode_id}",
+                "use kind: weak, or complete `source`",
+            )
         pairs += drawn.pairs
-        kept.append(episode.episode_id)
         excluded += drawn.excluded
         tied, unlabelled = tied + drawn.tied, unlabelled + drawn.unlabelled
-    parquet.write(place.staging / "drawn" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
-    return {
-        "episodes": kept,
-        "pairs": len(pairs),
-        "described": len(pairs) - mute,
-        "dropped": {"tied": tied, "unlabelled": unlabelled},
-        "excluded": [dataclasses.asdict(item) for item in excluded],
-    }
+    parquet.write(context.place.staging / "drawn" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
+    return Drawn(len(pairs), len(pairs) - mute, tied, unlabelled, excluded)
 
 
-def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard) -> Receipt:
-    """Write every picture that a pair of the shard uses, once; set episodes aside that cannot be read."""
+def picture(context: Context, shard: Shard) -> Pictured:
+    """Write every picture that a pair of the shard uses, once; skip episodes that cannot be read."""
+    config, place = context.config, context.place
     by_episode: dict[str, list[Pair]] = {}
     for pair in shard_pairs(place.staging / "drawn" / shard.file):
         by_episode.setdefault(pair.episode_id, []).append(pair)
-    folder = place.pictures
-    tar = picture_store.TarWriter(place.registry, f"{folder}/{shard.number:05d}.tar") if in_tar(config) else None
+    tar_file = f"{place.pictures}/{shard.number:05d}.tar"
+    tar = picture_store.TarWriter(place.registry, tar_file) if in_tar(config) else None
     pairs: list[Pair] = []
     index: list[dict[str, Any]] = []
     kept: list[str] = []
@@ -154,20 +111,10 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
         listed = by_episode.get(episode.episode_id, [])
         wanted = sorted({frame for pair in listed for frame in (pair.earlier, pair.later)})
         try:
-            if config.frames.format == "none":
-                shown = {frame: (f"{folder}/{episode.episode_id}/{frame:06d}.none", b"") for frame in wanted}
-            elif tar is not None:
-                # All of an episode before any: one that cannot be read leaves nothing in the tar.
-                read = list(_encoded(config, source, episode, wanted))
-                suffix = picture_store.SUFFIX[config.frames.format]
-                shown = {
-                    frame: (tar.add(f"{episode.episode_id}/{frame:06d}{suffix}", data), data) for frame, data in read
-                }
-            else:
-                shown = dict(_in_folder(config, source, episode, wanted, place.registry, folder))
+            shown = _written(context, episode, wanted, tar)
         except UnreadableError as error:
-            excluded.append(set_aside(Exclusion("episode", episode.episode_id, str(error)), config))
-            shutil.rmtree(place.registry / folder / episode.episode_id, ignore_errors=True)
+            excluded.append(skipped(Exclusion("episode", episode.episode_id, str(error)), config))
+            shutil.rmtree(place.registry / place.pictures / episode.episode_id, ignore_errors=True)
             continue
         except BaseException:
             if tar is not None:
@@ -176,7 +123,7 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
         kept.append(episode.episode_id)
         index += [_indexed(*shown[frame], episode, frame) for frame in wanted]
         pairs += [
-            Pair(**{**vars(pair), "earlier_image": shown[pair.earlier][0], "later_image": shown[pair.later][0]})
+            dataclasses.replace(pair, earlier_image=shown[pair.earlier][0], later_image=shown[pair.later][0])
             for pair in listed
         ]
     if tar is not None:
@@ -185,45 +132,42 @@ def picture(config: DataConfig, source: EpisodeSource, place: Place, shard: Shar
         os.sync()  # a receipt must not outlive its pictures; flushed one by one they would take 30 times as long
     parquet.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
     parquet.write(place.staging / "frames" / shard.file, index, parquet.FRAMES)
-    return {
-        "episodes": kept,
-        "frames": len(index),
-        "counts": manifests.count_pairs(pairs, kept),
-        "excluded": [dataclasses.asdict(item) for item in excluded],
-    }
+    return Pictured(kept, len(index), count_pairs(pairs, kept), excluded)
 
 
-def tell(config: DataConfig, source: EpisodeSource, place: Place, shard: Shard, choices: Sequence[Choice]) -> Receipt:
-    """Write the shard's training samples, a Parquet file a choice."""
-    pairs = list(shard_pairs(place.staging / "pairs" / shard.file))
-    receipts = {}
+def sample(context: Context, shard: Shard, choices: Sequence[Choice]) -> Sampled:
+    """Write the shard's training samples, one Parquet file per choice."""
+    pairs = list(shard_pairs(context.place.staging / "pairs" / shard.file))
+    files = {}
     for choice in choices:
-        rows, checked = samples(config, source, [(shard, pairs)], choice)
-        parquet.write(place.staging / part_file(config, choice, shard), rows, parquet.SAMPLES)
-        receipts[f"{choice.key}/{choice.part}"] = {"counts": manifests.count_rows(rows), "claims_checked": checked}
-    return receipts
+        rows, checked = samples(context, shard, pairs, choice)
+        file = part_file(context.config, choice, shard)
+        parquet.write(context.place.staging / file, rows, parquet.SAMPLES)
+        files[file] = Rows(count_rows(rows), checked)
+    return Sampled(files)
 
 
 def part_file(config: DataConfig, choice: Choice, shard: Shard) -> str:
-    """Where a shard's samples of a choice stand, relative to the build's folder: parts of a curriculum come first."""
-    return f"{manifests.dataset_name(config.name, choice.key)}/{choice.part:02d}-{shard.file}"
+    """The file of a choice from a shard, relative to the build's folder. Parts of a curriculum come in their order."""
+    return f"{dataset_name(config.name, choice.key)}/{choice.part:02d}-{shard.file}"
 
 
-def samples(
-    config: DataConfig, source: EpisodeSource, pairs_of: Iterable[tuple[Shard, Sequence[Pair]]], choice: Choice
-) -> tuple[list[dict[str, Any]], int]:
-    """The rows of a dataset's choice from the pairs of some shards, in random order; how many claims were checked."""
-    rule = config.datasets[choice.key]
-    listed = list(pairs_of)
-    episodes = {episode.episode_id: episode for shard, _ in listed for episode in shard.episodes}
-    inside = [pair for _, pairs in listed for pair in pairs if choice.shortest <= pair.distance <= choice.longest]
+def samples(context: Context, shard: Shard, pairs: Sequence[Pair], choice: Choice) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a choice from `pairs` of the shard, in random order, and how many claims were checked.
+
+    Without `choice.sharded` the shard stands for a whole split.
+    """
+    config, source, rule = context.config, context.source, context.config.datasets[choice.key]
+    episodes = {episode.episode_id: episode for episode in shard.episodes}
+    inside = [pair for pair in pairs if choice.shortest <= pair.distance <= choice.longest]
     given = _given(source, episodes, inside) if rule.kind == "cot" and isinstance(source, PairSource) else None
     if given is not None:
         inside = [pair for pair in inside if is_described(given[pair.pair_id])]
-    # A dataset in one file is drawn from all its pairs; one in shards from each shard, by a seed of its own.
-    numbers = [shard.number for shard, _ in listed] if choice.sharded else []
+    numbers = [shard.number] if choice.sharded else []
     parts = [choice.part] if rule.curriculum else []
-    chosen = _chosen(inside, choice.take, [config.seed, "dataset", rule.draw or choice.key, *numbers, *parts])
+    # In random order, so that any first part is a fair sample.
+    order = artefacts.rng(config.seed, "dataset", rule.draw or choice.key, *numbers, *parts).permutation(len(inside))
+    chosen = [inside[position] for position in order[: choice.take].tolist()]
     offers = config.pairs.ties == "teach"
     if rule.kind == "weak":
         return [
@@ -241,9 +185,9 @@ def samples(
     for query, language in _queries(chosen, rule):
         shown = _shown(query, states)
         wording = wordings[language]
-        sample = cot_sample(query, shown, source, wording=wording, language=language, seed=config.seed, ties=offers)
-        checked += check_target(sample.target, query, shown, source=source, wording=wording)
-        rows.append(_row(sample, language))
+        made = cot_sample(query, shown, source, wording=wording, language=language, seed=config.seed, ties=offers)
+        checked += check_target(made.target, query, shown, source=source, wording=wording)
+        rows.append(_row(made, language))
     return rows, checked
 
 
@@ -256,8 +200,8 @@ def wordings_of(config: DataConfig, source: EpisodeSource) -> dict[str, Wording]
     for key, rule in described.items():
         for language in rule.languages:
             if language not in wordings:
-                near = nearest(language, list(wordings))
-                raise ConfigError(f"datasets.{key}.languages: no claims are worded in {language!r}, {near}")
+                problem = f"there is no wording of claims in {language!r}"
+                raise ConfigError(f"datasets.{key}.languages", problem, nearest(language, list(wordings)))
     return wordings
 
 
@@ -266,24 +210,43 @@ def in_tar(config: DataConfig) -> bool:
 
 
 class UnreadableError(DataError):
-    """A picture that the source cannot give, told apart from a disk that is full, which is no fault of the episode."""
+    """A picture that the source cannot give; a full disk, which is not the episode's fault, is another error."""
 
 
-def _encoded(
-    config: DataConfig, source: EpisodeSource, episode: Episode, frames: Sequence[int]
-) -> Iterator[tuple[int, bytes]]:
-    """Each frame with its encoded picture; one is encoded while the decoder is at the next ones."""
+def _written(
+    context: Context, episode: Episode, frames: Sequence[int], tar: picture_store.TarWriter | None
+) -> dict[int, tuple[str, bytes]]:
+    """Frame -> the name of its picture and its bytes (none with format none), when all of an episode are written."""
+    rules, place = context.config.frames, context.place
+    suffix = picture_store.SUFFIX[rules.format]
+    names = {frame: f"{place.pictures}/{episode.episode_id}/{frame:06d}{suffix}" for frame in frames}
+    if rules.format == "none":
+        return {frame: (name, b"") for frame, name in names.items()}
+    if tar is not None:
+        # Read all of them before the first is added: an episode that cannot be read leaves nothing in the tar.
+        encoded = list(_encoded(context, episode, frames))
+        return {frame: (tar.add(f"{episode.episode_id}/{frame:06d}{suffix}", data), data) for frame, data in encoded}
+    # Pictures that a killed or former build wrote whole are not written again.
+    known = {frame: data for frame, name in names.items() if (data := _read_back(place.registry, name)) is not None}
+    for frame, data in _encoded(context, episode, [frame for frame in frames if frame not in known]):
+        artefacts.write_bytes(place.registry / names[frame], data, durable=False)
+        known[frame] = data
+    return {frame: (names[frame], known[frame]) for frame in frames}
+
+
+def _encoded(context: Context, episode: Episode, frames: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """Each frame with its encoded picture; one is encoded while the next ones are decoded."""
     waiting: deque[tuple[int, Future[bytes]]] = deque()
-    shown = source.frames(episode, frames) if frames else iter(())
+    shown = context.source.frames(episode, frames) if frames else iter(())
     with ThreadPoolExecutor(1) as encoder:
         for frame in frames:
             try:
                 array = next(shown, None)
             except DataError as error:
-                raise UnreadableError(str(error)) from None
+                raise UnreadableError(error.where, error.problem, error.fix) from None
             if array is None:
                 raise UnreadableError(f"the source gave no picture for frame {frame}")
-            waiting.append((frame, encoder.submit(picture_store.encode, array, config.frames)))
+            waiting.append((frame, encoder.submit(picture_store.encode, array, context.config.frames)))
             if len(waiting) > _AHEAD:
                 done, encoded = waiting.popleft()
                 yield done, encoded.result()
@@ -291,26 +254,8 @@ def _encoded(
             yield done, encoded.result()
 
 
-def _in_folder(
-    config: DataConfig, source: EpisodeSource, episode: Episode, frames: Sequence[int], registry: Path, folder: str
-) -> Iterator[tuple[int, tuple[str, bytes]]]:
-    """Frame -> its name and bytes; those that a killed or former build wrote whole are read back, not written again."""
-    suffix = picture_store.SUFFIX[config.frames.format]
-    names = {frame: f"{folder}/{episode.episode_id}/{frame:06d}{suffix}" for frame in frames}
-    missing = []
-    for frame in frames:
-        data = _read_back(registry, names[frame])
-        if data is None:
-            missing.append(frame)
-        else:
-            yield frame, (names[frame], data)
-    for frame, data in _encoded(config, source, episode, missing):
-        artefacts.write_bytes(registry / names[frame], data, durable=False)
-        yield frame, (names[frame], data)
-
-
 def _read_back(registry: Path, name: str) -> bytes | None:
-    """The bytes of a picture that is there whole, else None: a machine that was lost leaves empty and cut ones."""
+    """The bytes of a picture that is whole on the disk, else None: a lost machine leaves empty and cut ones."""
     try:
         data = picture_store.read(registry, name)
     except DataError:
@@ -329,31 +274,23 @@ def _indexed(name: str, data: bytes, episode: Episode, frame: int) -> dict[str, 
     }
 
 
-def set_aside(item: Exclusion, config: DataConfig) -> Exclusion:
+def skipped(item: Exclusion, config: DataConfig) -> Exclusion:
     """`item`, to be counted in the manifest. Raises DataError where bad data shall stop the build."""
     if config.on_bad_data == "error" and not isinstance(item, Omission):
-        raise DataError(f"{item.what} {item.where}: {item.reason}; mend it, or set on_bad_data: exclude")
+        raise DataError(f"{item.what} {item.where}", item.reason, "fix it, or set on_bad_data: exclude")
     return item
 
 
 def _bad_text(pair: GivenPair) -> str | None:
-    """Why a published pair's texts must not go into a conversation, or None; it may have no description at all."""
+    """Why a published pair's texts must not go into a conversation, or None. It may have no description."""
     texts = (pair.task, *(text for text in pair.descriptions if text))
     return next((reason for text in texts if (reason := unusable(text))), None)
 
 
 def shard_pairs(path: Path) -> Iterator[Pair]:
-    """Our own pairs, written a moment ago: they are not checked again."""
+    """The pairs of a file that this build wrote itself, which are not checked again."""
     for row in parquet.read(path):
-        yield manifests.pair_of(row)
-
-
-def _chosen(pairs: Sequence[Pair], count: int, seed: list[Any]) -> list[Pair]:
-    """`count` of the pairs (all where too few) in random order, so that any first part is a fair sample."""
-    import numpy as np
-
-    order = np.random.default_rng(int(artefacts.digest(seed)[:16], 16)).permutation(len(pairs))
-    return [pairs[position] for position in order[:count].tolist()]
+        yield pair_of(row)
 
 
 def _queries(pairs: Sequence[Pair], rule: DatasetRule) -> Iterator[tuple[Query, str]]:
@@ -371,7 +308,7 @@ def orders_of(rule: DatasetRule, pair: Pair) -> tuple[Order, ...]:
 def _states(
     source: EpisodeSource, episodes: Mapping[str, Episode], pairs: Sequence[Pair]
 ) -> dict[tuple[str, int], State]:
-    """The states of all frames in `pairs`, each episode asked once."""
+    """The states of all frames in `pairs`, read once per episode."""
     frames: dict[str, set[int]] = {}
     for pair in pairs:
         frames.setdefault(pair.episode_id, set()).update((pair.earlier, pair.later))
@@ -379,7 +316,7 @@ def _states(
     for episode_id, wanted in frames.items():
         states = source.states(episodes[episode_id])
         if states is None:
-            raise DataError(f"episode {episode_id}: the source gives no states any more; build again")
+            raise DataError(f"episode {episode_id}", "the source gives no states any more", "build again")
         found |= {(episode_id, frame): states[frame] for frame in sorted(wanted)}
     return found
 
@@ -402,7 +339,7 @@ def _given(source: PairSource, episodes: Mapping[str, Episode], pairs: Sequence[
 
 
 def _row(sample: Sample, language: str) -> dict[str, Any]:
-    """One row in LLaMA-Factory's sharegpt format, with what we need to check it beside."""
+    """One row in LLaMA-Factory's sharegpt format, with the columns that `stcr data check` needs."""
     query = sample.query
     return {
         "messages": [

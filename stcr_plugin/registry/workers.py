@@ -1,10 +1,11 @@
 """Where the steps of a build run: in this process, on all cores of this machine, or on a Ray cluster.
 
-All of them call the same functions of `shards` with the same arguments, and hand receipts back in the shards' order.
+All of them call the functions of `shards` with the same arguments, and give receipts in the order of the jobs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -14,20 +15,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from stcr_plugin.config import from_mapping
 from stcr_plugin.episodes import open_source
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import shards
 from stcr_plugin.registry.data_config import DataConfig
-from stcr_plugin.registry.shards import Choice, Place, Receipt, Shard
-from stcr_plugin.types import EpisodeSource
+from stcr_plugin.registry.receipts import RECEIPTS, Choice, Context, Drawn, Pictured, Place, Receipt, Shard
 
-# A process takes a second to start: so many episodes must be its share.
+# A process takes a second to start, so it needs this many episodes.
 _WORTH_A_PROCESS = 32
 
 
 @dataclass(frozen=True)
 class Job:
-    """One step for one shard; `choices` are of the step `tell` alone."""
+    """One step for one shard; `choices` are of the step `sample` alone."""
 
     step: str
     shard: Shard
@@ -36,9 +37,11 @@ class Job:
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """How a build is spread: over `workers` processes (None: one a core), or over the Ray cluster at `ray`.
+    """Where a build runs.
 
-    ray "local" starts a cluster on this machine; any other text is an address that ray.init takes, such as "auto".
+    Attributes:
+        workers: Number of processes; None: one per core.
+        ray: Address of a Ray cluster, as ray.init takes it, such as "auto"; "local" starts one on this machine.
     """
 
     workers: int | None = None
@@ -46,7 +49,7 @@ class WorkerPool:
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"workers {self.workers}: must be at least 1")
+            raise ConfigError(f"workers {self.workers}", "must be at least 1")
 
     @property
     def processes(self) -> int:
@@ -59,36 +62,27 @@ class Runner(Protocol):
     def __call__(self, jobs: Sequence[Job]) -> Iterator[Receipt]: ...
 
 
-class Worker:
-    """One process's view of a build: its source is opened once."""
-
-    def __init__(self, config: DataConfig, place: Place, source: EpisodeSource | None = None) -> None:
-        self.config = config
-        self.place = place
-        self.source = source or open_source(config.source, config.seed)
-
-    def __call__(self, job: Job) -> Receipt:
-        if job.step == "tell":
-            return shards.tell(self.config, self.source, self.place, job.shard, job.choices)
-        step = {"draw": shards.draw, "picture": shards.picture}[job.step]
-        return step(self.config, self.source, self.place, job.shard)
+def do(context: Context, job: Job) -> Receipt:
+    """Run one job in this process."""
+    if job.step == Drawn.step:
+        return shards.draw(context, job.shard)
+    if job.step == Pictured.step:
+        return shards.picture(context, job.shard)
+    return shards.sample(context, job.shard, job.choices)
 
 
 @contextmanager
-def runner(
-    hands: WorkerPool, config: DataConfig, place: Place, source: EpisodeSource, n_episodes: int
-) -> Iterator[Runner]:
+def runner(pool: WorkerPool, context: Context, n_episodes: int) -> Iterator[Runner]:
     """The runner for a build of `n_episodes` episodes; its processes end with the block."""
-    processes = min(hands.processes, n_episodes // _WORTH_A_PROCESS)
-    if hands.ray is not None:
-        with _on_ray(hands.ray, config, place) as run:
+    processes = min(pool.processes, n_episodes // _WORTH_A_PROCESS)
+    if pool.ray is not None:
+        with _on_ray(pool.ray, context.config, context.place) as run:
             yield run
     elif processes > 1:
-        with _on_cores(processes, config, place) as run:
+        with _on_cores(processes, context.config, context.place) as run:
             yield run
     else:
-        worker = Worker(config, place, source)
-        yield lambda jobs: map(worker, jobs)
+        yield lambda jobs: (do(context, job) for job in jobs)
 
 
 @contextmanager
@@ -97,36 +91,41 @@ def _on_cores(processes: int, config: DataConfig, place: Place) -> Iterator[Runn
     from concurrent.futures.process import BrokenProcessPool
 
     # Not fork: decoders and Arrow hold threads, whose locks a forked child would inherit as they stand.
-    pool = ProcessPoolExecutor(
+    executor = ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(config, place)
     )
 
     def run(jobs: Sequence[Job]) -> Iterator[Receipt]:
         try:
-            yield from pool.map(_do, jobs)
+            yield from executor.map(_do, jobs)
         except BrokenProcessPool:
             raise DataError(
-                "a worker of the build died, most likely for want of memory; run the same command again, with fewer "
-                "--workers or a smaller shard_episodes: what is done stays done"
+                "build",
+                "a worker process died, most likely for want of memory",
+                "run the same command again with fewer --workers or a smaller shard_episodes: what is done stays done",
             ) from None
 
     try:
         yield run
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: Worker | None = None
+_context: Context | None = None  # of a worker process, whose source is opened once
 
 
 def _begin(config: DataConfig, place: Place) -> None:
-    global _worker
+    global _context
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = Worker(config, place)
+    _context = _opened(config, place)
+
+
+def _opened(config: DataConfig, place: Place) -> Context:
+    return Context(config, open_source(config.source, config.seed), place)
 
 
 def _end_with_parent() -> None:
-    """A build that is killed must not go on in its workers, beside the one that is started in its place."""
+    """A killed build must not go on in its workers, beside the build that is started after it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -134,9 +133,9 @@ def _end_with_parent() -> None:
 
 
 def _do(job: Job) -> Receipt:
-    if _worker is None:
+    if _context is None:
         raise RuntimeError("a worker was given a job before it began")
-    return _worker(job)
+    return do(_context, job)
 
 
 @contextmanager
@@ -145,7 +144,7 @@ def _on_ray(address: str, config: DataConfig, place: Place) -> Iterator[Runner]:
     try:
         import ray
     except ImportError:
-        raise ConfigError("--ray needs Ray; pip install 'stcr-plugin[ray]'") from None
+        raise ConfigError("--ray", "Ray is not installed", "pip install 'stcr-plugin[ray]'") from None
     started = not ray.is_initialized()
     if started:
         ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
@@ -159,7 +158,7 @@ def _on_ray(address: str, config: DataConfig, place: Place) -> Iterator[Runner]:
         for row in done.iter_rows():  # in any order, as they finish
             waiting[int(row["job"])] = row
             while position in waiting:
-                yield _opened_row(waiting.pop(position))
+                yield _receipt(jobs[position].step, waiting.pop(position))
                 position += 1
 
     try:
@@ -170,22 +169,23 @@ def _on_ray(address: str, config: DataConfig, place: Place) -> Iterator[Runner]:
 
 
 class _RayWorker:
-    """Ray's form of a Worker: rows in, rows out. A user's error travels as text, since Ray would wrap it."""
+    """Ray's form of a worker: rows in, rows out. A user's error travels by its fields, since Ray would wrap it."""
 
     def __init__(self, config: DataConfig, place: Place, jobs: Sequence[Job]) -> None:
-        self.worker = Worker(config, place)
+        self.context = _opened(config, place)
         self.jobs = jobs
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            done = {"receipt": json.dumps(self.worker(self.jobs[int(row["job"])])), "error": "", "kind": ""}
+            receipt = do(self.context, self.jobs[int(row["job"])])
+            return {"job": row["job"], "kind": "", "values": json.dumps(dataclasses.asdict(receipt))}
         except (DataError, ConfigError) as error:
-            done = {"receipt": "", "error": str(error), "kind": type(error).__name__}
-        return {"job": row["job"], **done}
+            kind = "ConfigError" if isinstance(error, ConfigError) else "DataError"
+            return {"job": row["job"], "kind": kind, "values": json.dumps([error.where, error.problem, error.fix])}
 
 
-def _opened_row(row: dict[str, Any]) -> Receipt:
+def _receipt(step: str, row: dict[str, Any]) -> Receipt:
+    values = json.loads(row["values"])
     if row["kind"]:
-        raise {"DataError": DataError, "ConfigError": ConfigError}[row["kind"]](row["error"])
-    receipt: Receipt = json.loads(row["receipt"])
-    return receipt
+        raise {"DataError": DataError, "ConfigError": ConfigError}[row["kind"]](*values)
+    return from_mapping(RECEIPTS[step], values, step)

@@ -113,12 +113,6 @@ def export(
         ]
         whole = {"export": {**made, "files": files}, "stages": stages, "provenance": artefacts.provenance()}
         artefacts.write_json(part / CHAIN, whole)
-        if out.is_dir():
-            out.rmdir()
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return Exported(out, name, how, final, digest, limits, missing)
 
 

@@ -1,6 +1,6 @@
 """The limits on picture sizes that a serving engine must keep, so that it sees what the model was trained on.
 
-LLaMA-Factory sizes a picture in two steps: it shrinks it to `image_max_pixels` (local.fit), and the image processor
+LLaMA-Factory sizes a picture in two steps: it shrinks it to `image_max_pixels` (picture_loading.fit), and the image processor
 rounds both sides to whole tokens (`smart_resize`). A server has the second step alone, which rounds down where the
 picture is over its limit. So `image_max_pixels` itself, written as the limit, is often wrong by a row of tokens: at
 100,352 a picture of 640x480 is trained as 364x280 and served as 364x252.
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from stcr_plugin.engines.local import fit
+from stcr_plugin.engines.picture_loading import fit
 from stcr_plugin.report.model_card import Limits, Size
 
 COMMON: tuple[Size, ...] = ((640, 480), (1280, 720), (640, 360), (848, 480), (1920, 1080), (256, 256), (224, 224))

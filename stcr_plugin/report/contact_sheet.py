@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet
+from stcr_plugin.registry.manifest import Manifest, PairCounts, RowCounts
 from stcr_plugin.report import html
 from stcr_plugin.report.document import Frame
 from stcr_plugin.samples.weak import answer_line
@@ -115,7 +115,7 @@ def show(
     registry = Path(registry)
     manifest = manifests.read_manifest(registry, name)
     datasets = _datasets(manifest, name, split)
-    splits = [split] if split else list(manifest["splits"])
+    splits = [split] if split else list(manifest.splits)
     phases = _phases(registry, manifest) if datasets else {}
     every = (
         _dataset_rows(registry, manifest, datasets, phases=phases)
@@ -126,7 +126,7 @@ def show(
     listed = [(stratum, row) for stratum in sorted(drawn.rows) for row in drawn.rows[stratum]]
     parts = datasets or splits
     listed.sort(key=lambda item: (parts.index(item[0].part), item[1].where, item[1].number, item[0].order))
-    album = registry if manifest["config"]["frames"]["format"] != "none" else None
+    album = registry if manifest.stored.format != "none" else None
     if datasets:
         pairs = _pairs(registry, manifest, {str(row.values.get("pair_id")) for _, row in listed if _is_row(row.values)})
         cards = [_dataset_card(stratum, row, pairs, registry=album) for stratum, row in listed]
@@ -181,28 +181,26 @@ def _spread(have: Mapping[Stratum, int], wanted: int) -> dict[Stratum, int]:
 # ---- the rows of a build ----
 
 
-def _datasets(manifest: Mapping[str, Any], name: str, split: str | None) -> list[str]:
+def _datasets(manifest: Manifest, name: str, split: str | None) -> list[str]:
     """The datasets whose rows are meant, or none where the pairs are."""
-    if split is not None and split not in manifest["splits"]:
-        raise ConfigError(str(manifest["name"]), f"no split {split!r}", nearest(split, list(manifest["splits"])))
-    split_of = {
-        manifests.dataset_name(manifest["name"], key): rule["split"]
-        for key, rule in manifest["config"]["datasets"].items()
-    }
-    if name == manifest["name"]:
-        return [dataset for dataset in manifest["datasets"] if split in (None, split_of[dataset])]
+    if split is not None and split not in manifest.splits:
+        raise manifests.unknown_split(manifest, split)
+    split_of = {dataset: rule.split for dataset, rule in manifest.rules.items()}
+    if name == manifest.name:
+        return [dataset for dataset in manifest.datasets if split in (None, split_of[dataset])]
     if split not in (None, split_of.get(name)):
         raise ConfigError(name, f"is drawn from split {split_of.get(name)!r}", "omit --split, or name the build")
     return [name]
 
 
 def _dataset_rows(
-    registry: Path, manifest: Mapping[str, Any], datasets: Sequence[str], *, phases: Mapping[str, str]
+    registry: Path, manifest: Manifest, datasets: Sequence[str], *, phases: Mapping[str, str]
 ) -> Iterator[tuple[Stratum, Row]]:
     from stcr_plugin.progress_bar import progress
 
     for dataset in datasets:
-        total = manifest["counts"]["datasets"].get(dataset, {}).get("samples")
+        counts = manifest.counts.datasets.get(dataset)
+        total = counts.samples if counts else None
         rows = progress(manifests.dataset_rows(registry, dataset), f"{dataset}: drawing", "rows", total=total)
         for number, values in enumerate(rows, 1):
             order, answer, pair_id = (
@@ -212,12 +210,12 @@ def _dataset_rows(
             yield stratum, Row(dataset, number, values)
 
 
-def _pair_rows(registry: Path, manifest: Mapping[str, Any], splits: Sequence[str]) -> Iterator[tuple[Stratum, Row]]:
+def _pair_rows(registry: Path, manifest: Manifest, splits: Sequence[str]) -> Iterator[tuple[Stratum, Row]]:
     from stcr_plugin.progress_bar import progress
 
     for split in splits:
-        total = manifest["counts"]["splits"].get(split, {}).get("pairs")
-        with progress(total, f"{manifest['name']}, {split}: drawing", "pairs") as bar:
+        counts = manifest.counts.splits.get(split)
+        with progress(counts.pairs if counts else None, f"{manifest.name}, {split}: drawing", "pairs") as bar:
             for file in manifests.pair_files(manifest, split):
                 for number, values in enumerate(parquet.read(registry / file), 1):
                     for order in ORDERS:
@@ -226,7 +224,7 @@ def _pair_rows(registry: Path, manifest: Mapping[str, Any], splits: Sequence[str
                     bar.update()
 
 
-def _phases(registry: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+def _phases(registry: Path, manifest: Manifest) -> dict[str, str]:
     """Pair id -> phase; few have one, since large recordings name no phase."""
     return {
         row["pair_id"]: row["phase"]
@@ -236,7 +234,7 @@ def _phases(registry: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _pairs(registry: Path, manifest: Mapping[str, Any], wanted: set[str]) -> dict[str, Pair]:
+def _pairs(registry: Path, manifest: Manifest, wanted: set[str]) -> dict[str, Pair]:
     return {
         row["pair_id"]: manifests.pair_of(row)
         for file in manifests.pair_files(manifest)
@@ -330,9 +328,9 @@ def _faults(
 # ---- from cards to the page ----
 
 
-def _page(manifest: Mapping[str, Any], scope: str, *, seed: int, draw: Draw, cards: Sequence[Card]) -> str:
-    config, counts = manifest["config"], manifest["counts"]
-    skipped = [f"{item['what']} {item['where']}: {item['reason']}" for item in manifest["excluded"]]
+def _page(manifest: Manifest, scope: str, *, seed: int, draw: Draw, cards: Sequence[Card]) -> str:
+    config, counts = manifest.config, manifest.counts
+    skipped = [f"{item.what} {item.where}: {item.reason}" for item in manifest.excluded]
     more = len(skipped) - _EXCLUSIONS_LISTED
     return html.render(
         "contact_sheet.html.j2",
@@ -342,10 +340,10 @@ def _page(manifest: Mapping[str, Any], scope: str, *, seed: int, draw: Draw, car
         total=draw.counts.total(),
         facts=_facts(manifest),
         tables=[
-            ("Splits", *_table("split", counts["splits"], without=("distances",))),
-            ("Datasets", *_table("dataset", counts["datasets"])),
+            ("Splits", *_table("split", counts.splits, without=("distances",))),
+            ("Datasets", *_table("dataset", counts.datasets)),
         ],
-        reasons=[[_plain(number), reason] for reason, number in counts["excluded"].items()],
+        reasons=[[_plain(number), reason] for reason, number in counts.excluded.items()],
         skipped=skipped[:_EXCLUSIONS_LISTED] + ([f"and {more:,} more"] if more > 0 else []),
         config=json.dumps(config, indent=2, ensure_ascii=False),
         hidden=_hidden(draw),
@@ -357,20 +355,20 @@ def _page(manifest: Mapping[str, Any], scope: str, *, seed: int, draw: Draw, car
     )
 
 
-def _facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What the manifest says about the whole build."""
-    config, frames = manifest["config"], manifest["frames"]
+    config, frames = manifest.config, manifest.frames
     facts = [
-        ("build", manifest["name"]),
+        ("build", manifest.name),
         ("label", _label_rule(config["pairs"])),
         ("pair rules", _settings(config["pairs"])),
         ("source", _settings(config["source"])),
-        ("pictures", f"{frames['count']:,} as {frames.get('format', '?')} in {frames['folder']}"),
-        ("build's seed", manifest["seed"]),
-        ("config digest", manifest["config_digest"]),
+        ("pictures", f"{frames.count:,} as {frames.format} in {frames.folder}"),
+        ("build's seed", str(manifest.seed)),
+        ("config digest", manifest.config_digest),
     ]
-    if "claims_checked" in manifest:
-        facts.append(("claims checked", f"{manifest['claims_checked']:,}"))
+    if manifest.claims_checked is not None:
+        facts.append(("claims checked", f"{manifest.claims_checked:,}"))
     return facts
 
 
@@ -393,11 +391,12 @@ def _plain(value: Any) -> str:
 
 
 def _table(
-    first: str, rows: Mapping[str, Mapping[str, Any]], without: Sequence[str] = ()
+    first: str, rows: Mapping[str, PairCounts | RowCounts], without: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
     """Heads and lines: one line per name, one column per figure; no lines where there are no figures."""
-    columns = [key for key in dict.fromkeys(key for of in rows.values() for key in of) if key not in without]
-    lines = [[name, *(_plain(of.get(column, "")) for column in columns)] for name, of in rows.items() if columns]
+    figures = {name: {key: value for key, value in vars(of).items() if value is not None} for name, of in rows.items()}
+    columns = [key for key in dict.fromkeys(key for of in figures.values() for key in of) if key not in without]
+    lines = [[name, *(_plain(of.get(column, "")) for column in columns)] for name, of in figures.items()]
     return [first, *(column.replace("_", " ") for column in columns)], lines
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from stcr_plugin import __version__
 from stcr_plugin.errors import StcrError
+from stcr_plugin.registry.manifest import Manifest
 from stcr_plugin.report import tables
 from stcr_plugin.report.controls_table import control_table
 from stcr_plugin.report.document import (
@@ -257,7 +258,7 @@ def _guard(of: Card, missing: list[str]) -> list[Block]:
 
 
 def _data(of: Card, missing: list[str]) -> list[Block]:
-    from stcr_plugin.registry.manifest import summary
+    from stcr_plugin.report.check_words import build_text
 
     own = {dataset for link in of.links for dataset in link.record.get("datasets") or ()}
     blocks: list[Block] = [Words(f"Training sets of the chain: {', '.join(map(code, sorted(own))) or 'none'}.")]
@@ -268,16 +269,16 @@ def _data(of: Card, missing: list[str]) -> list[Block]:
             missing.append(f"training data {code(build)}: deleted, or built again since")
             blocks.append(Words(f"Its manifest is missing; its configuration has the digest `{digest}`."))
             continue
-        config = manifest["config"]
+        config = manifest.config
         source = {key: one for key, one in config["source"].items() if key != "root" and "/" not in str(one)}
         frames = {key: value for key, value in config["frames"].items() if value is not None}
-        checksums = list(manifest["checksums"]["files"].items())
+        checksums = list(manifest.checksums.files.items())
         more = len(checksums) - _CHECKSUMS
         facts = [
             f"source: {_json(source)}",
             f"pictures: {_json(frames)}",
-            *summary(manifest).splitlines(),
-            f"digest of the configuration: `{manifest['config_digest']}`",
+            *build_text(manifest).splitlines(),
+            f"digest of the configuration: `{manifest.config_digest}`",
             *(f"checksum of {code(file)}: `{value}`" for file, value in checksums[:_CHECKSUMS]),
             *([f"checksums of {more} more files: see the build's manifest.json"] if more > 0 else []),
         ]
@@ -296,7 +297,7 @@ def _builds(of: Card) -> list[tuple[str, str, tuple[Path, ...]]]:
     return [(*key, folders) for key, folders in found.items()]
 
 
-def _manifest(build: str, digest: str, folders: Sequence[Path]) -> dict[str, Any] | None:
+def _manifest(build: str, digest: str, folders: Sequence[Path]) -> Manifest | None:
     from stcr_plugin.registry.manifest import read_manifest
 
     for folder in folders:
@@ -304,7 +305,7 @@ def _manifest(build: str, digest: str, folders: Sequence[Path]) -> dict[str, Any
             found = read_manifest(folder, build)
         except StcrError:
             continue
-        if found["config_digest"] == digest:
+        if found.config_digest == digest:
             return found
     return None
 

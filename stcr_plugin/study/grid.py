@@ -93,7 +93,7 @@ def _shares(recipe: Mapping[str, Any], registry: Path, datasets: Sequence[str]) 
         parts = [1.0] * len(datasets)  # in turn
     else:
         most = recipe.get("max_samples") or sys.maxsize
-        counts = [read_manifest(registry, name)["counts"]["datasets"][name]["samples"] for name in datasets]
+        counts = [read_manifest(registry, name).counts.datasets[name].samples for name in datasets]
         parts = [float(min(count, most)) for count in counts]
     return [part / sum(parts) for part in parts]
 

@@ -177,7 +177,7 @@ def _is_trained(plan: Plan, folder: Path, registry: Path) -> bool:
     parent = read_record(Path(plan.recipe["model_name_or_path"])) or {}
     another = {
         "by another recipe": placed(record["recipe"]) != placed(plan.recipe),
-        "on other data": data_then != {one["name"]: one["config_digest"] for one in builds},
+        "on other data": data_then != {one.name: one.config_digest for one in builds},
         "from other weights": parent.get("model_digest") not in (None, record["parent_digest"]),
     }
     for how in (how for how, unlike in another.items() if unlike):

@@ -272,9 +272,9 @@ def test_build_tells_what_was_set_aside_and_why(capsys, work, tmp_path):
     code, out, _ = run(capsys, "data", "build", tmp_path / "robot.yaml", "--registry", tmp_path / "sets")
     assert code == 0
     assert "split train: 2 episodes, 6 pairs\n" in out
-    assert "set aside, 1 times: # frame; a pair needs two\n" in out
-    assert "set aside, 1 times: no such video file; download it\n" in out
-    assert "set aside, 1 times: cannot be opened as a video" in out
+    assert "skipped 1 times: # frame; a pair needs two\n" in out
+    assert "skipped 1 times: no such video file; download it\n" in out
+    assert "skipped 1 times: cannot be opened as a video" in out
     assert run(capsys, "data", "check", "robot", "--registry", tmp_path / "sets")[0] == 0
 
 

@@ -253,7 +253,7 @@ def test_what_the_simulator_draws_again_or_never_has_stops_no_build(sim, tmp_pat
         "on_bad_data": "error",
     }
     build(from_mapping(DataConfig, config, "test"), tmp_path)
-    assert read_manifest(tmp_path, "mw")["counts"]["excluded"].keys() == {
+    assert read_manifest(tmp_path, "mw").counts.excluded.keys() == {
         "the expert did not succeed",
         "leading the hand back does not undo this task",
     }

@@ -235,7 +235,7 @@ def trained(model, registry, folder, name="stage1", dataset="toy_weak", **change
         "parent": str(model),
         "parent_stage": None,
         "datasets": [dataset],
-        "data": {"build": "toy", "config_digest": read_manifest(registry, "toy")["config_digest"]},
+        "data": {"build": "toy", "config_digest": read_manifest(registry, "toy").config_digest},
         "recipe": {"dataset_dir": str(registry)},
         "model_digest": artefacts.model_digest(run),
         "finished": True,

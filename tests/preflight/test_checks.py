@@ -199,7 +199,7 @@ BROKEN = {
         lambda workshop, folder: from_stage(stage(folder, workshop, base_digest="0" * 64)), "warning"),
     "parent at another image size": Broken("pixels", "9999 in stage 'stage1'",
         lambda workshop, folder: from_stage(stage(folder, workshop, image_max_pixels=9999)), "warning"),
-    "split that is not there": Broken("evaluation", "no split 'heldoud', did you mean 'heldout'",
+    "split that is not there": Broken("evaluation", "no split 'heldoud'; did you mean 'heldout'",
                                       lambda *_: ["stcr.evaluate.split=heldoud"]),
     "evaluated on the training": Broken("overlap", "4 of 4 evaluated episodes", lambda *_: ["stcr.evaluate.split=dev"]),
     "evaluated on the training of stage 1": Broken("overlap", "of the stages before",

@@ -234,8 +234,8 @@ def test_weak_build_of_an_import_keeps_labels_and_orders(imported_build, tmp_pat
 
 def test_broken_row_stands_in_the_manifest(imported_build):
     manifest = read_manifest(imported_build[0], "theirs")
-    assert manifest["counts"]["excluded"] == {"no such picture under source.root": 1}
-    assert manifest["excluded"][0]["where"].endswith("cot.json, row 1, nowhere/1.png")
+    assert manifest.counts.excluded == {"no such picture under source.root": 1}
+    assert manifest.excluded[0].where.endswith("cot.json, row 1, nowhere/1.png")
 
 
 # ---- refusals ----
@@ -243,17 +243,17 @@ def test_broken_row_stands_in_the_manifest(imported_build):
 
 def test_build_in_tar_files_is_refused(tmp_path):
     build(from_mapping(DataConfig, TABLETOP | {"frames": {"store": "tar"}}, "test"), tmp_path / "sets")
-    with pytest.raises(ConfigError, match=r"its pictures are no files of their own.*frames\.store=folder"):
+    with pytest.raises(ConfigError, match=r"its pictures are not single files.*frames\.store=folder"):
         export("toy_weak", tmp_path / "sets", tmp_path / "out.json", "json")
 
 
 @pytest.mark.parametrize(
     ("name", "split", "format", "words"),
     [
-        ("toy", None, "json", "toy is a whole build; export one of: toy_cot, toy_weak, toy --split train"),
-        ("toy", "heldot", "csv", "no split 'heldot', did you mean 'heldout'"),
+        ("toy", None, "json", "toy: is a whole build; export one of: toy_cot, toy_weak, toy --split train"),
+        ("toy", "heldot", "csv", "no split 'heldot'; did you mean 'heldout'"),
         ("toy_wek", None, "json", "did you mean 'toy_weak'"),
-        ("toy_weak", None, "jsno", "no export format 'jsno', did you mean 'json'"),
+        ("toy_weak", None, "jsno", "format: unknown format 'jsno'; did you mean 'json'"),
     ],
 )
 def test_unknown_names_are_told_the_nearest(registry, tmp_path, name, split, format, words):
@@ -304,7 +304,7 @@ def test_command_writes_the_file_and_says_where(registry, tmp_path, capsys):
 def test_command_says_what_is_wrong(registry, tmp_path, capsys):
     arguments = ["toy", "--format", "csv", "--out", str(tmp_path / "a.csv"), "--registry", str(registry)]
     assert main(["data", "export", *arguments]) == 1
-    assert "stcr: toy is a whole build; export one of" in capsys.readouterr().err
+    assert "stcr: toy: is a whole build; export one of" in capsys.readouterr().err
 
 
 # ---- the recipe ----

@@ -20,9 +20,11 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import build as build_module
+from stcr_plugin.registry import publishing
 from stcr_plugin.registry.build import DataConfig, build, load_data_config
 from stcr_plugin.registry.check import check
-from stcr_plugin.registry.manifest import read_manifest, read_pairs
+from stcr_plugin.registry.manifest import RowCounts, read_manifest, read_pairs
+from stcr_plugin.report.check_words import check_text
 from stcr_plugin.types import Exclusion, Segment
 
 TABLETOP = {
@@ -88,31 +90,31 @@ def rows(registry, key, name="toy"):
 
 def test_finished_build_passes_its_check(built):
     report = check("toy", built)
-    assert report.ok, str(report)
+    assert report.ok, check_text(report)
     assert report.pairs == 8 * 6
 
 
 def test_manifest_counts_what_is_there(built):
     manifest = read_manifest(built, "toy")
-    counts = manifest["counts"]
-    assert {split: figures["pairs"] for split, figures in counts["splits"].items()} == {
+    counts = manifest.counts
+    assert {split: figures.pairs for split, figures in counts.splits.items()} == {
         "train": 24,
         "seen": 12,
         "heldout": 12,
     }
-    assert counts["splits"]["train"]["within_phase"] == counts["splits"]["train"]["across_phase"] == 12
-    assert sum(counts["splits"]["train"]["distances"].values()) == 24
-    assert counts["datasets"]["toy_cot"] == {
-        "pairs": 20,
-        "samples": 40,
-        "answers": {"img1": 20, "img2": 20},
-        "orders": {"backward": 20, "forward": 20},
-        "languages": {"en": 20, "zh": 20},
-        "short_by": 0,
-    }
-    assert counts["datasets"]["toy_forward"]["answers"] == {"img2": 5}
-    assert manifest["claims_checked"] == 40 * 2 * 5
-    assert manifest["frames"]["count"] == len(list((built / manifest["frames"]["folder"]).rglob("*.png")))
+    assert counts.splits["train"].within_phase == counts.splits["train"].across_phase == 12
+    assert sum(counts.splits["train"].distances.values()) == 24
+    assert counts.datasets["toy_cot"] == RowCounts(
+        pairs=20,
+        samples=40,
+        answers={"img1": 20, "img2": 20},
+        orders={"backward": 20, "forward": 20},
+        languages={"en": 20, "zh": 20},
+        short_by=0,
+    )
+    assert counts.datasets["toy_forward"].answers == {"img2": 5}
+    assert manifest.claims_checked == 40 * 2 * 5
+    assert manifest.frames.count == len(list((built / manifest.frames.folder).rglob("*.png")))
 
 
 def test_only_pictures_that_a_pair_uses_are_written(built):
@@ -166,7 +168,7 @@ def test_a_split_more_leaves_the_pairs_of_the_others(built, tmp_path):
 
 def test_changed_configuration_replaces_the_build(tmp_path):
     build(config(), tmp_path)
-    old = read_manifest(tmp_path, "toy")["frames"]["folder"]
+    old = read_manifest(tmp_path, "toy").frames.folder
     smaller = config(
         frames={"width": 14, "height": 14, "format": "jpeg"}, datasets={"small": {"split": "train", "kind": "weak"}}
     )
@@ -256,7 +258,7 @@ def of_table(source, **changes):
 def test_recordings_in_the_builds_folder_are_refused_and_stay(tmp_path, place):
     source = recorded(tmp_path / "mine" / place)
     before = tree(tmp_path)
-    with pytest.raises(ConfigError, match=r"source.root: .*mine.* lies in .*mine, the folder of what is built; move"):
+    with pytest.raises(ConfigError, match=r"source.root: .*mine.* is inside .*mine, the folder of the build; move"):
         build(of_table(source), tmp_path)
     assert tree(tmp_path) == before
 
@@ -267,7 +269,7 @@ def test_file_that_no_build_made_is_refused_and_stays(tmp_path, file):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"precious")
     source = recorded(tmp_path / "recordings")
-    with pytest.raises(ConfigError, match=f"name mine: .*{file} was made by no build; move it elsewhere"):
+    with pytest.raises(ConfigError, match=f"name mine: .*{file} was not made by a build; move it elsewhere"):
         build(of_table(source), tmp_path / "registry")
     assert tree(tmp_path / "registry") == {f"mine/{file}": hashlib.sha256(b"precious").hexdigest()}
 
@@ -279,7 +281,7 @@ def test_note_beside_a_finished_build_neither_breaks_nor_loses_it(tmp_path):
     (registry / "mine" / "notes.txt").write_text("precious")
     (registry / "mine" / ".DS_Store").write_text("a file browser's")
     build(of_table(source), registry)
-    with pytest.raises(ConfigError, match=r"notes.txt was made by no build"):
+    with pytest.raises(ConfigError, match=r"notes.txt was not made by a build"):
         build(of_table(source, seed=1), registry)
     assert check("mine", registry).ok
     (registry / "mine" / "notes.txt").unlink()
@@ -311,18 +313,18 @@ def test_unreadable_episode_is_set_aside_whole_and_counts_stay_right(fake, tmp_p
     fake([episode(f"e{number}") for number in range(5)], unreadable=["e2"])
     build(config(FAKE, datasets={"weak": {"split": "train", "kind": "weak", "pairs": 18}}), tmp_path)
     manifest = read_manifest(tmp_path, "fake")
-    assert manifest["splits"]["train"] == ["e0", "e1", "e3", "e4"]
-    assert manifest["counts"]["splits"]["train"]["pairs"] == 16
-    assert manifest["counts"]["datasets"]["fake_weak"]["short_by"] == 2
-    assert [(item["what"], item["where"]) for item in manifest["excluded"]] == [("episode", "e2")]
-    assert sum(manifest["counts"]["excluded"].values()) == 1
+    assert manifest.splits["train"] == ["e0", "e1", "e3", "e4"]
+    assert manifest.counts.splits["train"].pairs == 16
+    assert manifest.counts.datasets["fake_weak"].short_by == 2
+    assert [(item.what, item.where) for item in manifest.excluded] == [("episode", "e2")]
+    assert sum(manifest.counts.excluded.values()) == 1
     assert not list(tmp_path.rglob("e2"))
     assert check("fake", tmp_path).ok
 
 
 def test_unreadable_episode_stops_the_build_when_asked_to(fake, tmp_path):
     fake([episode("e0"), episode("e1")], unreadable=["e1"])
-    with pytest.raises(DataError, match=r"episode e1: frame \d+ cannot be decoded; mend it"):
+    with pytest.raises(DataError, match=r"episode e1: frame \d+ cannot be decoded; fix it"):
         build(config(FAKE, on_bad_data="error"), tmp_path)
     assert not (tmp_path / "fake" / "manifest.json").exists()
 
@@ -343,12 +345,12 @@ def test_build_of_which_no_picture_can_be_read_is_not_finished(fake, tmp_path, f
     values = FAKE | {"datasets": {"weak": {"split": "train", "kind": "weak", "format": form}}}
     listed = [episode("e0"), episode("e1")]
     fake(listed, unreadable=["e0", "e1"])
-    with pytest.raises(DataError, match=r"splits.train: not one pair .*; set aside, 2 times: frame # cannot be dec"):
+    with pytest.raises(DataError, match=r"splits.train: not one pair .*; skipped 2 times: frame # cannot be dec"):
         build(config(values), tmp_path)
     assert not (tmp_path / "fake" / "manifest.json").exists()
     fake(listed)
     build(config(values), tmp_path)
-    assert read_manifest(tmp_path, "fake")["counts"]["datasets"]["fake_weak"]["pairs"] == 8
+    assert read_manifest(tmp_path, "fake").counts.datasets["fake_weak"].pairs == 8
     assert check("fake", tmp_path).ok
 
 
@@ -364,13 +366,13 @@ def test_lerobot_dataset_without_its_rows_says_so(tmp_path, rule):
     root = write_v21(tmp_path / "root", Layout(lengths=(12, 12)))
     shutil.rmtree(root / "data")
     source = {"kind": "lerobot", "root": str(root)}
-    with pytest.raises(DataError, match=r"not one episode of the source .*set aside, 2 times: no such parquet file"):
+    with pytest.raises(DataError, match=r"not one episode of the source .*skipped 2 times: no such parquet file"):
         build(config(FAKE, source=source, splits={"train": rule}), tmp_path / "registry")
 
 
 def test_table_with_units_in_its_cells_says_so(tmp_path):
     source = recorded(tmp_path / "recordings", fps="10 fps")
-    with pytest.raises(DataError, match=r"not one episode of the source .*set aside, 2 times: its fps '# fps' is no"):
+    with pytest.raises(DataError, match=r"not one episode of the source .*skipped 2 times: its fps '# fps' is no"):
         build(of_table(source), tmp_path / "registry")
 
 
@@ -379,7 +381,7 @@ def test_split_that_asks_for_what_was_set_aside_says_why_it_was(fake, tmp_path):
     lost = [Exclusion("episode", f"{number}.mp4", reason) for number, reason in enumerate(reasons)]
     fake([episode("e0"), *lost])
     for asked, words in ((2, "asks for 2 episodes"), (["e0", "e1"], "no usable episode 'e1'")):
-        with pytest.raises(ConfigError, match=words + r".*; set aside, 3 times: no such video; .*; and for 3 other"):
+        with pytest.raises(ConfigError, match=words + r".*; skipped 3 times: no such video; .*; and for 3 other"):
             build(config(FAKE, splits={"train": {"episodes": asked}}), tmp_path)
 
 
@@ -389,9 +391,9 @@ def test_id_that_is_too_long_for_a_folder_is_set_aside(fake, tmp_path, store, li
     fake([episode(longest), episode(longest + "x")])
     build(config(FAKE, frames={"store": store}), tmp_path)
     manifest = read_manifest(tmp_path, "fake")
-    assert manifest["splits"]["train"] == [longest]
+    assert manifest.splits["train"] == [longest]
     reason = f"the episode's id is too long for a folder's name, {limit + 1} bytes of at most {limit}"
-    assert [item["reason"] for item in manifest["excluded"]] == [reason]
+    assert [item.reason for item in manifest.excluded] == [reason]
     assert check("fake", tmp_path).ok
 
 
@@ -410,7 +412,7 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(fake, tmp_path):
     build(config(FAKE), tmp_path)
     manifest = read_manifest(tmp_path, "fake")
     assert {pair.episode_id for pair in read_pairs(tmp_path, "fake", "train")} == {"good"}
-    reasons = collections.Counter(item["reason"] for item in manifest["excluded"])
+    reasons = collections.Counter(item.reason for item in manifest.excluded)
     assert reasons == {
         "too short for any pair that the rules allow": 1,
         "the task text holds a media or chat marker": 2,
@@ -419,14 +421,14 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(fake, tmp_path):
         "the segment leaves its episode": 1,
         "no such video": 1,
     }
-    assert manifest["counts"]["excluded"] == dict(sorted(reasons.items()))
+    assert manifest.counts.excluded == dict(sorted(reasons.items()))
     assert check("fake", tmp_path).ok
 
 
 @pytest.mark.parametrize("bad", [episode("m", task="<image>"), Exclusion("episode", "lost.mp4", "no such video")])
 def test_bad_listing_stops_the_build_when_asked_to(fake, tmp_path, bad):
     fake([episode("good"), bad])
-    with pytest.raises(DataError, match="mend it, or set on_bad_data: exclude"):
+    with pytest.raises(DataError, match="fix it, or set on_bad_data: exclude"):
         build(config(FAKE, on_bad_data="error"), tmp_path)
 
 
@@ -596,14 +598,14 @@ def test_build_that_was_killed_while_it_cleaned_up_is_mended_by_one_run(built, r
 
         return delete
 
-    publish = build_module._publish
+    publish = publishing.publish
 
     def published(*arguments):
         publish(*arguments)
         monkeypatch.setattr(shutil, "rmtree", counting(shutil.rmtree))
         monkeypatch.setattr(pathlib.Path, "unlink", counting(pathlib.Path.unlink))
 
-    monkeypatch.setattr(build_module, "_publish", published)
+    monkeypatch.setattr(publishing, "publish", published)
     with pytest.raises(KeyboardInterrupt):
         build(config(**OTHER), registry)
     monkeypatch.undo()
@@ -614,7 +616,7 @@ def test_build_that_was_killed_while_it_cleaned_up_is_mended_by_one_run(built, r
 
 @pytest.mark.parametrize("damage", ["deleted", "cut"])
 def test_plan_of_a_killed_build_is_not_believed_against_the_disk(built, tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(build_module, "_prune", killed)
+    monkeypatch.setattr(publishing, "prune", killed)
     with pytest.raises(KeyboardInterrupt):
         build(config(), tmp_path)
     monkeypatch.undo()

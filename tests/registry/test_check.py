@@ -8,6 +8,7 @@ from stcr_plugin.registry import parquet
 from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.check import check
 from stcr_plugin.registry.manifest import read_pairs
+from stcr_plugin.report.check_words import check_text
 from stcr_plugin.samples.questions import paraphrases
 
 CONFIG = {
@@ -55,7 +56,7 @@ def test_sound_build_has_no_problem(sound):
     report = check("toy_weak", sound)
     assert report.ok
     assert (report.name, report.pairs, report.rows) == ("toy", 12, 32)
-    assert "no problems" in str(report)
+    assert check_text(report) == "toy: 21 pictures, 12 pairs and 32 rows checked, no problems"
 
 
 def test_truncated_picture_is_found_with_the_rows_that_use_it(registry):
@@ -116,7 +117,7 @@ def ask_heldout(row):
         (lambda row: row["images"].reverse(), "the pictures are not those of pair"),
         (lambda row: row["images"].__setitem__(0, "../../secret.png"), "leaves its folder"),
         (lambda row: row.update(pair_id="e:0-1"), "is not among the build's pairs"),
-        (lambda row: row.pop("order"), "is not made as a row is"),
+        (lambda row: row.pop("order"), "does not have the form of a row"),
         (lambda row: row.update(messages=row["messages"][:1]), "not enough values"),
     ],
 )
@@ -148,7 +149,7 @@ def test_missing_entry_in_dataset_info_is_found(registry):
 
 def test_episode_in_two_splits_is_found(registry):
     edit_manifest(registry, lambda m: m["splits"]["seen"].append(m["splits"]["train"][0]))
-    assert any("stands in train and in seen" in line for line in problems(registry))
+    assert any("is in train and in seen" in line for line in problems(registry))
 
 
 def test_doctored_pairs_are_found(registry):

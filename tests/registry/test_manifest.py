@@ -1,12 +1,23 @@
+import dataclasses
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import parquet
-from stcr_plugin.registry.manifest import count_excluded, count_pairs, read_manifest, read_pairs, total
+from stcr_plugin.registry.manifest import (
+    Manifest,
+    PairCounts,
+    SetRule,
+    count_excluded,
+    count_pairs,
+    read_manifest,
+    read_pairs,
+    total,
+)
 from stcr_plugin.types import Pair
 
 
@@ -19,20 +30,34 @@ def rows_of(*pairs):
     return [vars(one) for one in pairs]
 
 
+MINIMAL = {
+    "name": "toy",
+    "config": {},
+    "config_digest": "0",
+    "seed": 0,
+    "counts": {"splits": {}, "datasets": {}, "excluded": {}},
+    "frames": {"folder": "toy/frames-0", "count": 0},
+    "splits": {},
+    "shards": [],
+    "datasets": {},
+    "checksums": {"files": {}},
+    "excluded": [],
+}
+
+
 @pytest.fixture
 def registry(tmp_path):
     """A finished build, as far as its readers look."""
-    keys = ("config", "config_digest", "seed", "datasets", "counts", "frames", "checksums", "excluded")
     (tmp_path / "toy").mkdir()
     shards = [{"split": "train", "pairs": "pairs/00000.parquet", "frames": "frames/00000.parquet"}]
-    manifest = dict.fromkeys(keys) | {"name": "toy", "splits": {"train": ["e"], "seen": []}, "shards": shards}
+    manifest = MINIMAL | {"splits": {"train": ["e"], "seen": []}, "shards": shards}
     (tmp_path / "toy" / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "dataset_info.json").write_text(json.dumps({"toy_weak": {"file_name": "toy/toy_weak.json"}}))
     return tmp_path
 
 
 def write(registry, rows):
-    """As a hand that knows no schema would: columns as they come."""
+    """Without our schema: columns as they come."""
     path = registry / "toy" / "pairs" / "00000.parquet"
     path.parent.mkdir()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
@@ -45,10 +70,10 @@ def test_pairs_are_read_by_build_and_by_dataset(registry, name):
     assert read_pairs(registry, name, "seen") == []
 
 
-def test_unknown_names_are_told_the_nearest(registry):
-    with pytest.raises(ConfigError, match="no build or dataset 'toy_weka', did you mean 'toy_weak'"):
+def test_unknown_names_come_with_the_nearest(registry):
+    with pytest.raises(ConfigError, match="no build or dataset 'toy_weka'; did you mean 'toy_weak'"):
         read_pairs(registry, "toy_weka", "train")
-    with pytest.raises(ConfigError, match="toy has no split 'trian', did you mean 'train'"):
+    with pytest.raises(ConfigError, match="toy: has no split 'trian'; did you mean 'train'"):
         read_pairs(registry, "toy", "trian")
 
 
@@ -67,42 +92,72 @@ def test_picture_that_leaves_the_registry_is_refused_with_its_row(registry, imag
 @pytest.mark.parametrize(
     "change", [{"later": None}, {"later": 0}, {"closer": "img1"}, {"orders": ["sideways"]}, {"pair_id": None}]
 )
-def test_row_that_is_no_pair_is_refused_with_its_row(registry, change):
+def test_row_that_is_not_a_pair_is_refused_with_its_row(registry, change):
     write(registry, [*rows_of(pair(1)), vars(pair(2)) | change])
-    with pytest.raises(DataError, match=r"pairs/00000.parquet, row 2: is no pair"):
+    with pytest.raises(DataError, match=r"pairs/00000.parquet, row 2: is not a pair"):
         read_pairs(registry, "toy", "train")
 
 
 def test_manifest_without_its_keys_is_refused(registry):
     (registry / "toy" / "manifest.json").write_text('{"name": "toy"}')
-    with pytest.raises(DataError, match="lacks config"):
+    with pytest.raises(DataError, match=r"manifest\.json: key 'config' is missing; .*; delete it and build again"):
         read_manifest(registry, "toy")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": "many"}, "seed: "),
+        ({"frames": {"folder": "x", "count": None}}, "frames.count: "),
+        (
+            {"counts": MINIMAL["counts"] | {"splits": {"train": {"episodes": 1}}}},
+            "'counts.splits.train.pairs'",
+        ),
+        ({"shards": [{"split": "train"}]}, "'shards.0.pairs' is missing"),
+        ({"excluded": ["e"]}, "excluded.0: "),
+    ],
+)
+def test_field_of_a_wrong_type_is_named(registry, change, words):
+    (registry / "toy" / "manifest.json").write_text(json.dumps(MINIMAL | change))
+    with pytest.raises(DataError) as caught:
+        read_manifest(registry, "toy")
+    assert words in str(caught.value)
+
+
+def test_manifest_is_written_as_it_was_read(tmp_path):
+    """Also one of an older version, which lacks some fields and has rules that are not known any more."""
+    path = tmp_path / "manifest.json"
+    rule = {"split": "train", "kind": "weak", "shuffle": True}
+    artefacts.write_json(path, MINIMAL | {"config": {"datasets": {"weak": rule}, "frames": {"width": None}}})
+    before = json.loads(path.read_text())
+    manifest = Manifest.read(path)
+    assert manifest.rules == {"toy_weak": SetRule("train", "weak")}
+    assert manifest.stored.loose
+    manifest.write(path)
+    assert json.loads(path.read_text()) == before | {
+        "frames": {"folder": "toy/frames-0", "count": 0, "format": "png"},
+        "provenance": {},
+    }
 
 
 def test_pairs_are_counted_by_phase_and_distance():
     figures = count_pairs([pair(1), pair(2, phase="a>b"), pair(3, phase="")], ["e", "f"])
-    assert figures == {
-        "episodes": 2,
-        "pairs": 3,
-        "frames": 2,
-        "within_phase": 1,
-        "across_phase": 1,
-        "closer": {"later": 3},
-        "distances": {"3": 3},
-    }
+    assert figures == PairCounts(
+        episodes=2, pairs=3, frames=2, within_phase=1, across_phase=1, closer={"later": 3}, distances={"3": 3}
+    )
 
 
 def test_counts_of_shards_add_up_with_distances_in_order_of_number():
     parts = [count_pairs([pair(1)], ["e"]), count_pairs([pair(2, phase="a>b"), pair(3, phase="")], ["f"])]
-    parts[1]["distances"] = {"10": 1, "2": 1}
+    parts[1] = dataclasses.replace(parts[1], distances={"10": 1, "2": 1})
     summed = total(parts)
-    assert (summed["episodes"], summed["pairs"], summed["closer"]) == (2, 3, {"later": 3})
-    assert list(summed["distances"].items()) == [("2", 1), ("3", 1), ("10", 1)]
+    assert (summed.episodes, summed.pairs, summed.closer) == (2, 3, {"later": 3})
+    assert list(summed.distances.items()) == [("2", 1), ("3", 1), ("10", 1)]
 
 
 def test_row_with_a_column_that_is_not_ours_is_refused(registry):
     write(registry, [vars(pair(1)) | {"extra": 1}])
-    with pytest.raises(DataError, match="row 1: is no pair"):
+    with pytest.raises(DataError, match="row 1: is not a pair"):
         read_pairs(registry, "toy", "train")
 
 

@@ -357,9 +357,9 @@ def test_command_fails_where_an_episode_is_shared_and_writes_the_figures(registr
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("toi", "no build or dataset 'toi', did you mean 'toy'"),
-        ("toy:heldot", "toy has no split 'heldot', did you mean 'heldout'"),
-        ("toy_cot:train", "toy_cot is a dataset and has no splits"),
+        ("toi", "no build or dataset 'toi'; did you mean 'toy'"),
+        ("toy:heldot", "toy: has no split 'heldot'; did you mean 'heldout'"),
+        ("toy_cot:train", "toy_cot is a dataset, which has no splits"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(registry, name, message):

@@ -19,10 +19,11 @@ from PIL import Image
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import build as build_module
-from stcr_plugin.registry import parquet, picture_store
+from stcr_plugin.registry import parquet, picture_store, training_sets
 from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.check import check
-from stcr_plugin.registry.manifest import dataset_rows, frame_rows, read_manifest, read_pairs
+from stcr_plugin.registry.manifest import PairCounts, dataset_rows, frame_rows, read_manifest, read_pairs
+from stcr_plugin.registry.receipts import Context, Drawn, Pictured, Shard, Staged
 from stcr_plugin.registry.workers import WorkerPool
 from stcr_plugin.types import GivenPair
 
@@ -81,31 +82,37 @@ def test_parquet_holds_the_rows_of_json(in_json, sharded):
 
 
 def test_fewer_pairs_are_a_fair_draw_over_the_shards(sharded):
-    counts = read_manifest(sharded, "toy")["counts"]["datasets"]["toy_cot"]
-    assert (counts["pairs"], counts["samples"], counts["short_by"]) == (20, 40, 0)
+    counts = read_manifest(sharded, "toy").counts.datasets["toy_cot"]
+    assert (counts.pairs, counts.samples, counts.short_by) == (20, 40, 0)
     assert len({row["episode_id"] for row in dataset_rows(sharded, "toy_cot")}) == 7
 
 
-def test_draw_over_shards_is_uniform_over_pairs(sharded, tmp_path):
+def staged(distances):
+    """Shards of one split, whose pairs are so far apart: native frames -> how many pairs, for each shard."""
+    return Staged(
+        [Shard(number, "train", ()) for number in range(len(distances))],
+        [Drawn(0, 0, 0, 0, []) for _ in distances],
+        [Pictured([], 0, PairCounts(1, sum(counts.values()), distances=counts), []) for counts in distances],
+    )
+
+
+def test_draw_over_shards_is_uniform_over_pairs():
     """Over many seeds every pair is taken equally often, whatever the size of its shard."""
     taken = Counter()
     for seed in range(60):
-        choices = build_module._choices(
-            config(seed=seed, datasets={"weak": {"split": "train", "kind": "weak", "pairs": 12}}),
-            {"weak": True},
-            [build_module.Shard(number, "train", ()) for number in range(3)],
-            [{"counts": {"pairs": pairs, "distances": {"5": pairs}}} for pairs in (18, 18, 6)],
-        )
-        assert sum(choice.take for listed in choices.values() for choice in listed) == 12
-        taken.update({number: listed[0].take for number, listed in choices.items()})
+        rule = {"split": "train", "kind": "weak", "pairs": 12, "format": "parquet"}
+        context = Context(config(seed=seed, datasets={"weak": rule}), None, None)
+        chosen = training_sets.choices(context, staged([{"5": 18}, {"5": 18}, {"5": 6}]))
+        assert sum(choice.take for listed in chosen.values() for choice in listed) == 12
+        taken.update({number: listed[0].take for number, listed in chosen.items()})
     shares = [taken[number] / (60 * 12) for number in range(3)]
     assert shares == pytest.approx([18 / 42, 18 / 42, 6 / 42], abs=0.05)
 
 
 def test_format_auto_follows_the_number_of_samples(tmp_path, monkeypatch):
-    monkeypatch.setattr(build_module, "_JSON_SAMPLES", 50)
+    monkeypatch.setattr(training_sets, "_JSON_SAMPLES", 50)
     build(config(), tmp_path, ALONE)
-    files = read_manifest(tmp_path, "toy")["datasets"]
+    files = read_manifest(tmp_path, "toy").datasets
     assert files["toy_cot"] == ["toy/toy_cot.json"]
     assert len(files["toy_weak"]) == 3
     assert check("toy", tmp_path).ok
@@ -130,10 +137,10 @@ def test_tar_is_one_that_any_tool_unpacks(tmp_path):
     build(config(frames={"store": "tar"}), tmp_path, ALONE)
     manifest = read_manifest(tmp_path, "toy")
     members = {}
-    for path in (tmp_path / manifest["frames"]["folder"]).iterdir():
+    for path in (tmp_path / manifest.frames.folder).iterdir():
         with tarfile.open(path) as tar:
             members |= {member.name: tar.extractfile(member).read() for member in tar}
-    assert len(members) == manifest["frames"]["count"]
+    assert len(members) == manifest.frames.count
     row = next(frame_rows(tmp_path, manifest))
     assert members[f"{row['episode_id']}/{row['frame']:06d}.png"] == picture_store.read(tmp_path, row["image"])
 
@@ -205,7 +212,7 @@ def test_curriculum_orders_rows_by_distance_in_equal_parts(tmp_path, form, first
     for wanted in (len(shown) / 3, 2 * len(shown) / 3):
         assert min(abs(cut - wanted) for cut in cuts) <= 4, "no clean step near a third of the rows"
     assert ordered != sorted(ordered), "inside a part the rows come in random order"
-    assert len(read_manifest(tmp_path, "toy")["datasets"]["toy_weak"]) == 1, "frameworks read a folder in any order"
+    assert len(read_manifest(tmp_path, "toy").datasets["toy_weak"]) == 1, "frameworks read a folder in any order"
     assert check("toy", tmp_path).ok
 
 
@@ -214,21 +221,20 @@ def test_curriculum_orders_rows_by_distance_in_equal_parts(tmp_path, form, first
 def test_curriculum_takes_as_many_pairs_as_were_asked_for(tmp_path, form, pairs, bins):
     rule = {"split": "train", "kind": "weak", "format": form, "pairs": pairs, "curriculum": {"bins": bins}}
     build(config(datasets={"weak": rule}), tmp_path, ALONE)
-    counts = read_manifest(tmp_path, "toy")["counts"]["datasets"]["toy_weak"]
-    assert (counts["pairs"], counts["short_by"]) == (pairs or 42, 0)
+    counts = read_manifest(tmp_path, "toy").counts.datasets["toy_weak"]
+    assert (counts.pairs, counts.short_by) == (pairs or 42, 0)
 
 
 def test_parts_of_a_curriculum_never_take_more_than_they_have():
     """Also where half a pair is to be rounded, part after part."""
     rule = config(datasets={"weak": {"split": "train", "kind": "weak", "curriculum": {"bins": 6}}}).datasets["weak"]
-    shard = build_module.Shard(0, "train", ())
     for pairs in range(1, 8):
         for lengths in itertools.product((1, 2), repeat=6):
-            rows = [{"counts": {"distances": {str(n): count for n, count in enumerate(lengths, 1)}}}]
-            parts = build_module._parts(dataclasses.replace(rule, pairs=pairs), [shard], rows)
-            has = [sum(lengths[n - 1] for n in range(1, 7) if start <= n <= end) for start, end, _ in parts]
-            assert all(0 <= take <= size for (*_, take), size in zip(parts, has, strict=True))
-            assert sum(take for *_, take in parts) == min(pairs, sum(lengths))
+            shards = staged([{str(n): count for n, count in enumerate(lengths, 1)}])
+            parts = training_sets.parts("weak", dataclasses.replace(rule, pairs=pairs), shards)
+            has = [sum(lengths[n - 1] for n in range(1, 7) if part.shortest <= n <= part.longest) for part in parts]
+            assert all(0 <= part.take <= size for part, size in zip(parts, has, strict=True))
+            assert sum(part.take for part in parts) == min(pairs, sum(lengths))
 
 
 # ---- labels from truth, and pairs that a source brings ----
@@ -261,10 +267,10 @@ def test_regress_and_ties_reach_the_training_set(monkeypatch, tmp_path, ties):
     build(config(FAKE, pairs=FAKE["pairs"] | {"ties": ties}), tmp_path)
     manifest = read_manifest(tmp_path, "fake")
     closer = {"earlier": 20, "later": 20} | ({"neither": 5} if ties == "teach" else {})
-    assert manifest["counts"]["splits"]["train"]["closer"] == closer
+    assert manifest.counts.splits["train"].closer == closer
     dropped = None if ties == "teach" else {"tied": 5, "unlabelled": 0}
-    assert manifest["counts"]["splits"]["train"].get("dropped") == dropped
-    assert manifest["counts"]["datasets"]["fake_weak"]["answers"].get("neither", 0) == (10 if ties == "teach" else 0)
+    assert manifest.counts.splits["train"].dropped == dropped
+    assert manifest.counts.datasets["fake_weak"].answers.get("neither", 0) == (10 if ties == "teach" else 0)
     for row in dataset_rows(tmp_path, "fake_weak"):
         assert ("neither" in row["messages"][0]["content"]) == (ties == "teach")
         assert row["messages"][1]["content"] == f"closer to completion: {row['answer']}"
@@ -291,15 +297,13 @@ def test_published_pairs_are_taken_as_they_are(monkeypatch, tmp_path):
         ("e:1-4", "forward"): "spatial details: img1: cup on. img2: cup off.\ncloser to completion: img1",
         ("e:1-4", "backward"): "spatial details: img1: cup off. img2: cup on.\ncloser to completion: img2",
     }
-    assert [item["what"] for item in read_manifest(tmp_path, "fake")["excluded"]] == ["pair", "pair"]
+    assert [item.what for item in read_manifest(tmp_path, "fake").excluded] == ["pair", "pair"]
     assert check("fake", tmp_path).ok
-    with pytest.raises(
-        DataError, match=r"^pair episode e, frames 3-5: .*marker; mend it, or set on_bad_data: exclude$"
-    ):
+    with pytest.raises(DataError, match=r"^pair episode e, frames 3-5: .*marker; fix it, or set on_bad_data: exclude$"):
         build(config(FAKE, pairs={}, datasets={"cot": cot}, on_bad_data="error"), tmp_path)
 
 
-# ---- many hands ----
+# ---- many workers ----
 
 MANY = TOY | {
     "source": {"kind": "tabletop", "seen": 80, "heldout": 0, "size": 28},
@@ -448,7 +452,7 @@ def test_episode_that_was_mended_is_taken_up_by_the_next_run(monkeypatch, tmp_pa
     build(config(values), tmp_path / "mended")
     build(config(values), tmp_path / "fresh")
     assert tree(tmp_path / "mended") == tree(tmp_path / "fresh")
-    assert read_manifest(tmp_path / "mended", "fake")["excluded"] == []
+    assert read_manifest(tmp_path / "mended", "fake").excluded == []
 
 
 def test_recordings_that_came_between_two_runs_are_taken_in(monkeypatch, tmp_path):

@@ -174,12 +174,12 @@ def test_split_narrows_a_build_to_the_datasets_drawn_from_it(tmp_path):
 def test_header_accounts_for_the_build(sound):
     manifest = read_manifest(sound, "toy")
     header = sheet(sound, seed=7).header
-    for figure in (manifest["config_digest"], "drawn with seed 7", "the later frame is closer to completion, by order"):
+    for figure in (manifest.config_digest, "drawn with seed 7", "the later frame is closer to completion, by order"):
         assert figure in header
-    for split, of in manifest["counts"]["splits"].items():
-        assert f"{split}{of['episodes']}{of['pairs']}" in header
-    for dataset, of in manifest["counts"]["datasets"].items():
-        assert f"{dataset}{of['pairs']}{of['samples']}" in header
+    for split, of in manifest.counts.splits.items():
+        assert f"{split}{of.episodes}{of.pairs}" in header
+    for dataset, of in manifest.counts.datasets.items():
+        assert f"{dataset}{of.pairs}{of.samples}" in header
 
 
 def test_header_lists_what_was_skipped_and_names_ties(tmp_path, monkeypatch):
@@ -369,7 +369,7 @@ def test_row_with_an_unexpected_format_is_shown_as_stored(registry, row):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"name": "toi"}, "no build or dataset 'toi', did you mean 'toy'?"),
+        ({"name": "toi"}, "no build or dataset 'toi'; did you mean 'toy'?"),
         ({"split": "holdout"}, "no split 'holdout'; did you mean 'heldout'?"),
         ({"name": "toy_cot", "split": "heldout"}, "toy_cot: is drawn from split 'train'"),
         ({"rows": 0}, "rows: 0 is less than 1; set it to 1 or more"),

@@ -164,12 +164,12 @@ def test_published_pair_without_descriptions_is_left_out_of_cot_alone_and_counte
         config, datasets={key: dataclasses.replace(rule, format=form) for key, rule in config.datasets.items()}
     )
     build(config, tmp_path / "sets")
-    counts = read_manifest(tmp_path / "sets", "theirs")["counts"]
-    assert {name: figures["pairs"] for name, figures in counts["datasets"].items()} == {
+    counts = read_manifest(tmp_path / "sets", "theirs").counts
+    assert {name: figures.pairs for name, figures in counts.datasets.items()} == {
         "theirs_cot": 3,
         "theirs_weak": 5,
     }
-    assert counts["excluded"] == {"published without a description of each picture; only kind: weak can use it": 2}
+    assert counts.excluded == {"published without a description of each picture; only kind: weak can use it": 2}
     assert all(
         "corn in hand" in item["messages"][1]["content"] for item in dataset_rows(tmp_path / "sets", "theirs_cot")
     )
@@ -178,13 +178,13 @@ def test_published_pair_without_descriptions_is_left_out_of_cot_alone_and_counte
 
 def test_as_many_described_pairs_are_taken_as_were_asked_for(tmp_path):
     build(published(tmp_path, 3, pairs=3), tmp_path / "sets")
-    counts = read_manifest(tmp_path / "sets", "theirs")["counts"]["datasets"]["theirs_cot"]
-    assert (counts["pairs"], counts["short_by"]) == (3, 0)
+    counts = read_manifest(tmp_path / "sets", "theirs").counts.datasets["theirs_cot"]
+    assert (counts.pairs, counts.short_by) == (3, 0)
 
 
 @pytest.mark.parametrize(("described", "pairs", "have"), [(0, None, 0), (3, 4, 3)])
 def test_too_few_described_pairs_stop_the_build_before_a_picture_is_decoded(tmp_path, described, pairs, have):
-    words = rf"datasets\.cot\.pairs: .* has {have}.*set aside, 2 times: published without a description"
+    words = rf"datasets\.cot\.pairs: .* has {have}.*skipped 2 times: published without a description"
     with pytest.raises(ConfigError, match=words):
         build(published(tmp_path, described, pairs), tmp_path / "sets")
     assert not list((tmp_path / "sets").rglob("*.png"))

@@ -21,6 +21,7 @@ from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.check import check
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.registry.overlap import side
+from stcr_plugin.report.check_words import check_text
 from stcr_plugin.samples.general import SHOWN, Question
 
 CONFIG: dict[str, Any] = {
@@ -107,14 +108,14 @@ def test_pictures_are_of_the_split_and_counted(registry: Path) -> None:
     for row in rows(registry):
         pair = pairs[row["pair_id"]]
         assert row["images"][0] in (pair.earlier_image, pair.later_image)
-    counts = manifest["counts"]["datasets"]["toy_general"]
-    assert counts["samples"] == len(rows(registry))
-    assert counts["answers"]["yes"] == counts["answers"]["no"]
-    assert counts["short_by"] == 0
-    assert check("toy", registry).ok, str(check("toy", registry))
+    counts = manifest.counts.datasets["toy_general"]
+    assert counts.samples == len(rows(registry))
+    assert counts.answers["yes"] == counts.answers["no"]
+    assert counts.short_by == 0
+    assert check("toy", registry).ok, check_text(check("toy", registry))
     shown = {episode_id for _, episode_id in side("toy_general", registry).episodes}
     assert shown
-    assert shown <= set(manifest["splits"]["train"])
+    assert shown <= set(manifest.splits["train"])
 
 
 def test_same_seed_gives_the_same_bytes(registry: Path, tmp_path: Path) -> None:
@@ -128,8 +129,8 @@ def test_same_seed_gives_the_same_bytes(registry: Path, tmp_path: Path) -> None:
     [
         (lambda row: row["messages"][1].update(content="maybe"), "the target is 'maybe' where the answer is"),
         (lambda row: row.update(order="forward"), "order 'forward' is not as configured"),
-        (lambda row: row.update(images=["toy/other.png"]), "the picture is none of pair"),
-        (lambda row: row["messages"][0].update(content="<image>Is it?"), "does not start as the guard's does"),
+        (lambda row: row.update(images=["toy/other.png"]), "the picture is not one of pair"),
+        (lambda row: row["messages"][0].update(content="<image>Is it?"), "as the guard's does"),
     ],
 )
 def test_damaged_row_is_found(registry: Path, tmp_path: Path, change: Any, words: str) -> None:
@@ -139,7 +140,7 @@ def test_damaged_row_is_found(registry: Path, tmp_path: Path, change: Any, words
     damaged = rows(copy)
     change(damaged[0])
     (copy / "toy" / "toy_general.json").write_text(json.dumps(damaged), encoding="utf-8")
-    assert words in str(check("toy", copy))
+    assert words in check_text(check("toy", copy))
 
 
 def test_what_has_no_single_pictures_is_refused(registry: Path) -> None:

@@ -23,6 +23,7 @@ from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.registry import parquet, picture_store, shards
 from stcr_plugin.registry.data_config import DataConfig, FrameRules
+from stcr_plugin.registry.receipts import Context, Place, Shard
 from stcr_plugin.splits import SplitRule
 from stcr_plugin.types import Episode
 
@@ -54,9 +55,9 @@ def test_extraction_speed(size: str, report: Callable[..., None], tmp_path: Path
     config = _config(SIZES[size])
     source = LeRobotSource(config.source)
     episodes = tuple(item for item in source.episodes() if isinstance(item, Episode))[:EPISODES]
-    shard = shards.Shard(0, "train", episodes)
+    shard = Shard(0, "train", episodes)
     drawn = tmp_path / "drawn"
-    shards.draw(config, source, shards.Place(tmp_path, drawn), shard)
+    shards.draw(Context(config, source, Place(tmp_path, drawn, "frames")), shard)
     videos = {
         episode.episode_id: REAL / f"videos/chunk-000/{CAMERA}/episode_{episode.episode_id}.mp4" for episode in episodes
     }
@@ -66,7 +67,7 @@ def test_extraction_speed(size: str, report: Callable[..., None], tmp_path: Path
 
     def ours(folder: Path) -> None:
         shutil.copytree(drawn, folder / "staging")
-        shards.picture(config, source, shards.Place(folder, folder / "staging"), shard)
+        shards.picture(Context(config, source, Place(folder, folder / "staging", "frames")), shard)
 
     ways: dict[str, Callable[[Path], object]] = {
         "ours": ours,

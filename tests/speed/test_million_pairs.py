@@ -53,9 +53,9 @@ def test_million_pairs(report: Callable[..., None], tmp_path: Path) -> None:
     seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu
     assert build.returncode == 0
 
-    counts = manifests.read_manifest(tmp_path / "out", "million")["counts"]["datasets"]["million_weak"]
-    assert (counts["pairs"], counts["samples"]) == (pairs, 2 * pairs)
-    assert counts["answers"] == {"img1": pairs, "img2": pairs}
+    counts = manifests.read_manifest(tmp_path / "out", "million").counts.datasets["million_weak"]
+    assert (counts.pairs, counts.samples) == (pairs, 2 * pairs)
+    assert counts.answers == {"img1": pairs, "img2": pairs}
     million = "million_pairs" if THOUSANDS == 1000 else f"pairs_{THOUSANDS}_thousand"
     report(f"{million}_seconds", seconds, "s", None)
     report(f"{million}_cpu_seconds", cpu, "s", None)

@@ -1,0 +1,30 @@
+"""Texts about data builds on the command line: what a build holds, and what its check found."""
+
+from __future__ import annotations
+
+from stcr_plugin.registry.check import CheckReport
+from stcr_plugin.registry.manifest import Manifest
+
+
+def build_text(manifest: Manifest) -> str:
+    """The splits, datasets and pictures of a finished build, and what was skipped; one line each."""
+    counts = manifest.counts
+    lines = [
+        f"split {split}: {of.episodes} episodes, {of.pairs} pairs"
+        + (f" ({of.within_phase} within a phase)" if of.within_phase else "")
+        for split, of in counts.splits.items()
+    ]
+    for name, rows in counts.datasets.items():
+        short = f"; {rows.short_by} pairs fewer than asked for" if rows.short_by else ""
+        lines.append(f"dataset {name}: {rows.samples} samples of {rows.pairs} pairs{short}")
+    lines.append(f"pictures: {manifest.frames.count} in {manifest.frames.folder}")
+    lines += [f"skipped {number} times: {reason}" for reason, number in counts.excluded.items()]
+    return "\n".join(lines)
+
+
+def check_text(report: CheckReport) -> str:
+    """How much was checked, and one line per problem."""
+    problems = [f"{problem.where}: {problem.what}" for problem in report.problems]
+    count = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
+    checked = f"{report.name}: {report.pictures} pictures, {report.pairs} pairs and {report.rows} rows checked, {count}"
+    return "\n".join([checked, *problems])
