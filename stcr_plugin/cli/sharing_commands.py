@@ -59,16 +59,15 @@ def _export_options(parser: Parser) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from stcr_plugin.release.export import export
     from stcr_plugin.release.server_commands import vllm_line
+    from stcr_plugin.report.model_card import HubMetadata
 
     done = export(
         arguments.run_folder,
         arguments.out,
-        arguments.dtype,
-        arguments.registry,
-        arguments.name,
-        arguments.base_model,
-        arguments.license,
-        tuple(arguments.datasets),
+        dtype=arguments.dtype,
+        registry=arguments.registry,
+        name=arguments.name,
+        hub=HubMetadata(arguments.base_model, arguments.license, tuple(arguments.datasets)),
     )
     for line in done.missing:
         print(f"missing in the model card: {line}")

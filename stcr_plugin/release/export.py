@@ -1,22 +1,23 @@
-"""A finished stage -> a whole folder: weights, processor, the chain's records, and a card of what was measured."""
+"""A finished stage -> a folder to share and serve: weights, processor, records of the chain, and a model card."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.config import nearest
 from stcr_plugin.engines.loading import adapter_base, assembled
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
-from stcr_plugin.records import RECORD, read_record
+from stcr_plugin.records import StageRecord
 from stcr_plugin.release.lineage import lineage
 from stcr_plugin.release.pixels import serving_limits, with_limits
 from stcr_plugin.release.server_commands import client, served_name, serving
-from stcr_plugin.report.model_card import Card, Limits, Link, Size, model_card
+from stcr_plugin.report.model_card import Card, CardStage, HubMetadata, Limits, Size, model_card
 from stcr_plugin.results import Controls, Evaluation, Guard
 
 CHAIN, README, CLIENT = "stcr_chain.json", "README.md", "client.py"
@@ -28,8 +29,14 @@ _SHARD = "5GB"
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported folder. name: at a server. how: "copied" (the files of the weights are the stage's own), "merged" or
-    "cast". digest: artefacts.model_digest of it. missing: what the card has no figures of."""
+    """An exported folder.
+
+    Attributes:
+        name: At a server.
+        how: "copied" (the files of the weights are the stage's own), "merged" or "cast".
+        digest: Its artefacts.model_digest.
+        missing: Results that the card lacks.
+    """
 
     out: Path
     name: str
@@ -43,95 +50,96 @@ class Exported:
 def export(
     run: Path,
     out: Path,
+    *,
     dtype: str = "auto",
     registry: Path = Path("data_registry"),
     name: str | None = None,
-    base_model: str | None = None,
-    license: str | None = None,
-    datasets: tuple[str, ...] = (),
+    hub: HubMetadata | None = None,
 ) -> Exported:
-    """Write the stage in the folder `run` into the folder `out`, whole or not at all.
+    """Write a finished stage as a folder to share and serve, whole or not at all.
 
-    Full weights are copied to the byte. A LoRA adapter, or a stack of them, is merged into its base in the base's own
-    precision, in main memory on the CPU. `dtype` casts the result. `name` is that of the served model (default: the
-    stage's). base_model, license and datasets go into the card as the Hub's identifiers; without them base and license
-    are taken from what is on disk, where that says so, or left out. `registry` is looked in for data that do not lie
-    where the stage's record says.
+    Full weights are copied unchanged. A LoRA adapter, or a stack of them, is merged into its base in the base's own
+    precision, in main memory on the CPU. Besides the weights the folder has: the processor with limits on pixels under
+    which a server sees what was trained on (see `pixels`), configurations with `use_cache: true`, stage.json (for
+    `stcr eval` and a next stage), stcr_chain.json (records and results of the whole chain, digests of all files),
+    client.py and README.md, the model card.
 
-    Written besides: the processor with limits on pixels under which a server sees what was trained on (see `pixels`),
-    `use_cache: true`, stage.json (so that `stcr eval` and a next stage know mode, template and pixels), stcr_chain.json
-    (records and figures of the whole chain, digests of all files), client.py and README.md, the model card.
-    Raises ChainError for a folder that is no finished stage, ConfigError for an unknown dtype or an `out` that is there
-    already, DataError for weights that are not those of the record or cannot be read, and for a full disk.
+    Args:
+        run: Folder of the stage.
+        out: The folder to write; empty or missing.
+        dtype: One of DTYPES, which the weights are cast to.
+        registry: Where the builds are that are not where the stage's record says.
+        name: Of the served model; by default the stage's.
+        hub: For the card. A base model or license that is not given is taken from the files of the chain, if known.
+
+    Raises:
+        ChainError: `run` is not the folder of a finished stage.
+        ConfigError: The dtype is unknown, or `out` is not empty.
+        DataError: The weights are not those of the record or cannot be read, or the disk is full.
     """
-    run, out = Path(run), Path(out)
+    run, out, hub = Path(run), Path(out), hub or HubMetadata()
     if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r}: {nearest(dtype, DTYPES)}")
+        raise ConfigError("dtype", repr(dtype), nearest(dtype, DTYPES))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: is there already; delete it, or name another folder (--out)")
+        raise ConfigError(out, "exists already", "delete it, or name another folder (--out)")
     record = _finished(run)
-    links = lineage(run)
-    source = {"folder": run.name, "model_digest": links[-1].digest}
-    if record.get("model_digest") not in (None, links[-1].digest):
-        raise DataError(
-            f"{run}: its files are not those that the stage left (model_digest in stage.json); restore them or train "
-            "it again"
-        )
-    name = served_name(name or str(record["name"]))
-    most, least = (int(record.get(key) or default) for key, default in _PIXELS)
+    stages = lineage(run)
+    source = {"folder": run.name, "model_digest": stages[-1].digest}
+    if record.model_digest not in (None, stages[-1].digest):
+        problem = "its files are not those that the stage left (model_digest in stage.json)"
+        raise DataError(run, problem, "restore them or train it again")
+    name = served_name(name or str(record.name))
+    most, least = record.image_max_pixels or MAX_PIXELS, record.image_min_pixels or MIN_PIXELS
     with artefacts.whole_folder(out, replace=False) as part:
         with artefacts.room_for(out, lambda: _bytes(run)):
             how = _write_weights(run, part, dtype)
-        limits = _write_processor(run, part, least, most, _sizes(links, registry))
+        limits = _write_processor(run, part, pixels=(least, most), sizes=_sizes(stages, registry))
         _write_config(part)
         _write_tokenizer_config(part)
         final = _dtype(part)
         text, missing = model_card(
             Card(
-                links=links,
+                stages=stages,
                 name=name,
                 folder=out.name,
                 how=how,
                 limits=limits,
                 pixels=(least, most),
                 registry=registry,
-                base_model=base_model or _base_model(links),
-                license=license or _license(links),
-                datasets=datasets,
-                serving=serving(out.name, name, str(record["mode"]), dtype=final, limits=limits),
+                hub=HubMetadata(hub.base_model or _base_model(stages), hub.license or _license(stages), hub.datasets),
+                serving=serving(out.name, name, str(record.mode), dtype=final, limits=limits),
             )
         )
         artefacts.write_text(part / README, text)
-        artefacts.write_text(part / CLIENT, client(name, str(record["mode"]), most=most, least=least))
+        artefacts.write_text(part / CLIENT, client(name, str(record.mode), most=most, least=least))
         digest = artefacts.model_digest(part)
-        artefacts.write_json(part / RECORD, {**record, "model_digest": digest, "exported_from": source})
+        more = {**record.more, "exported_from": source}
+        records.write(part, dataclasses.replace(record, model_digest=digest, more=more))
         made = {"how": how, "dtype": final, "from": source, "model_digest": digest, "name": name}
         files = {path.name: artefacts.sha256(path) for path in sorted(part.iterdir())}
-        stages = [
-            {"name": link.name, "record": dict(link.record), "digest": link.digest, "measured": _rows(link)}
-            for link in links
-        ]
-        whole = {"export": {**made, "files": files}, "stages": stages, "provenance": artefacts.provenance()}
-        artefacts.write_json(part / CHAIN, whole)
-    return Exported(out, name, how, final, digest, limits, missing)
+        whole = {"export": {**made, "files": files}, "stages": [_row(stage) for stage in stages]}
+        artefacts.write_json(part / CHAIN, whole | {"provenance": artefacts.provenance()})
+    return Exported(out, name, how, dtype=final, digest=digest, limits=limits, missing=missing)
 
 
-_PIXELS = (("image_max_pixels", MAX_PIXELS), ("image_min_pixels", MIN_PIXELS))
+def _row(stage: CardStage) -> dict[str, Any]:
+    """A stage as stcr_chain.json has it: its record, and its results by the names of their files."""
+    kinds = ((Evaluation, stage.evaluations), (Controls, stage.controls), (Guard, stage.guards))
+    return {
+        "name": stage.name,
+        "record": stage.record.row if stage.record else {},
+        "digest": stage.digest,
+        "measured": {kind.file: [one.row() for one in found] for kind, found in kinds} if stage.digest else {},
+    }
 
 
-def _rows(link: Link) -> dict[str, Any]:
-    """File name -> the values of the results of that name."""
-    kinds = ((Evaluation, link.evaluations), (Controls, link.controls), (Guard, link.guards))
-    return {kind.file: [one.row() for one in found] for kind, found in kinds} if link.digest else {}
-
-
-def _finished(run: Path) -> dict[str, Any]:
-    record = read_record(run)
+def _finished(run: Path) -> StageRecord:
+    record = records.read(run)
     if record is None:
         what = "holds no stage.json" if run.is_dir() else "does not exist"
-        raise ChainError(f"{run}: {what}; give the output folder of a finished stage")
-    if not record.get("finished"):
-        raise ChainError(f"{run}: the stage {record.get('name')!r} did not finish; train it to its end first")
+        raise ChainError(run, what, "give the output folder of a finished stage")
+    if not record.finished:
+        raise ChainError(run, f"the stage {record.name!r} did not finish", "train it to its end first")
     return record
 
 
@@ -158,14 +166,14 @@ def _write_weights(run: Path, part: Path, dtype: str) -> str:
     return "merged" if merges else "cast"
 
 
-def _write_processor(run: Path, part: Path, least: int, most: int, sizes: list[Size]) -> Limits | None:
+def _write_processor(run: Path, part: Path, *, pixels: tuple[int, int], sizes: list[Size]) -> Limits | None:
     """Tokenizer and processor, the latter with the limits of serving, in the files of transformers 4 and of 5."""
     for path in _matching(run, artefacts.PROCESSOR_FILES):
         shutil.copyfile(path, part / path.name)
     whole, flat = part / "processor_config.json", part / "preprocessor_config.json"
     nested = artefacts.read_json(whole) if whole.is_file() else {}
     found = nested.get("image_processor") or (artefacts.read_json(flat) if flat.is_file() else {})
-    limits = serving_limits(found, least, most, sizes)
+    limits = serving_limits(found, *pixels, sizes=sizes)
     if limits is None:
         return None
     found = with_limits(found, limits)
@@ -231,38 +239,37 @@ def _dtype(folder: Path) -> str:
 # ---- what is known of where it came from ----
 
 
-def _sizes(links: list[Link], registry: Path) -> list[Size]:
-    """Sizes of the first picture of each training set that is still here."""
+def _sizes(stages: list[CardStage], registry: Path) -> list[Size]:
+    """Sizes of the first picture of each training set that can still be read."""
     from stcr_plugin.registry.manifest import dataset_rows
     from stcr_plugin.registry.picture_store import decode, read
 
     found: list[Size] = []
-    for link in links:
-        own = Path(str((link.record.get("recipe") or {}).get("dataset_dir") or registry))
-        for dataset in link.record.get("datasets") or ():
-            for place in dict.fromkeys((own, registry)):
+    for record in (stage.record for stage in stages if stage.record):
+        for dataset in record.datasets:
+            for place in dict.fromkeys((record.registry, registry)):
                 try:
                     row = next(iter(dataset_rows(place, dataset)))
                     found.append(decode(read(place, row["images"][0]), row["images"][0]).size)
                     break
                 except (StcrError, StopIteration, KeyError, IndexError):
-                    continue  # another's, or not here any more
+                    continue  # the registry of another build, or the data are gone
     return list(dict.fromkeys(found))
 
 
-def _base_model(links: list[Link]) -> str | None:
-    """The Hub's name of the model at the bottom, where the first stage was started by that name, not from a folder."""
-    first = next((link.record for link in links if link.record), {})
-    return str(first["parent"]) if first.get("parent") and first.get("parent_digest") is None else None
+def _base_model(stages: list[CardStage]) -> str | None:
+    """The Hub's name of the base, where the first stage was started by that name, not from a folder."""
+    first = next((stage.record for stage in stages if stage.record), None)
+    return first.parent if first and first.parent_digest is None else None
 
 
-def _license(links: list[Link]) -> str | None:
+def _license(stages: list[CardStage]) -> str | None:
     """The license in the card of the base model, where its folder has one."""
     import yaml
     from huggingface_hub.repocard import metadata_load
 
-    path = Path(links[0].folder) / README
-    if links[0].record or not links[0].digest or not path.is_file():  # a trainer's card beside a stage knows of none
+    path = stages[0].folder / README
+    if stages[0].record or not stages[0].digest or not path.is_file():  # a trainer's card beside a stage has none
         return None
     try:
         found = metadata_load(path) or {}

@@ -17,15 +17,23 @@ from stcr_plugin.engines.picture_loading import fit
 from stcr_plugin.report.model_card import Limits, Size
 
 COMMON: tuple[Size, ...] = ((640, 480), (1280, 720), (640, 360), (848, 480), (1920, 1080), (256, 256), (224, 224))
-"""Sizes that cameras of robots give, taken where the training pictures are not there to be measured."""
+"""Sizes of robot cameras, used where the training pictures cannot be measured."""
 
 
-def serving_limits(processor: Mapping[str, Any], least: int, most: int, sizes: Sequence[Size] = ()) -> Limits | None:
-    """The limits for an image processor's configuration; None where it has no limits on pixels, as InternVL's.
+def serving_limits(processor: Mapping[str, Any], least: int, most: int, *, sizes: Sequence[Size] = ()) -> Limits | None:
+    """The limits that a server should have.
 
-    `least` and `most` are those of training (image_min_pixels, image_max_pixels), `sizes` those of the pictures. Taken
-    are the limits under which every picture that was sized first stays as it was trained; of these, those under which
-    most of the `sizes` do as they come; and of these the one nearest to the limit of training.
+    They are those under which every picture that was resized first stays as it was trained; of these, those under which
+    most of the `sizes` stay so as they come; and of these the one nearest to the limit of training.
+
+    Args:
+        processor: Configuration of an image processor.
+        least: image_min_pixels of training.
+        most: image_max_pixels of training.
+        sizes: Those of the training pictures.
+
+    Returns:
+        None where the processor has no limits on pixels, as InternVL's.
     """
     own = _own(processor)
     if own is None:
@@ -51,7 +59,7 @@ def serving_limits(processor: Mapping[str, Any], least: int, most: int, sizes: S
             alike = sum(one == size for one, size in zip(served, trained, strict=True))
             found.append((-alike, abs(top - min(most, own[1])), -low, top, served))
     *_, low, top, served = min(found)  # the processor's own limits are always among them
-    return Limits(-low, top, tuple(zip(sizes, trained, served, strict=True)), known)
+    return Limits(-low, top, sizes=tuple(zip(sizes, trained, served, strict=True)), known=known)
 
 
 def with_limits(processor: Mapping[str, Any], limits: Limits) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stcr_plugin import __version__
 from stcr_plugin.errors import StcrError
+from stcr_plugin.records import StageRecord
 from stcr_plugin.registry.manifest import Manifest
 from stcr_plugin.report import tables
 from stcr_plugin.report.controls_table import control_table
@@ -68,19 +69,20 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Link:
+class CardStage:
     """One model of a chain.
 
     Attributes:
-        record: Its stage.json; {} for a model that no stage made.
+        folder: Its folder, or its name on the Hub.
+        record: Its stage record; None for a model that no stage made.
         digest: Of its files now; None where they are missing.
         evaluations: The results that were measured on these very files; `controls` and `guards` likewise.
         left_out: Why other results are not in it.
     """
 
     name: str
-    folder: str
-    record: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path
+    record: StageRecord | None = None
     digest: str | None = None
     evaluations: tuple[Evaluation, ...] = ()
     controls: tuple[Controls, ...] = ()
@@ -100,35 +102,41 @@ class Serving:
     evaluation: str
 
 
+@dataclass(frozen=True)
+class HubMetadata:
+    """Identifiers of the Hub, as https://huggingface.co/docs/hub/model-cards names them."""
+
+    base_model: str | None = None
+    license: str | None = None
+    datasets: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """The contents of a card.
 
     Attributes:
-        links: The chain, the base first.
+        stages: The chain, the base first.
         name: Of the model.
         folder: Name of the exported folder.
         how: How its weights were made: "copied", "merged" or "cast".
         pixels: image_min_pixels and image_max_pixels of training.
         registry: Where the builds are that are not where the stage's record says.
-        base_model: The Hub's identifiers, as `license` and `datasets`.
     """
 
-    links: Sequence[Link]
+    stages: Sequence[CardStage]
     name: str
     folder: str
     how: str
     limits: Limits | None
     pixels: tuple[int, int]
     registry: Path
-    base_model: str | None
-    license: str | None
-    datasets: tuple[str, ...]
+    hub: HubMetadata
     serving: Serving
 
     @property
-    def last(self) -> Link:
-        return self.links[-1]
+    def last(self) -> CardStage:
+        return self.stages[-1]
 
 
 def model_card(of: Card) -> tuple[str, tuple[str, ...]]:
@@ -151,24 +159,24 @@ def model_card(of: Card) -> tuple[str, tuple[str, ...]]:
         Section("Controls", _controls(of, missing)),
         Section("General ability", _guard(of, missing)),
         Section("Training data", _data(of, missing)),
-        Section("Training", [block for link in of.links for block in _training(link)]),
+        Section("Training", [block for stage in of.stages for block in _training(stage)]),
         Section("Limits", [Bullets(tuple(_limits(of.last)))]),
         Section("Serving", _serving(of)),
     ]
     sections.append(Section("Missing", [Bullets(tuple(missing)) if missing else Words("Nothing.")]))
     metadata = ModelCardData(
-        license=of.license,
-        base_model=of.base_model,
+        license=of.hub.license,
+        base_model=of.hub.base_model,
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=list(TAGS),
-        datasets=list(of.datasets) or None,
+        datasets=list(of.hub.datasets) or None,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{markdown(Document(of.name, sections, [intro]))}", tuple(missing)
 
 
 def _usage(of: Card) -> list[Block]:
-    reasons = of.last.record["mode"] == "cot"
+    reasons = of.last.record is not None and of.last.record.mode == "cot"
     how = "describe both pictures first; the last line is its judgment" if reasons else "answer directly"
     least, most = of.pixels
     return [
@@ -186,13 +194,13 @@ def _usage(of: Card) -> list[Block]:
 
 def _results(of: Card, missing: list[str]) -> list[Block]:
     rows = []
-    for link in of.links:
-        rows += [([link.name, one.dataset, one.split, _settings(one)], one) for one in link.evaluations]
-        why = "; ".join(link.left_out)
-        if not link.evaluations:
-            missing.append(f"figures of {code(link.name)}: {why or '`stcr eval` has not been run on it'}")
+    for stage in of.stages:
+        rows += [([stage.name, one.dataset, one.split, _settings(one)], one) for one in stage.evaluations]
+        why = "; ".join(stage.left_out)
+        if not stage.evaluations:
+            missing.append(f"figures of {code(stage.name)}: {why or '`stcr eval` has not been run on it'}")
         elif why:
-            missing.append(f"some figures of {code(link.name)}: {why}")
+            missing.append(f"some figures of {code(stage.name)}: {why}")
     if not rows:
         return [Words("None: no stage of this chain was evaluated.")]
     whose = f"; this folder holds the last one, {of.how}." if of.how != "copied" else ", and so of this folder."
@@ -231,19 +239,19 @@ def _controls(of: Card, missing: list[str]) -> list[Block]:
 def _guard(of: Card, missing: list[str]) -> list[Block]:
     lines: list[list[Cell]] = [
         [
-            Marked(code(link.name)),
+            Marked(code(stage.name)),
             found.questions if isinstance(found.questions, str) else ", ".join(found.questions),
             kind,
             *(guard_figure(part, key) for key in _GUARDED),
             str(part.n),
         ]
-        for link in of.links
-        for found in link.guards
+        for stage in of.stages
+        for found in stage.guards
         for kind, part in found.kinds.items()
     ]
     if not of.last.guards:
         missing.append("general ability after training: `stcr guard` has not been run on these files")
-    if len({link.name for link in of.links if link.guards}) < 2:
+    if len({stage.name for stage in of.stages if stage.guards}) < 2:
         missing.append("general ability before and after: `stcr guard` has not been run on two models of the chain")
     if not lines:
         return [Words("Not measured, so it is not known what training cost in other abilities.")]
@@ -260,7 +268,7 @@ def _guard(of: Card, missing: list[str]) -> list[Block]:
 def _data(of: Card, missing: list[str]) -> list[Block]:
     from stcr_plugin.report.check_words import build_text
 
-    own = {dataset for link in of.links for dataset in link.record.get("datasets") or ()}
+    own = {dataset for stage in of.stages if stage.record for dataset in stage.record.datasets}
     blocks: list[Block] = [Words(f"Training sets of the chain: {', '.join(map(code, sorted(own))) or 'none'}.")]
     for build, digest, folders in _builds(of):
         manifest = _manifest(build, digest, folders)
@@ -289,11 +297,9 @@ def _data(of: Card, missing: list[str]) -> list[Block]:
 def _builds(of: Card) -> list[tuple[str, str, tuple[Path, ...]]]:
     """(build, digest of its configuration, folders where it may be) of the chain's data, each once."""
     found: dict[tuple[str, str], tuple[Path, ...]] = {}
-    for link in of.links:
-        data = link.record.get("data") or ()
-        own = Path(str((link.record.get("recipe") or {}).get("dataset_dir") or of.registry))
-        for entry in [data] if isinstance(data, Mapping) else data:
-            found.setdefault((entry["build"], entry["config_digest"]), (own, of.registry))
+    for record in (stage.record for stage in of.stages if stage.record):
+        for build in record.data:
+            found.setdefault((build.build, build.config_digest), (record.registry, of.registry))
     return [(*key, folders) for key, folders in found.items()]
 
 
@@ -310,29 +316,29 @@ def _manifest(build: str, digest: str, folders: Sequence[Path]) -> Manifest | No
     return None
 
 
-def _training(link: Link) -> list[Block]:
-    record = link.record
-    if not record:
-        why = "; ".join(link.left_out) if link.digest is None else "no stage of ours made it"
-        return [Heading(link.name), Words(f"Here the chain begins: {why}.")]
-    recipe = record.get("recipe") or {}
-    block = recipe.get("stcr") or {}
+def _training(stage: CardStage) -> list[Block]:
+    record = stage.record
+    if record is None:
+        why = "; ".join(stage.left_out) if stage.digest is None else "no stage of ours made it"
+        return [Heading(stage.name), Words(f"Here the chain begins: {why}.")]
+    recipe, block = record.recipe, record.recipe.get("stcr") or {}
     settings = {key: recipe[key] for key in _SETTINGS if recipe.get(key) is not None}
     settings |= {f"stcr.{key}": block[key] for key in _STCR_SETTINGS if block.get(key) is not None}
-    versions = (record.get("provenance") or {}).get("versions") or {}
-    seconds = f"{record['seconds']:.0f}" if record.get("seconds") else "not recorded"
+    versions = record.provenance.get("versions") or {}
+    seconds = f"{record.seconds:.0f}" if record.seconds else "not recorded"
+    steps = "not recorded" if record.steps is None else record.steps
     facts = (
-        f"starts from: {code(record.get('parent_stage') or Path(str(record.get('parent'))).name)}",
-        f"mode: {code(record.get('mode'))}, template: {code(record.get('template'))}, seed: {record.get('seed')}",
-        f"training sets: {', '.join(map(code, record.get('datasets') or ())) or 'not recorded'}",
-        f"steps: {record.get('steps', 'not recorded')}; seconds, evaluations included: {seconds}",
+        f"starts from: {code(record.parent_stage or Path(str(record.parent)).name)}",
+        f"mode: {code(record.mode)}, template: {code(record.template)}, seed: {record.seed}",
+        f"training sets: {', '.join(map(code, record.datasets)) or 'not recorded'}",
+        f"steps: {steps}; seconds, evaluations included: {seconds}",
         f"settings: {_json(settings)}",
         f"versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
     )
-    return [Heading(link.name), Bullets(facts)]
+    return [Heading(stage.name), Bullets(facts)]
 
 
-def _limits(last: Link) -> list[str]:
+def _limits(last: CardStage) -> list[str]:
     rows = [row for found in last.controls for row in found.rows if row.at_fault]
     limits = [f"{code(row.name)} ({row.verdict}): {row.why}" for row in rows]
     for found in last.evaluations:

@@ -193,9 +193,9 @@ def test_what_cannot_be_exported_is_said(stage, model, registry, tmp_path):
         export(model, tmp_path / "out")
     with pytest.raises(ChainError, match="does not exist"):
         export(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(ConfigError, match="dtype 'bfloat61': did you mean 'bfloat16'"):
+    with pytest.raises(ConfigError, match="dtype: 'bfloat61'; did you mean 'bfloat16'"):
         export(stage, tmp_path / "out", dtype="bfloat61")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         export(stage, stage)
     unfinished = finished(shutil.copytree(model, tmp_path / "half"), registry, finished=False)
     with pytest.raises(ChainError, match="did not finish"):

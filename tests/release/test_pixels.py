@@ -26,7 +26,7 @@ def test_picture_that_was_sized_first_is_seen_as_it_was_trained(budget):
     for size in COMMON:
         assert grid(size, served, (budget, 1024)) == grid(size, QWEN, (budget, 1024))
     for size in ((30, 20), (900, 120)):
-        served = with_limits(QWEN, serving_limits(QWEN, 1024, budget, [size]))
+        served = with_limits(QWEN, serving_limits(QWEN, 1024, budget, sizes=[size]))
         assert grid(size, served, (budget, 1024)) == grid(size, QWEN, (budget, 1024))
 
 
@@ -40,7 +40,7 @@ def test_the_training_budget_as_the_limit_would_show_another_picture():
 
 @pytest.mark.parametrize(("size", "budget"), [((640, 480), 100352), ((640, 480), 589824), ((1280, 720), 200704)])
 def test_what_is_said_of_a_picture_as_it_comes_is_what_the_processor_does(budget, size):
-    limits = serving_limits(QWEN, 1024, budget, [size])
+    limits = serving_limits(QWEN, 1024, budget, sizes=[size])
     assert limits.known
     ((_, trained, seen),) = limits.sizes
     assert [[1, seen[1] // 14, seen[0] // 14]] == grid(size, with_limits(QWEN, limits), None)
@@ -50,13 +50,13 @@ def test_what_is_said_of_a_picture_as_it_comes_is_what_the_processor_does(budget
 
 def test_one_size_of_training_pictures_is_seen_alike_also_as_it_comes():
     for budget in BUDGETS:
-        ((_, trained, seen),) = serving_limits(QWEN, 1024, budget, [(640, 480)]).sizes
+        ((_, trained, seen),) = serving_limits(QWEN, 1024, budget, sizes=[(640, 480)]).sizes
         assert trained == seen
 
 
 def test_limits_of_the_processor_that_were_tighter_in_training_stay():
     tight = QWEN | {"size": {"shortest_edge": 3136, "longest_edge": 50176}}
-    limits = serving_limits(tight, 1024, 589824, [(640, 480)])
+    limits = serving_limits(tight, 1024, 589824, sizes=[(640, 480)])
     assert (limits.least, limits.most) == (3136, 50176)
 
 

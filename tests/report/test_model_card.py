@@ -14,6 +14,7 @@ from stcr_plugin.evaluation.guard import guard
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.release.export import export
 from stcr_plugin.report import tables
+from stcr_plugin.report.model_card import HubMetadata
 
 SMALL = AskSettings(batch_size=8)
 
@@ -59,7 +60,7 @@ def test_front_matter_reads_as_the_hub_reads_it(chain, stage, tmp_path):
     front, _ = front_and_body(export(stage, tmp_path / "out").out)
     assert front["base_model"] == "Qwen/Qwen2.5-VL-7B-Instruct"
     assert "license" not in front
-    given = export(stage, tmp_path / "own", base_model="a/b", license="mit", datasets=("c/d",)).out
+    given = export(stage, tmp_path / "own", hub=HubMetadata("a/b", "mit", ("c/d",))).out
     assert {key: front_and_body(given)[0][key] for key in ("base_model", "license", "datasets")} == {
         "base_model": "a/b",
         "license": "mit",
