@@ -1,7 +1,7 @@
 """`tabletop`: a procedural pick-and-place simulator that renders every frame and knows its true state.
 
 A gripper approaches an object among distractors, grasps it, lifts it, moves it over a goal pad and places it. Other
-groups of episodes show what such a demonstration never does; they are made to evaluate on.
+groups of episodes show what such a demonstration never does; they are for evaluation.
 Lengths are centimetres on a table 48 wide (x, left to right) and 24 deep (y, towards the back), z is height.
 """
 
@@ -26,8 +26,8 @@ Vector = npt.NDArray[np.float64]
 
 WIDTH, DEPTH = 48.0, 24.0
 HOVER = 14.0  # height of the hand's travel above what it goes to
-GRASP = 4.0  # opening or closing the gripper counts as so many centimetres of the hand's way
-ROUNDING = 3  # distances are said in multiples of this many centimetres
+GRASP = 4.0  # opening or closing the gripper counts as this many centimetres of the hand's way
+ROUNDING = 3  # claims round distances to multiples of this many centimetres
 PHASES = ("approach", "grasp", "lift", "move", "place")
 
 SEEN_COLOURS = {
@@ -69,17 +69,25 @@ HELDOUT_LAYOUTS = frozenset(
 
 @settings
 class TabletopConfig:
-    """How many episodes there are of each group.
+    """How many episodes each group has, and how they look.
 
     `seen` episodes have the training colours and layouts, `heldout` ones only others. A layout is the table cell of
     the object with the cell of the goal; HELDOUT_LAYOUTS are held out. The other groups have the training colours and
-    layouts, and are to evaluate on:
-    regress: the task is undone for a while (carried back, put down again, dropped, taken off the pad) and then done
-        after all, or left undone. shapes: objects of HELDOUT_SHAPES.
-    push: the object is pushed along the table to the pad and never grasped. take_off: the object stands on the pad
-        and is taken off it, the reverse of the other tasks.
-    distractors: the fewest and the most that are tried; one that would touch another thing is left out, so that of
-        (1, 2) a third of the scenes keep none.
+    layouts, and are for evaluation.
+
+    Attributes:
+        seen: Episodes like those of training.
+        heldout: Episodes with other colours and layouts.
+        regress: The task is undone for a while (carried back, put down again, dropped, taken off the pad) and then
+            done after all, or left undone.
+        shapes: Objects of HELDOUT_SHAPES.
+        push: The object is pushed along the table to the pad and never grasped.
+        take_off: The object begins on the pad and is taken off it, the reverse of the other tasks.
+        size: Width and height of a picture in pixels.
+        fps: Frames per second.
+        distractors: The fewest and the most that are tried; one that would touch another thing is left out, so that
+            of (1, 2) a third of the scenes keep none.
+        idle_seconds: At most this long nothing moves at an episode's end.
     """
 
     kind: Literal["tabletop"] = "tabletop"
@@ -113,7 +121,7 @@ class _Thing:
 
 @dataclass(frozen=True)
 class _Camera:
-    """Scale in pixels a centimetre; tilt is the share of depth that shows as height; roll in radians."""
+    """Scale in pixels per centimetre; tilt is the share of depth that shows as height; roll in radians."""
 
     scale: float
     mirror: float
@@ -124,7 +132,15 @@ class _Camera:
 
 @dataclass(frozen=True)
 class Visible:
-    """One thing in a picture. `share` of it is seen, 0..1: not covered and not cut off. `pixels` are those seen."""
+    """One thing in a picture.
+
+    Attributes:
+        colour: Name of its colour.
+        shape: Name of its shape.
+        rgb: Its shade.
+        share: Share of it that is visible, 0..1: not covered and not cut off.
+        pixels: How many of its pixels are visible.
+    """
 
     colour: str
     shape: str
@@ -150,7 +166,7 @@ class _Leg:
 
 @dataclass(frozen=True)
 class _Motion:
-    """Everything that moves in an episode of T frames; and what it moves towards."""
+    """Everything that moves in an episode of T frames, and its progress."""
 
     phases: tuple[str, ...]
     hand: Vector  # [T, 3] cm
@@ -163,7 +179,7 @@ class _Motion:
 class _Scene:
     thing: _Thing
     goal: _Thing
-    target: tuple[float, float]  # where the object is to stand in the end
+    target: tuple[float, float]  # where the object is to be in the end
     distractors: tuple[_Thing, ...]
     camera: _Camera
     wall: tuple[int, int, int]
@@ -208,7 +224,7 @@ class TabletopSource:
         """Keys: phase, motion (0..1), gripper (0 closed..1 open), hand, object, goal ((x, y, z) in cm), rest_height.
 
         goal is where the object is to end: on the pad; of a task that takes it off the pad, where the demonstration
-        puts it. Also hand_at, object_at, goal_at: where each stands in the picture, (right, down) as shares of its
+        puts it. Also hand_at, object_at, goal_at: where each is in the picture, (right, down) as shares of its
         side. Also progress: the share of the work that is done, 1 where the hand has left the finished task; see
         `_way`. It is below 0 where more is to do than at the start.
         """
@@ -249,7 +265,7 @@ class TabletopSource:
         return check is not None and check(claim.value, state)
 
     def things(self, episode: Episode, index: int) -> tuple[Visible, ...]:
-        """What stands in the picture of frame `index`: the object, the pad, then the distractors."""
+        """The things in the picture of frame `index`: the object, the pad, then the distractors."""
         return _things(self._scene(episode.group, episode.episode_id), index, self.config.size)
 
     def _scene(self, group: str, episode_id: str) -> _Scene:
@@ -317,7 +333,7 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
 
 
 def _clear(other: _Thing, radius: float, carried: Vector) -> bool:
-    """Whether an object of `radius` that takes the places `carried` [T, 3] never runs into `other`."""
+    """Whether an object of `radius` that moves along `carried` [T, 3] never runs into `other`."""
     low = carried[carried[:, 2] - radius < 2 * other.radius]
     return bool((np.hypot(low[:, 0] - other.x, low[:, 1] - other.y) > radius + other.radius + 1).all())
 
@@ -352,7 +368,7 @@ def _place(cell: tuple[int, int], rng: np.random.Generator) -> tuple[float, floa
 
 @dataclass(frozen=True)
 class _Course:
-    """What a way of doing the task goes by: heights, the places to go to, and the pace (slower above 1)."""
+    """What a way of doing the task depends on: heights, the places to go to, and the pace (slower above 1)."""
 
     rest: float  # height of the object's centre on the table, cm
     hover: float  # height of the hand's travel
@@ -440,20 +456,20 @@ def _course(
 def _regress(
     config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
 ) -> _Motion:
-    """What was won is lost again; then, in half of the episodes, the task is done after all."""
+    """Progress is lost again; then, in half of the episodes, the task is done after all."""
     course, start = _course(config, thing, target, rng)
     intended = _way(_finish(course, start), start)
     tried = {name: number for number, name in enumerate(leg.phase for leg in intended)}  # phase -> its last leg
     carry, done, low = intended[: tried["lift"] + 1], intended[: tried["place"] - 1], course.rest + 2.0
     apart = math.dist(start.thing, course.target)
-    # Where the object is let go it does not stand on the pad, so that a picture shows that the task is not done.
+    # Where the object is released it is not on the pad, so that a picture shows that the task is not done.
     beside = 1 - (goal.radius + 1) / apart
     there, back = float(rng.uniform(0.65, 1.0)), min(float(rng.uniform(0.0, 0.3)), beside)
     dropped = min(float(rng.uniform(0.25, 0.7)), beside)
     kind, finishes = int(rng.integers(4)), bool(rng.integers(2))
 
     def spot(share: float, height: float) -> Vector:
-        """[3], so far on the straight way from the object's first place to its target."""
+        """[3], at this share of the straight way from the object's first place to its target."""
         x, y = (start.thing + (course.target - start.thing) * share)[:2]
         return np.array([x, y, height])
 
@@ -478,7 +494,7 @@ def _regress(
         return [taken("return", share, low), lost(_Leg("return", 0.4, spot(share, low), 1.0), False, here)]
 
     fallen = lost(_Leg("drop", 0.4, spot(dropped, course.hover), 1.0, "falls"), False, spot(dropped, course.rest))
-    # Legs up to the loss and of it, and where the object lies then.
+    # Legs up to the loss and of it, and where the object is then.
     legs, share = {
         0: ([*carry, carried(there), taken("return", back, course.hover), *released(back)], back),
         1: ([*carry, *released(0.0)], 0.0),
@@ -609,7 +625,7 @@ def _project(scene: _Scene, points: Vector, size: float) -> list[tuple[float, fl
 
 
 def _turned(corner: tuple[float, float], quarters: int) -> tuple[float, float]:
-    """A point (x, z), so many quarters of a turn further to the left."""
+    """A point (x, z) after `quarters` quarter turns to the left."""
     x, z = corner
     for _ in range(quarters):
         x, z = -z, x

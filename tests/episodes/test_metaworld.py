@@ -45,8 +45,8 @@ SCENE = Scene("push-v3")
 
 PROBE = """
 from stcr_plugin.episodes.rollout import Painter, Scene, start
-run = start(Scene("reach-v3"), 0, 0.0, 4, 500)
-painter = Painter(run.env, 32, 32, "corner2")
+run = start(Scene("reach-v3"), 0, noise=0.0, stride=4, limit=500)
+painter = Painter(run.env, (32, 32), "corner2")
 assert painter.draw_present(run.env).std() > 0
 painter.close()
 """
@@ -198,7 +198,7 @@ def test_table_holds_exactly_meta_worlds_tasks_and_cameras(sim):
 
     assert set(TASKS) == set(ALL_V3_ENVIRONMENTS)
     assert all(task.text and task.text == task.text.strip().rstrip(".") for task in TASKS.values())
-    model = rollout.start(SCENE, 0, 0.0, 4, 500).env.model
+    model = rollout.start(SCENE, 0, noise=0.0, stride=4, limit=500).env.model
     assert set(CAMERAS) <= {model.camera(number).name for number in range(model.ncam)}
 
 
@@ -260,8 +260,8 @@ def test_what_the_simulator_draws_again_or_never_has_stops_no_build(sim, tmp_pat
 
 
 def test_restored_picture_is_the_one_of_the_rollout(sim):
-    run = rollout.start(Scene("drawer-open-v3"), 3, 0.1, 4, 500)
-    painter = Painter(run.env, 64, 48, "corner2")
+    run = rollout.start(Scene("drawer-open-v3"), 3, noise=0.1, stride=4, limit=500)
+    painter = Painter(run.env, (64, 48), "corner2")
     present = [painter.draw_present(run.env)]
     with rollout.quiet():
         while run.steps < 80:
@@ -276,8 +276,8 @@ def test_restored_picture_is_the_one_of_the_rollout(sim):
 
 
 def test_goal_marker_is_not_drawn(sim):
-    run = rollout.start(SCENE, 0, 0.0, 4, 500)
-    painter = Painter(run.env, 128, 128, "corner2")
+    run = rollout.start(SCENE, 0, noise=0.0, stride=4, limit=500)
+    painter = Painter(run.env, (128, 128), "corner2")
     frame = run.frames[0]
     here = painter.draw(run.env, frame)
     run.env.model.site("goal").pos = run.env._target_pos = np.array([-0.1, 0.6, 0.02])
@@ -291,8 +291,8 @@ def test_goal_marker_is_not_drawn(sim):
 
 def test_picture_is_the_right_way_up(sim):
     """The floor is light and below, the wall behind the table darker and above."""
-    run = rollout.start(SCENE, 0, 0.0, 4, 500)
-    painter = Painter(run.env, 64, 64, "corner2")
+    run = rollout.start(SCENE, 0, noise=0.0, stride=4, limit=500)
+    painter = Painter(run.env, (64, 64), "corner2")
     picture = painter.draw(run.env, run.frames[0]).astype(float)
     painter.close()
     top, bottom = picture[:6].reshape(-1, 3), picture[-6:].reshape(-1, 3)
@@ -426,4 +426,4 @@ def test_machine_that_cannot_draw_stops_the_build_instead_of_setting_episodes_as
 
     monkeypatch.setattr(rollout, "simulator", lambda: SimpleNamespace(GLContext=no_screen))
     with pytest.raises(ConfigError, match=r"without a screen \(an OpenGL platform .*\); run apt-get install"):
-        Painter(SimpleNamespace(model=model), 32, 32, "corner2")
+        Painter(SimpleNamespace(model=model), (32, 32), "corner2")
