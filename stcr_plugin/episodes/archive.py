@@ -62,7 +62,7 @@ def index(path: Path, suffixes: tuple[str, ...]) -> Index:
         DataError: For a file that is not an uncompressed tar.
     """
     size, changed = _state(path)
-    return _index(path, suffixes, size, changed)
+    return _index(path, suffixes, size=size, changed=changed)
 
 
 def opened(part: Slice) -> io.RawIOBase:
@@ -75,13 +75,16 @@ def opened(part: Slice) -> io.RawIOBase:
 
 
 @lru_cache(256)
-def _index(path: Path, suffixes: tuple[str, ...], size: int, changed: int) -> Index:
+def _index(path: Path, suffixes: tuple[str, ...], *, size: int, changed: int) -> Index:
     kept, key = path.with_name(f".{path.name}.index.json"), [_FORMAT, size, changed, list(suffixes)]
     # Whatever is wrong with the kept list, a new one replaces it.
     with suppress(DataError, ValueError, TypeError, KeyError, RecursionError):
         values = artefacts.read_json(kept)
         if values["key"] == key:
-            parts = [Slice(path, str(name), int(offset), int(length)) for name, offset, length in values["members"]]
+            parts = [
+                Slice(path=path, name=str(name), offset=int(offset), size=int(length))
+                for name, offset, length in values["members"]
+            ]
             if all(part.offset >= 0 and 0 <= part.size <= size - part.offset for part in parts):
                 refused = tuple((str(name), str(reason)) for name, reason in values["refused"])
                 return Index({part.name: part for part in parts}, refused, str(values["problem"]))
@@ -100,7 +103,7 @@ def _scan(path: Path, suffixes: tuple[str, ...], size: int) -> Index:
     members: dict[str, Slice] = {}
     refused: list[tuple[str, str]] = []
     problem = ""
-    file = opened(Slice(path, path.name, 0, size))
+    file = opened(Slice(path=path, name=path.name, offset=0, size=size))
     try:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it holds nothing that needs closing
     except tarfile.TarError as error:
@@ -120,7 +123,9 @@ def _scan(path: Path, suffixes: tuple[str, ...], size: int) -> Index:
                 if reason := _refusal(member, members):
                     refused.append((_printable(member.name), reason))
                 else:
-                    members[member.name] = Slice(path, member.name, member.offset_data, member.size)
+                    members[member.name] = Slice(
+                        path=path, name=member.name, offset=member.offset_data, size=member.size
+                    )
             file.seek(archive.offset)
             if file.read(_BLOCK) != bytes(_BLOCK):
                 # tarfile stops without an error at a header that it cannot read.

@@ -285,7 +285,7 @@ class FramesSource(Unclaimed):
                     f"{name} {value!r}, but row {record.parts[0].row} gives episode {episode_id} {record.facts[name]!r}"
                 )
         record.facts |= facts
-        record.parts.append(_Part(row, read["task"], start, end))
+        record.parts.append(_Part(row, read["task"], start, end=end))
         records[episode_id] = record
 
     def _name_columns(self, present: Sequence[str]) -> dict[str, str]:

@@ -212,13 +212,21 @@ class TabletopSource:
                 task = rules.task.format(thing=f"{scene.thing.colour} {scene.thing.shape}", pad=scene.goal.colour)
                 length = len(scene.phases)
                 segment = Segment(task=task, start=0, end=length)
-                yield Episode(self.kind, episode_id, task, self.config.fps, length, (segment,), group)
+                yield Episode(
+                    source=self.kind,
+                    episode_id=episode_id,
+                    task=task,
+                    fps=self.config.fps,
+                    n_frames=length,
+                    segments=(segment,),
+                    group=group,
+                )
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
         scene = self._scene(episode.group, episode.episode_id)
         backdrop = _backdrop(scene, self.config.size)
         for index in indices:
-            yield _render(scene, backdrop, index, self.config.size)
+            yield np.asarray(_painted(scene, backdrop, index).reduce(2), dtype=np.uint8)
 
     def states(self, episode: Episode) -> Sequence[State]:
         """Keys: phase, motion (0..1), gripper (0 closed..1 open), hand, object, goal ((x, y, z) in cm), rest_height.
@@ -301,14 +309,17 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
     thing_cell, goal_cell = _layout(group, rng)
     thing_colour, goal_colour = rng.choice(colours, 2, replace=False)
     radius = float(rng.uniform(3.2, 4.4))
-    thing = _Thing(str(rng.choice(rules.shapes)), *_coloured(thing_colour, rng), radius, *_place(thing_cell, rng))
-    goal = _Thing("pad", *_coloured(goal_colour, rng), float(rng.uniform(5.0, 6.5)), *_place(goal_cell, rng))
+    shape = str(rng.choice(rules.shapes))
+    # Each draw in its turn: the order decides every later one.
+    thing = _thing(shape, _coloured(thing_colour, rng), radius, at=_place(thing_cell, rng))
+    goal = _thing("pad", _coloured(goal_colour, rng), float(rng.uniform(5.0, 6.5)), at=_place(goal_cell, rng))
     others = [name for name in colours if name != thing.colour]
     distractors: list[_Thing] = []
     for _ in range(int(rng.integers(config.distractors[0], config.distractors[1] + 1))):
         x, y = float(rng.uniform(4, WIDTH - 4)), float(rng.uniform(2, DEPTH - 2))
         taken = [thing, goal, *distractors]
-        other = _Thing(str(rng.choice(SHAPES)), *_coloured(rng.choice(others), rng), float(rng.uniform(2.4, 3.6)), x, y)
+        shape = str(rng.choice(SHAPES))
+        other = _thing(shape, _coloured(rng.choice(others), rng), float(rng.uniform(2.4, 3.6)), at=(x, y))
         if all(math.dist((x, y), (t.x, t.y)) > t.radius + other.radius + 2 for t in taken):
             distractors.append(other)
     shade = rng.integers(-12, 13, 3)
@@ -323,13 +334,27 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
         shift=(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.04, 0.04))),
     )
     target = (thing.x, thing.y) if rules.off_the_pad else (goal.x, goal.y)
-    moved = rules.plan(config, replace(thing, x=goal.x, y=goal.y) if rules.off_the_pad else thing, goal, target, rng)
+    begins = replace(thing, x=goal.x, y=goal.y) if rules.off_the_pad else thing
+    moved = rules.plan(_Setup(config=config, thing=begins, goal=goal, target=target, rng=rng))
     standing = [other for other in distractors if not rules.clear or _clear(other, thing.radius, moved.carried)]
     return _Scene(
-        thing, goal, target, tuple(standing), camera, wall, table, arm,
-        (float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))), int(rng.integers(2**31)),
-        rules.closed or thing.radius + 0.4, **vars(moved),
-    )  # fmt: skip
+        thing=thing,
+        goal=goal,
+        target=target,
+        distractors=tuple(standing),
+        camera=camera,
+        wall=wall,
+        table=table,
+        arm=arm,
+        shoulder=(float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))),
+        texture_seed=int(rng.integers(2**31)),
+        closed=rules.closed or thing.radius + 0.4,
+        **vars(moved),
+    )
+
+
+def _thing(shape: str, coloured: tuple[str, tuple[int, int, int]], radius: float, *, at: tuple[float, float]) -> _Thing:
+    return _Thing(shape=shape, colour=coloured[0], rgb=coloured[1], radius=radius, x=at[0], y=at[1])
 
 
 def _clear(other: _Thing, radius: float, carried: Vector) -> bool:
@@ -367,6 +392,17 @@ def _place(cell: tuple[int, int], rng: np.random.Generator) -> tuple[float, floa
 
 
 @dataclass(frozen=True)
+class _Setup:
+    """What a demonstration is planned from; `thing` is where it begins, `target` where it is to be."""
+
+    config: TabletopConfig
+    thing: _Thing
+    goal: _Thing
+    target: tuple[float, float]
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
 class _Course:
     """What a way of doing the task depends on: heights, the places to go to, and the pace (slower above 1)."""
 
@@ -396,20 +432,20 @@ def _finish(course: _Course, start: _Start) -> list[_Leg]:
     over = np.array([target[0], target[1], course.hover])
     down = np.array([target[0], target[1], course.rest + 2.0])
     reach = [
-        _Leg("approach", 1.0 + math.dist(start.hand, grip) / 40, grip, 1.0),
-        _Leg("grasp", 0.5, grip, 0.0),
+        _Leg("approach", 1.0 + math.dist(start.hand, grip) / 40, grip, opening=1.0),
+        _Leg("grasp", 0.5, grip, opening=0.0),
     ]
-    lift = [_Leg("lift", 0.8, above, 0.0, "comes")]
-    move = [_Leg("move", 0.8 + math.dist(above, over) / 30, over, 0.0, "comes")]
+    lift = [_Leg("lift", 0.8, above, opening=0.0, thing="comes")]
+    move = [_Leg("move", 0.8 + math.dist(above, over) / 30, over, opening=0.0, thing="comes")]
     above_target = start.held and math.dist(thing[:2], target[:2]) < 1e-9
     return [
         *([] if start.held else reach),
         *([] if above_target or (start.held and start.hand[2] >= course.hover) else lift),
         *([] if above_target else move),
-        _Leg("place", 0.8, down, 0.0, "comes"),
-        _Leg("place", 0.4, down, 1.0),
-        _Leg("place", 0.8, course.away, 1.0),
-        _Leg("place", course.idle, course.away, 1.0),
+        _Leg("place", 0.8, down, opening=0.0, thing="comes"),
+        _Leg("place", 0.4, down, opening=1.0),
+        _Leg("place", 0.8, course.away, opening=1.0),
+        _Leg("place", course.idle, course.away, opening=1.0),
     ]
 
 
@@ -433,31 +469,28 @@ def _work(legs: Sequence[_Leg], start: _Start) -> float:
     return legs[0].left + math.dist(legs[0].to, start.hand) + GRASP * abs(legs[0].opening - start.opening)
 
 
-def _demonstration(
-    config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
-) -> _Motion:
-    course, start = _course(config, thing, target, rng)
-    return _moved(config, course, start, _way(_finish(course, start), start), rng)
+def _demonstration(setup: _Setup) -> _Motion:
+    course, start = _course(setup)
+    return _moved(setup, course, start, legs=_way(_finish(course, start), start))
 
 
-def _course(
-    config: TabletopConfig, thing: _Thing, target: tuple[float, float], rng: np.random.Generator
-) -> tuple[_Course, _Start]:
-    x, y = target
+def _course(setup: _Setup) -> tuple[_Course, _Start]:
+    thing, (x, y), rng = setup.thing, setup.target, setup.rng
     hover = float(thing.radius + rng.uniform(0.6, 1.0) * HOVER)
     hand = np.array([rng.uniform(4, WIDTH - 4), rng.uniform(0, DEPTH), rng.uniform(15, 26)])
     away = np.array([x + rng.uniform(-14, 14), y, rng.uniform(14, 25)])
     pace = float(rng.uniform(0.75, 1.35))
-    idle = float(rng.uniform(0, config.idle_seconds)) / pace
-    course = _Course(thing.radius, hover, np.array([x, y, thing.radius]), away, pace, idle)
+    idle = float(rng.uniform(0, setup.config.idle_seconds)) / pace
+    course = _Course(
+        rest=thing.radius, hover=hover, target=np.array([x, y, thing.radius]), away=away, pace=pace, idle=idle
+    )
     return course, _Start(hand, 1.0, np.array([thing.x, thing.y, thing.radius]))
 
 
-def _regress(
-    config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
-) -> _Motion:
+def _regress(setup: _Setup) -> _Motion:
     """Progress is lost again; then, in half of the episodes, the task is done after all."""
-    course, start = _course(config, thing, target, rng)
+    course, start = _course(setup)
+    goal, rng = setup.goal, setup.rng
     intended = _way(_finish(course, start), start)
     tried = {name: number for number, name in enumerate(leg.phase for leg in intended)}  # phase -> its last leg
     carry, done, low = intended[: tried["lift"] + 1], intended[: tried["place"] - 1], course.rest + 2.0
@@ -482,18 +515,20 @@ def _regress(
 
     def lost(leg: _Leg, held: bool, at: Vector) -> _Leg:
         """`leg`, at whose end the object is `at`, with what is left to do from there."""
-        then = _Start(leg.to, leg.opening, at, held)
+        then = _Start(leg.to, leg.opening, at, held=held)
         return replace(leg, left=_work(_way(_finish(course, then), then), then))
 
     def taken(phase: str, share: float, height: float) -> _Leg:
         to = spot(share, height)
-        return lost(_Leg(phase, 1.4, to, 0.0, "comes"), True, to - np.array([0.0, 0.0, 2.0]))
+        return lost(_Leg(phase, 1.4, to, opening=0.0, thing="comes"), True, to - np.array([0.0, 0.0, 2.0]))
 
     def released(share: float) -> list[_Leg]:
         here = spot(share, course.rest)
-        return [taken("return", share, low), lost(_Leg("return", 0.4, spot(share, low), 1.0), False, here)]
+        return [taken("return", share, low), lost(_Leg("return", 0.4, spot(share, low), opening=1.0), False, here)]
 
-    fallen = lost(_Leg("drop", 0.4, spot(dropped, course.hover), 1.0, "falls"), False, spot(dropped, course.rest))
+    fallen = lost(
+        _Leg("drop", 0.4, spot(dropped, course.hover), opening=1.0, thing="falls"), False, spot(dropped, course.rest)
+    )
     # Legs up to the loss and of it, and where the object is then.
     legs, share = {
         0: ([*carry, carried(there), taken("return", back, course.hover), *released(back)], back),
@@ -502,7 +537,7 @@ def _regress(
         3: (
             [
                 *done,
-                lost(_Leg("return", 0.5, spot(1, low), 0.0), True, spot(1, course.rest)),
+                lost(_Leg("return", 0.5, spot(1, low), opening=0.0), True, spot(1, course.rest)),
                 taken("return", 1, course.hover),
                 taken("return", back, course.hover),
                 *released(back),
@@ -515,39 +550,37 @@ def _regress(
         then = _Start(last.to, last.opening, here)
         legs += _way(_finish(course, then), then)
     else:
-        legs += [lost(_Leg("retreat", 0.9, spot(share, 20) + np.array([6.0, 0.0, 0.0]), 1.0), False, here)]
+        legs += [lost(_Leg("retreat", 0.9, spot(share, 20) + np.array([6.0, 0.0, 0.0]), opening=1.0), False, here)]
         legs += [replace(legs[-1], seconds=course.idle)]
-    return _moved(config, course, start, legs, rng, _work(intended, start))
+    return _moved(setup, course, start, legs=legs, work=_work(intended, start))
 
 
-def _push(
-    config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
-) -> _Motion:
+def _push(setup: _Setup) -> _Motion:
     """The closed gripper goes down beside the object, pushes it to the target and leaves it there."""
-    course, start = _course(config, thing, target, rng)
+    course, start = _course(setup)
     start = replace(start, opening=0.0)
     way = course.target - start.thing
-    apart = way / np.linalg.norm(way) * (thing.radius + 3.0)  # from the hand to the object
+    apart = way / np.linalg.norm(way) * (setup.thing.radius + 3.0)  # from the hand to the object
     low = np.array([0.0, 0.0, 1.0])
     behind, end = start.thing - apart + low, course.target - apart + low
     hover = behind + np.array([0.0, 0.0, 0.6 * HOVER])
     away = end - apart + np.array([0.0, 0.0, course.away[2] - end[2]])
     legs = [
-        _Leg("approach", 0.8 + math.dist(start.hand, hover) / 40, hover, 0.0),
-        _Leg("approach", 0.7, behind, 0.0),
-        _Leg("push", 1.2 + math.dist(behind, end) / 16, end, 0.0, "comes"),
-        _Leg("retreat", 0.9, away, 0.0),
-        _Leg("retreat", course.idle, away, 0.0),
+        _Leg("approach", 0.8 + math.dist(start.hand, hover) / 40, hover, opening=0.0),
+        _Leg("approach", 0.7, behind, opening=0.0),
+        _Leg("push", 1.2 + math.dist(behind, end) / 16, end, opening=0.0, thing="comes"),
+        _Leg("retreat", 0.9, away, opening=0.0),
+        _Leg("retreat", course.idle, away, opening=0.0),
     ]
-    return _moved(config, course, start, _way(legs, start), rng, offset=apart - low)
+    return _moved(setup, course, start, legs=_way(legs, start), offset=apart - low)
 
 
 def _moved(
-    config: TabletopConfig,
+    setup: _Setup,
     course: _Course,
     start: _Start,
+    *,
     legs: Sequence[_Leg],
-    rng: np.random.Generator,
     work: float | None = None,
     offset: Vector | None = None,
 ) -> _Motion:
@@ -557,9 +590,9 @@ def _moved(
     phases: list[str] = []
     hand, opening, carried, left = [], [], [], []
     at, width, held_at, still = start.hand, start.opening, start.thing, work
-    bend = rng.uniform(-5, 5, 3) * np.array([1.0, 0.5, 0.6])
+    bend = setup.rng.uniform(-5, 5, 3) * np.array([1.0, 0.5, 0.6])
     for leg in legs:
-        steps = max(2, round(leg.seconds * course.pace * config.fps))
+        steps = max(2, round(leg.seconds * course.pace * setup.config.fps))
         for step in range(1, steps + 1):
             share = _ease(step / steps)
             curve = bend * math.sin(math.pi * share) if leg.phase in ("approach", "move") else 0.0
@@ -574,7 +607,13 @@ def _moved(
         at, width, still = leg.to, leg.opening, leg.left
         held_at = carried[-1]
     progress = 1 - np.array(left) / work
-    return _Motion(tuple(phases), np.array(hand), np.array(opening), np.array(carried), progress)
+    return _Motion(
+        phases=tuple(phases),
+        hand=np.array(hand),
+        opening=np.array(opening),
+        carried=np.array(carried),
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True)
@@ -582,7 +621,7 @@ class _Group:
     """A population of episodes. `clear`: distractors that the object would run into are left out."""
 
     task: str = "put the {thing} on the {pad} pad"
-    plan: Callable[[TabletopConfig, _Thing, _Thing, tuple[float, float], np.random.Generator], _Motion] = _demonstration
+    plan: Callable[[_Setup], _Motion] = _demonstration
     shapes: tuple[str, ...] = SHAPES
     off_the_pad: bool = False
     clear: bool = False
@@ -668,52 +707,73 @@ def _shaded(colour: tuple[int, int, int], brightness: float) -> tuple[int, int, 
     return red, green, blue
 
 
-def _draw_thing(draw: Any, scene: _Scene, thing: _Thing, centre: Vector, size: int) -> None:
-    for offsets, brightness in _FACES[thing.shape]:
-        draw.polygon(_project(scene, centre + offsets * thing.radius, size), fill=_shaded(thing.rgb, brightness))
+class _Brush:
+    """Draws the parts of a scene on a picture of twice its size."""
+
+    def __init__(self, scene: _Scene, picture: Any) -> None:
+        from PIL import ImageDraw
+
+        self.scene, self.size, self.draw = scene, picture.width // 2, ImageDraw.Draw(picture)
+
+    def polygon(self, corners: Any, colour: tuple[int, int, int], brightness: float = 1.0) -> None:
+        """One face of corners [n, 3] in cm."""
+        spots = _project(self.scene, np.array(corners), self.size)
+        self.draw.polygon(spots, fill=_shaded(colour, brightness))
+
+    def thing(self, thing: _Thing, centre: Vector) -> None:
+        for offsets, brightness in _FACES[thing.shape]:
+            self.polygon(centre + offsets * thing.radius, thing.rgb, brightness)
+
+    def arm(self, hand: Vector, opening: float) -> None:
+        scene = self.scene
+        reach = scene.closed + 3.0 * opening  # half the distance between the fingers
+        x, y, z = hand.tolist()
+        shoulder = (*scene.shoulder[:1], y, scene.shoulder[1])
+        wrist, anchor = _project(scene, np.array([[x, y, z + 6.0], shoulder]), self.size)
+        width = max(2, round(2 * self.size * scene.camera.scale * 3.2))
+        self.draw.line([anchor, wrist], fill=scene.arm, width=width)
+        palm = [[x - reach - 0.8, y, z + 3.2], [x + reach + 0.8, y, z + 3.2], [x + 2, y, z + 6.5], [x - 2, y, z + 6.5]]
+        self.polygon(palm, scene.arm, 0.7)
+        for side in (-1.0, 1.0):
+            inner, outer = x + side * reach, x + side * (reach + 1.8)
+            finger = [[inner, y, z + 4], [outer, y, z + 4], [outer, y, z - 2.5], [inner, y, z - 2.5]]
+            self.polygon(finger, scene.arm, 0.45)
 
 
 def _backdrop(scene: _Scene, size: int) -> Any:
     """What never changes in an episode: wall, table with its grain, the goal pad."""
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     side = 2 * size
     picture = Image.new("RGB", (side, side), scene.wall)
-    draw = ImageDraw.Draw(picture)
-    corners = np.array([[-30, -14, 0], [90, -14, 0], [90, DEPTH + 6, 0], [-30, DEPTH + 6, 0]], dtype=float)
-    draw.polygon(_project(scene, corners, size), fill=scene.table)
+    brush = _Brush(scene, picture)
+    brush.polygon([[-30.0, -14, 0], [90, -14, 0], [90, DEPTH + 6, 0], [-30, DEPTH + 6, 0]], scene.table)
     grain = np.random.default_rng(scene.texture_seed).normal(0, 5, (side // 4, side // 4, 1))
     noise = np.kron(grain, np.ones((4, 4, 1)))
     speckled = np.clip(np.asarray(picture, dtype=np.float64)[: noise.shape[0], : noise.shape[1]] + noise, 0, 255)
     picture.paste(Image.fromarray(speckled.astype(np.uint8)), (0, 0))
-    _draw_thing(ImageDraw.Draw(picture), scene, scene.goal, np.array([scene.goal.x, scene.goal.y, 0.0]), size)
+    brush.thing(scene.goal, np.array([scene.goal.x, scene.goal.y, 0.0]))
     return picture
 
 
-def _render(scene: _Scene, backdrop: Any, t: int, size: int) -> Picture:
-    return np.asarray(_painted(scene, backdrop, t, size).reduce(2), dtype=np.uint8)
-
-
-def _painted(scene: _Scene, backdrop: Any, t: int, size: int) -> Any:
+def _painted(scene: _Scene, backdrop: Any, t: int) -> Any:
     """The picture at twice its size."""
-    from PIL import ImageDraw
-
     picture = backdrop.copy()
-    draw = ImageDraw.Draw(picture)
+    brush = _Brush(scene, picture)
     carried, hand = scene.carried[t], scene.hand[t]
     spots = [(thing, np.array([thing.x, thing.y, thing.radius])) for thing in scene.distractors]
     for thing, centre in sorted([*spots, (scene.thing, carried)], key=lambda item: -item[1][1]):
         shadow = np.array([centre[0], centre[1], 0.0]) + _DISC * thing.radius * 0.9
-        draw.polygon(_project(scene, shadow, size), fill=_shaded(scene.table, 0.72))
-        _draw_thing(draw, scene, thing, centre, size)
-    _draw_arm(draw, scene, hand, float(scene.opening[t]), size)
+        brush.polygon(shadow, scene.table, 0.72)
+        brush.thing(thing, centre)
+    brush.arm(hand, float(scene.opening[t]))
     return picture
 
 
 def _things(scene: _Scene, t: int, size: int) -> tuple[Visible, ...]:
     """What is seen of each thing: the pixels that change where it is painted in another colour."""
     backdrop = _backdrop(scene, size)
-    picture = np.asarray(_painted(scene, backdrop, t, size))
+    picture = np.asarray(_painted(scene, backdrop, t))
     spots = [scene.carried[t], np.array([scene.goal.x, scene.goal.y, 0.0])]
     spots += [np.array([other.x, other.y, other.radius]) for other in scene.distractors]
     found = []
@@ -729,14 +789,14 @@ def _things(scene: _Scene, t: int, size: int) -> tuple[Visible, ...]:
             else replace(scene, distractors=standing)
         )
         behind = _backdrop(changed, size) if number == 1 else backdrop
-        repainted = np.asarray(_painted(changed, behind, t, size))
+        repainted = np.asarray(_painted(changed, behind, t))
         pixels = int((picture != repainted).any(axis=-1).sum())
-        area = _area(scene, thing, spot, size)  # a rounded edge may make it a pixel smaller than what is seen
-        found.append(Visible(thing.colour, thing.shape, thing.rgb, min(1.0, pixels / area), pixels / 4))
+        area = _area(scene, thing, spot, size=size)  # a rounded edge may make it a pixel smaller than what is seen
+        found.append(Visible(thing.colour, thing.shape, thing.rgb, share=min(1.0, pixels / area), pixels=pixels / 4))
     return tuple(found)
 
 
-def _area(scene: _Scene, thing: _Thing, centre: Vector, size: int) -> int:
+def _area(scene: _Scene, thing: _Thing, centre: Vector, *, size: int) -> int:
     """How many pixels of the doubled picture the thing covers on its own, those beyond the picture's edge included."""
     from PIL import Image, ImageDraw
 
@@ -748,18 +808,3 @@ def _area(scene: _Scene, thing: _Thing, centre: Vector, size: int) -> int:
         corners = _project(scene, centre + offsets * thing.radius, size)
         draw.polygon([(u - x + size, v - y + size) for u, v in corners], fill=1)
     return int(np.asarray(canvas).sum())
-
-
-def _draw_arm(draw: Any, scene: _Scene, hand: Vector, opening: float, size: int) -> None:
-    reach = scene.closed + 3.0 * opening  # half the distance between the fingers
-    x, y, z = hand.tolist()
-    shoulder = (*scene.shoulder[:1], y, scene.shoulder[1])
-    wrist, anchor = _project(scene, np.array([[x, y, z + 6.0], shoulder]), size)
-    width = max(2, round(2 * size * scene.camera.scale * 3.2))
-    draw.line([anchor, wrist], fill=scene.arm, width=width)
-    palm = [[x - reach - 0.8, y, z + 3.2], [x + reach + 0.8, y, z + 3.2], [x + 2, y, z + 6.5], [x - 2, y, z + 6.5]]
-    draw.polygon(_project(scene, np.array(palm), size), fill=_shaded(scene.arm, 0.7))
-    for side in (-1.0, 1.0):
-        inner, outer = x + side * reach, x + side * (reach + 1.8)
-        finger = [[inner, y, z + 4], [outer, y, z + 4], [outer, y, z - 2.5], [inner, y, z - 2.5]]
-        draw.polygon(_project(scene, np.array(finger), size), fill=_shaded(scene.arm, 0.45))
