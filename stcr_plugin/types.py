@@ -27,13 +27,7 @@ State = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Segment:
-    """Part of an episode with its own task text.
-
-    Attributes:
-        task: What is being done, in words.
-        start: Its first frame, at the native rate.
-        end: The frame after its last.
-    """
+    """Part of an episode with its own task text: frames [start, end) at the native rate."""
 
     task: str
     start: int
@@ -48,11 +42,10 @@ class Episode:
         source: Kind of its source.
         episode_id: Unique within its source and safe as a file name.
         task: What is being done, in words.
-        fps: Frames per second, the native rate.
-        n_frames: Number of frames.
+        fps: Native frame rate.
         segments: Never empty: without annotation, the whole episode.
-        group: The population that it was drawn from, such as "seen" (tabletop), for split rules to select on.
-        object: What is handled, "" where the source does not say, likewise.
+        group: The population that it was drawn from, such as "seen", for split rules to select on.
+        object: What is handled, "" where unknown, for split rules too.
     """
 
     source: str
@@ -67,13 +60,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Something that was skipped. Counted in the manifest.
-
-    Attributes:
-        what: Such as "episode 3" or "segment".
-        where: File, row or episode.
-        reason: The same text for the same problem, since reasons are counted.
-    """
+    """Something skipped: what, where, and why. Reasons are counted in the manifest, so equal ones have equal texts."""
 
     what: str
     where: str
@@ -130,13 +117,10 @@ class EpisodeSource(Protocol):
 
 @dataclass(frozen=True)
 class GivenPair:
-    """A pair that a source brings with it, as its publishers chose it.
+    """A pair that a source brings with it, as its publishers chose it: frames earlier < later of one episode.
 
     Attributes:
-        earlier: Index of the earlier frame.
-        later: Index of the later frame of the same episode.
-        task: Text of one of its segments.
-        closer: Which frame is closer to completion.
+        task: Text of one of the episode's segments.
         orders: The orders in which it was published.
         descriptions: The published texts of the earlier and the later picture, "" where there is none; nothing in
             them can be checked by a machine.
@@ -161,21 +145,15 @@ class PairSource(EpisodeSource, Protocol):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two frames of one segment, and which of them is closer to completion.
+    """Two frames of one segment, earlier < later, and which of them is closer to completion.
 
     Attributes:
         pair_id: `<episode_id>:<earlier>-<later>`.
-        episode_id: Its episode.
-        split: The split of that.
         task: Text of the segment.
-        earlier: Index of the earlier frame.
-        later: Index of the later frame.
         seconds: Distance in time.
-        closer: Which frame is closer to completion.
         orders: The orders that training may show: both, except for pairs that were published in one.
         phase: "approach" where both frames share a phase, "approach>lift" where not, "" where the source has none.
-        earlier_image: Path relative to the registry folder, empty until pictures are written.
-        later_image: Likewise.
+        earlier_image: Path relative to the registry folder, as `later_image`; empty until pictures are written.
     """
 
     pair_id: str
@@ -225,10 +203,8 @@ class Sample:
     """A query with its target text.
 
     Attributes:
-        query: The pair in one order.
         kind: Whether the target describes the pictures first.
         prompt: One `<image>` per image, then the question.
-        target: The answer to learn.
     """
 
     query: Query
@@ -257,8 +233,6 @@ class Prompt:
 
     Attributes:
         item: A pair_id or the id of a group of frames; with `order` it is unique in one evaluation.
-        episode_id: Its episode.
-        order: Such as "forward".
         shown: The pictures in their order, none for text alone.
         labels: The text directly before each of them ("img1").
         question: The text after the last picture.
@@ -287,8 +261,7 @@ class Response:
     Attributes:
         text: What it wrote, or the answer line of the most likely name, "" for a tie.
         logprobs: Name -> natural log-probability of each answer that was compared; empty where the model wrote freely.
-        prompt_tokens: None where not counted.
-        completion_tokens: None where not counted.
+        prompt_tokens: None where not counted, as `completion_tokens`.
     """
 
     text: str
@@ -302,17 +275,9 @@ class Answer:
     """A model's answer to one query. Log-probabilities are natural, and None where answers were not compared.
 
     Attributes:
-        pair_id: The pair.
-        episode_id: Its episode.
-        order: In which it was shown.
         expected: The right answer.
         chosen: The image that was named, None where the text names no image or both (unparsed).
         text: What the model wrote.
-        logprob_img1: Log-probability of the answer img1.
-        logprob_img2: Of img2.
-        logprob_neither: Of neither.
-        prompt_tokens: None where not counted.
-        completion_tokens: None where not counted.
     """
 
     pair_id: str

@@ -42,9 +42,8 @@ class Index:
     """What an archive holds.
 
     Attributes:
-        members: Name -> slice.
         refused: Name and reason of members that must not be used.
-        problem: Why nothing can be read after the last of them, "" where the archive ends as it should.
+        problem: Why nothing can be read after the last member, "" where the archive ends as it should.
     """
 
     members: Mapping[str, Slice]
@@ -56,10 +55,7 @@ def index(path: Path, suffixes: tuple[str, ...]) -> Index:
     """The members of the tar `path` whose names end in one of `suffixes`, in the archive's order.
 
     A member is refused that is absolute or leaves its folder by `..`, that is a link, a device or stored sparsely,
-    whose name is not UTF-8, and the second one of a name.
-
-    Raises:
-        DataError: For a file that is not an uncompressed tar.
+    whose name is not UTF-8, and the second one of a name. Raises DataError for a file that is not an uncompressed tar.
     """
     size, changed = _state(path)
     return _index(path, suffixes, size=size, changed=changed)
@@ -68,8 +64,7 @@ def index(path: Path, suffixes: tuple[str, ...]) -> Index:
 def opened(part: Slice) -> io.RawIOBase:
     """`part` as a file to read and to seek in. The parts of one archive share one open file of the process.
 
-    Raises:
-        DataError: Where the archive cannot be read, also later while reading.
+    Raises DataError where the archive cannot be read, also later while reading.
     """
     return _SliceFile(_shared(part.path, *_state(part.path)), part)
 

@@ -47,13 +47,11 @@ class Task:
     """What the plugin knows of a task.
 
     Attributes:
-        text: The task in words.
         object: What is handled, "" where only the hand goes somewhere.
         grip: The expert takes the object between its fingers.
         seen: A picture shows where the goal is, without its marker.
         stays: What was done stays done when the hand is led back, so that nothing can regress.
-        carried: As in rollout.Scene.
-        tool: As in rollout.Scene.
+        carried: As in rollout.Scene, like `tool`.
     """
 
     text: str
@@ -129,8 +127,6 @@ class MetaworldConfig:
         failed: Episodes per task in which the expert stops, misses or lets go, and success is never reached.
         regressing: Episodes per task in which the expert is well under way, then drops the object or leads the hand
             back; half of them recover and succeed. None where nothing undoes what was done (Task.stays).
-        width: Of a picture, in pixels.
-        height: Of a picture, in pixels.
         camera: One of rollout.CAMERAS.
         max_steps: Control steps per episode, at most.
         stride: Control steps (1/80 s) per frame.
@@ -216,16 +212,9 @@ class MetaworldSource:
                 yield Exclusion("episode", episode_id, f"none of {DRAWS} draws was {group}")
                 continue
             task, length = TASKS[name], len(recording.frames)
-            segment = Segment(task.text, 0, length)
+            whole, fps, thing = (Segment(task.text, 0, length),), self.fps, task.object
             yield Episode(
-                source=self.kind,
-                episode_id=episode_id,
-                task=task.text,
-                fps=self.fps,
-                n_frames=length,
-                segments=(segment,),
-                group=group,
-                object=task.object,
+                self.kind, episode_id, task.text, fps=fps, n_frames=length, segments=whole, group=group, object=thing
             )
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
@@ -374,7 +363,7 @@ def _check_loss(before: Sequence[State], after: Sequence[State]) -> None:
     fell = max(state["progress"] for state in before) - min((state["progress"] for state in after), default=math.inf)
     moved_back = max(map(_left, after), default=0.0) - min(map(_left, before)) >= GROUND
     loose = [state for state in after if before[-1]["held"] and not state["held"]]
-    # A block let go above the right bin falls into it, which is no loss.
+    # A block let go above the right bin falls into it; nothing is lost.
     dropped = bool(loose) and _left(after[-1]) >= _left(loose[0]) - GROUND
     if fell < LOSS or not (moved_back or dropped):
         raise _OtherKindError("too little was lost")

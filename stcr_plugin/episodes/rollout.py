@@ -37,7 +37,6 @@ class Scene:
     """The parts of a task's model that are recorded.
 
     Attributes:
-        task: Name of the task.
         carried: Name of the site that must get to the goal, "" for the object's own reference point.
         tool: The object is brought to a second one, which must get to the goal.
     """
@@ -52,18 +51,14 @@ class Facts:
     """The true state of one frame; points are [3] in metres.
 
     Attributes:
-        simulator: The state of the simulator.
         hand: The point between the fingertips.
         object: What the hand goes to.
-        carried: What must get to `meets`.
-        meets: The goal, or with a tool the second object.
-        goal: The goal.
+        carried: What must get to `meets`: the goal, or with a tool the second object.
         rest: With a tool, the distance from the second object to the goal.
         gap: Distance between gripper and object.
         opening: 0 closed .. 1 open.
         touched: Robot and object are in contact, or nearly.
         held: The fingers squeeze the object.
-        success: Meta-World's own verdict.
     """
 
     simulator: Vector
@@ -155,17 +150,9 @@ class Rollout:
 
 
 def start(scene: Scene, seed: int, *, noise: float, stride: int, limit: int) -> Rollout:
-    """Set up a task, before its first step.
+    """A task before its first step, with a layout by `seed`; `noise` is the standard deviation of the expert's.
 
-    Args:
-        scene: The task.
-        seed: Of its layout and of the noise.
-        noise: Standard deviation of what is added to the expert's shift of the hand.
-        stride: Steps per frame.
-        limit: Steps at most.
-
-    Raises:
-        ConfigError: Where the extra `sim` is not installed.
+    Raises ConfigError where the extra `sim` is not installed.
     """
     mujoco = simulator()
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -180,16 +167,8 @@ def start(scene: Scene, seed: int, *, noise: float, stride: int, limit: int) -> 
     env.reset()
     mujoco.mj_forward(env.model, env.data)  # reset moves bodies after the positions were computed
     rng = np.random.default_rng(seed)
-    rollout = Rollout(
-        scene=scene,
-        env=env,
-        expert=ENV_POLICY_MAP[scene.task](),
-        rng=rng,
-        noise=noise,
-        stride=stride,
-        limit=limit,
-        obs=_observation(env),
-    )
+    expert, obs = ENV_POLICY_MAP[scene.task](), _observation(env)
+    rollout = Rollout(scene, env, expert, rng=rng, noise=noise, stride=stride, limit=limit, obs=obs)
     rollout.frames.append(rollout._facts(False))
     return rollout
 
@@ -205,8 +184,7 @@ def quiet() -> Iterator[None]:
 def simulator() -> Any:
     """The mujoco package, set to draw without a screen.
 
-    Raises:
-        ConfigError: Where it or Meta-World is missing, and where MUJOCO_GL names a backend that does not work here.
+    Raises ConfigError where it or Meta-World is missing, and where MUJOCO_GL names a backend that does not work here.
     """
     if not os.environ.get("MUJOCO_GL"):
         found = next((name for name, library in _LIBRARIES.items() if find_library(library)), None)
@@ -227,13 +205,9 @@ def simulator() -> Any:
 
 
 def follow_expert(rollout: Rollout, *, until: int | None = None, settle: int = 0, shift: Vector | None = None) -> None:
-    """Let the expert act.
+    """Let the expert act until step `until`, or until success has lasted `settle` steps or is lost again.
 
-    Args:
-        rollout: The rollout to continue.
-        until: Step to stop at; None stops when success has lasted `settle` steps or is lost again.
-        settle: Steps.
-        shift: [39], added to the observation, so that the expert is mistaken about where things are.
+    shift: [39], added to the observation, so that the expert is mistaken about where things are.
     """
     lasted = 0
     while not rollout.finished and (until is None or rollout.steps < until):

@@ -46,12 +46,7 @@ SEEN_COLOURS = {
     "magenta": (210, 50, 150),
     "olive": (110, 120, 40),
 }
-HELDOUT_COLOURS = {
-    "orange": (240, 130, 30),
-    "cyan": (60, 195, 215),
-    "lime": (165, 220, 60),
-    "maroon": (120, 25, 55),
-}
+HELDOUT_COLOURS = {"orange": (240, 130, 30), "cyan": (60, 195, 215), "lime": (165, 220, 60), "maroon": (120, 25, 55)}
 SHAPES = ("cube", "ball", "can", "pyramid")
 HELDOUT_SHAPES = ("cone", "cross", "ring")
 LAYOUT_COLUMNS, LAYOUT_ROWS = 3, 2
@@ -132,15 +127,7 @@ class _Camera:
 
 @dataclass(frozen=True)
 class Visible:
-    """One thing in a picture.
-
-    Attributes:
-        colour: Name of its colour.
-        shape: Name of its shape.
-        rgb: Its shade.
-        share: Share of it that is visible, 0..1: not covered and not cut off.
-        pixels: How many of its pixels are visible.
-    """
+    """One thing in a picture. `share` of it is visible, 0..1: not covered and not cut off; `pixels` are those."""
 
     colour: str
     shape: str
@@ -176,7 +163,7 @@ class _Motion:
 
 
 @dataclass(frozen=True)
-class _Scene:
+class _Scene(_Motion):
     thing: _Thing
     goal: _Thing
     target: tuple[float, float]  # where the object is to be in the end
@@ -188,11 +175,6 @@ class _Scene:
     shoulder: tuple[float, float]
     texture_seed: int
     closed: float  # half the distance between the fingers of the closed gripper
-    phases: tuple[str, ...]
-    hand: Vector  # these five as in _Motion
-    opening: Vector
-    carried: Vector
-    progress: Vector
 
 
 class TabletopSource:
@@ -211,16 +193,8 @@ class TabletopSource:
                 scene = self._scene(group, episode_id)
                 task = rules.task.format(thing=f"{scene.thing.colour} {scene.thing.shape}", pad=scene.goal.colour)
                 length = len(scene.phases)
-                segment = Segment(task=task, start=0, end=length)
-                yield Episode(
-                    source=self.kind,
-                    episode_id=episode_id,
-                    task=task,
-                    fps=self.config.fps,
-                    n_frames=length,
-                    segments=(segment,),
-                    group=group,
-                )
+                fps, whole = self.config.fps, (Segment(task, 0, length),)
+                yield Episode(self.kind, episode_id, task, fps=fps, n_frames=length, segments=whole, group=group)
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
         scene = self._scene(episode.group, episode.episode_id)
@@ -338,19 +312,10 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
     moved = rules.plan(_Setup(config=config, thing=begins, goal=goal, target=target, rng=rng))
     standing = [other for other in distractors if not rules.clear or _clear(other, thing.radius, moved.carried)]
     return _Scene(
-        thing=thing,
-        goal=goal,
-        target=target,
-        distractors=tuple(standing),
-        camera=camera,
-        wall=wall,
-        table=table,
-        arm=arm,
-        shoulder=(float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))),
-        texture_seed=int(rng.integers(2**31)),
-        closed=rules.closed or thing.radius + 0.4,
-        **vars(moved),
-    )
+        **vars(moved), thing=thing, goal=goal, target=target, distractors=tuple(standing), camera=camera, wall=wall,
+        table=table, arm=arm, shoulder=(float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))),
+        texture_seed=int(rng.integers(2**31)), closed=rules.closed or thing.radius + 0.4,
+    )  # fmt: skip
 
 
 def _thing(shape: str, coloured: tuple[str, tuple[int, int, int]], radius: float, *, at: tuple[float, float]) -> _Thing:
@@ -385,10 +350,7 @@ def _layout(group: str, rng: np.random.Generator) -> tuple[tuple[int, int], tupl
 def _place(cell: tuple[int, int], rng: np.random.Generator) -> tuple[float, float]:
     """A spot inside a layout cell, away from its edges so that neighbouring cells do not touch."""
     across, back = WIDTH / LAYOUT_COLUMNS, DEPTH / LAYOUT_ROWS
-    return (
-        float((cell[0] + rng.uniform(0.3, 0.7)) * across),
-        float((cell[1] + rng.uniform(0.25, 0.75)) * back),
-    )
+    return (float((cell[0] + rng.uniform(0.3, 0.7)) * across), float((cell[1] + rng.uniform(0.25, 0.75)) * back))
 
 
 @dataclass(frozen=True)
@@ -526,9 +488,8 @@ def _regress(setup: _Setup) -> _Motion:
         here = spot(share, course.rest)
         return [taken("return", share, low), lost(_Leg("return", 0.4, spot(share, low), opening=1.0), False, here)]
 
-    fallen = lost(
-        _Leg("drop", 0.4, spot(dropped, course.hover), opening=1.0, thing="falls"), False, spot(dropped, course.rest)
-    )
+    drop = _Leg("drop", 0.4, spot(dropped, course.hover), opening=1.0, thing="falls")
+    fallen = lost(drop, False, spot(dropped, course.rest))
     # Legs up to the loss and of it, and where the object is then.
     legs, share = {
         0: ([*carry, carried(there), taken("return", back, course.hover), *released(back)], back),
@@ -607,13 +568,8 @@ def _moved(
         at, width, still = leg.to, leg.opening, leg.left
         held_at = carried[-1]
     progress = 1 - np.array(left) / work
-    return _Motion(
-        phases=tuple(phases),
-        hand=np.array(hand),
-        opening=np.array(opening),
-        carried=np.array(carried),
-        progress=progress,
-    )
+    carried_at = np.array(carried)
+    return _Motion(tuple(phases), np.array(hand), np.array(opening), carried=carried_at, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,7 @@ from stcr_plugin.samples.cot import load_wordings
 from stcr_plugin.types import Claim, Episode, Exclusion, Omission
 
 SMALL = MetaworldConfig(
-    tasks=("drawer-open-v3", "bin-picking-v3", "reach-v3"),
-    episodes=1,
-    failed=1,
-    regressing=1,
-    width=64,
-    height=48,
+    tasks=("drawer-open-v3", "bin-picking-v3", "reach-v3"), episodes=1, failed=1, regressing=1, width=64, height=48
 )
 SCENE = Scene("push-v3")
 
@@ -84,7 +79,7 @@ def recorded(source):
 
 
 def facts(**changes):
-    """A frame: the open hand 30 cm above the object, which lies 20 cm from the goal."""
+    """A frame: the open hand 30 cm above the object, 20 cm away from the goal."""
     at = {"hand": (0, 0, 0.3), "object": (0, 0, 0), "goal": (0.2, 0, 0)} | changes
     points = {name: np.array(at.pop(name), dtype=float) for name in ("hand", "object", "goal")}
     values = {"gap": 0.3, "opening": 1.0, "touched": False, "held": False, "success": False} | at
@@ -102,7 +97,7 @@ GRIPPED, PUSHED, HAND = Task("move it", "block", grip=True), Task("push it", "bu
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "words"),
     [
         ({"tasks": ["pick-plase-v3"]}, "did you mean 'pick-place-v3'"),
         ({"tasks": ["push-v3", "push-v3"]}, "none twice"),
@@ -116,8 +111,8 @@ GRIPPED, PUSHED, HAND = Task("move it", "block", grip=True), Task("push it", "bu
         ({"regresing": 1}, "did you mean 'regressing'"),
     ],
 )
-def test_wrong_setting_is_named(values, said):
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_setting_is_named(values, words):
+    with pytest.raises(ConfigError, match=words):
         from_mapping(MetaworldConfig, values, "test")
 
 
@@ -230,7 +225,7 @@ def test_regressing_episode_loses_ground_that_it_had(recorded):
             assert max(earlier - later for earlier, later in itertools.combinations(progress, 2)) > 0.1, name
 
 
-def test_expert_that_never_succeeds_is_set_aside_and_counted(sim):
+def test_expert_that_never_succeeds_is_excluded_and_counted(sim):
     source = MetaworldSource(MetaworldConfig(tasks=("drawer-open-v3",), episodes=1, max_steps=50))
     listed = list(source.episodes())
     assert [type(item) for item in listed] == [Omission] * DRAWS + [Exclusion]
@@ -282,7 +277,7 @@ def test_goal_marker_is_not_drawn(sim):
     here = painter.draw(run.env, frame)
     run.env.model.site("goal").pos = run.env._target_pos = np.array([-0.1, 0.6, 0.02])
     there = painter.draw(run.env, frame)
-    painter._option.sitegroup[:] = 1  # as the simulator would by itself: the two goals can be told apart
+    painter._option.sitegroup[:] = 1  # as the simulator would by itself: the two goals can be distinguished
     marked = painter.draw(run.env, frame)
     painter.close()
     assert (here == there).all()
@@ -315,7 +310,7 @@ for name, task, frames, group, noun in listed:
 
 @pytest.mark.slow
 def test_another_process_makes_the_same_states_and_pictures_in_any_order(source, recorded):
-    """As a build does: one process lists, others are handed episodes and open the source anew."""
+    """As a build does: one process lists, others are handed episodes and open the source again."""
     values = {"tasks": SMALL.tasks, "width": SMALL.width, "height": SMALL.height}
     episodes = [episode for episode, _ in recorded.values() if episode.group != "failed"][::-1]
     listed = [(e.episode_id, e.task, e.n_frames, e.group, e.object) for e in episodes]
