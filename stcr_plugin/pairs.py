@@ -34,7 +34,7 @@ class PairRules:
         min_frames: Smallest distance in native frames.
         max_frames: Largest distance in native frames.
         within_phase: Wanted share of pairs whose two frames share a phase; where an episode has too few of one
-            sort, the other sort fills up (the manifest counts both).
+            kind, the other kind fills up (the manifest counts both).
         trim_idle: Frames at a segment's start and end between which less than this moves (State "motion", 0..1) are
             left out, all but the one next to the movement.
         drop_last_frames: Native frames cut from the end of every segment before that.
@@ -77,7 +77,7 @@ class PairRules:
         if self.stride < 1:
             raise ValueError(f"`stride` must be at least 1, got {self.stride}")
         if self.label == "order" and self.tie_within:
-            raise ValueError("`tie_within` needs `label: progress`: by order there is no tie")
+            raise ValueError("`tie_within` needs `label: progress`: labels by order have no ties")
         for name in ("within_phase", "trim_idle"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:

@@ -1,4 +1,4 @@
-"""The frozen dataclasses that cross the rooms' borders, and the conventions of time and shape.
+"""The frozen dataclasses that the parts of the package exchange, and the conventions of time and shape.
 
 Time: a frame is named by its index at the episode's native rate, from 0; seconds are index / fps.
 Ranges are half-open, [start, end). Pictures are uint8 arrays of shape [height, width, 3], RGB.
@@ -22,7 +22,7 @@ Closer = Literal["earlier", "later", "neither"]
 Choice = Literal["img1", "img2", "neither"]
 Change = Literal["", "mirror", "blank", "noise"]
 State = Mapping[str, Any]
-"""The true state of one frame as its source records it: name -> number, word or truth value."""
+"""The true state of one frame as its source records it: name -> number, word or boolean."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Episode:
-    """One demonstration. `segments` is never empty: without annotation it is the whole episode.
+    """One demonstration.
 
-    `episode_id` is unique within its source and safe as a file name. `group` names the population the
-    episode was drawn from (tabletop: such as "seen" looks) and `object` what is handled ("" where the source
-    does not say), for split rules to select on.
+    Attributes:
+        source: Kind of its source.
+        episode_id: Unique within its source and safe as a file name.
+        task: What is being done, in words.
+        fps: Native frame rate.
+        segments: Never empty: without annotation, the whole episode.
+        group: The population that it was drawn from, such as "seen", for split rules to select on.
+        object: What is handled, "" where unknown, for split rules too.
     """
 
     source: str
@@ -55,7 +60,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Something set aside instead of used: what, where it stands, and why. Counted in the manifest."""
+    """Something skipped: what, where, and why. Reasons are counted in the manifest, so equal ones have equal texts."""
 
     what: str
     where: str
@@ -64,41 +69,45 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Omission(Exclusion):
-    """An Exclusion that nobody can mend, such as a draw that a simulator made again: it never stops a build."""
+    """An Exclusion that nobody can fix, such as a draw that a simulator made again: it never stops a build."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One machine-checkable statement about one frame, e.g. Claim("gripper", "open")."""
+    """One machine-checkable statement about one frame, such as Claim("gripper", "open")."""
 
     name: str
     value: str | int
 
 
 class EpisodeSource(Protocol):
-    """Where episodes come from. A new source implements these five and nothing else."""
+    """Where episodes come from. A new source implements `kind` and these five methods."""
 
     kind: str
 
     def episodes(self) -> Iterator[Episode | Exclusion]:
-        """Every episode in recorded order, without decoding a picture; what cannot be used as an Exclusion."""
+        """Every episode in recorded order, without decoding a picture; an Exclusion for each that cannot be used."""
         ...
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
-        """The pictures at strictly ascending `indices`, in that order. Raises DataError for an unreadable one."""
+        """The pictures at strictly ascending `indices`, in that order, uint8 [height, width, 3].
+
+        Raises:
+            DataError: For a picture that cannot be read.
+        """
         ...
 
     def states(self, episode: Episode) -> Sequence[State] | None:
-        """One State a frame, or None where the source records none.
+        """One State per frame, or None where the source records none.
 
-        Keys that every room may rely on where present: "motion" (how much moves between this frame and the
-        next, 0..1 of the episode's fastest), "phase" (a word) and "progress" (a number, greater is closer to the
-        task's completion; None where the truth does not say).
+        Keys with a meaning for pair rules and evaluations: "motion" (how much moves between this frame and the next,
+        0..1 of the episode's fastest), "phase" (a word) and "progress" (a number, greater is closer to the task's
+        completion; None where it is unknown).
         """
         ...
 
     def claims(self, state: State) -> tuple[Claim, ...]:
-        """What the state lets one say of a frame, in the order to say it."""
+        """What can be said of a frame with that state, in the order to say it."""
         ...
 
     def holds(self, claim: Claim, state: State) -> bool:
@@ -110,8 +119,11 @@ class EpisodeSource(Protocol):
 class GivenPair:
     """A pair that a source brings with it, as its publishers chose it: frames earlier < later of one episode.
 
-    `orders` are those in which it was published. `descriptions` are the published texts of the earlier and of
-    the later picture, "" where there is none; nothing in them can be checked by a machine.
+    Attributes:
+        task: Text of one of the episode's segments.
+        orders: The orders in which it was published.
+        descriptions: The published texts of the earlier and the later picture, "" where there is none; nothing in
+            them can be checked by a machine.
     """
 
     earlier: int
@@ -124,7 +136,7 @@ class GivenPair:
 
 @runtime_checkable
 class PairSource(EpisodeSource, Protocol):
-    """A source whose pairs are given, so that the same rows are used as by others; pair rules do not apply."""
+    """A source that brings its own pairs, so that the same rows are used as by others; pair rules do not apply."""
 
     def given_pairs(self, episode: Episode) -> Sequence[GivenPair]:
         """The pairs of `episode`, in published order, none twice; a pair's task is that of one of its segments."""
@@ -133,11 +145,15 @@ class PairSource(EpisodeSource, Protocol):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two frames of one segment, earlier < later. It knows which is closer to completion.
+    """Two frames of one segment, earlier < later, and which of them is closer to completion.
 
-    `orders` are those that may be shown in training: both, but for pairs that were published in one. `phase` is
-    "approach" where both frames share a phase, "approach>lift" where they do not, "" where the source has none. The
-    image paths are relative to the registry folder and empty until frames are written.
+    Attributes:
+        pair_id: `<episode_id>:<earlier>-<later>`.
+        task: Text of the segment.
+        seconds: Distance in time.
+        orders: The orders that training may show: both, except for pairs that were published in one.
+        phase: "approach" where both frames share a phase, "approach>lift" where not, "" where the source has none.
+        earlier_image: Path relative to the registry folder, as `later_image`; empty until pictures are written.
     """
 
     pair_id: str
@@ -161,7 +177,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Query:
-    """A pair put to a model in one order: forward shows earlier then later, backward swaps them."""
+    """A pair shown to a model in one order: forward shows earlier then later, backward swaps them."""
 
     pair: Pair
     order: Order
@@ -184,7 +200,12 @@ class Query:
 
 @dataclass(frozen=True)
 class Sample:
-    """A query with its prompt and target text. `prompt` holds one `<image>` an image, then the question."""
+    """A query with its target text.
+
+    Attributes:
+        kind: Whether the target describes the pictures first.
+        prompt: One `<image>` per image, then the question.
+    """
 
     query: Query
     kind: Literal["cot", "weak"]
@@ -194,10 +215,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture as a model is shown it: a path relative to the registry folder, and what is done to it first.
+    """A picture as it is shown to a model.
 
-    mirror: left and right change places. blank: all of it one middle grey. noise: uniform random pixels, the same for
-    the same path. A blank or noise picture keeps its size.
+    Attributes:
+        image: Path relative to the registry folder.
+        change: What is done to it first. mirror: left and right change places. blank: all of it one middle grey.
+            noise: uniform random pixels, the same for the same path. A blank or noise picture keeps its size.
     """
 
     image: str
@@ -206,13 +229,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A query as it is put to a model, to the last word.
+    """A query as it is shown to a model, with all of its text.
 
-    item: what is asked about, a pair_id or the id of a group of frames; with `order` it is unique in one evaluation.
-    shown: the pictures in their order, none for text alone. labels: what stands straight before each of them ("img1").
-    question: what follows the last picture. names: the answers that count, one a picture in their order, then
-    "neither" where it is offered. answer: the line in which one is given, `{name}` in it. reasons: the model is let
-    reason before it answers. begin: what its own turn is made to begin with, such as a reasoning that is given to it.
+    Attributes:
+        item: A pair_id or the id of a group of frames; with `order` it is unique in one evaluation.
+        shown: The pictures in their order, none for text alone.
+        labels: The text directly before each of them ("img1").
+        question: The text after the last picture.
+        names: The answers that count, one per picture in their order, then "neither" where it is offered.
+        answer: The line that gives one, with `{name}` in it.
+        reasons: Whether the model may reason before it answers.
+        begin: Start of the model's turn, such as a reasoning that is given to it.
     """
 
     item: str
@@ -229,9 +256,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Response:
-    """What a model made of one prompt: the text it wrote, or the log-probability of each name that was compared.
+    """A model's reply to one prompt.
 
-    logprobs: name -> natural logarithm; empty where the model was left to write. Tokens are None where not counted.
+    Attributes:
+        text: What it wrote, or the answer line of the most likely name, "" for a tie.
+        logprobs: Name -> natural log-probability of each answer that was compared; empty where the model wrote freely.
+        prompt_tokens: None where not counted, as `completion_tokens`.
     """
 
     text: str
@@ -242,9 +272,12 @@ class Response:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to one query. `chosen` is None where the text names no image or both (unparsed).
+    """A model's answer to one query. Log-probabilities are natural, and None where answers were not compared.
 
-    Log-probabilities (natural log) are of the answers that were compared, None where they were not.
+    Attributes:
+        expected: The right answer.
+        chosen: The image that was named, None where the text names no image or both (unparsed).
+        text: What the model wrote.
     """
 
     pair_id: str
@@ -261,4 +294,5 @@ class Answer:
 
     @property
     def right(self) -> bool:
+        """Whether the expected answer was given."""
         return self.chosen == self.expected

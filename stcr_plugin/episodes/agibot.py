@@ -92,12 +92,7 @@ class AgibotSource(Unclaimed):
     kind = "agibot"
 
     def __init__(self, config: AgibotConfig) -> None:
-        """Reads the list of tasks.
-
-        Raises:
-            DataError: Where there is no task_info.
-            ConfigError: For an unknown task, and where h5py is missing.
-        """
+        """Raises DataError where there is no task_info, ConfigError for an unknown task and where h5py is missing."""
         self.config = config
         self.root = Path(config.root)
         self._task = lru_cache(4)(self._read_task)
@@ -155,9 +150,7 @@ class AgibotSource(Unclaimed):
 
         Progress is the share of the episode's time that has passed, so it rises within every segment, however
         they overlap. It is None outside of the segments, and from an annotated failure to the end of its recovery.
-
-        Raises:
-            DataError: For readings that are missing, unreadable or not one per frame.
+        Raises DataError for readings that are missing, unreadable or not one per frame.
         """
         known = np.zeros(episode.n_frames, dtype=bool)
         for segment in episode.segments:
@@ -194,15 +187,8 @@ class AgibotSource(Unclaimed):
                 yield Exclusion("segment", f"episode {record.episode_id} ({record.where})", str(error))
         if not segments:
             raise DataError(record.where, "not one of its segments can be used")
-        yield Episode(
-            source=self.kind,
-            episode_id=record.episode_id,
-            task=record.name,
-            fps=fps,
-            n_frames=facts.frames,
-            segments=tuple(segments),
-            group=record.task,
-        )
+        own, found, count = record.episode_id, tuple(segments), facts.frames
+        yield Episode(self.kind, own, record.name, fps=fps, n_frames=count, segments=found, group=record.task)
 
     def _motion(self, episode: Episode) -> Sequence[float] | None:
         if self.config.motion == "none":

@@ -31,9 +31,8 @@ class Record:
     """What task_info says of one episode.
 
     Attributes:
-        task: Id of its task.
+        task: Id of its task, whose text is `name`.
         number: Its `episode_id`.
-        name: The task's text.
         actions: Entries of `action_config`, as they are.
         doubts: Frames [start, end) whose progress is unknown; end None for the episode's end.
         where: File and entry, from 1.

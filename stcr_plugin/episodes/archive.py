@@ -42,9 +42,8 @@ class Index:
     """What an archive holds.
 
     Attributes:
-        members: Name -> slice.
         refused: Name and reason of members that must not be used.
-        problem: Why nothing can be read after the last of them, "" where the archive ends as it should.
+        problem: Why nothing can be read after the last member, "" where the archive ends as it should.
     """
 
     members: Mapping[str, Slice]
@@ -56,32 +55,31 @@ def index(path: Path, suffixes: tuple[str, ...]) -> Index:
     """The members of the tar `path` whose names end in one of `suffixes`, in the archive's order.
 
     A member is refused that is absolute or leaves its folder by `..`, that is a link, a device or stored sparsely,
-    whose name is not UTF-8, and the second one of a name.
-
-    Raises:
-        DataError: For a file that is not an uncompressed tar.
+    whose name is not UTF-8, and the second one of a name. Raises DataError for a file that is not an uncompressed tar.
     """
     size, changed = _state(path)
-    return _index(path, suffixes, size, changed)
+    return _index(path, suffixes, size=size, changed=changed)
 
 
 def opened(part: Slice) -> io.RawIOBase:
     """`part` as a file to read and to seek in. The parts of one archive share one open file of the process.
 
-    Raises:
-        DataError: Where the archive cannot be read, also later while reading.
+    Raises DataError where the archive cannot be read, also later while reading.
     """
     return _SliceFile(_shared(part.path, *_state(part.path)), part)
 
 
 @lru_cache(256)
-def _index(path: Path, suffixes: tuple[str, ...], size: int, changed: int) -> Index:
+def _index(path: Path, suffixes: tuple[str, ...], *, size: int, changed: int) -> Index:
     kept, key = path.with_name(f".{path.name}.index.json"), [_FORMAT, size, changed, list(suffixes)]
     # Whatever is wrong with the kept list, a new one replaces it.
     with suppress(DataError, ValueError, TypeError, KeyError, RecursionError):
         values = artefacts.read_json(kept)
         if values["key"] == key:
-            parts = [Slice(path, str(name), int(offset), int(length)) for name, offset, length in values["members"]]
+            parts = [
+                Slice(path=path, name=str(name), offset=int(offset), size=int(length))
+                for name, offset, length in values["members"]
+            ]
             if all(part.offset >= 0 and 0 <= part.size <= size - part.offset for part in parts):
                 refused = tuple((str(name), str(reason)) for name, reason in values["refused"])
                 return Index({part.name: part for part in parts}, refused, str(values["problem"]))
@@ -100,7 +98,7 @@ def _scan(path: Path, suffixes: tuple[str, ...], size: int) -> Index:
     members: dict[str, Slice] = {}
     refused: list[tuple[str, str]] = []
     problem = ""
-    file = opened(Slice(path, path.name, 0, size))
+    file = opened(Slice(path=path, name=path.name, offset=0, size=size))
     try:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it holds nothing that needs closing
     except tarfile.TarError as error:
@@ -120,7 +118,9 @@ def _scan(path: Path, suffixes: tuple[str, ...], size: int) -> Index:
                 if reason := _refusal(member, members):
                     refused.append((_printable(member.name), reason))
                 else:
-                    members[member.name] = Slice(path, member.name, member.offset_data, member.size)
+                    members[member.name] = Slice(
+                        path=path, name=member.name, offset=member.offset_data, size=member.size
+                    )
             file.seek(archive.offset)
             if file.read(_BLOCK) != bytes(_BLOCK):
                 # tarfile stops without an error at a header that it cannot read.

@@ -226,15 +226,10 @@ class FramesSource(Unclaimed):
                 reason = f"frames [{part.start}, {end}) of a path that has {count}"
                 yield Exclusion("segment", f"{self.table}, row {part.row}, {path}", reason)
         if segments:
+            task = "; ".join(dict.fromkeys(segment.task for segment in segments))
+            group, thing, found = record.facts.get("group", ""), record.facts.get("object", ""), tuple(segments)
             yield Episode(
-                source=self.kind,
-                episode_id=record.episode_id,
-                task="; ".join(dict.fromkeys(segment.task for segment in segments)),
-                fps=fps,
-                n_frames=count,
-                segments=tuple(segments),
-                group=record.facts.get("group", ""),
-                object=record.facts.get("object", ""),
+                self.kind, record.episode_id, task, fps=fps, n_frames=count, segments=found, group=group, object=thing
             )
 
     def _path(self, relative: str) -> Path:
@@ -285,7 +280,7 @@ class FramesSource(Unclaimed):
                     f"{name} {value!r}, but row {record.parts[0].row} gives episode {episode_id} {record.facts[name]!r}"
                 )
         record.facts |= facts
-        record.parts.append(_Part(row, read["task"], start, end))
+        record.parts.append(_Part(row, read["task"], start, end=end))
         records[episode_id] = record
 
     def _name_columns(self, present: Sequence[str]) -> dict[str, str]:

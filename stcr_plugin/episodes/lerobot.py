@@ -54,12 +54,7 @@ class LeRobotSource:
     kind = "lerobot"
 
     def __init__(self, config: LeRobotConfig) -> None:
-        """Reads meta/info.json.
-
-        Raises:
-            DataError: Where it cannot be used.
-            ConfigError: For an unknown camera or part.
-        """
+        """Raises DataError where meta/info.json cannot be used, ConfigError for an unknown camera or part."""
         self.config = config
         self.meta = Meta(Path(config.root), config.camera)
         self.fps = self.meta.fps
@@ -74,7 +69,7 @@ class LeRobotSource:
                 f"none of the {len(records)} listed episodes has a video for {self.meta.camera!r}",
                 f"download the video files into this folder (the first belongs at {next(iter(records)).video})",
             )
-        # Version 3 keeps many episodes in one file, and episodes stand in file order: remember the last one of each.
+        # Version 3 keeps many episodes in one file, and episodes follow the files: remember the last one of each.
         videos, rows = lru_cache(1)(probe), lru_cache(1)(rows_by_episode)
         for record in records:
             try:
@@ -134,14 +129,8 @@ class LeRobotSource:
                 record.video, f"its last frame is at {facts.last_seconds:.2f} s, the episode's at {end:.2f} s"
             )
         task = "; ".join(record.tasks) or self._task_of_rows(record)
-        return Episode(
-            source=self.kind,
-            episode_id=record.episode_id,
-            task=task,
-            fps=fps,
-            n_frames=count,
-            segments=self._segments(record, task),
-        )
+        segments = self._segments(record, task)
+        return Episode(self.kind, record.episode_id, task, fps=fps, n_frames=count, segments=segments)
 
     def _segments(self, record: Record, task: str) -> tuple[Segment, ...]:
         if record.actions:

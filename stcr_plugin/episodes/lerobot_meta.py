@@ -25,14 +25,11 @@ from stcr_plugin.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Record:
-    """What the meta data say of one episode.
+    """What the meta data say of one episode. It may share its files with others.
 
     Attributes:
         index: `episode_index`.
-        length: Number of frames.
         tasks: Its task texts, empty where only the rows of its data name them.
-        video: Its video file, which it may share with other episodes.
-        data: Its parquet file, likewise.
         start: Seconds at which it begins in `video`.
         actions: Entries of `action_config`.
         where: File and row that list it.
@@ -61,21 +58,14 @@ class Meta:
     """meta/info.json, and the tables that it describes.
 
     Attributes:
-        root: Folder of the dataset.
         path: Its info.json.
-        fps: Frames per second.
         features: Feature name -> its entry in info.json.
         camera: Name of the video feature that is used.
         shares_files: Whether several episodes are in one file (v3).
     """
 
     def __init__(self, root: Path, camera: str | None) -> None:
-        """Reads info.json.
-
-        Raises:
-            DataError: Where it cannot be used.
-            ConfigError: For an unknown camera.
-        """
+        """Raises DataError where info.json cannot be used, ConfigError for an unknown camera."""
         self.root, self.path = root, root / "meta/info.json"
         if not self.path.is_file():
             raise DataError(
@@ -164,16 +154,8 @@ def _records_v2(meta: Meta) -> Iterator[Record]:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(where, f"no usable {error}; a row has episode_index, length and tasks") from None
         values = {"episode_chunk": index // meta._chunk_size, "episode_index": index, "video_key": meta.camera}
-        yield Record(
-            index=index,
-            length=length,
-            tasks=tasks,
-            video=meta.file("video_path", values),
-            data=meta.file("data_path", values),
-            start=0.0,
-            actions=actions,
-            where=where,
-        )
+        video, data = meta.file("video_path", values), meta.file("data_path", values)
+        yield Record(index, length, tasks, video=video, data=data, start=0.0, actions=actions, where=where)
 
 
 def _records_v3(meta: Meta) -> Iterator[Record]:

@@ -1,7 +1,7 @@
-"""`metaworld`: the 50 Meta-World tasks (MuJoCo) with their scripted experts, and on request with what goes wrong.
+"""`metaworld`: the 50 Meta-World tasks (MuJoCo) with their scripted experts, and on request with failures.
 
 https://github.com/Farama-Foundation/Metaworld, version 3.1.1. The goal's marker is not drawn. Nothing of the
-simulator is imported before an episode is asked for. States are in centimetres.
+simulator is imported before episodes are listed. States are in centimetres.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from stcr_plugin.artefacts import digest
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import rollout as simulation
+from stcr_plugin.episodes.recordings import check_indices
 from stcr_plugin.episodes.rollout import CAMERAS, CONTROL_HZ, LONGEST, Facts, Painter, Rollout, Scene
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import Claim, Episode, Exclusion, Omission, Segment, State
@@ -30,24 +31,27 @@ DRAWS = 12  # seeds tried for one episode before it is given up
 SETTLE = 16  # steps that an episode goes on after success
 NEAR, CLOSE = 1.5, 0.5  # cm to the object at which a closing gripper grasps it, and at which a hand is in contact
 MOVED = 0.5  # cm that the object must move, once touched or held, to be under way
-GLIDE = 5.0  # cm/s towards the goal at which an object that was let loose is still under way
+GLIDE = 5.0  # cm/s towards the goal at which an object that was released is still under way
 BRIDGED = 0.1  # seconds without contact that do not interrupt it
 SCALE = 10.0  # cm of way left at which half of a phase is done
-LOSS, GROUND = 0.1, 1.0  # what a regressing episode loses at least: progress, and cm unless it lets the object go
+LOSS, GROUND = 0.1, 1.0  # what a regressing episode loses at least: progress, and cm unless it drops the object
 LAG = 8  # steps that the hand takes to come to rest
-ROUNDING = 2  # distances are said in multiples of this many centimetres
+ROUNDING = 2  # claims round distances to multiples of this many centimetres
 OPEN, CLOSED = 0.95, 0.35  # openings from which the gripper is open, and up to which closed
-SLACK = 0.02  # by how much an opening may miss the border of its word
+SLACK = 0.02  # how far an opening may be outside the range of its word
 RANK = {"reach": 0, "grasp": 1, "contact": 1, "transport": 2, "done": 3}
 
 
 @dataclass(frozen=True)
 class Task:
-    """text: what an instructor would say. object: what is handled, "" where only the hand goes somewhere.
+    """What the plugin knows of a task.
 
-    grip: the expert takes the object between its fingers. seen: a picture shows where the goal is, without its
-    marker. stays: what was done stays done when the hand is led back, so that nothing can regress. carried and
-    tool as in rollout.Scene.
+    Attributes:
+        object: What is handled, "" where only the hand goes somewhere.
+        grip: The expert takes the object between its fingers.
+        seen: A picture shows where the goal is, without its marker.
+        stays: What was done stays done when the hand is led back, so that nothing can regress.
+        carried: As in rollout.Scene, like `tool`.
     """
 
     text: str
@@ -115,12 +119,18 @@ TASKS: dict[str, Task] = {
 
 @settings
 class MetaworldConfig:
-    """episodes, failed, regressing: how many of each a task gives; `tasks` null for all 50.
+    """Which tasks are recorded, and how.
 
-    Failed: the expert stops, misses or lets go, and success is never reached. Regressing: it is well under way,
-    then drops the object or leads the hand back; half of them recover and succeed. Where nothing undoes what was
-    done (Task.stays) there are none. stride: control steps (1/80 s)
-    a frame. noise: standard deviation of what is added to the expert's shift of the hand, in its full speeds.
+    Attributes:
+        tasks: Names of tasks, null for all 50.
+        episodes: Successful episodes per task.
+        failed: Episodes per task in which the expert stops, misses or lets go, and success is never reached.
+        regressing: Episodes per task in which the expert is well under way, then drops the object or leads the hand
+            back; half of them recover and succeed. None where nothing undoes what was done (Task.stays).
+        camera: One of rollout.CAMERAS.
+        max_steps: Control steps per episode, at most.
+        stride: Control steps (1/80 s) per frame.
+        noise: Standard deviation of what is added to the expert's shift of the hand, in its full speeds.
     """
 
     kind: Literal["metaworld"] = "metaworld"
@@ -151,7 +161,7 @@ class MetaworldConfig:
 
 @dataclass(frozen=True)
 class _Recording:
-    """What a rollout left behind; `env` is needed to draw it."""
+    """A finished rollout; `env` is needed to draw it."""
 
     env: object
     frames: tuple[Facts, ...]
@@ -167,8 +177,8 @@ class MetaworldSource:
         self.config = config
         self.seed = seed
         self.fps = CONTROL_HZ / config.stride
-        # Listing, states and frames ask for the same few rollouts; each holds its simulator (some megabytes).
-        self._roll = lru_cache(4)(self._roll_anew)
+        # Listing, states and frames use the same few rollouts; each holds its simulator (some megabytes).
+        self._roll = lru_cache(4)(self._roll_out)
         self._painter: tuple[str, Painter] | None = None
 
     def episodes(self) -> Iterator[Episode | Exclusion]:
@@ -202,16 +212,15 @@ class MetaworldSource:
                 yield Exclusion("episode", episode_id, f"none of {DRAWS} draws was {group}")
                 continue
             task, length = TASKS[name], len(recording.frames)
-            segment = Segment(task.text, 0, length)
-            yield Episode(self.kind, episode_id, task.text, self.fps, length, (segment,), group, task.object)
+            whole, fps, thing = (Segment(task.text, 0, length),), self.fps, task.object
+            yield Episode(
+                self.kind, episode_id, task.text, fps=fps, n_frames=length, segments=whole, group=group, object=thing
+            )
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
-        """The pictures at ascending `indices`, each uint8 [height, width, 3]. Raises DataError for one that is none."""
+        """The pictures at ascending `indices`, each uint8 [height, width, 3]. Raises DataError for other indices."""
         recording = self._recording(episode)
-        if any(not 0 <= index < episode.n_frames for index in indices) or list(indices) != sorted(set(indices)):
-            raise DataError(
-                f"episode {episode.episode_id}: frames {list(indices)} do not ascend from 0 to {episode.n_frames - 1}"
-            )
+        check_indices(episode, indices)
         painter = self._paint(episode.episode_id.partition("_")[0], recording.env)
         for index in indices:
             yield painter.draw(recording.env, recording.frames[index])
@@ -228,18 +237,18 @@ class MetaworldSource:
 
     def claims(self, state: State) -> tuple[Claim, ...]:
         opening = state["gripper"]
-        said = [
+        found = [
             Claim("phase", str(state["phase"])),
             Claim("gripper", "open" if opening >= OPEN else "closed" if opening <= CLOSED else "partly open"),
         ]
         if state["object"] is not None:
-            said.append(Claim("contact", "held" if state["held"] else "touched" if state["touched"] else "free"))
-            said.append(Claim("reach", _rounded(state["gap"])))
+            found.append(Claim("contact", "held" if state["held"] else "touched" if state["touched"] else "free"))
+            found.append(Claim("reach", _rounded(state["gap"])))
         if state["tool_gap"] is not None:
-            said.append(Claim("tool", _rounded(state["tool_gap"])))
-        if state["goal_seen"]:  # what no picture shows is not to be described
-            said.append(Claim("goal", _rounded(state["goal_gap"])))
-        return tuple(said)
+            found.append(Claim("tool", _rounded(state["tool_gap"])))
+        if state["goal_seen"]:  # what no picture shows is not described
+            found.append(Claim("goal", _rounded(state["goal_gap"])))
+        return tuple(found)
 
     def holds(self, claim: Claim, state: State) -> bool:
         check = _HOLDS.get(claim.name)
@@ -249,13 +258,13 @@ class MetaworldSource:
         name, _, rest = episode.episode_id.partition("_")
         group, _, number = rest.partition("-")
         if name not in TASKS or group not in _PLANS or not number.isdecimal():
-            raise DataError(f"episode {episode.episode_id}: not one of this source; list its episodes again")
+            raise DataError(f"episode {episode.episode_id}", "not one of this source", "list its episodes again")
         recording, _ = self._roll(name, group, int(number))
         if recording is None or len(recording.frames) != episode.n_frames:
-            raise DataError(f"episode {episode.episode_id}: was listed with other settings; list its episodes again")
+            raise DataError(f"episode {episode.episode_id}", "was listed with other settings", "build again")
         return recording
 
-    def _roll_anew(self, name: str, group: str, number: int) -> tuple[_Recording | None, tuple[str, ...]]:
+    def _roll_out(self, name: str, group: str, number: int) -> tuple[_Recording | None, tuple[str, ...]]:
         """An episode's first draw that is of its kind, and why those before it were not."""
         failures: list[str] = []
         with simulation.quiet():
@@ -268,21 +277,22 @@ class MetaworldSource:
         return None, tuple(failures)
 
     def _paint(self, name: str, env: object) -> Painter:
-        # One at a time: each holds its task's meshes and textures, and episodes come task by task.
+        # Only one: each holds its task's meshes and textures, and episodes come task by task.
         if self._painter is None or self._painter[0] != name:
             if self._painter is not None:
                 self._painter[1].close()
-            self._painter = name, Painter(env, self.config.width, self.config.height, self.config.camera)
+            size = (self.config.width, self.config.height)
+            self._painter = name, Painter(env, size, self.config.camera)
         return self._painter[1]
 
 
 class _OtherKindError(Exception):
-    """A draw turned out otherwise than planned."""
+    """A draw turned out not as planned."""
 
 
 def _start(config: MetaworldConfig, name: str, seed: int) -> Rollout:
     scene = Scene(name, TASKS[name].carried, TASKS[name].tool)
-    return simulation.start(scene, seed, config.noise, config.stride, config.max_steps)
+    return simulation.start(scene, seed, noise=config.noise, stride=config.stride, limit=config.max_steps)
 
 
 def _expert(config: MetaworldConfig, name: str, seed: int) -> _Recording:
@@ -353,7 +363,7 @@ def _check_loss(before: Sequence[State], after: Sequence[State]) -> None:
     fell = max(state["progress"] for state in before) - min((state["progress"] for state in after), default=math.inf)
     moved_back = max(map(_left, after), default=0.0) - min(map(_left, before)) >= GROUND
     loose = [state for state in after if before[-1]["held"] and not state["held"]]
-    # A block let go above the right bin falls into it, which is no loss.
+    # A block let go above the right bin falls into it; nothing is lost.
     dropped = bool(loose) and _left(after[-1]) >= _left(loose[0]) - GROUND
     if fell < LOSS or not (moved_back or dropped):
         raise _OtherKindError("too little was lost")
@@ -381,12 +391,12 @@ def _expert_times(config: MetaworldConfig, name: str, seed: int) -> tuple[int, i
     return begins * config.stride, min(next(gains, begins) * config.stride, ends - 1), ends
 
 
-def _succeeded(rollout: Rollout, task: Task, otherwise: str) -> _Recording:
+def _succeeded(rollout: Rollout, task: Task, problem: str) -> _Recording:
     """The rollout up to its last frame with success."""
     while rollout.frames and not rollout.frames[-1].success:
         rollout.frames.pop()
     if not rollout.frames:
-        raise _OtherKindError(otherwise)
+        raise _OtherKindError(problem)
     return _recorded(rollout, task)
 
 
@@ -395,7 +405,7 @@ def _recorded(rollout: Rollout, task: Task) -> _Recording:
     return _Recording(rollout.env, tuple(rollout.frames), states)
 
 
-# ---- the truth of a frame: phase, way left, progress ----
+# ---- the state of a frame: phase, way left, progress ----
 
 
 def _phases(frames: Sequence[Facts], task: Task, fps: float) -> list[str]:
@@ -492,7 +502,7 @@ def _point(metres: simulation.Vector) -> tuple[float, float, float]:
     return x, y, z
 
 
-# ---- what may be said of it ----
+# ---- claims ----
 
 
 def _rounded(centimetres: float) -> int:

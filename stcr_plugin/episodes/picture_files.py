@@ -24,9 +24,8 @@ MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YC
 def list_pictures(root: Path, path: Path) -> tuple[list[Path], tuple[int, int]]:
     """A folder's pictures in natural order, and the size (width, height) that they all have.
 
-    Raises:
-        DataError: Where their names leave their order unclear, and for one that is empty, cannot be opened, has not
-            8-bit colours, has another size or is a link out of root.
+    Raises DataError where their names leave their order unclear, and for one that is empty, cannot be opened, has not
+    8-bit colours, has another size or is a link out of root.
     """
     try:
         with os.scandir(path) as listing:
@@ -95,15 +94,9 @@ def _in_order(names: list[str], path: Path) -> list[str]:
 
 
 def decoded(file: Path, size: tuple[int, int] | None = None, *, upright: bool = True) -> Picture:
-    """The whole picture, uint8 [height, width, 3].
+    """The whole picture, uint8 [height, width, 3], `upright` by its EXIF mark.
 
-    Args:
-        file: A picture file.
-        size: Its width and height when it was listed, if known.
-        upright: Turn it by its EXIF mark.
-
-    Raises:
-        DataError: Naming a file that is truncated, damaged, or not of that size.
+    Raises DataError naming a file that is truncated, damaged, or not of the `size` (width, height) that was listed.
     """
     from PIL import ImageOps
 

@@ -16,7 +16,7 @@ Vectors = npt.NDArray[np.float64]
 Dims = tuple[int | str, ...]
 
 FAMILIES = ("moving", "hand", "motion_done")
-ROUNDING = 10  # motion_done is said in steps of this many percent
+ROUNDING = 10  # claims give motion_done in steps of this many percent
 SLACK = 0.02  # how far an opening may be outside the range of its word, in openings
 SMOOTHING = 1 / 15  # seconds on either side of a step over which its speed is taken
 

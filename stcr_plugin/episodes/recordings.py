@@ -38,7 +38,7 @@ def check_indices(episode: Episode, indices: Sequence[int]) -> None:
 
 
 def record_of(records: Mapping[str, T], episode: Episode, where: Path) -> T:
-    """The record of an episode that was listed before. Raises DataError where there is none any more."""
+    """The record of an episode that was listed before. Raises DataError where it is gone."""
     record = records.get(episode.episode_id)
     if record is None:
         raise DataError(where, f"has no episode {episode.episode_id!r}", "restore the data, or build again")

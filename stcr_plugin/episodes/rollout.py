@@ -1,4 +1,4 @@
-"""Running one Meta-World task: the simulator, the expert and what disturbs it, the recording, and its pictures.
+"""One run of a Meta-World task: the simulator, the expert and what disturbs it, the recording, and its pictures.
 
 Lengths are metres as in the simulator. A step is one control step (1/80 s), a frame every `stride`-th step.
 """
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 Vector = npt.NDArray[np.float64]
 
-CONTROL_HZ = 80  # MuJoCo time step 2.5 ms, five a control step (metaworld.SawyerMocapBase.metadata["render_fps"])
+CONTROL_HZ = 80  # MuJoCo time step 2.5 ms, five per control step (metaworld.SawyerMocapBase.metadata["render_fps"])
 LONGEST = 500  # steps after which Meta-World refuses to go on
-TOUCHING = 0.001  # metres; a hand that hooks a handle loses contact for an instant now and then
+TOUCHING = 0.001  # metres; a hand that hooks a handle sometimes loses contact for an instant
 # Camera -> whether it hangs upside down.
 CAMERAS = {"corner": True, "corner2": True, "corner3": True, "corner4": True, "topview": False}
 _INSTALL = "apt-get install libosmesa6"  # Debian 12
@@ -34,8 +34,12 @@ _LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}  # software first, so that every
 
 @dataclass(frozen=True)
 class Scene:
-    """What of a task's model the recording looks at. carried: name of the site that must get to the goal, "" for
-    the object's own reference point; tool: the object is brought to a second one, which must get to the goal."""
+    """The parts of a task's model that are recorded.
+
+    Attributes:
+        carried: Name of the site that must get to the goal, "" for the object's own reference point.
+        tool: The object is brought to a second one, which must get to the goal.
+    """
 
     task: str
     carried: str = ""
@@ -44,11 +48,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class Facts:
-    """One frame's truth; points are [3] in metres.
+    """The true state of one frame; points are [3] in metres.
 
-    hand: between the fingertips. object: what the hand goes to. carried: what must get to `meets` (the goal, or
-    with a tool the second object, whose own distance to the goal is `rest`). gap: between gripper and object.
-    opening: 0 closed .. 1 open. touched: robot and object are in contact, or as good as; held: the fingers squeeze it.
+    Attributes:
+        hand: The point between the fingertips.
+        object: What the hand goes to.
+        carried: What must get to `meets`: the goal, or with a tool the second object.
+        rest: With a tool, the distance from the second object to the goal.
+        gap: Distance between gripper and object.
+        opening: 0 closed .. 1 open.
+        touched: Robot and object are in contact, or nearly.
+        held: The fingers squeeze the object.
     """
 
     simulator: Vector
@@ -67,7 +77,7 @@ class Facts:
 
 @dataclass
 class Rollout:
-    """A running or finished rollout. `frames` is one Facts every `stride` steps, beginning with the reset."""
+    """A running or finished rollout. `frames` has one Facts every `stride` steps, beginning with the reset."""
 
     scene: Scene
     env: Any
@@ -100,7 +110,7 @@ class Rollout:
         return self.steps >= self.limit
 
     def expert_action(self, obs: Vector | None = None) -> Vector:
-        """What the scripted expert does, with the configured noise; `obs` to show it something else than is true."""
+        """What the scripted expert does, with the configured noise; `obs` shows it another observation."""
         action = np.clip(np.asarray(self.expert.get_action(self.obs if obs is None else obs), dtype=float), -1, 1)
         action[:3] += self.rng.normal(0, self.noise, 3)
         return np.asarray(action)
@@ -139,8 +149,11 @@ class Rollout:
         )
 
 
-def start(scene: Scene, seed: int, noise: float, stride: int, limit: int) -> Rollout:
-    """A task freshly set up for `seed`, before its first step. Raises ConfigError where the extra is not installed."""
+def start(scene: Scene, seed: int, *, noise: float, stride: int, limit: int) -> Rollout:
+    """A task before its first step, with a layout by `seed`; `noise` is the standard deviation of the expert's.
+
+    Raises ConfigError where the extra `sim` is not installed.
+    """
     mujoco = simulator()
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     from metaworld.policies import ENV_POLICY_MAP
@@ -154,7 +167,8 @@ def start(scene: Scene, seed: int, noise: float, stride: int, limit: int) -> Rol
     env.reset()
     mujoco.mj_forward(env.model, env.data)  # reset moves bodies after the positions were computed
     rng = np.random.default_rng(seed)
-    rollout = Rollout(scene, env, ENV_POLICY_MAP[scene.task](), rng, noise, stride, limit, _observation(env))
+    expert, obs = ENV_POLICY_MAP[scene.task](), _observation(env)
+    rollout = Rollout(scene, env, expert, rng=rng, noise=noise, stride=stride, limit=limit, obs=obs)
     rollout.frames.append(rollout._facts(False))
     return rollout
 
@@ -168,8 +182,10 @@ def quiet() -> Iterator[None]:
 
 
 def simulator() -> Any:
-    """The mujoco package, set to draw without a screen. Raises ConfigError where it or Meta-World is missing, or
-    where the environment asks for a way of drawing that does not work here."""
+    """The mujoco package, set to draw without a screen.
+
+    Raises ConfigError where it or Meta-World is missing, and where MUJOCO_GL names a backend that does not work here.
+    """
     if not os.environ.get("MUJOCO_GL"):
         found = next((name for name, library in _LIBRARIES.items() if find_library(library)), None)
         if found is not None:  # chosen by the package when it is imported; physics alone needs none
@@ -180,18 +196,15 @@ def simulator() -> Any:
         import metaworld.env_dict  # noqa: F401
         import mujoco
     except ImportError as error:
-        raise ConfigError(
-            f"source metaworld: {error.name or error} is not installed; run pip install 'stcr-plugin[sim]'"
-        ) from None
+        problem = f"{error.name or error} is not installed"
+        raise ConfigError("source metaworld", problem, "run pip install 'stcr-plugin[sim]'") from None
     except (RuntimeError, AttributeError, OSError) as error:  # what MuJoCo's own choice of a backend ends in
-        raise ConfigError(
-            f"source metaworld: MUJOCO_GL={os.environ.get('MUJOCO_GL')} does not work here ({error}); unset it, or "
-            f"run {_INSTALL}"
-        ) from None
+        problem = f"MUJOCO_GL={os.environ.get('MUJOCO_GL')} does not work here ({error})"
+        raise ConfigError("source metaworld", problem, f"unset it, or run {_INSTALL}") from None
     return mujoco
 
 
-def follow_expert(rollout: Rollout, until: int | None = None, settle: int = 0, shift: Vector | None = None) -> None:
+def follow_expert(rollout: Rollout, *, until: int | None = None, settle: int = 0, shift: Vector | None = None) -> None:
     """Let the expert act until step `until`, or until success has lasted `settle` steps or is lost again.
 
     shift: [39], added to the observation, so that the expert is mistaken about where things are.
@@ -233,11 +246,12 @@ def go_back(rollout: Rollout, to_step: int, effort: float) -> None:
 class Painter:
     """Draws recorded frames of one task, pictures uint8 [height, width, 3], the right way up.
 
-    Site markers (the goal's among them) are not drawn, nor are shadows. Raises ConfigError where nothing can draw
-    without a screen, which is no fault of an episode.
+    Site markers (the goal's among them) are not drawn, nor are shadows.
     """
 
-    def __init__(self, env: Any, width: int, height: int, camera: str) -> None:
+    def __init__(self, env: Any, size: tuple[int, int], camera: str) -> None:
+        """Raises ConfigError where nothing can draw without a screen, which is not the fault of an episode."""
+        width, height = size
         self._mujoco = mujoco = simulator()
         model = env.model
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
@@ -247,10 +261,9 @@ class Painter:
             self._gl.make_current()
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as error:  # each backend raises its own kind
-            raise ConfigError(
-                f"source metaworld: no picture can be drawn without a screen ({error}); run {_INSTALL}, "
-                "or set MUJOCO_GL to a backend that works here"
-            ) from None
+            problem = f"no picture can be drawn without a screen ({error})"
+            fix = f"run {_INSTALL}, or set MUJOCO_GL to a backend that works here"
+            raise ConfigError("source metaworld", problem, fix) from None
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._picture = np.empty((height, width, 3), dtype=np.uint8)
         self._view = mujoco.MjrRect(0, 0, width, height)
@@ -269,7 +282,7 @@ class Painter:
         return self.draw_present(env)
 
     def draw_present(self, env: Any) -> Picture:
-        """The picture of where the simulator stands."""
+        """The picture of the simulator's present state."""
         mujoco = self._mujoco
         scene = mujoco.MjvScene(env.model, maxgeom=2000)
         scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0

@@ -131,15 +131,8 @@ class SpatialLogicSource(Unclaimed):
             count = len(folder.names)
             segments = tuple(Segment(task, 0, count) for task in tasks)
             group = PurePosixPath(folder.path).parts[0] if "/" in folder.path else ""
-            yield Episode(
-                source=self.kind,
-                episode_id=episode_id,
-                task="; ".join(tasks),
-                fps=self.config.fps,
-                n_frames=count,
-                segments=segments,
-                group=group,
-            )
+            task, fps = "; ".join(tasks), self.config.fps
+            yield Episode(self.kind, episode_id, task, fps=fps, n_frames=count, segments=segments, group=group)
 
     def given_pairs(self, episode: Episode) -> Sequence[GivenPair]:
         """The folder's pairs in published order, a row and its swap made one."""

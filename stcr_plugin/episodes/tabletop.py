@@ -1,7 +1,7 @@
 """`tabletop`: a procedural pick-and-place simulator that renders every frame and knows its true state.
 
 A gripper approaches an object among distractors, grasps it, lifts it, moves it over a goal pad and places it. Other
-groups of episodes show what such a demonstration never does; they are made to evaluate on.
+groups of episodes show what such a demonstration never does; they are for evaluation.
 Lengths are centimetres on a table 48 wide (x, left to right) and 24 deep (y, towards the back), z is height.
 """
 
@@ -26,8 +26,8 @@ Vector = npt.NDArray[np.float64]
 
 WIDTH, DEPTH = 48.0, 24.0
 HOVER = 14.0  # height of the hand's travel above what it goes to
-GRASP = 4.0  # opening or closing the gripper counts as so many centimetres of the hand's way
-ROUNDING = 3  # distances are said in multiples of this many centimetres
+GRASP = 4.0  # opening or closing the gripper counts as this many centimetres of the hand's way
+ROUNDING = 3  # claims round distances to multiples of this many centimetres
 PHASES = ("approach", "grasp", "lift", "move", "place")
 
 SEEN_COLOURS = {
@@ -46,12 +46,7 @@ SEEN_COLOURS = {
     "magenta": (210, 50, 150),
     "olive": (110, 120, 40),
 }
-HELDOUT_COLOURS = {
-    "orange": (240, 130, 30),
-    "cyan": (60, 195, 215),
-    "lime": (165, 220, 60),
-    "maroon": (120, 25, 55),
-}
+HELDOUT_COLOURS = {"orange": (240, 130, 30), "cyan": (60, 195, 215), "lime": (165, 220, 60), "maroon": (120, 25, 55)}
 SHAPES = ("cube", "ball", "can", "pyramid")
 HELDOUT_SHAPES = ("cone", "cross", "ring")
 LAYOUT_COLUMNS, LAYOUT_ROWS = 3, 2
@@ -69,17 +64,25 @@ HELDOUT_LAYOUTS = frozenset(
 
 @settings
 class TabletopConfig:
-    """How many episodes there are of each group.
+    """How many episodes each group has, and how they look.
 
     `seen` episodes have the training colours and layouts, `heldout` ones only others. A layout is the table cell of
     the object with the cell of the goal; HELDOUT_LAYOUTS are held out. The other groups have the training colours and
-    layouts, and are to evaluate on:
-    regress: the task is undone for a while (carried back, put down again, dropped, taken off the pad) and then done
-        after all, or left undone. shapes: objects of HELDOUT_SHAPES.
-    push: the object is pushed along the table to the pad and never grasped. take_off: the object stands on the pad
-        and is taken off it, the reverse of the other tasks.
-    distractors: the fewest and the most that are tried; one that would touch another thing is left out, so that of
-        (1, 2) a third of the scenes keep none.
+    layouts, and are for evaluation.
+
+    Attributes:
+        seen: Episodes like those of training.
+        heldout: Episodes with other colours and layouts.
+        regress: The task is undone for a while (carried back, put down again, dropped, taken off the pad) and then
+            done after all, or left undone.
+        shapes: Objects of HELDOUT_SHAPES.
+        push: The object is pushed along the table to the pad and never grasped.
+        take_off: The object begins on the pad and is taken off it, the reverse of the other tasks.
+        size: Width and height of a picture in pixels.
+        fps: Frames per second.
+        distractors: The fewest and the most that are tried; one that would touch another thing is left out, so that
+            of (1, 2) a third of the scenes keep none.
+        idle_seconds: At most this long nothing moves at an episode's end.
     """
 
     kind: Literal["tabletop"] = "tabletop"
@@ -113,7 +116,7 @@ class _Thing:
 
 @dataclass(frozen=True)
 class _Camera:
-    """Scale in pixels a centimetre; tilt is the share of depth that shows as height; roll in radians."""
+    """Scale in pixels per centimetre; tilt is the share of depth that shows as height; roll in radians."""
 
     scale: float
     mirror: float
@@ -124,7 +127,7 @@ class _Camera:
 
 @dataclass(frozen=True)
 class Visible:
-    """One thing in a picture. `share` of it is seen, 0..1: not covered and not cut off. `pixels` are those seen."""
+    """One thing in a picture. `share` of it is visible, 0..1: not covered and not cut off; `pixels` are those."""
 
     colour: str
     shape: str
@@ -150,7 +153,7 @@ class _Leg:
 
 @dataclass(frozen=True)
 class _Motion:
-    """Everything that moves in an episode of T frames; and what it moves towards."""
+    """Everything that moves in an episode of T frames, and its progress."""
 
     phases: tuple[str, ...]
     hand: Vector  # [T, 3] cm
@@ -160,10 +163,10 @@ class _Motion:
 
 
 @dataclass(frozen=True)
-class _Scene:
+class _Scene(_Motion):
     thing: _Thing
     goal: _Thing
-    target: tuple[float, float]  # where the object is to stand in the end
+    target: tuple[float, float]  # where the object is to be in the end
     distractors: tuple[_Thing, ...]
     camera: _Camera
     wall: tuple[int, int, int]
@@ -172,11 +175,6 @@ class _Scene:
     shoulder: tuple[float, float]
     texture_seed: int
     closed: float  # half the distance between the fingers of the closed gripper
-    phases: tuple[str, ...]
-    hand: Vector  # these five as in _Motion
-    opening: Vector
-    carried: Vector
-    progress: Vector
 
 
 class TabletopSource:
@@ -195,20 +193,20 @@ class TabletopSource:
                 scene = self._scene(group, episode_id)
                 task = rules.task.format(thing=f"{scene.thing.colour} {scene.thing.shape}", pad=scene.goal.colour)
                 length = len(scene.phases)
-                segment = Segment(task=task, start=0, end=length)
-                yield Episode(self.kind, episode_id, task, self.config.fps, length, (segment,), group)
+                fps, whole = self.config.fps, (Segment(task, 0, length),)
+                yield Episode(self.kind, episode_id, task, fps=fps, n_frames=length, segments=whole, group=group)
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
         scene = self._scene(episode.group, episode.episode_id)
         backdrop = _backdrop(scene, self.config.size)
         for index in indices:
-            yield _render(scene, backdrop, index, self.config.size)
+            yield np.asarray(_painted(scene, backdrop, index).reduce(2), dtype=np.uint8)
 
     def states(self, episode: Episode) -> Sequence[State]:
         """Keys: phase, motion (0..1), gripper (0 closed..1 open), hand, object, goal ((x, y, z) in cm), rest_height.
 
         goal is where the object is to end: on the pad; of a task that takes it off the pad, where the demonstration
-        puts it. Also hand_at, object_at, goal_at: where each stands in the picture, (right, down) as shares of its
+        puts it. Also hand_at, object_at, goal_at: where each is in the picture, (right, down) as shares of its
         side. Also progress: the share of the work that is done, 1 where the hand has left the finished task; see
         `_way`. It is below 0 where more is to do than at the start.
         """
@@ -249,7 +247,7 @@ class TabletopSource:
         return check is not None and check(claim.value, state)
 
     def things(self, episode: Episode, index: int) -> tuple[Visible, ...]:
-        """What stands in the picture of frame `index`: the object, the pad, then the distractors."""
+        """The things in the picture of frame `index`: the object, the pad, then the distractors."""
         return _things(self._scene(episode.group, episode.episode_id), index, self.config.size)
 
     def _scene(self, group: str, episode_id: str) -> _Scene:
@@ -285,14 +283,17 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
     thing_cell, goal_cell = _layout(group, rng)
     thing_colour, goal_colour = rng.choice(colours, 2, replace=False)
     radius = float(rng.uniform(3.2, 4.4))
-    thing = _Thing(str(rng.choice(rules.shapes)), *_coloured(thing_colour, rng), radius, *_place(thing_cell, rng))
-    goal = _Thing("pad", *_coloured(goal_colour, rng), float(rng.uniform(5.0, 6.5)), *_place(goal_cell, rng))
+    shape = str(rng.choice(rules.shapes))
+    # Each draw in its turn: the order decides every later one.
+    thing = _thing(shape, _coloured(thing_colour, rng), radius, at=_place(thing_cell, rng))
+    goal = _thing("pad", _coloured(goal_colour, rng), float(rng.uniform(5.0, 6.5)), at=_place(goal_cell, rng))
     others = [name for name in colours if name != thing.colour]
     distractors: list[_Thing] = []
     for _ in range(int(rng.integers(config.distractors[0], config.distractors[1] + 1))):
         x, y = float(rng.uniform(4, WIDTH - 4)), float(rng.uniform(2, DEPTH - 2))
         taken = [thing, goal, *distractors]
-        other = _Thing(str(rng.choice(SHAPES)), *_coloured(rng.choice(others), rng), float(rng.uniform(2.4, 3.6)), x, y)
+        shape = str(rng.choice(SHAPES))
+        other = _thing(shape, _coloured(rng.choice(others), rng), float(rng.uniform(2.4, 3.6)), at=(x, y))
         if all(math.dist((x, y), (t.x, t.y)) > t.radius + other.radius + 2 for t in taken):
             distractors.append(other)
     shade = rng.integers(-12, 13, 3)
@@ -307,17 +308,22 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
         shift=(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.04, 0.04))),
     )
     target = (thing.x, thing.y) if rules.off_the_pad else (goal.x, goal.y)
-    moved = rules.plan(config, replace(thing, x=goal.x, y=goal.y) if rules.off_the_pad else thing, goal, target, rng)
+    begins = replace(thing, x=goal.x, y=goal.y) if rules.off_the_pad else thing
+    moved = rules.plan(_Setup(config=config, thing=begins, goal=goal, target=target, rng=rng))
     standing = [other for other in distractors if not rules.clear or _clear(other, thing.radius, moved.carried)]
     return _Scene(
-        thing, goal, target, tuple(standing), camera, wall, table, arm,
-        (float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))), int(rng.integers(2**31)),
-        rules.closed or thing.radius + 0.4, **vars(moved),
+        **vars(moved), thing=thing, goal=goal, target=target, distractors=tuple(standing), camera=camera, wall=wall,
+        table=table, arm=arm, shoulder=(float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))),
+        texture_seed=int(rng.integers(2**31)), closed=rules.closed or thing.radius + 0.4,
     )  # fmt: skip
 
 
+def _thing(shape: str, coloured: tuple[str, tuple[int, int, int]], radius: float, *, at: tuple[float, float]) -> _Thing:
+    return _Thing(shape=shape, colour=coloured[0], rgb=coloured[1], radius=radius, x=at[0], y=at[1])
+
+
 def _clear(other: _Thing, radius: float, carried: Vector) -> bool:
-    """Whether an object of `radius` that takes the places `carried` [T, 3] never runs into `other`."""
+    """Whether an object of `radius` that moves along `carried` [T, 3] never runs into `other`."""
     low = carried[carried[:, 2] - radius < 2 * other.radius]
     return bool((np.hypot(low[:, 0] - other.x, low[:, 1] - other.y) > radius + other.radius + 1).all())
 
@@ -344,15 +350,23 @@ def _layout(group: str, rng: np.random.Generator) -> tuple[tuple[int, int], tupl
 def _place(cell: tuple[int, int], rng: np.random.Generator) -> tuple[float, float]:
     """A spot inside a layout cell, away from its edges so that neighbouring cells do not touch."""
     across, back = WIDTH / LAYOUT_COLUMNS, DEPTH / LAYOUT_ROWS
-    return (
-        float((cell[0] + rng.uniform(0.3, 0.7)) * across),
-        float((cell[1] + rng.uniform(0.25, 0.75)) * back),
-    )
+    return (float((cell[0] + rng.uniform(0.3, 0.7)) * across), float((cell[1] + rng.uniform(0.25, 0.75)) * back))
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What a demonstration is planned from; `thing` is where it begins, `target` where it is to be."""
+
+    config: TabletopConfig
+    thing: _Thing
+    goal: _Thing
+    target: tuple[float, float]
+    rng: np.random.Generator
 
 
 @dataclass(frozen=True)
 class _Course:
-    """What a way of doing the task goes by: heights, the places to go to, and the pace (slower above 1)."""
+    """What a way of doing the task depends on: heights, the places to go to, and the pace (slower above 1)."""
 
     rest: float  # height of the object's centre on the table, cm
     hover: float  # height of the hand's travel
@@ -380,20 +394,20 @@ def _finish(course: _Course, start: _Start) -> list[_Leg]:
     over = np.array([target[0], target[1], course.hover])
     down = np.array([target[0], target[1], course.rest + 2.0])
     reach = [
-        _Leg("approach", 1.0 + math.dist(start.hand, grip) / 40, grip, 1.0),
-        _Leg("grasp", 0.5, grip, 0.0),
+        _Leg("approach", 1.0 + math.dist(start.hand, grip) / 40, grip, opening=1.0),
+        _Leg("grasp", 0.5, grip, opening=0.0),
     ]
-    lift = [_Leg("lift", 0.8, above, 0.0, "comes")]
-    move = [_Leg("move", 0.8 + math.dist(above, over) / 30, over, 0.0, "comes")]
+    lift = [_Leg("lift", 0.8, above, opening=0.0, thing="comes")]
+    move = [_Leg("move", 0.8 + math.dist(above, over) / 30, over, opening=0.0, thing="comes")]
     above_target = start.held and math.dist(thing[:2], target[:2]) < 1e-9
     return [
         *([] if start.held else reach),
         *([] if above_target or (start.held and start.hand[2] >= course.hover) else lift),
         *([] if above_target else move),
-        _Leg("place", 0.8, down, 0.0, "comes"),
-        _Leg("place", 0.4, down, 1.0),
-        _Leg("place", 0.8, course.away, 1.0),
-        _Leg("place", course.idle, course.away, 1.0),
+        _Leg("place", 0.8, down, opening=0.0, thing="comes"),
+        _Leg("place", 0.4, down, opening=1.0),
+        _Leg("place", 0.8, course.away, opening=1.0),
+        _Leg("place", course.idle, course.away, opening=1.0),
     ]
 
 
@@ -417,43 +431,40 @@ def _work(legs: Sequence[_Leg], start: _Start) -> float:
     return legs[0].left + math.dist(legs[0].to, start.hand) + GRASP * abs(legs[0].opening - start.opening)
 
 
-def _demonstration(
-    config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
-) -> _Motion:
-    course, start = _course(config, thing, target, rng)
-    return _moved(config, course, start, _way(_finish(course, start), start), rng)
+def _demonstration(setup: _Setup) -> _Motion:
+    course, start = _course(setup)
+    return _moved(setup, course, start, legs=_way(_finish(course, start), start))
 
 
-def _course(
-    config: TabletopConfig, thing: _Thing, target: tuple[float, float], rng: np.random.Generator
-) -> tuple[_Course, _Start]:
-    x, y = target
+def _course(setup: _Setup) -> tuple[_Course, _Start]:
+    thing, (x, y), rng = setup.thing, setup.target, setup.rng
     hover = float(thing.radius + rng.uniform(0.6, 1.0) * HOVER)
     hand = np.array([rng.uniform(4, WIDTH - 4), rng.uniform(0, DEPTH), rng.uniform(15, 26)])
     away = np.array([x + rng.uniform(-14, 14), y, rng.uniform(14, 25)])
     pace = float(rng.uniform(0.75, 1.35))
-    idle = float(rng.uniform(0, config.idle_seconds)) / pace
-    course = _Course(thing.radius, hover, np.array([x, y, thing.radius]), away, pace, idle)
+    idle = float(rng.uniform(0, setup.config.idle_seconds)) / pace
+    course = _Course(
+        rest=thing.radius, hover=hover, target=np.array([x, y, thing.radius]), away=away, pace=pace, idle=idle
+    )
     return course, _Start(hand, 1.0, np.array([thing.x, thing.y, thing.radius]))
 
 
-def _regress(
-    config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
-) -> _Motion:
-    """What was won is lost again; then, in half of the episodes, the task is done after all."""
-    course, start = _course(config, thing, target, rng)
+def _regress(setup: _Setup) -> _Motion:
+    """Progress is lost again; then, in half of the episodes, the task is done after all."""
+    course, start = _course(setup)
+    goal, rng = setup.goal, setup.rng
     intended = _way(_finish(course, start), start)
     tried = {name: number for number, name in enumerate(leg.phase for leg in intended)}  # phase -> its last leg
     carry, done, low = intended[: tried["lift"] + 1], intended[: tried["place"] - 1], course.rest + 2.0
     apart = math.dist(start.thing, course.target)
-    # Where the object is let go it does not stand on the pad, so that a picture shows that the task is not done.
+    # Where the object is released it is not on the pad, so that a picture shows that the task is not done.
     beside = 1 - (goal.radius + 1) / apart
     there, back = float(rng.uniform(0.65, 1.0)), min(float(rng.uniform(0.0, 0.3)), beside)
     dropped = min(float(rng.uniform(0.25, 0.7)), beside)
     kind, finishes = int(rng.integers(4)), bool(rng.integers(2))
 
     def spot(share: float, height: float) -> Vector:
-        """[3], so far on the straight way from the object's first place to its target."""
+        """[3], at this share of the straight way from the object's first place to its target."""
         x, y = (start.thing + (course.target - start.thing) * share)[:2]
         return np.array([x, y, height])
 
@@ -466,19 +477,20 @@ def _regress(
 
     def lost(leg: _Leg, held: bool, at: Vector) -> _Leg:
         """`leg`, at whose end the object is `at`, with what is left to do from there."""
-        then = _Start(leg.to, leg.opening, at, held)
+        then = _Start(leg.to, leg.opening, at, held=held)
         return replace(leg, left=_work(_way(_finish(course, then), then), then))
 
     def taken(phase: str, share: float, height: float) -> _Leg:
         to = spot(share, height)
-        return lost(_Leg(phase, 1.4, to, 0.0, "comes"), True, to - np.array([0.0, 0.0, 2.0]))
+        return lost(_Leg(phase, 1.4, to, opening=0.0, thing="comes"), True, to - np.array([0.0, 0.0, 2.0]))
 
     def released(share: float) -> list[_Leg]:
         here = spot(share, course.rest)
-        return [taken("return", share, low), lost(_Leg("return", 0.4, spot(share, low), 1.0), False, here)]
+        return [taken("return", share, low), lost(_Leg("return", 0.4, spot(share, low), opening=1.0), False, here)]
 
-    fallen = lost(_Leg("drop", 0.4, spot(dropped, course.hover), 1.0, "falls"), False, spot(dropped, course.rest))
-    # Legs up to the loss and of it, and where the object lies then.
+    drop = _Leg("drop", 0.4, spot(dropped, course.hover), opening=1.0, thing="falls")
+    fallen = lost(drop, False, spot(dropped, course.rest))
+    # Legs up to the loss and of it, and where the object is then.
     legs, share = {
         0: ([*carry, carried(there), taken("return", back, course.hover), *released(back)], back),
         1: ([*carry, *released(0.0)], 0.0),
@@ -486,7 +498,7 @@ def _regress(
         3: (
             [
                 *done,
-                lost(_Leg("return", 0.5, spot(1, low), 0.0), True, spot(1, course.rest)),
+                lost(_Leg("return", 0.5, spot(1, low), opening=0.0), True, spot(1, course.rest)),
                 taken("return", 1, course.hover),
                 taken("return", back, course.hover),
                 *released(back),
@@ -499,39 +511,37 @@ def _regress(
         then = _Start(last.to, last.opening, here)
         legs += _way(_finish(course, then), then)
     else:
-        legs += [lost(_Leg("retreat", 0.9, spot(share, 20) + np.array([6.0, 0.0, 0.0]), 1.0), False, here)]
+        legs += [lost(_Leg("retreat", 0.9, spot(share, 20) + np.array([6.0, 0.0, 0.0]), opening=1.0), False, here)]
         legs += [replace(legs[-1], seconds=course.idle)]
-    return _moved(config, course, start, legs, rng, _work(intended, start))
+    return _moved(setup, course, start, legs=legs, work=_work(intended, start))
 
 
-def _push(
-    config: TabletopConfig, thing: _Thing, goal: _Thing, target: tuple[float, float], rng: np.random.Generator
-) -> _Motion:
+def _push(setup: _Setup) -> _Motion:
     """The closed gripper goes down beside the object, pushes it to the target and leaves it there."""
-    course, start = _course(config, thing, target, rng)
+    course, start = _course(setup)
     start = replace(start, opening=0.0)
     way = course.target - start.thing
-    apart = way / np.linalg.norm(way) * (thing.radius + 3.0)  # from the hand to the object
+    apart = way / np.linalg.norm(way) * (setup.thing.radius + 3.0)  # from the hand to the object
     low = np.array([0.0, 0.0, 1.0])
     behind, end = start.thing - apart + low, course.target - apart + low
     hover = behind + np.array([0.0, 0.0, 0.6 * HOVER])
     away = end - apart + np.array([0.0, 0.0, course.away[2] - end[2]])
     legs = [
-        _Leg("approach", 0.8 + math.dist(start.hand, hover) / 40, hover, 0.0),
-        _Leg("approach", 0.7, behind, 0.0),
-        _Leg("push", 1.2 + math.dist(behind, end) / 16, end, 0.0, "comes"),
-        _Leg("retreat", 0.9, away, 0.0),
-        _Leg("retreat", course.idle, away, 0.0),
+        _Leg("approach", 0.8 + math.dist(start.hand, hover) / 40, hover, opening=0.0),
+        _Leg("approach", 0.7, behind, opening=0.0),
+        _Leg("push", 1.2 + math.dist(behind, end) / 16, end, opening=0.0, thing="comes"),
+        _Leg("retreat", 0.9, away, opening=0.0),
+        _Leg("retreat", course.idle, away, opening=0.0),
     ]
-    return _moved(config, course, start, _way(legs, start), rng, offset=apart - low)
+    return _moved(setup, course, start, legs=_way(legs, start), offset=apart - low)
 
 
 def _moved(
-    config: TabletopConfig,
+    setup: _Setup,
     course: _Course,
     start: _Start,
+    *,
     legs: Sequence[_Leg],
-    rng: np.random.Generator,
     work: float | None = None,
     offset: Vector | None = None,
 ) -> _Motion:
@@ -541,9 +551,9 @@ def _moved(
     phases: list[str] = []
     hand, opening, carried, left = [], [], [], []
     at, width, held_at, still = start.hand, start.opening, start.thing, work
-    bend = rng.uniform(-5, 5, 3) * np.array([1.0, 0.5, 0.6])
+    bend = setup.rng.uniform(-5, 5, 3) * np.array([1.0, 0.5, 0.6])
     for leg in legs:
-        steps = max(2, round(leg.seconds * course.pace * config.fps))
+        steps = max(2, round(leg.seconds * course.pace * setup.config.fps))
         for step in range(1, steps + 1):
             share = _ease(step / steps)
             curve = bend * math.sin(math.pi * share) if leg.phase in ("approach", "move") else 0.0
@@ -558,7 +568,8 @@ def _moved(
         at, width, still = leg.to, leg.opening, leg.left
         held_at = carried[-1]
     progress = 1 - np.array(left) / work
-    return _Motion(tuple(phases), np.array(hand), np.array(opening), np.array(carried), progress)
+    carried_at = np.array(carried)
+    return _Motion(tuple(phases), np.array(hand), np.array(opening), carried=carried_at, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -566,7 +577,7 @@ class _Group:
     """A population of episodes. `clear`: distractors that the object would run into are left out."""
 
     task: str = "put the {thing} on the {pad} pad"
-    plan: Callable[[TabletopConfig, _Thing, _Thing, tuple[float, float], np.random.Generator], _Motion] = _demonstration
+    plan: Callable[[_Setup], _Motion] = _demonstration
     shapes: tuple[str, ...] = SHAPES
     off_the_pad: bool = False
     clear: bool = False
@@ -609,7 +620,7 @@ def _project(scene: _Scene, points: Vector, size: float) -> list[tuple[float, fl
 
 
 def _turned(corner: tuple[float, float], quarters: int) -> tuple[float, float]:
-    """A point (x, z), so many quarters of a turn further to the left."""
+    """A point (x, z) after `quarters` quarter turns to the left."""
     x, z = corner
     for _ in range(quarters):
         x, z = -z, x
@@ -652,52 +663,73 @@ def _shaded(colour: tuple[int, int, int], brightness: float) -> tuple[int, int, 
     return red, green, blue
 
 
-def _draw_thing(draw: Any, scene: _Scene, thing: _Thing, centre: Vector, size: int) -> None:
-    for offsets, brightness in _FACES[thing.shape]:
-        draw.polygon(_project(scene, centre + offsets * thing.radius, size), fill=_shaded(thing.rgb, brightness))
+class _Brush:
+    """Draws the parts of a scene on a picture of twice its size."""
+
+    def __init__(self, scene: _Scene, picture: Any) -> None:
+        from PIL import ImageDraw
+
+        self.scene, self.size, self.draw = scene, picture.width // 2, ImageDraw.Draw(picture)
+
+    def polygon(self, corners: Any, colour: tuple[int, int, int], brightness: float = 1.0) -> None:
+        """One face of corners [n, 3] in cm."""
+        spots = _project(self.scene, np.array(corners), self.size)
+        self.draw.polygon(spots, fill=_shaded(colour, brightness))
+
+    def thing(self, thing: _Thing, centre: Vector) -> None:
+        for offsets, brightness in _FACES[thing.shape]:
+            self.polygon(centre + offsets * thing.radius, thing.rgb, brightness)
+
+    def arm(self, hand: Vector, opening: float) -> None:
+        scene = self.scene
+        reach = scene.closed + 3.0 * opening  # half the distance between the fingers
+        x, y, z = hand.tolist()
+        shoulder = (*scene.shoulder[:1], y, scene.shoulder[1])
+        wrist, anchor = _project(scene, np.array([[x, y, z + 6.0], shoulder]), self.size)
+        width = max(2, round(2 * self.size * scene.camera.scale * 3.2))
+        self.draw.line([anchor, wrist], fill=scene.arm, width=width)
+        palm = [[x - reach - 0.8, y, z + 3.2], [x + reach + 0.8, y, z + 3.2], [x + 2, y, z + 6.5], [x - 2, y, z + 6.5]]
+        self.polygon(palm, scene.arm, 0.7)
+        for side in (-1.0, 1.0):
+            inner, outer = x + side * reach, x + side * (reach + 1.8)
+            finger = [[inner, y, z + 4], [outer, y, z + 4], [outer, y, z - 2.5], [inner, y, z - 2.5]]
+            self.polygon(finger, scene.arm, 0.45)
 
 
 def _backdrop(scene: _Scene, size: int) -> Any:
     """What never changes in an episode: wall, table with its grain, the goal pad."""
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     side = 2 * size
     picture = Image.new("RGB", (side, side), scene.wall)
-    draw = ImageDraw.Draw(picture)
-    corners = np.array([[-30, -14, 0], [90, -14, 0], [90, DEPTH + 6, 0], [-30, DEPTH + 6, 0]], dtype=float)
-    draw.polygon(_project(scene, corners, size), fill=scene.table)
+    brush = _Brush(scene, picture)
+    brush.polygon([[-30.0, -14, 0], [90, -14, 0], [90, DEPTH + 6, 0], [-30, DEPTH + 6, 0]], scene.table)
     grain = np.random.default_rng(scene.texture_seed).normal(0, 5, (side // 4, side // 4, 1))
     noise = np.kron(grain, np.ones((4, 4, 1)))
     speckled = np.clip(np.asarray(picture, dtype=np.float64)[: noise.shape[0], : noise.shape[1]] + noise, 0, 255)
     picture.paste(Image.fromarray(speckled.astype(np.uint8)), (0, 0))
-    _draw_thing(ImageDraw.Draw(picture), scene, scene.goal, np.array([scene.goal.x, scene.goal.y, 0.0]), size)
+    brush.thing(scene.goal, np.array([scene.goal.x, scene.goal.y, 0.0]))
     return picture
 
 
-def _render(scene: _Scene, backdrop: Any, t: int, size: int) -> Picture:
-    return np.asarray(_painted(scene, backdrop, t, size).reduce(2), dtype=np.uint8)
-
-
-def _painted(scene: _Scene, backdrop: Any, t: int, size: int) -> Any:
+def _painted(scene: _Scene, backdrop: Any, t: int) -> Any:
     """The picture at twice its size."""
-    from PIL import ImageDraw
-
     picture = backdrop.copy()
-    draw = ImageDraw.Draw(picture)
+    brush = _Brush(scene, picture)
     carried, hand = scene.carried[t], scene.hand[t]
     spots = [(thing, np.array([thing.x, thing.y, thing.radius])) for thing in scene.distractors]
     for thing, centre in sorted([*spots, (scene.thing, carried)], key=lambda item: -item[1][1]):
         shadow = np.array([centre[0], centre[1], 0.0]) + _DISC * thing.radius * 0.9
-        draw.polygon(_project(scene, shadow, size), fill=_shaded(scene.table, 0.72))
-        _draw_thing(draw, scene, thing, centre, size)
-    _draw_arm(draw, scene, hand, float(scene.opening[t]), size)
+        brush.polygon(shadow, scene.table, 0.72)
+        brush.thing(thing, centre)
+    brush.arm(hand, float(scene.opening[t]))
     return picture
 
 
 def _things(scene: _Scene, t: int, size: int) -> tuple[Visible, ...]:
     """What is seen of each thing: the pixels that change where it is painted in another colour."""
     backdrop = _backdrop(scene, size)
-    picture = np.asarray(_painted(scene, backdrop, t, size))
+    picture = np.asarray(_painted(scene, backdrop, t))
     spots = [scene.carried[t], np.array([scene.goal.x, scene.goal.y, 0.0])]
     spots += [np.array([other.x, other.y, other.radius]) for other in scene.distractors]
     found = []
@@ -713,14 +745,14 @@ def _things(scene: _Scene, t: int, size: int) -> tuple[Visible, ...]:
             else replace(scene, distractors=standing)
         )
         behind = _backdrop(changed, size) if number == 1 else backdrop
-        repainted = np.asarray(_painted(changed, behind, t, size))
+        repainted = np.asarray(_painted(changed, behind, t))
         pixels = int((picture != repainted).any(axis=-1).sum())
-        area = _area(scene, thing, spot, size)  # a rounded edge may make it a pixel smaller than what is seen
-        found.append(Visible(thing.colour, thing.shape, thing.rgb, min(1.0, pixels / area), pixels / 4))
+        area = _area(scene, thing, spot, size=size)  # a rounded edge may make it a pixel smaller than what is seen
+        found.append(Visible(thing.colour, thing.shape, thing.rgb, share=min(1.0, pixels / area), pixels=pixels / 4))
     return tuple(found)
 
 
-def _area(scene: _Scene, thing: _Thing, centre: Vector, size: int) -> int:
+def _area(scene: _Scene, thing: _Thing, centre: Vector, *, size: int) -> int:
     """How many pixels of the doubled picture the thing covers on its own, those beyond the picture's edge included."""
     from PIL import Image, ImageDraw
 
@@ -732,18 +764,3 @@ def _area(scene: _Scene, thing: _Thing, centre: Vector, size: int) -> int:
         corners = _project(scene, centre + offsets * thing.radius, size)
         draw.polygon([(u - x + size, v - y + size) for u, v in corners], fill=1)
     return int(np.asarray(canvas).sum())
-
-
-def _draw_arm(draw: Any, scene: _Scene, hand: Vector, opening: float, size: int) -> None:
-    reach = scene.closed + 3.0 * opening  # half the distance between the fingers
-    x, y, z = hand.tolist()
-    shoulder = (*scene.shoulder[:1], y, scene.shoulder[1])
-    wrist, anchor = _project(scene, np.array([[x, y, z + 6.0], shoulder]), size)
-    width = max(2, round(2 * size * scene.camera.scale * 3.2))
-    draw.line([anchor, wrist], fill=scene.arm, width=width)
-    palm = [[x - reach - 0.8, y, z + 3.2], [x + reach + 0.8, y, z + 3.2], [x + 2, y, z + 6.5], [x - 2, y, z + 6.5]]
-    draw.polygon(_project(scene, np.array(palm), size), fill=_shaded(scene.arm, 0.7))
-    for side in (-1.0, 1.0):
-        inner, outer = x + side * reach, x + side * (reach + 1.8)
-        finger = [[inner, y, z + 4], [outer, y, z + 4], [outer, y, z - 2.5], [inner, y, z - 2.5]]
-        draw.polygon(_project(scene, np.array(finger), size), fill=_shaded(scene.arm, 0.45))

@@ -31,12 +31,7 @@ _AGAIN = "download it again"
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a container says of its first video stream.
-
-    Attributes:
-        frames: Number of frames.
-        last_seconds: Presentation time at which the last one starts.
-    """
+    """What a container says of its first video stream: number of frames and the time (s) where the last one starts."""
 
     frames: int
     last_seconds: float
@@ -45,8 +40,7 @@ class VideoFacts:
 def probe(path: Video) -> VideoFacts:
     """Open `path` without decoding.
 
-    Raises:
-        DataError: For a file that is not a video, has no frame, or whose data end before its index does.
+    Raises DataError for a file that is not a video, has no frame, or whose data end before its index does.
     """
     with _opened(path) as opened:
         stream = opened.stream
@@ -68,8 +62,7 @@ def probe(path: Video) -> VideoFacts:
 def count_and_rate(path: Path, fps: float | None) -> tuple[int, float]:
     """Number of frames and frames per second of a video: `fps` if given, else the file's own rate.
 
-    Raises:
-        DataError: As `probe` does, and where the rate is unknown because the video has less than two frames.
+    Raises DataError as `probe` does, and where the rate is unknown because the video has less than two frames.
     """
     facts = probe(path)
     with _opened(path) as opened:

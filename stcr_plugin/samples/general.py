@@ -68,7 +68,7 @@ def questions_about(scenes: Mapping[str, tuple[Visible, ...]], seed: int, langua
     Raises:
         ConfigError: For an unknown language.
     """
-    words = _wording(language)
+    words = _words_of(language)
     inside = {name: {(one.colour, one.shape) for one in things} for name, things in scenes.items()}
     frequent = Counter(thing for things in inside.values() for thing in things)
     beside = Counter((one, other) for things in inside.values() for one in things for other in things)
@@ -133,17 +133,17 @@ def _text(words: Mapping[str, Any], thing: Thing) -> str:
     return str(words["question"]).format(thing=named, a="an" if named[0] in "aeiou" else "a")
 
 
-def _wording(language: str) -> dict[str, Any]:
-    wordings = read_yaml(WORDING)
-    if language not in wordings:
-        raise ConfigError(WORDING, f"no question in language {language!r}, {nearest(language, list(wordings))}")
-    found: dict[str, Any] = wordings[language]
+def _words_of(language: str) -> dict[str, Any]:
+    texts = read_yaml(WORDING)
+    if language not in texts:
+        raise ConfigError(WORDING, f"no question in language {language!r}, {nearest(language, list(texts))}")
+    found: dict[str, Any] = texts[language]
     return found
 
 
 def names_in(language: str) -> tuple[str, str]:
     """The words for yes and no."""
-    yes, no = _wording(language)["names"]
+    yes, no = _words_of(language)["names"]
     return str(yes), str(no)
 
 
@@ -212,7 +212,7 @@ def _balanced(scenes: Mapping[str, tuple[Visible, ...]], seed: int, language: st
 
     Where that is impossible, for a thing in most of the pictures, as nearly as possible.
     """
-    words = _wording(language)
+    words = _words_of(language)
     orders = {name: {thing: draw_number(seed, f"{name} {thing}") for thing in _all_things()} for name in scenes}
     shown = {name: _present(things, orders[name]) for name, things in scenes.items()}
     owed = Counter(thing for present in shown.values() for thing in present)

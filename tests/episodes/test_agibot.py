@@ -27,7 +27,7 @@ def source(root, **settings):
 
 
 def listed(root, **settings):
-    """Episodes by id, and what was set aside."""
+    """Episodes by id, and the exclusions."""
     items = list(source(root, **settings).episodes())
     episodes = [item for item in items if isinstance(item, Episode)]
     assert len({episode.episode_id for episode in episodes}) == len(episodes)
@@ -161,7 +161,7 @@ def test_progress_is_unknown_from_a_failure_to_the_end_of_its_recovery(tmp_path,
 @pytest.mark.parametrize(
     "mark", [{"start": 3, "comment": "failure"}, {"start": "x", "end": 4}, {"start": 9, "end": 4}, "failure", [3, 4]]
 )
-def test_an_unreadable_mark_sets_the_episode_aside(tmp_path, mark):
+def test_an_unreadable_mark_excludes_the_episode(tmp_path, mark):
     demos = [Demo(1, 20, 1, marks=[mark]), Demo(2, 20, 2)]
     episodes, (excluded,) = listed(made.write(tmp_path / "data", demos={327: demos}))
     assert list(episodes) == ["327-2"]
@@ -269,7 +269,7 @@ def test_readings_that_cannot_be_read_are_an_error_of_the_episode(tmp_path, dama
         opened.states(episode)
 
 
-# ---- what is broken is set aside, and the rest goes on ----
+# ---- what is broken is excluded, and the rest goes on ----
 
 
 def broken(root, layout="unpacked"):
@@ -310,7 +310,7 @@ VIDEOS = {
 
 
 @pytest.mark.parametrize("spoil", VIDEOS)
-def test_a_broken_video_is_set_aside(tmp_path, spoil):
+def test_a_broken_video_is_excluded(tmp_path, spoil):
     path = broken(tmp_path / "data")
     spoil(path)
     episodes, (excluded,) = listed(tmp_path / "data")
@@ -320,7 +320,7 @@ def test_a_broken_video_is_set_aside(tmp_path, spoil):
     assert VIDEOS[spoil] in excluded.reason
 
 
-def test_a_broken_video_in_an_archive_is_set_aside(tmp_path):
+def test_a_broken_video_in_an_archive_is_excluded(tmp_path):
     root = tmp_path / "data"
     made.write(root, demos={327: [Demo(1, 20, 1), Demo(2, 20, 2), Demo(3, 20, 3)]})
     _empty(made.video_path(root, 327, 1))
@@ -354,7 +354,7 @@ JSONS = {
 
 
 @pytest.mark.parametrize("case", JSONS)
-def test_a_broken_task_file_is_set_aside(tmp_path, case):
+def test_a_broken_task_file_is_excluded(tmp_path, case):
     broken(tmp_path / "data")
     path = tmp_path / "data/task_info/task_327.json"
     path.write_bytes(JSONS[case](path.read_text()))
@@ -378,7 +378,7 @@ ENTRIES = {
 
 
 @pytest.mark.parametrize("case", ENTRIES)
-def test_a_broken_entry_is_set_aside(tmp_path, case):
+def test_a_broken_entry_is_excluded(tmp_path, case):
     broken(tmp_path / "data")
     entry, message = ENTRIES[case]
     path = tmp_path / "data/task_info/task_327.json"
@@ -404,7 +404,7 @@ SEGMENTS = {
 
 
 @pytest.mark.parametrize("case", SEGMENTS)
-def test_a_broken_segment_is_set_aside_and_its_episode_goes_on(tmp_path, case):
+def test_a_broken_segment_is_excluded_and_its_episode_goes_on(tmp_path, case):
     demo = Demo(1, 40, 1, (SEGMENTS[case], action(PLACE, 20, 40)))
     episodes, (excluded,) = listed(made.write(tmp_path / "data", demos={327: [demo]}))
     assert episodes["327-1"].segments == (Segment(PLACE, 20, 40),)
@@ -418,7 +418,7 @@ def test_a_wrong_frame_rate_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, "..", "/"])
-def test_a_hostile_member_of_an_archive_is_set_aside(tmp_path, kind):
+def test_a_hostile_member_of_an_archive_is_excluded(tmp_path, kind):
     root = made.write(tmp_path / "data", "tar of a range", {327: [Demo(1, 20, 1)]})
     (root / "task_info/task_327.json").write_text(json.dumps([Demo(1, 20, 1).entry(), Demo(5, 20, 5).entry()]))
     name = {"..": "../../5/videos/head_color.mp4", "/": "/5/videos/head_color.mp4"}.get(kind, "5/videos/head_color.mp4")
@@ -444,7 +444,7 @@ def test_a_truncated_archive_gives_its_whole_members(tmp_path):
     assert lost.what == "episode 327-648649"
 
 
-def test_an_archive_that_is_none_or_a_link_out_is_set_aside(tmp_path):
+def test_an_archive_that_is_none_or_a_link_out_is_excluded(tmp_path):
     root = made.write(tmp_path / "data", "tar of a range")
     folder = root / "observations/327"
     (folder / "648642-648649.tar").rename(tmp_path / "outside.tar")
@@ -570,7 +570,7 @@ def test_our_recipe_trims_idle_ends_and_drops_failures(tmp_path):
     assert {pair.closer for pair in pairs} == {"later"}
 
 
-def test_an_episode_without_readings_is_set_aside_by_the_builder(tmp_path):
+def test_an_episode_without_readings_is_excluded_by_the_builder(tmp_path):
     pytest.importorskip("h5py", reason="h5py is not installed; pip install 'stcr-plugin[agibot]'")
     root = made.write(tmp_path / "data", demos={327: [Demo(n, 120, n) for n in (1, 2, 3)]})
     for number in (1, 2):

@@ -87,7 +87,7 @@ def test_the_list_is_made_once_and_kept(tar, monkeypatch):
     assert seen == [tar, tar]
 
 
-def test_a_replaced_archive_is_listed_anew(tar):
+def test_a_replaced_archive_is_listed_again(tar):
     assert "3/b.mp4" not in index(tar, (".mp4",)).members
     write(tar, HELD | {"3/b.mp4": b"new"})
     with opened(index(tar, (".mp4",)).members["3/b.mp4"]) as file:
@@ -98,7 +98,7 @@ def test_a_replaced_archive_is_listed_anew(tar):
     "kept",
     ["", "[]", "{}", '{"key": 1}', '{"key": KEY, "members": [["m", 0, 999999999]], "refused": [], "problem": ""}'],
 )
-def test_a_damaged_kept_list_is_made_anew(tar, kept, monkeypatch):
+def test_a_damaged_kept_list_is_made_again(tar, kept, monkeypatch):
     expected = index(tar, (".mp4",))
     path = tar.with_name(f".{tar.name}.index.json")
     key = artefacts.read_json(path)["key"]
@@ -188,7 +188,7 @@ def test_a_member_of_negative_size_ends_the_scan(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "no tar", "empty", "absent"])
-def test_what_is_no_plain_tar_is_named(tmp_path, mode):
+def test_a_file_that_is_not_a_tar_is_named(tmp_path, mode):
     path = tmp_path / "a.tar"
     if mode == "w:gz":
         tarfile.open(path, mode).close()

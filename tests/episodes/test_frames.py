@@ -99,7 +99,7 @@ def test_a_table_of_any_format_gives_the_same_episodes(root, name):
     assert protocol.kind == "frames"
 
 
-def test_every_frame_is_the_one_asked_for_also_by_a_source_that_listed_nothing(root):
+def test_every_frame_is_the_requested_one_also_by_a_source_that_listed_nothing(root):
     first, second = split(open_rows(root, ROWS))[0]
     source = open_table(root)
     for number, episode in ((1, first), (2, second)):
@@ -180,7 +180,7 @@ def test_a_given_fps_changes_no_frame_of_a_video(root):
     assert numbers(source, split(source)[0][0], range(20)) == [(2, index) for index in range(20)]
 
 
-def test_pictures_without_fps_are_set_aside_with_what_to_do(root):
+def test_pictures_without_fps_are_excluded_with_what_to_do(root):
     episodes, excluded = split(open_rows(root, [{**ROWS[0], "fps": None}, ROWS[1]]))
     assert [episode.episode_id for episode in episodes] == ["b"]
     assert excluded[0].where == f"{root}/table.csv, row 2, {root}/cup"
@@ -333,7 +333,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", sorted(BAD))
-def test_a_bad_row_is_set_aside_and_the_rest_goes_on(root, case):
+def test_a_bad_row_is_excluded_and_the_rest_goes_on(root, case):
     (root / "link").symlink_to("/etc")
     (root / "ring").symlink_to("ring")
     (root / "empty").mkdir()
@@ -348,7 +348,7 @@ def test_a_bad_row_is_set_aside_and_the_rest_goes_on(root, case):
 
 
 @pytest.mark.parametrize("path", ["cup", "./cup", "box/../cup", "mug"])
-def test_a_path_under_a_second_episode_is_set_aside_so_that_it_stands_in_no_two_splits(root, path):
+def test_a_path_under_a_second_episode_is_excluded_so_that_it_is_in_no_two_splits(root, path):
     (root / "box").mkdir()
     (root / "mug").symlink_to("cup")
     rows = [ROWS[0] | {"end": 6}, ROWS[1], ROWS[0] | {"episode": "c", "path": path, "start": 6}]
@@ -369,7 +369,7 @@ def test_a_bad_segment_leaves_the_others_of_its_episode(root):
 
 
 @pytest.mark.parametrize(("name", "value"), [("path", "box.mp4"), ("fps", 6), ("group", "lab"), ("object", "mug")])
-def test_a_row_that_contradicts_its_episode_is_set_aside(root, name, value):
+def test_a_row_that_contradicts_its_episode_is_excluded(root, name, value):
     first = ROWS[0] | {"group": "home", "object": "cup"}
     (episode,), (excluded,) = split(open_rows(root, [first, first | {name: value}]))
     assert len(episode.segments) == 1
@@ -398,7 +398,7 @@ def test_a_bad_line_of_jsonl_spoils_its_row_alone(root, line):
     excluded.reason.encode()
 
 
-def test_a_csv_row_of_the_wrong_length_is_set_aside(root):
+def test_a_csv_row_of_the_wrong_length_is_excluded(root):
     (root / "table.csv").write_text(f"episode,task,path,fps\na,pick, then place,cup,5\nb,{TASK}\nc,{TASK},cup,5\n")
     (episode,), excluded = split(open_table(root))
     assert episode.episode_id == "c"
@@ -422,7 +422,7 @@ def test_a_csv_row_of_the_wrong_length_is_set_aside(root):
         (lambda cup: (cup / "frame_99.png").symlink_to("frame_100.png"), "cannot be opened"),
     ],
 )
-def test_a_folder_with_a_bad_picture_is_set_aside(root, spoilt, reason):
+def test_a_folder_with_a_bad_picture_is_excluded(root, spoilt, reason):
     spoilt(root / "cup")
     (episode,), (excluded,) = split(open_rows(root, ROWS))
     assert episode.episode_id == "b"
@@ -489,7 +489,7 @@ def test_data_that_changed_since_they_were_listed_are_refused(root):
         list(open_table(root).frames(folder, [1]))
 
 
-def test_a_truncated_video_is_set_aside(root):
+def test_a_truncated_video_is_excluded(root):
     made.write_video(root / "cut.mp4", [(1, 90)], "h264 short", 10, faststart=True)
     data = (root / "cut.mp4").read_bytes()
     (root / "cut.mp4").write_bytes(data[: len(data) * 3 // 4])
@@ -498,7 +498,7 @@ def test_a_truncated_video_is_set_aside(root):
     assert "truncated" in excluded.reason
 
 
-def test_a_recording_that_was_killed_before_its_first_frame_is_set_aside(root):
+def test_a_recording_that_was_killed_before_its_first_frame_is_excluded(root):
     made.write_frameless(root / "cut.mp4")
     _, (excluded,) = split(open_rows(root, [ROWS[0], ROWS[1] | {"path": "cut.mp4"}]))
     assert "a video without a frame" in excluded.reason

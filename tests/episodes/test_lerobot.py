@@ -62,7 +62,7 @@ def test_episodes_carry_the_meta_data(dataset):
     assert episodes[1].segments == (Segment(made.TASK, 0, 41),)
 
 
-def test_every_frame_is_the_one_asked_for(dataset):
+def test_every_frame_is_the_requested_one(dataset):
     source = open_set(dataset)
     for number, episode in enumerate(split(source)[0]):
         pictures = list(source.frames(episode, range(episode.n_frames)))
@@ -319,7 +319,7 @@ def test_an_info_that_cannot_be_used_is_named(tmp_path, change):
         open_set(root)
 
 
-def test_a_folder_that_is_no_dataset_is_named(tmp_path):
+def test_a_folder_that_is_not_a_dataset_is_named(tmp_path):
     with pytest.raises(DataError, match="not a LeRobot dataset"):
         open_set(tmp_path)
 
@@ -346,7 +346,7 @@ def test_a_dataset_without_a_state_vector_has_no_states(tmp_path):
     assert source.states(split(source)[0][0]) is None
 
 
-def test_a_state_value_that_is_no_number_names_its_frame(tmp_path):
+def test_a_state_value_that_is_not_a_number_names_its_frame(tmp_path):
     root = made.write_v21(tmp_path / "set", made.Layout(lengths=(12, 12)))
     path = root / "data/chunk-000/episode_000001.parquet"
     table = pq.read_table(path)
@@ -451,8 +451,7 @@ def test_a_wrong_part_is_refused_with_the_reason(dataset, change, message):
 
 
 @pytest.mark.parametrize(
-    "names",
-    [made.NAMES, [made.NAMES], {"motors": made.NAMES}, {name: index for index, name in enumerate(made.NAMES)}],
+    "names", [made.NAMES, [made.NAMES], {"motors": made.NAMES}, {name: index for index, name in enumerate(made.NAMES)}]
 )
 def test_names_of_the_vector_may_be_nested(tmp_path, names):
     root = made.write_v21(tmp_path / "set", made.Layout(lengths=(30,), names=names))
@@ -468,12 +467,12 @@ def test_every_claim_can_be_said_in_words_that_no_other_has():
     claims += [("motion_done", "", str(value)) for value in range(0, 101, 10)]
     for language, wording in wordings.items():
         words = wording.get("words", {})
-        said = [
+        texts = [
             wording["claims"][family].format(part=words.get(part, part), value=words.get(value, value))
             for family, part, value in claims
         ]
-        assert len(set(said)) == len(claims), language
-        assert not any(wording["separator"].strip() in text for text in said), language
+        assert len(set(texts)) == len(claims), language
+        assert not any(wording["separator"].strip() in text for text in texts), language
 
 
 # Real data: a Unitree G1 that moves a bottle

@@ -34,19 +34,14 @@ from stcr_plugin.samples.cot import load_wordings
 from stcr_plugin.types import Claim, Episode, Exclusion, Omission
 
 SMALL = MetaworldConfig(
-    tasks=("drawer-open-v3", "bin-picking-v3", "reach-v3"),
-    episodes=1,
-    failed=1,
-    regressing=1,
-    width=64,
-    height=48,
+    tasks=("drawer-open-v3", "bin-picking-v3", "reach-v3"), episodes=1, failed=1, regressing=1, width=64, height=48
 )
 SCENE = Scene("push-v3")
 
 PROBE = """
 from stcr_plugin.episodes.rollout import Painter, Scene, start
-run = start(Scene("reach-v3"), 0, 0.0, 4, 500)
-painter = Painter(run.env, 32, 32, "corner2")
+run = start(Scene("reach-v3"), 0, noise=0.0, stride=4, limit=500)
+painter = Painter(run.env, (32, 32), "corner2")
 assert painter.draw_present(run.env).std() > 0
 painter.close()
 """
@@ -84,7 +79,7 @@ def recorded(source):
 
 
 def facts(**changes):
-    """A frame: the open hand 30 cm above the object, which lies 20 cm from the goal."""
+    """A frame: the open hand 30 cm above the object, 20 cm away from the goal."""
     at = {"hand": (0, 0, 0.3), "object": (0, 0, 0), "goal": (0.2, 0, 0)} | changes
     points = {name: np.array(at.pop(name), dtype=float) for name in ("hand", "object", "goal")}
     values = {"gap": 0.3, "opening": 1.0, "touched": False, "held": False, "success": False} | at
@@ -102,7 +97,7 @@ GRIPPED, PUSHED, HAND = Task("move it", "block", grip=True), Task("push it", "bu
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "words"),
     [
         ({"tasks": ["pick-plase-v3"]}, "did you mean 'pick-place-v3'"),
         ({"tasks": ["push-v3", "push-v3"]}, "none twice"),
@@ -116,8 +111,8 @@ GRIPPED, PUSHED, HAND = Task("move it", "block", grip=True), Task("push it", "bu
         ({"regresing": 1}, "did you mean 'regressing'"),
     ],
 )
-def test_wrong_setting_is_named(values, said):
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_setting_is_named(values, words):
+    with pytest.raises(ConfigError, match=words):
         from_mapping(MetaworldConfig, values, "test")
 
 
@@ -198,7 +193,7 @@ def test_table_holds_exactly_meta_worlds_tasks_and_cameras(sim):
 
     assert set(TASKS) == set(ALL_V3_ENVIRONMENTS)
     assert all(task.text and task.text == task.text.strip().rstrip(".") for task in TASKS.values())
-    model = rollout.start(SCENE, 0, 0.0, 4, 500).env.model
+    model = rollout.start(SCENE, 0, noise=0.0, stride=4, limit=500).env.model
     assert set(CAMERAS) <= {model.camera(number).name for number in range(model.ncam)}
 
 
@@ -230,7 +225,7 @@ def test_regressing_episode_loses_ground_that_it_had(recorded):
             assert max(earlier - later for earlier, later in itertools.combinations(progress, 2)) > 0.1, name
 
 
-def test_expert_that_never_succeeds_is_set_aside_and_counted(sim):
+def test_expert_that_never_succeeds_is_excluded_and_counted(sim):
     source = MetaworldSource(MetaworldConfig(tasks=("drawer-open-v3",), episodes=1, max_steps=50))
     listed = list(source.episodes())
     assert [type(item) for item in listed] == [Omission] * DRAWS + [Exclusion]
@@ -260,8 +255,8 @@ def test_what_the_simulator_draws_again_or_never_has_stops_no_build(sim, tmp_pat
 
 
 def test_restored_picture_is_the_one_of_the_rollout(sim):
-    run = rollout.start(Scene("drawer-open-v3"), 3, 0.1, 4, 500)
-    painter = Painter(run.env, 64, 48, "corner2")
+    run = rollout.start(Scene("drawer-open-v3"), 3, noise=0.1, stride=4, limit=500)
+    painter = Painter(run.env, (64, 48), "corner2")
     present = [painter.draw_present(run.env)]
     with rollout.quiet():
         while run.steps < 80:
@@ -276,13 +271,13 @@ def test_restored_picture_is_the_one_of_the_rollout(sim):
 
 
 def test_goal_marker_is_not_drawn(sim):
-    run = rollout.start(SCENE, 0, 0.0, 4, 500)
-    painter = Painter(run.env, 128, 128, "corner2")
+    run = rollout.start(SCENE, 0, noise=0.0, stride=4, limit=500)
+    painter = Painter(run.env, (128, 128), "corner2")
     frame = run.frames[0]
     here = painter.draw(run.env, frame)
     run.env.model.site("goal").pos = run.env._target_pos = np.array([-0.1, 0.6, 0.02])
     there = painter.draw(run.env, frame)
-    painter._option.sitegroup[:] = 1  # as the simulator would by itself: the two goals can be told apart
+    painter._option.sitegroup[:] = 1  # as the simulator would by itself: the two goals can be distinguished
     marked = painter.draw(run.env, frame)
     painter.close()
     assert (here == there).all()
@@ -291,8 +286,8 @@ def test_goal_marker_is_not_drawn(sim):
 
 def test_picture_is_the_right_way_up(sim):
     """The floor is light and below, the wall behind the table darker and above."""
-    run = rollout.start(SCENE, 0, 0.0, 4, 500)
-    painter = Painter(run.env, 64, 64, "corner2")
+    run = rollout.start(SCENE, 0, noise=0.0, stride=4, limit=500)
+    painter = Painter(run.env, (64, 64), "corner2")
     picture = painter.draw(run.env, run.frames[0]).astype(float)
     painter.close()
     top, bottom = picture[:6].reshape(-1, 3), picture[-6:].reshape(-1, 3)
@@ -315,7 +310,7 @@ for name, task, frames, group, noun in listed:
 
 @pytest.mark.slow
 def test_another_process_makes_the_same_states_and_pictures_in_any_order(source, recorded):
-    """As a build does: one process lists, others are handed episodes and open the source anew."""
+    """As a build does: one process lists, others are handed episodes and open the source again."""
     values = {"tasks": SMALL.tasks, "width": SMALL.width, "height": SMALL.height}
     episodes = [episode for episode, _ in recorded.values() if episode.group != "failed"][::-1]
     listed = [(e.episode_id, e.task, e.n_frames, e.group, e.object) for e in episodes]
@@ -426,4 +421,4 @@ def test_machine_that_cannot_draw_stops_the_build_instead_of_setting_episodes_as
 
     monkeypatch.setattr(rollout, "simulator", lambda: SimpleNamespace(GLContext=no_screen))
     with pytest.raises(ConfigError, match=r"without a screen \(an OpenGL platform .*\); run apt-get install"):
-        Painter(SimpleNamespace(model=model), 32, 32, "corner2")
+        Painter(SimpleNamespace(model=model), (32, 32), "corner2")

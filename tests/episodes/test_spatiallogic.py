@@ -28,7 +28,7 @@ def open_file(file, root, **settings):
 
 @pytest.fixture
 def read(tmp_path, root):
-    """Write these JSON rows, and read them back: pairs by the folder of their episode, and what was set aside."""
+    """Write these JSON rows, and read them back: pairs by the folder of their episode, and the exclusions."""
 
     def use(rows, root=root, **settings):
         source = open_file(made.write_json(tmp_path / "rows.json", rows), root, **settings)
@@ -84,7 +84,7 @@ def test_frames_are_counted_in_natural_order(read):
     assert [(pair.earlier, pair.later, pair.closer) for pair in pairs[RETRIEVE]] == [(1, 2, "later")]
 
 
-def test_pairs_keep_published_order_and_folders_stand_in_natural_order(read):
+def test_pairs_keep_published_order_and_folders_are_in_natural_order(read):
     rows = [
         row(path(OTHER, 5), path(OTHER, 9), weak("img2")),
         row(path(PLACE, 5), path(PLACE, 9), weak("img2")),
@@ -95,7 +95,7 @@ def test_pairs_keep_published_order_and_folders_stand_in_natural_order(read):
     assert [(pair.earlier, pair.later) for pair in pairs[OTHER]] == [(5, 9), (0, 3)]
 
 
-def test_swapped_rows_with_other_labels_are_both_set_aside(read):
+def test_swapped_rows_with_other_labels_are_both_excluded(read):
     rows = [
         SOUND,
         row(path(PLACE, 2), path(PLACE, 7), weak("img2")),
@@ -115,7 +115,7 @@ def test_repeated_row_is_counted_once(read):
     assert reasons(excluded) == ["the same pair in the same order as row 1"]
 
 
-def test_swapped_row_for_another_task_is_set_aside(read):
+def test_swapped_row_for_another_task_is_excluded(read):
     rows = [
         row(path(PLACE, 2), path(PLACE, 7), weak("img2")),
         row(path(PLACE, 7), path(PLACE, 2), weak("img1"), task="Wave"),
@@ -269,7 +269,7 @@ BROKEN = {
     "no target": ({"messages": SOUND["messages"]}, "it is not"),
     "no object": ("img1", "it is not"),
     "null": (None, "it is not"),
-    "path is no text": (row(7, path(PLACE, 2), weak("img1")), "the path of an image is not text"),
+    "path is not text": (row(7, path(PLACE, 2), weak("img1")), "the path of an image is not text"),
     "description of one": (
         row(path(PLACE, 1), path(PLACE, 2), {"spatial details": "img1: a", "closer to completion": "img1"}),
         "cannot be split",
@@ -305,7 +305,7 @@ BROKEN |= {
 
 
 @pytest.mark.parametrize("case", sorted(BROKEN))
-def test_broken_row_is_set_aside_by_number_and_the_rest_goes_on(tmp_path, root, case):
+def test_broken_row_is_excluded_by_number_and_the_rest_goes_on(tmp_path, root, case):
     broken, reason = BROKEN[case]
     file = tmp_path / "rows.json"
     file.write_text(json.dumps([SOUND, broken, row(path(PLACE, 3), path(PLACE, 9), weak("img2"))]))
@@ -355,7 +355,7 @@ def test_link_that_leaves_the_root_is_refused_and_one_inside_is_followed(tmp_pat
     }
 
 
-def test_csv_row_of_too_few_values_is_set_aside(tmp_path, root):
+def test_csv_row_of_too_few_values_is_excluded(tmp_path, root):
     file = tmp_path / "gt.csv"
     good = f"{path(PLACE, 1)},{path(PLACE, 2)},x,img2"
     file.write_text(f"video_path1,video_path2,task_name,target\n{good}\n{path(PLACE, 1)},{path(PLACE, 3)}\n")
@@ -420,7 +420,7 @@ def test_wrong_root_is_told_with_the_first_path(tmp_path, root):
         list(source.episodes())
 
 
-def test_missing_file_and_root_are_told(tmp_path, root):
+def test_missing_file_and_root_are_reported(tmp_path, root):
     with pytest.raises(DataError, match=r"a.json: no such file"):
         open_file(tmp_path / "a.json", root)
     (tmp_path / "a.json").write_text("[]")

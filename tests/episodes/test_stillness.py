@@ -44,13 +44,13 @@ def test_the_still_ends_are_found_within_a_few_frames(noise, twice):
     assert min(motion[STILL : COUNT - STILL - 1]) > 0.2
 
 
-def test_noise_alone_is_no_motion():
+def test_noise_alone_is_not_motion():
     motion = np.array(picture_motion(sweep(8.0), FPS))
     assert np.median(motion[: STILL - 4]) < 0.06
     assert np.median(motion[STILL:-STILL]) > 0.5
 
 
-def test_a_flickering_lamp_is_no_motion():
+def test_a_flickering_lamp_is_not_motion():
     lit = ((0.8 * picture + 12 * (index % 3)).astype(np.uint8) for index, picture in enumerate(sweep(2.0)))
     head, tail = still_ends(picture_motion(lit, FPS), 0.1)
     assert abs(head - STILL) <= 4

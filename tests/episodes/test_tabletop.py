@@ -64,7 +64,7 @@ def runs(states, key="phase"):
 
 
 def cell(place):
-    """Column and row of the layout grid that a place in cm lies in."""
+    """Column and row of the layout grid of a place in cm."""
     return int(place[0] // (WIDTH / LAYOUT_COLUMNS)), int(place[1] // (DEPTH / LAYOUT_ROWS))
 
 
@@ -151,8 +151,8 @@ def test_claims_of_anything_else_do_not_hold(source, recorded):
 def test_claims_tell_the_frames_of_a_demonstration_apart(source, recorded):
     """A description that read the same everywhere could not carry a judgment."""
     for _, states in recorded:
-        said = {source.claims(state) for state in states}
-        assert len(said) > len(states) / 4
+        stated = {source.claims(state) for state in states}
+        assert len(stated) > len(states) / 4
 
 
 def test_phases_come_in_order_each_once(recorded):
@@ -183,7 +183,7 @@ def test_heldout_looks_never_occur_among_seen_ones():
     cells = set(itertools.product(range(LAYOUT_COLUMNS), range(LAYOUT_ROWS)))
     ways = {(a, b) for a in cells for b in cells if a[0] != b[0]}
     assert layouts["seen"] | layouts["heldout"] == ways
-    # New is how two places are combined: a place, or a direction, would tell by itself how far a task is, or be harder.
+    # New is how two places are combined: a place, or a direction, would show by itself how far a task is, or be harder.
     assert {thing for thing, _ in layouts["seen"]} == {goal for _, goal in layouts["seen"]} == cells
     for group in layouts.values():
         assert np.mean([goal[1] for _, goal in group]) == 1 / 2
@@ -269,7 +269,7 @@ def test_progress_grows_from_nothing_to_one_wherever_a_demonstration_moves(group
 
 
 def test_progress_follows_from_what_a_frame_shows(groups):
-    """Reckoned anew from single frames: hand, object, goal and gripper; up to where the hand leaves the object."""
+    """Computed again from single frames: hand, object, goal and gripper; up to where the hand leaves the object."""
     for group in ("seen", "heldout", "shapes", "take_off", "regress"):
         for _, states in groups[group]:
             hover = max(state["hand"][2] for state in states if state["phase"] == "lift")
@@ -295,7 +295,7 @@ def way_left(state, hover):
 
 
 def test_regressions_undo_what_was_done_and_some_are_mended(groups):
-    mended, kinds = 0, set()
+    recovered, kinds = 0, set()
     for _, states in groups["regress"]:
         progress = np.array([state["progress"] for state in states])
         best_before = np.maximum.accumulate(progress)
@@ -305,11 +305,11 @@ def test_regressions_undo_what_was_done_and_some_are_mended(groups):
         assert done or math.dist(states[-1]["object"][:2], states[-1]["goal"][:2]) > 5
         assert states[-1]["object"][2] == pytest.approx(states[-1]["rest_height"])
         assert states[-1]["gripper"] == 1
-        mended += done
+        recovered += done
         order = runs(states)
         kinds.add("drop" if "drop" in order else order[order.index("return") - 1])
     assert kinds == {"drop", "lift", "move", "place"}  # in each of which it can be lost
-    assert 0.3 < mended / len(groups["regress"]) < 0.7
+    assert 0.3 < recovered / len(groups["regress"]) < 0.7
 
 
 def test_an_object_in_the_air_is_held_or_falls(groups):
@@ -324,7 +324,7 @@ def test_an_object_in_the_air_is_held_or_falls(groups):
     assert fallen > 10
 
 
-def test_other_shapes_stand_in_for_the_object_alone(every, groups):
+def test_other_shapes_replace_the_object_alone(every, groups):
     shapes = {episode.task.split()[3] for episode, _ in groups["shapes"]}
     assert shapes == set(HELDOUT_SHAPES)
     assert not shapes & set(SHAPES)

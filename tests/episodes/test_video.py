@@ -129,7 +129,7 @@ def test_a_video_with_a_header_and_no_frame_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"", "0 bytes"), (b"not a video at all" * 50, "cannot be opened")])
-def test_a_file_that_is_no_video_is_named(tmp_path, data, message):
+def test_a_file_that_is_not_a_video_is_named(tmp_path, data, message):
     (tmp_path / "v.mp4").write_bytes(data)
     with pytest.raises(DataError, match=message):
         probe(tmp_path / "v.mp4")
@@ -157,7 +157,7 @@ def test_a_slice_of_an_archive_gives_what_its_file_gives(tmp_path, codec):
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"", "0 bytes"), (b"not a video" * 50, "cannot be opened as a video")])
-def test_a_slice_that_is_no_video_is_named(tmp_path, data, message):
+def test_a_slice_that_is_not_a_video_is_named(tmp_path, data, message):
     with pytest.raises(DataError, match=rf"a\.tar!1/v\.mp4: .*{message}"):
         probe(archived(tmp_path, data))
 

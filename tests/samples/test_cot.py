@@ -64,7 +64,7 @@ def test_true_target_passes_and_every_claim_is_counted(order):
 def test_doctored_target_is_caught(old, new, words):
     text = target()
     assert old in text
-    if words is None:  # leaving a true claim out is no lie; it is counted
+    if words is None:  # leaving a true claim out is not false; claims are counted
         assert checked(text.replace(old, new)) == 3
         return
     with pytest.raises(DataError, match=words) as caught:
@@ -109,7 +109,7 @@ def test_bad_wording_is_refused(change, words):
         from_mapping(Wording, values, "claims.yaml")
 
 
-def test_source_without_wording_is_sent_to_weak():
+def test_source_without_claim_texts_can_only_be_weak():
     with pytest.raises(ConfigError, match="use kind: weak"):
         load_wordings("agibot")
 

@@ -52,7 +52,7 @@ def rows(registry: Path, key: str = "general") -> list[dict[str, Any]]:
 
 
 def test_every_answer_is_true_of_its_picture(registry: Path) -> None:
-    """By the simulator: what is answered yes stands in the picture, what is answered no does not."""
+    """By the simulator: what is answered yes is in the picture, what is answered no is not."""
     source = TabletopSource(TabletopConfig(seen=6, heldout=0), 0)
     episodes = {episode.episode_id: episode for episode in source.episodes()}  # type: ignore[union-attr]
     pattern = re.compile(re.escape(SHOWN) + r"Is there an? (\w+) (\w+) in the picture\? Answer yes or no\.")
@@ -85,7 +85,7 @@ def test_question_alone_does_not_tell_its_answer(registry: Path) -> None:
     assert guessed < 0.6
 
 
-def test_rows_are_worded_as_the_guard_asks(registry: Path) -> None:
+def test_rows_have_the_guards_questions(registry: Path) -> None:
     row = next(row for row in rows(registry) if row["language"] == "zh")
     text = row["messages"][0]["content"].removeprefix(SHOWN)
     prompt = guard._prompt(Question("p.png", text, "yes", ()), ("是", "否"))
@@ -155,8 +155,8 @@ def test_settings_of_pairs_are_refused(more: dict[str, Any]) -> None:
         from_mapping(DataConfig, CONFIG | {"datasets": {"general": rule}}, "test")
 
 
-def test_shapes_never_trained_on_are_not_asked_about(tmp_path: Path) -> None:
-    """Their pictures are: of the pad that stands in them, by colours and shapes that have names in the questions."""
+def test_shapes_never_trained_on_are_not_in_questions(tmp_path: Path) -> None:
+    """Their pictures are: of the pad in them, by colours and shapes that have names in the questions."""
     source = {"kind": "tabletop", "seen": 0, "heldout": 0, "shapes": 2}
     built(
         tmp_path,
@@ -170,7 +170,7 @@ def test_shapes_never_trained_on_are_not_asked_about(tmp_path: Path) -> None:
     assert check("toy", tmp_path).ok
 
 
-def test_recordings_cannot_be_asked_about() -> None:
+def test_recordings_have_no_general_questions() -> None:
     source = {"kind": "frames", "root": "somewhere", "table": "table.csv"}
     with pytest.raises(ConfigError, match=r"datasets\.general: kind general .*stage2_mixed\.yaml"):
         from_mapping(DataConfig, CONFIG | {"source": source}, "test")

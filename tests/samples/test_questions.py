@@ -9,7 +9,7 @@ PAIR = Pair("e:1-2", "e", "train", "stack {two} cups", 1, 2, 0.1)
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("kind", ["cot", "direct"])
-def test_there_are_enough_wordings_and_held_out_ones_are_apart(kind, language):
+def test_there_are_enough_variants_and_held_out_ones_are_not_trained_on(kind, language):
     train, heldout = paraphrases(kind, language), paraphrases(kind, language, "heldout")
     assert len(set(train)) >= 6
     assert len(set(heldout)) >= 3
@@ -20,7 +20,7 @@ def test_there_are_enough_wordings_and_held_out_ones_are_apart(kind, language):
         assert "<" not in text
 
 
-def test_english_wordings_are_short_and_name_no_order():
+def test_english_variants_are_short_and_name_no_order():
     for kind, most in (("cot", 45), ("direct", 30)):
         for part in ("train", "heldout"):
             for text in paraphrases(kind, "en", part):
@@ -29,14 +29,14 @@ def test_english_wordings_are_short_and_name_no_order():
                 assert not {"earlier", "later", "first", "second", "before", "after", "next"} & set(words), text
 
 
-def test_both_orders_get_the_same_wording_and_pairs_different_ones():
+def test_both_orders_get_the_same_variant_and_pairs_different_ones():
     forward, backward = (prompt(Query(PAIR, order), "cot", "en", seed=0) for order in ("forward", "backward"))
     assert forward == backward
     drawn = {question("direct", "en", f"e:{number}-9", seed=0) for number in range(200)}
     assert drawn == set(paraphrases("direct", "en"))
 
 
-def test_held_out_part_draws_from_the_held_out_wordings():
+def test_held_out_part_draws_from_the_held_out_variants():
     assert question("cot", "zh", "e:1-2", seed=0, part="heldout") in paraphrases("cot", "zh", "heldout")
 
 
