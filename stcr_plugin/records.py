@@ -300,12 +300,3 @@ def _link(folder: Path, child: StageRecord | None) -> Link:
     if child is not None and record.model_digest and record.model_digest != child.parent_digest:
         return Link(folder, None, "retrained", child, record)
     return Link(folder, record, None, child)
-
-
-def read_record(run: Path) -> dict[str, Any] | None:
-    record = read(run)
-    return record.row if record else None
-
-
-def stage_of(model_dir: Path) -> dict[str, Any]:
-    return read_record(model_dir) or {}

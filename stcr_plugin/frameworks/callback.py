@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ from transformers import TrainerCallback
 from stcr_plugin.engines.local import say
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
-from stcr_plugin.frameworks.progress import log_line
 from stcr_plugin.frameworks.ranks import of_every_rank, rank_and_world
+from stcr_plugin.frameworks.training_output import log_line
 from stcr_plugin.records import Measurement, MissingMeasurement
 from stcr_plugin.scoring.metrics import Figures, figures
 from stcr_plugin.scoring.parsing import answered
@@ -173,7 +172,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
                 registry=self.registry,
                 settings=self.ask,
                 synced_gpus=world > 1 and _is_zero3(),
-                progress=rank == 0 and sys.stderr.isatty(),
+                progress=rank == 0,
             )
         )
         return [answered(query, prompts[number], responses[number]) for number, query in enumerate(share)]

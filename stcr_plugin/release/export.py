@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.config import nearest
 from stcr_plugin.engines.loading import adapter_base, assembled
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
-from stcr_plugin.records import RECORD, read_record
+from stcr_plugin.records import RECORD, StageRecord
 from stcr_plugin.release.card import Card, card
 from stcr_plugin.release.lineage import Link, lineage
 from stcr_plugin.release.pixels import Limits, Size, serving_limits, with_limits
@@ -72,13 +72,13 @@ def export(
     record = _finished(run)
     links = lineage(run)
     source = {"folder": run.name, "model_digest": links[-1].digest}
-    if record.get("model_digest") not in (None, links[-1].digest):
+    if record.model_digest not in (None, links[-1].digest):
         raise DataError(
             f"{run}: its files are not those that the stage left (model_digest in stage.json); restore them or train "
             "it again"
         )
-    name = served_name(name or str(record["name"]))
-    most, least = (int(record.get(key) or default) for key, default in _PIXELS)
+    name = served_name(name or str(record.name))
+    most, least = (int(getattr(record, key) or default) for key, default in _PIXELS)
     with artefacts.whole_folder(out, replace=False) as part:
         with artefacts.room_for(out, lambda: _bytes(run)):
             how = _write_weights(run, part, dtype)
@@ -100,9 +100,9 @@ def export(
         )
         text, missing = card(told)
         artefacts.write_text(part / README, text)
-        artefacts.write_text(part / CLIENT, client(name, str(record["mode"]), most, least))
+        artefacts.write_text(part / CLIENT, client(name, str(record.mode), most, least))
         digest = artefacts.model_digest(part)
-        artefacts.write_json(part / RECORD, {**record, "model_digest": digest, "exported_from": source})
+        artefacts.write_json(part / RECORD, {**record.row, "model_digest": digest, "exported_from": source})
         made = {"how": how, "dtype": told.dtype, "from": source, "model_digest": digest, "name": name}
         files = {path.name: artefacts.sha256(path) for path in sorted(part.iterdir())}
         stages = [
@@ -117,13 +117,13 @@ def export(
 _PIXELS = (("image_max_pixels", MAX_PIXELS), ("image_min_pixels", MIN_PIXELS))
 
 
-def _finished(run: Path) -> dict[str, Any]:
-    record = read_record(run)
+def _finished(run: Path) -> StageRecord:
+    record = records.read(run)
     if record is None:
         what = "holds no stage.json" if run.is_dir() else "does not exist"
         raise ChainError(f"{run}: {what}; give the output folder of a finished stage")
-    if not record.get("finished"):
-        raise ChainError(f"{run}: the stage {record.get('name')!r} did not finish; train it to its end first")
+    if not record.finished:
+        raise ChainError(f"{run}: the stage {record.name!r} did not finish; train it to its end first")
     return record
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.errors import StcrError
 from stcr_plugin.evaluation.controls import CONTROLS_JSON
 from stcr_plugin.evaluation.evaluate import RESULTS
 from stcr_plugin.evaluation.guard import GUARD
-from stcr_plugin.records import read_record
+from stcr_plugin.records import StageRecord
 
 Row = dict[str, Any]
 MEASURES = (RESULTS, CONTROLS_JSON, GUARD)
@@ -38,25 +38,24 @@ class Link:
 def lineage(run: Path) -> list[Link]:
     """The chain that ends in the folder `run`, as far as its stages' records lead.
 
-    A parent that is gone, or was trained anew since, ends it: a link without digest or figures says so.
+    A parent that is gone, or was trained again since, ends it: a link without digest or figures says so.
     Raises DataError for a record that cannot be read.
     """
     links: list[Link] = []
-    seen: set[Path] = set()
-    folder, digest = str(run), None
-    while folder and Path(folder).resolve() not in seen:
-        seen.add(Path(folder).resolve())
-        link = _link(Path(folder), digest)
-        links.insert(0, link)
-        folder, digest = str(link.record.get("parent") or ""), link.record.get("parent_digest")
+    for one in records.chain(run):
+        if one.error:
+            raise one.error
+        links.insert(0, _link(one.folder, one.record or one.retrained, one.child.parent_digest if one.child else None))
+        if not links[0].record:
+            break
     return links
 
 
-def _link(folder: Path, expected: str | None) -> Link:
+def _link(folder: Path, stage: StageRecord | None, expected: str | None) -> Link:
     """`expected`: the digest that the stage after it started from, where that is known."""
     if not folder.is_dir():
         return Link(folder.name if expected else str(folder), str(folder), left_out=(f"{folder} is not here",))
-    record = read_record(folder) or {}
+    record = stage.row if stage else {}
     name = str(record.get("name") or folder.resolve().name)
     try:
         digest = artefacts.model_digest(folder)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation import controls, guard, multi_image, rank
 from stcr_plugin.evaluation.evaluate import ANSWERS, RESULTS, read_answers
-from stcr_plugin.records import stage_of
+from stcr_plugin.records import StageRecord
 from stcr_plugin.scoring.metrics import RATES, figures, paired_rights
 from stcr_plugin.types import Answer
 
@@ -102,7 +102,7 @@ def read(runs: Sequence[Path]) -> Runs:
     measured: dict[Path, Measured] = {}
     left: dict[Path, Left] = {}
     for run in map(Path, runs):
-        stage, folder = stage_of(run), run.resolve()
+        stage, folder = records.read(run) or StageRecord(), run.resolve()
         paths = [run / RESULTS] if (run / RESULTS).exists() else sorted(run.glob(f"eval/*/{RESULTS}"))
         for path in paths:
             measured.setdefault(path.resolve(), _measured(path, stage, folder))
@@ -189,26 +189,24 @@ def _read(path: Path) -> Row:
     return row
 
 
-def _left(path: Path, stage: Mapping[str, Any], folder: Path) -> Left:
+def _left(path: Path, stage: StageRecord, folder: Path) -> Left:
     """Called as the command did, where that is a name and no path; else as the run's stage or folder."""
     row = _read(path)
     named = {controls.CONTROLS_JSON: row.get("of"), multi_image.GROUPS: row, guard.GUARD: row}.get(path.name) or {}
-    return Left(str(named.get("name") or stage.get("name") or folder.name), path, row, folder)
+    return Left(str(named.get("name") or stage.name or folder.name), path, row, folder)
 
 
-def _measured(path: Path, stage: Mapping[str, Any], run: Path) -> Measured:
+def _measured(path: Path, stage: StageRecord, run: Path) -> Measured:
     """A row of chain.json: results.json without its rows an episode, timed by stage.json."""
     results = _read(path)
     row = {key: results[key] for key in ("name", "split")}
     row |= {key: value for key, value in results.items() if key not in ("per_episode", *row)}
-    known = {"parent": stage.get("parent_stage") or stage.get("parent")} | {
-        key: stage.get(key) for key in ("steps", "seconds")
-    }
+    known = {"parent": stage.parent_stage or stage.parent, "steps": stage.steps, "seconds": stage.seconds}
     row |= {key: value for key, value in known.items() if value is not None}
     return Measured(row, path.with_name(ANSWERS), run, str(row["name"]), _otherwise(row, stage))
 
 
-def _otherwise(row: Row, stage: Mapping[str, Any]) -> list[str]:
+def _otherwise(row: Row, stage: StageRecord) -> list[str]:
     """How it was asked, in the words of a title, where that is not by the defaults.
 
     A stage's own size of pictures is its default; a model without one has none, since it is shown pictures of whatever
@@ -217,7 +215,7 @@ def _otherwise(row: Row, stage: Mapping[str, Any]) -> list[str]:
     asked = row.get("settings") or {}
     compares = row["mode"] == "direct" and (row.get("engine") or {}).get("engine") != "server"
     sizes = {key: asked.get(key) for key in ("image_min_pixels", "image_max_pixels")}
-    resized = any(size is not None and stage.get(key) not in (None, size) for key, size in sizes.items())
+    resized = any(size is not None and getattr(stage, key) not in (None, size) for key, size in sizes.items())
     found = [
         (asked.get("part") == "heldout", "wordings never trained on"),
         (asked.get("language", "en") != "en", asked.get("language")),

@@ -13,7 +13,6 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import _examples, evaluate, spread
 from stcr_plugin.evaluation.leakage import overlap_words
-from stcr_plugin.records import stage_of
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.samples.questions import paraphrases
 from stcr_plugin.scoring.breakdown import breakdowns
@@ -236,13 +235,6 @@ def test_report_says_how_answers_were_got(model, registry, tmp_path):
     assert "generated and parsed" in (tmp_path / "cot" / "report.md").read_text()
 
 
-def test_stage_of_an_unknown_mode_is_refused(tmp_path):
-    assert stage_of(tmp_path) == {}
-    (tmp_path / "stage.json").write_text('{"mode": "guess"}')
-    with pytest.raises(DataError, match=r"stage\.json"):
-        stage_of(tmp_path)
-
-
 def test_unknown_split_and_model_are_refused(model, registry, tmp_path):
     with pytest.raises(ConfigError, match="heldout"):
         evaluate(model, "toy", "heldot", tmp_path, registry)
@@ -314,9 +306,9 @@ def test_training_of_the_stages_before_counts_too(model, registry, tmp_path):
         ("no record", "holds no stage.json"),
         ("old record", "stage stage1 does not say what it was trained on"),
         ("data are gone", "its dataset toi_weak cannot be looked at .*no build or dataset 'toi_weak'"),
-        ("built anew", "toy was built anew since"),
+        ("built anew", "toy was built again since"),
         ("parent is gone", "stage base_stage: .*nowhere holds no stage.json any more"),
-        ("parent trained anew", "trained anew since stage1 started from it"),
+        ("parent trained anew", "trained again since stage1 started from it"),
     ],
 )
 def test_training_that_cannot_be_looked_at_is_unknown_and_no_error(model, registry, tmp_path, case, reason):
