@@ -80,7 +80,7 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
         resumed=bool(recipe.keys.get("resume_from_checkpoint")),
     )
     interruption = Interruption()
-    watch = BatchWatch(settings.bad_pictures, settings.bad_pictures_at_most, recipe.media_dir, record)
+    watch = BatchWatch(settings.bad_pictures, settings.bad_pictures_at_most, recipe.media_dir, record=record)
     # The watch comes last, for a collator that is put in front later sees the samples first: as they are on the disk.
     ours = [interruption, record, AdapterConfig(start.below), ProgressLines(settings.name)]
     ours += [*_callbacks(recipe, next(iter(manifests), None), record), watch]
