@@ -294,18 +294,9 @@ def _link(folder: Path, child: StageRecord | None) -> Link:
     try:
         record = read(folder)
     except StcrError as error:
-        return Link(folder, None, "unreadable", child, error=error)
+        return Link(folder, None, "unreadable", child=child, error=error)
     if record is None:
-        return Link(folder, None, "missing" if child is None or child.parent_stage else None, child)
+        return Link(folder, None, "missing" if child is None or child.parent_stage else None, child=child)
     if child is not None and record.model_digest and record.model_digest != child.parent_digest:
-        return Link(folder, None, "retrained", child, record)
-    return Link(folder, record, None, child)
-
-
-def read_record(run: Path) -> dict[str, Any] | None:
-    record = read(run)
-    return record.row if record else None
-
-
-def stage_of(model_dir: Path) -> dict[str, Any]:
-    return read_record(model_dir) or {}
+        return Link(folder, None, "retrained", child=child, retrained=record)
+    return Link(folder, record, None, child=child)

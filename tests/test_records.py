@@ -62,7 +62,7 @@ def test_what_is_written_is_read_and_unknown_keys_stay(tmp_path: Path) -> None:
     (tmp_path / "stage.json").write_text(json.dumps(row), encoding="utf-8")
     found = records.read(tmp_path)
     assert found is not None
-    assert found.figures == (Measurement("after", 6, 1.5, figures),)
+    assert found.figures == (Measurement("after", 6, 1.5, figures=figures),)
     assert found.data == (TrainedBuild("tiny", "abc"),)
     assert found.ended == Ended("finished")
     records.write(tmp_path, replace(found, finished=True))

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.config import load, settings
 from stcr_plugin.embedded.architecture import Architecture, write_checkpoint
 from stcr_plugin.embedded.pretraining import Pretraining, teach_to_describe
 from stcr_plugin.errors import ChainError
-from stcr_plugin.records import read_record
 
 MADE = "base.json"
 """The file in its folder with the settings that made a base."""
@@ -60,7 +59,7 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
     out = Path(base.out)
     start = out.with_name(f"{out.name}_random")
     made = json.loads(json.dumps({key: value for key, value in asdict(base).items() if key not in ("out", "gap_over")}))
-    if (read_record(out) or {}).get("finished"):
+    if records.is_finished(out):
         before = artefacts.read_json(out / MADE) if (out / MADE).is_file() else made
         if unlike := [key for key in made if made[key] != before.get(key)]:
             raise ChainError(
@@ -85,8 +84,9 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
 
 def check_prior(base: BaseConfig) -> None:
     """Raises ChainError where the gap of a finished base is too small or was not measured."""
-    figures = (read_record(Path(base.out)) or {}).get("figures", [])
-    gap = next((row["gap_points"] for row in reversed(figures) if row["when"] == "after"), None)
+    record = records.read(base.out)
+    measured = reversed(record.figures if record else ())
+    gap = next((one.figures.get("gap_points") for one in measured if one.when == "after"), None)
     if gap is None:
         raise ChainError(
             base.out,

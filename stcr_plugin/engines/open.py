@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stcr_plugin import records
 from stcr_plugin.config import from_mapping, nearest, settings
 from stcr_plugin.engines.local import LocalEngine
 from stcr_plugin.engines.server import ServerEngine, ServerSettings
 from stcr_plugin.engines.settings import AskSettings, Engine, completed
 from stcr_plugin.engines.vllm import VllmEngine, VllmSettings
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.records import stage_of
+from stcr_plugin.records import StageRecord
 
 
 @settings
@@ -76,6 +77,6 @@ def engine_for(
             where, f"the {kind} engine has no {next(iter(options))!r}", "use another engine (--engine) or leave it out"
         )
     own: Any = from_mapping(chosen.settings, options or {}, f"{where} of the {kind} engine")
-    ask = completed(ask or AskSettings(), stage_of(model_dir) if model_dir else {})
+    ask = completed(ask or AskSettings(), (records.read(model_dir) if model_dir else None) or StageRecord())
     ask = dataclasses.replace(ask, generate=True) if chosen.remote else ask
     return chosen.make(model_dir or Path(), registry, ask, own), ask

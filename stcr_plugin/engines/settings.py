@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from stcr_plugin.config import from_mapping, option, settings
 from stcr_plugin.errors import ConfigError
+from stcr_plugin.records import StageRecord
 from stcr_plugin.types import Prompt, Response
 
 Mode = Literal["cot", "direct"]
@@ -65,7 +66,7 @@ class AskSettings:
         return "-".join(filter(None, (dataset, split, how, *self.otherwise)))
 
 
-def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
+def completed(settings: AskSettings, stage: StageRecord) -> AskSettings:
     """`settings` with open values from the model's stage, then from the defaults.
 
     Pictures are sized as in the stage's training. A default `max_new_tokens` gives way to that of its callback.
@@ -75,19 +76,19 @@ def completed(settings: AskSettings, stage: Mapping[str, Any]) -> AskSettings:
     """
     where, given = "the settings, completed by the model's stage.json", dataclasses.asdict(settings)
     for key in ("image_max_pixels", "image_min_pixels"):
-        if given[key] is not None and stage.get(key) not in (None, given[key]) and not settings.other_image_size:
+        trained = getattr(stage, key)
+        if given[key] is not None and trained not in (None, given[key]) and not settings.other_image_size:
             raise ConfigError(
                 key,
-                f"{given[key]}, but stage {stage.get('name')!r} was trained with {stage[key]}",
+                f"{given[key]}, but stage {stage.name!r} was trained with {trained}",
                 f"leave {key} out, so that pictures have the same size, or set other_image_size=true (with --set)",
             )
-    trained = {key: stage.get(key) for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None}
-    taken = from_mapping(AskSettings, given | trained, where)
+    open_keys = [key for key in ("mode", "image_max_pixels", "image_min_pixels") if given[key] is None]
+    taken = from_mapping(AskSettings, given | {key: getattr(stage, key) for key in open_keys}, where)
     most, least = taken.pixels
     rest: dict[str, Any] = {"mode": taken.mode or "direct", "image_max_pixels": most, "image_min_pixels": least}
     if given["max_new_tokens"] == AskSettings.max_new_tokens:
-        callback = (stage.get("settings") or {}).get("evaluate") or {}
-        rest["max_new_tokens"] = callback.get("max_new_tokens") or AskSettings.max_new_tokens
+        rest["max_new_tokens"] = stage.max_new_tokens or AskSettings.max_new_tokens
     return from_mapping(AskSettings, dataclasses.asdict(taken) | rest, where)
 
 

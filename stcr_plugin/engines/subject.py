@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.engines.local import LocalEngine
 from stcr_plugin.engines.open import engine_for
 from stcr_plugin.engines.settings import AskSettings, Engine, completed
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.records import stage_of
+from stcr_plugin.records import StageRecord
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Subject:
     """
 
     model_dir: Path | None
-    stage: Mapping[str, Any]
+    stage: StageRecord
     settings: AskSettings
     engine: Engine
 
@@ -37,7 +36,7 @@ class Subject:
         identity = self.engine.identity()
         served = str(identity.get("model") or identity["engine"])
         folder = self.model_dir.resolve().name if self.model_dir else served
-        return {"name": str(name or self.stage.get("name") or folder), "model": str(self.model_dir or served)}
+        return {"name": str(name or self.stage.name or folder), "model": str(self.model_dir or served)}
 
 
 def subject(
@@ -63,7 +62,7 @@ def subject(
     if engine is None and model_dir is None:
         raise ConfigError("model", "there is nothing to ask", "give the folder of a model, or an engine")
     model_dir = Path(model_dir) if model_dir else None
-    stage = stage_of(model_dir) if model_dir else {}
+    stage = (records.read(model_dir) if model_dir else None) or StageRecord()
     settings = dataclasses.replace(completed(settings or AskSettings(), stage), **changes)
     engine = engine or engine_for("local", model_dir, pictures, ask=settings)[0]
     if isinstance(engine, LocalEngine):

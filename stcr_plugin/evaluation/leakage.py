@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from stcr_plugin import records
 from stcr_plugin.errors import DataError, StcrError
-from stcr_plugin.records import stage_of
+from stcr_plugin.records import StageRecord
 from stcr_plugin.results import TrainingOverlap
 from stcr_plugin.types import ORDERS, Pair
 
@@ -57,50 +58,44 @@ def _trained_on(model_dir: Path, registry: Path) -> tuple[list[Side], list[str]]
 
     sides: dict[tuple[Path, str], Side] = {}
     unknown: list[str] = []
-    run, stage = model_dir, stage_of(model_dir)
-    if not stage:
-        unknown.append(f"{run} holds no stage.json")
-    seen = {run.resolve()}
-    while stage:
-        name = stage.get("name")
-        if not stage.get("datasets"):
-            unknown.append(f"stage {name} does not say what it was trained on")
-        for dataset in stage.get("datasets") or ():
+    for link in records.chain(model_dir):
+        stage = link.record
+        if link.unknown:
+            unknown.append(_why_unknown(link))
+        if stage is None:
+            continue
+        if not stage.datasets:
+            unknown.append(f"stage {stage.name} does not say what it was trained on")
+        for dataset in stage.datasets:
             try:
-                place = _where(stage, dataset, registry)
-                if (place.resolve(), dataset) not in sides:
-                    sides[place.resolve(), dataset] = side(dataset, place)
+                folder = _where(stage, dataset, registry)
+                if (folder.resolve(), dataset) not in sides:
+                    sides[folder.resolve(), dataset] = side(dataset, folder)
             except StcrError as error:
-                unknown.append(f"stage {name}: {error}")
-        above: dict[str, Any] = {}
-        run = Path(str(stage.get("parent") or ""))
-        if stage.get("parent") and run.resolve() not in seen:
-            seen.add(run.resolve())
-            try:
-                above = stage_of(run)
-            except DataError as error:
-                unknown.append(str(error))
-        if stage.get("parent_stage") and not above:
-            unknown.append(f"stage {stage['parent_stage']}: {run} holds no stage.json any more")
-        elif above.get("model_digest") and above["model_digest"] != stage.get("parent_digest"):
-            unknown.append(f"stage {above.get('name')}: {run} was trained again since {name} started from it")
-            above = {}
-        stage = above
+                unknown.append(f"stage {stage.name}: {error}")
     return list(sides.values()), unknown
 
 
-def _where(stage: Mapping[str, Any], dataset: str, registry: Path) -> Path:
+def _why_unknown(link: records.Link) -> str:
+    if link.error:
+        return str(link.error)
+    if link.child is None:
+        return f"{link.folder} holds no stage.json"
+    if link.retrained:
+        return f"stage {link.retrained.name}: {link.folder} was trained again since {link.child.name} started from it"
+    return f"stage {link.child.parent_stage}: {link.folder} holds no stage.json any more"
+
+
+def _where(stage: StageRecord, dataset: str, registry: Path) -> Path:
     """The registry folder that holds a stage's dataset still: its own or that of the evaluation.
 
     Raises DataError where neither holds the data that it was trained on.
     """
     from stcr_plugin.registry.manifest import read_manifest
 
-    own = Path(str((stage.get("recipe") or {}).get("dataset_dir") or "data_registry"))
-    data = stage.get("data") or []
-    digests = {entry["build"]: entry["config_digest"] for entry in ([data] if isinstance(data, dict) else data)}
+    digests = {entry.build: entry.config_digest for entry in stage.data}
     reasons = []
-    for place in dict.fromkeys((own, registry)):
+    for place in dict.fromkeys((stage.registry, registry)):
         try:
             manifest = read_manifest(place, dataset)
         except StcrError as error:

@@ -7,7 +7,7 @@
 What LLaMA-Factory 0.9.5 does with several adapters (model/adapter.py, `_setup_lora_tuning`): it merges all of them into
 the weights in memory, save the last one where `create_new_adapter` is false. Under ZeRO-3, which cannot merge, it
 continues the last one whatever the recipe says. The new adapter's `base_model_name_or_path` then names the model at the
-bottom, so the adapters between would be lost to whoever loads it; `AdapterConfig` names the adapter below instead.
+bottom, so the adapters between would be lost to those who load it; `AdapterConfig` names the adapter below instead.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Start:
         if self.way is None:
             return None
         digest = artefacts.model_digest(self.merged) if self.merged else None
-        return AdapterStart(self.way, self.model, self.adapters, self.merged, digest)
+        return AdapterStart(self.way, self.model, self.adapters, merged=self.merged, merged_digest=digest)
 
 
 def start_of(recipe: Recipe) -> Start:
@@ -124,7 +124,7 @@ def start_of(recipe: Recipe) -> Start:
     if way == "continue":
         _refuse_another_shape(recipe.keys, parent)
         _refuse_merging(recipe.keys, way, len(adapters) > 1)
-    return Start(parent, way, model, adapters)
+    return Start(parent, way, model, adapters=adapters)
 
 
 def chain(folder: str | Path) -> tuple[str, tuple[str, ...]]:

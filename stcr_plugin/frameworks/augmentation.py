@@ -1,4 +1,4 @@
-"""Augmentation of training pictures: every picture of a sample changes alike, so its order stays readable."""
+"""Augmentation of training pictures: every picture of a sample changes alike, so their order stays visible."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Augmentation(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         def wrap(collate: Collator) -> Collator:
-            self.collator = AugmentingCollator(collate, self.augment, args.seed, self.media_dir)
+            self.collator = AugmentingCollator(collate, self.augment, args.seed, media_dir=self.media_dir)
             return self.collator
 
         put_in_front(train_dataloader, wrap)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # Before the loader's workers are asked for the epoch's first batch. A resumed epoch begins in its middle.
+        # Before the loader's workers make the epoch's first batch. A resumed epoch begins in its middle.
         if self.collator is not None:
             self.collator.epoch.fill_(int(state.epoch or 0))
 
@@ -45,12 +45,12 @@ class Augmentation(TrainerCallback):  # type: ignore[misc]
 class AugmentingCollator(CollatorInFront):
     """A collator that augments the pictures of each sample, then calls `collate`.
 
-    What is drawn follows from the seed, the epoch and the sample alone, so it is the same in whichever process, rank or
-    batch a sample is met, and after a resume; no random state is touched. A sample that an epoch has several times
-    changes alike each time. `epoch` [] int64 lies in shared memory, where workers that outlive an epoch see it.
+    The change depends on the seed, the epoch and the sample alone, so it is the same in any process, rank or batch, and
+    after a resume; no random state is touched. A sample that an epoch has several times changes alike each time.
+    `epoch` [] int64 is in shared memory, where workers that outlive an epoch see it.
     """
 
-    def __init__(self, collate: Collator, augment: Augment, seed: int = 0, media_dir: str | Path = "") -> None:
+    def __init__(self, collate: Collator, augment: Augment, seed: int = 0, *, media_dir: str | Path = "") -> None:
         import torch
 
         super().__init__(collate)

@@ -38,7 +38,9 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
         trainer: Must be set before training starts.
     """
 
-    def __init__(self, bad: Literal["error", "replace"], at_most: float, media_dir: str | Path, record: Record) -> None:
+    def __init__(
+        self, bad: Literal["error", "replace"], at_most: float, media_dir: str | Path, *, record: Record
+    ) -> None:
         self.bad = bad
         self.at_most = at_most
         self.media_dir = media_dir
@@ -51,7 +53,8 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         rows = getattr(train_dataloader, "dataset", None) if self.bad == "replace" else None
         put_in_front(
-            train_dataloader, lambda collate: NamingCollator(collate, self.media_dir, self.bad, rows, args.seed)
+            train_dataloader,
+            lambda collate: NamingCollator(collate, self.media_dir, self.bad, rows=rows, seed=args.seed),
         )
         self._count = len(self.record.now.bad_pictures)
         step = self.trainer.training_step
@@ -133,7 +136,7 @@ class NamingCollator(CollatorInFront):
     """
 
     def __init__(
-        self, collate: Collator, media_dir: str | Path = "", bad: str = "error", rows: Any = None, seed: int = 0
+        self, collate: Collator, media_dir: str | Path = "", bad: str = "error", *, rows: Any = None, seed: int = 0
     ) -> None:
         super().__init__(collate)
         self.media_dir = media_dir

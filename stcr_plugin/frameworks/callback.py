@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ from transformers import TrainerCallback
 from stcr_plugin.engines.local import say
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
-from stcr_plugin.frameworks.progress import log_line
 from stcr_plugin.frameworks.ranks import of_every_rank, rank_and_world
+from stcr_plugin.frameworks.training_output import log_line
 from stcr_plugin.records import Measurement, MissingMeasurement
 from stcr_plugin.results import Figures
 from stcr_plugin.scoring.metrics import figures
@@ -119,7 +118,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
             found, failure = self._tried(lambda: figures([answer for share, _ in shares for answer in share]))
             if found:
                 seconds, measured = time.perf_counter() - started, found
-                _, failure = self._tried(lambda: self._report(when, measured, seconds, state, control))
+                _, failure = self._tried(lambda: self._report(when, measured, seconds, state=state, control=control))
             failures = {rank_and_world()[0]: failure} if failure else {}
         if failures and state.is_world_process_zero:
             why = "; ".join(f"rank {rank}: {failed}" for rank, failed in failures.items())
@@ -147,14 +146,14 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         with undisturbed(model, processor):
             return self._answers(model, processor)
 
-    def _report(self, when: str, found: Figures, seconds: float, state: Any, control: Any) -> None:
+    def _report(self, when: str, found: Figures, seconds: float, *, state: Any, control: Any) -> None:
         should_log = control.should_log
         try:
             self.trainer.log({f"stcr_{name}": getattr(found, name) for name in LOGGED})
         finally:
             control.should_log = should_log  # trainer.log clears it, and the step's loss line would be lost
         if state.is_world_process_zero:
-            self.record(Measurement(when, state.global_step, seconds, asdict(found)))
+            self.record(Measurement(when, state.global_step, seconds, figures=asdict(found)))
             log_line(
                 f"{self.name}  {when}  {self.queries[0].pair.split}  forward {found.forward_accuracy:.1f} %  "
                 f"backward {found.backward_accuracy:.1f} %  gap {found.gap_points:+.1f} points  "
@@ -174,7 +173,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
                 registry=self.registry,
                 settings=self.ask,
                 synced_gpus=world > 1 and _is_zero3(),
-                progress=rank == 0 and sys.stderr.isatty(),
+                progress=rank == 0,
             )
         )
         return [answered(query, prompts[number], responses[number]) for number, query in enumerate(share)]

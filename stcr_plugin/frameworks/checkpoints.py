@@ -120,7 +120,7 @@ def _writing_into(trainer: Any, folder: Path) -> Iterator[None]:
         trainer.args.save_total_limit = limit
 
 
-def delete_old(run: Path, steps: list[int], limit: int | None, best: str | None) -> None:
+def delete_old(run: Path, steps: list[int], limit: int | None, *, best: str | None) -> None:
     """Delete the first of the checkpoints at `steps`, ascending, until `limit` are left; the last and the best stay.
 
     This is the rule of transformers' `save_total_limit`.

@@ -1,7 +1,7 @@
 """Signals by which a cluster's scheduler ends a job: the step is finished, a checkpoint saved, the process left.
 
-SIGTERM, and SIGUSR1, which SLURM sends beforehand where it is asked to (`#SBATCH --signal=USR1@600`). The exit code is
-INTERRUPTED, 75; the same command goes on from the checkpoint.
+SIGTERM, and SIGUSR1, which SLURM sends earlier on request (`#SBATCH --signal=USR1@600`). The exit code is INTERRUPTED,
+75; the same command continues from the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 class Interruption(TrainerCallback):  # type: ignore[misc]
     """Ends a training after the step in which a signal came to any of its ranks; before the first step, at once.
 
-    In the last step it comes too late to be of use: what is left, the stage does. A measurement is finished first, as
-    all ranks must take the same part in it.
+    A signal in the last step is ignored: the stage finishes. A measurement is finished first, as all ranks must take
+    the same part in it.
     """
 
     def __init__(self) -> None:
@@ -50,12 +50,12 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
 
     @property
     def words(self) -> str:
-        """What came, and where the same command goes on."""
+        """The signal, and where the same command continues."""
         where = f"checkpoint-{self._saved}" if self._saved else "the last checkpoint, where there is one"
-        return f"{self.signal} came; the same command goes on from {where}"
+        return f"{self.signal} came; the same command continues from {where}"
 
     def _leave_be(self) -> None:
-        """In a forked process: a pool ends those that make tokens by SIGTERM, which a handler may miss in a lock."""
+        """In a forked process: a pool ends its workers by SIGTERM, which a handler may miss in a lock."""
         for number in SIGNALS:
             if signal.getsignal(number) == self._note:
                 signal.signal(number, signal.SIG_DFL)
@@ -72,24 +72,24 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
             loader.worker_init_fn = functools.partial(outlive_signals, loader.worker_init_fn)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        (asked,) = totals(int(self.signal is not None), device=args.device)
-        if asked and state.global_step < state.max_steps:
+        (signals,) = totals(int(self.signal is not None), device=args.device)
+        if signals and state.global_step < state.max_steps:
             self.signal = self.signal or "on another rank a signal"
             self._agreed = True
-            args.save_only_model = False  # from weights alone no training goes on
+            args.save_only_model = False  # no training continues from weights alone
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._saved = state.global_step
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # Here the loop arrives when it was told to stop, once all callbacks have had their part in the save.
+        # The loop stops here, once all callbacks have had their part in the save.
         if self._agreed:
             raise SystemExit(INTERRUPTED)
 
 
 def outlive_signals(init: Callable[[int], None] | None, worker: int) -> None:
-    """Start a dataloader worker that leaves at a signal of its parent alone.
+    """Start a dataloader worker that only ends at a signal of its parent.
 
     A scheduler signals every process of a job, and PyTorch's workers die of SIGTERM, which is an error in the training
     process before it has saved.

@@ -15,7 +15,7 @@ from stcr_plugin.frameworks.recipe import read_recipe
 INTERRUPTED = 75  # the exit code of a training that a signal ended: EX_TEMPFAIL of sysexits.h, not done, try again
 
 
-def under_torchrun(recipe: str, overrides: Sequence[str], ranks: int, options: Sequence[str] = ()) -> None:
+def under_torchrun(recipe: str, overrides: Sequence[str], ranks: int, *, options: Sequence[str] = ()) -> None:
     """`stcr train` with these arguments in `ranks` processes, or as many as NPROC_PER_NODE says.
 
     NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT mean what they mean to LLaMA-Factory. SIGTERM and SIGUSR1 are passed

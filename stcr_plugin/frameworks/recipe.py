@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin.config import from_mapping
+from stcr_plugin.config import from_mapping, read_yaml
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.frameworks.stcr_block import StcrSettings
@@ -124,22 +124,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     Raises:
         ConfigError: The file is missing, is not YAML, or has no `stcr:` block.
     """
-    import yaml
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if not Path(path).is_file():
-        raise ConfigError(path, "no such recipe", "give the path of a YAML recipe such as recipes/stage1_cot.yaml")
-    if without := [word for word in overrides if "=" not in word]:
-        raise ConfigError(repr(without[0]), "is not an override", "write key=value")
-    try:
-        read = OmegaConf.load(path)
-        if not isinstance(read, DictConfig):
-            raise ConfigError(path, "holds no `key: value` lines", "give a recipe such as recipes/stage1_cot.yaml")
-        merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
-        values: dict[str, Any] = OmegaConf.to_container(merged, resolve=True)  # type: ignore[assignment]
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, f"cannot be read as YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path, overrides, resolve=True)
     if "stcr" not in values:
         raise ConfigError(path, "has no `stcr:` block", "add one with at least name and mode, or use llamafactory-cli")
     return values

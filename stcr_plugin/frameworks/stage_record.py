@@ -92,7 +92,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
             )
         if self.writes and args.save_total_limit:  # now that the record knows of the new one, the old may go
             steps = sorted({*map(int, self.now.seconds_at_checkpoints), state.global_step})
-            delete_old(self.run, steps, args.save_total_limit, state.best_model_checkpoint)
+            delete_old(self.run, steps, args.save_total_limit, best=state.best_model_checkpoint)
         wait_for_all()
 
     def add(self, measured: Measurement | MissingMeasurement) -> None:

@@ -57,9 +57,9 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     from stcr_plugin.frameworks.adapters import AdapterConfig, settled, start_of
     from stcr_plugin.frameworks.batches import BatchWatch
     from stcr_plugin.frameworks.interruption import Interruption
-    from stcr_plugin.frameworks.progress import ProgressLines, log_line, short_output, without_bars
     from stcr_plugin.frameworks.stage_record import Record, resumed
     from stcr_plugin.frameworks.training_logs import tracked, with_run_names
+    from stcr_plugin.frameworks.training_output import ProgressLines, log_line, short_output, without_bars
 
     refuse_what_cannot_work(recipe)
     refuse_more_than_the_answer(recipe)
@@ -81,7 +81,7 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
         resumed=bool(recipe.keys.get("resume_from_checkpoint")),
     )
     interruption = Interruption()
-    watch = BatchWatch(settings.bad_pictures, settings.bad_pictures_at_most, recipe.media_dir, record)
+    watch = BatchWatch(settings.bad_pictures, settings.bad_pictures_at_most, recipe.media_dir, record=record)
     # The watch comes last, for a collator that is put in front later sees the samples first: as they are on the disk.
     ours = [interruption, record, AdapterConfig(start.below), ProgressLines(settings.name)]
     ours += [*_callbacks(recipe, next(iter(manifests), None), record), watch]

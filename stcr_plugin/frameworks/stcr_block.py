@@ -9,10 +9,13 @@ from stcr_plugin.config import settings
 
 @settings
 class Prepare:
-    """What to make before training where it is missing: a data build, or several, and an embedded base.
+    """What to make before training where it is missing.
 
-    A data build is made if `dataset` names one of its training sets, the base if `model_name_or_path` is
-    its output, so a recipe run with another dataset and model leaves both alone.
+    A recipe that is run with another dataset or model makes neither.
+
+    Attributes:
+        data: Configuration of a data build, or several; made if `dataset` names one of its training sets.
+        base: Configuration of an embedded base; made if `model_name_or_path` is its output.
     """
 
     data: str | tuple[str, ...] | None = None
@@ -23,8 +26,11 @@ class Prepare:
 class Evaluate:
     """When the callback measures the gap and on what.
 
-    `dataset` is a build's name (default: that of the first training set that has one), `pairs` how many pairs of
-    `split` it takes, spread evenly over the episodes. `every_steps` 0 measures before and after only.
+    Attributes:
+        dataset: A build's name (default: that of the first training set that has one).
+        pairs: How many pairs of `split`, spread evenly over the episodes.
+        every_steps: Steps between two measurements; 0 measures before and after only.
+        generate: In direct mode too, generate and parse the answer.
     """
 
     dataset: str | None = None
@@ -45,11 +51,13 @@ class Evaluate:
 
 @settings
 class Augment:
-    """Changes that all pictures of a sample share, drawn anew each time it is seen in training.
+    """Changes that all pictures of a sample share, drawn again in each epoch.
 
-    `shift_pixels`: the picture moves by up to so many pixels each way, its edge repeated. `brightness`,
-    `contrast` and `saturation`: a factor drawn from 1 - x to 1 + x. `hue`: every colour turns by a share of the colour
-    circle drawn from -x to x; keep it small where a task names colours.
+    Attributes:
+        shift_pixels: The picture moves by up to this many pixels each way, its edge repeated.
+        brightness, contrast, saturation: A factor drawn from 1 - x to 1 + x.
+        hue: Every colour turns by a share of the colour circle drawn from -x to x; keep it small where a task names
+            colours.
     """
 
     shift_pixels: int = 0
@@ -67,15 +75,18 @@ class Augment:
 
 @settings
 class StcrSettings:
-    """One stage. `mode` is how the model is asked: `cot` lets it reason first, `direct` does not.
+    """One stage.
 
-    `starts_from: stage` demands that the model is the output of a finished stage with the same template.
-    `adapter` is how a stage goes on from a LoRA adapter, where it must be named: `continue` trains it on, `merge`
-    merges it into its base and starts anew on the whole model, `stack` trains a new one over it; see adapters.py.
-    `mask: answer` trains on the answer and its end of turn. `mask: authors` makes the mistake of the STCR authors'
-    released code, for studies of what it costs: see mask.authors_labels.
-    `bad_pictures` is what a picture met in training that cannot be read is: an `error`, or a reason to `replace` its
-    sample by another; more than a share of `bad_pictures_at_most` of the run's samples stops it.
+    Attributes:
+        name: Its name in records, logs and reports.
+        mode: How the model is evaluated: `cot` lets it reason first, `direct` does not.
+        starts_from: `stage` requires a model that is the output of a finished stage with the same template.
+        adapter: How a stage continues from a LoRA adapter: `continue` trains it further, `merge` merges it into its
+            base and trains a new one on the whole model, `stack` trains a new one over it; see adapters.py.
+        mask: `answer` trains on the answer and its end of turn. `authors` repeats the mistake of the STCR authors'
+            released code, to measure its cost; see mask.authors_labels.
+        bad_pictures: A picture that cannot be read is an `error`, or its sample is `replace`d by another.
+        bad_pictures_at_most: The share of the run's samples that may be replaced.
     """
 
     name: str

@@ -60,11 +60,13 @@ def model(plan: Plan) -> Iterator[Verdict]:
         vision_parameters=read.vision_parameters,
         trained=weights.trainable,
     )
-    if read.standing_in:
-        yield warning("model", f"does not exist yet: {read.standing_in}", "check again once it is built", read.name)
+    if read.substitute:
+        yield warning(
+            "model", f"does not exist yet: {read.substitute}", "check again once it is built", where=read.name
+        )
     elif not read.has_weights:
         what = "has no weights: configuration and processor were checked, a training needs the rest"
-        yield warning("model", what, "`hf download` the whole model there", str(read.folder))
+        yield warning("model", what, "`hf download` the whole model there", where=str(read.folder))
 
 
 def template(plan: Plan) -> Iterator[Verdict]:
@@ -74,11 +76,11 @@ def template(plan: Plan) -> Iterator[Verdict]:
     unlike = _unlike(plan, read, name)
     if unlike is None:
         what = "the processor has no chat template, so evaluation could not write a question"
-        yield error("template", what, "copy chat_template.jinja (or .json) of the model there", str(read.folder))
+        yield error("template", what, "copy chat_template.jinja (or .json) of the model there", where=str(read.folder))
     elif unlike:
         fitting = ", ".join(other for other in TEMPLATES if _unlike(plan, read, other) == "")
         fix = f"set template to the one of this model: {fitting}" if fitting else "use a model that one of ours fits"
-        yield error("template", f"{name}: {unlike}", fix, "template")
+        yield error("template", f"{name}: {unlike}", fix, where="template")
     else:
         yield ok("template", f"{name} writes a question token by token as the model's own chat template does")
 
@@ -93,7 +95,7 @@ def _unlike(plan: Plan, read: Model, name: str) -> str | None:
     if not getattr(read.processor, "chat_template", None):
         return None
     question, pixels = "Which of img1 and img2 is closer to completion?", _pixels(plan)
-    prompt = Prompt("", "", "forward", (Shown("1"), Shown("2")), ("img1", "img2"), question)
+    prompt = Prompt("", "", "forward", shown=(Shown("1"), Shown("2")), labels=("img1", "img2"), question=question)
     picture = fit(Image.new("RGB", (_SIDE, _SIDE)), *pixels)
     resolved = dataclasses.replace(plan.resolved, data=_with_template(plan.resolved.data, name))
     row = {
@@ -145,10 +147,10 @@ def rows(plan: Plan) -> Iterator[Verdict]:
     _, data = _of(plan)
     bad = [fault for fault in data.faults if fault.kind == "row"]
     fix = "fix the row or leave it out"
-    yield from shortened([error("rows", fault.what, fix, fault.where) for fault in bad])
+    yield from shortened([error("rows", fault.what, fix, where=fault.where) for fault in bad])
     lost = [fault for fault in data.faults if fault.kind == "dropped"]
     fix = "fix or delete it, for LLaMA-Factory leaves it out silently"
-    yield from shortened([warning("rows", fault.what, fix, fault.where) for fault in lost])
+    yield from shortened([warning("rows", fault.what, fix, where=fault.where) for fault in lost])
     listed = ", ".join(f"{name} {count}" for name, count in data.rows.items())
     if not data.samples and not bad and not any(fault.kind == "picture" for fault in data.faults):
         yield error("rows", f"there is no sample to train on ({listed})", "name datasets with rows")
@@ -166,10 +168,10 @@ def cache(plan: Plan) -> Iterator[Verdict]:
         fix = "delete that folder, or name another"
         made = Path(kept).stat().st_mtime
         if data.newest > made:
-            yield error("cache", "was tokenised before a picture changed", fix, f"tokenized_path: {kept}")
+            yield error("cache", "was tokenised before a picture changed", fix, where=f"tokenized_path: {kept}")
         else:
             what = "is trained on as it is, whatever dataset, template and sizes the recipe says"
-            yield warning("cache", what, fix, f"tokenized_path: {kept}")
+            yield warning("cache", what, fix, where=f"tokenized_path: {kept}")
     elif data.cached is not None and data.newest > data.cached and not plan.resolved.data.overwrite_cache:
         what = "a picture changed after these datasets were tokenised, and its old size would be used again"
         yield error("cache", what, "set overwrite_cache: true for one run, or delete the cache")
@@ -190,7 +192,7 @@ def cutoff(plan: Plan) -> Iterator[Verdict]:
     if over:
         what = f"{over} of {len(data.samples)} samples are longer than {limit}, the longest takes {longest.tokens}"
         fix = f"set cutoff_len: {safe} or more, or image_max_pixels lower"
-        yield Verdict("cutoff", "error", what, f"cutoff_len ({longest.where})", fix, figures)
+        yield Verdict("cutoff", "error", what, where=f"cutoff_len ({longest.where})", fix=fix, figures=figures)
         return
     seen = "" if len(data.samples) == sum(data.rows.values()) else f" of {len(data.samples)} checked"
     yield ok(
@@ -205,7 +207,7 @@ def supervised(plan: Plan) -> Iterator[Verdict]:
     _, data = _of(plan)
     bad = [fault for fault in data.faults if fault.kind == "supervised"]
     fix = "remove train_on_prompt and mask_history, and use a template of the plugin"
-    yield from shortened([error("supervised", fault.what, fix, fault.where) for fault in bad])
+    yield from shortened([error("supervised", fault.what, fix, where=fault.where) for fault in bad])
     if not bad:
         counts = [sample.supervised for sample in data.samples]
         share = 100 * sum(counts) / sum(sample.tokens for sample in data.samples)
@@ -226,20 +228,20 @@ def pixels(plan: Plan) -> Iterator[Verdict]:
     differ = {key: both for key, both in stages.items() if both[0] not in (None, both[1])}
     for key, (before, mine) in differ.items():
         what = f"{mine} here, {before} in stage {record.name!r} that this one starts from"
-        yield warning("pixels", what, f"set {key}: {before}, unless the change is intended", key)
+        yield warning("pixels", what, f"set {key}: {before}, unless the change is intended", where=key)
     processor = read.processor.image_processor
     size = getattr(processor, "size", None) or {}
     own = getattr(processor, "max_pixels", None) or (size.get("longest_edge") if "longest_edge" in size else None)
     if own is not None and data.largest > int(own) and int(own) < most:
         what = f"the model's processor shrinks pictures to {own} pixels whatever image_max_pixels says"
-        yield warning("pixels", what, f"set image_max_pixels: {own}", "image_max_pixels")
+        yield warning("pixels", what, f"set image_max_pixels: {own}", where="image_max_pixels")
     if own is not None and data.largest > most and int(own) > most:
         what = (
             f"training shrinks pictures of {data.largest} pixels to {most}, a server such as vLLM or SGLang only knows "
             f"the processor's {own}"
         )
         fix = "serve the export (`stcr export`), whose processor has the limits; `stcr eval` takes them from stage.json"
-        yield warning("pixels", what, fix, "image_max_pixels")
+        yield warning("pixels", what, fix, where="image_max_pixels")
     if not differ:
         shrunk = "are shrunk to it" if data.largest > most else "are below it"
         yield ok(
@@ -281,7 +283,7 @@ def steps(plan: Plan) -> Iterator[Verdict]:
     warm = int(training.get_warmup_steps(count))
     if 2 * warm > count:
         what = f"{warm} of {count} steps warm up: the learning rate is hardly ever what the recipe says"
-        yield warning("steps", what, "lower warmup_steps", "warmup_steps")
+        yield warning("steps", what, "lower warmup_steps", where="warmup_steps")
 
 
 def space(plan: Plan) -> Iterator[Verdict]:
@@ -295,7 +297,7 @@ def space(plan: Plan) -> Iterator[Verdict]:
                if getattr(finetuning, key, False)]  # fmt: skip
     if unknown or not memory.known(optimizer):
         what = f"no estimate: there is no formula here for {unknown[0] if unknown else optimizer}"
-        yield warning("memory", what, "measure one step", "optim")
+        yield warning("memory", what, "measure one step", where="optim")
         return
     need = memory.estimate(plan.resolved, read, batch)
     gib = {field.name: getattr(need, field.name) / memory.GIB for field in dataclasses.fields(need)
@@ -309,9 +311,16 @@ def space(plan: Plan) -> Iterator[Verdict]:
     if limit is None:
         yield ok("memory", what, **figures)
     elif peak > limit:
-        yield Verdict("memory", "error", f"{what}; there are {limit:g}", "--gpu-memory", fix, figures)
+        yield Verdict("memory", "error", f"{what}; there are {limit:g}", where="--gpu-memory", fix=fix, figures=figures)
     elif peak > 0.9 * limit:
-        yield Verdict("memory", "warning", f"{what}; that is over 90 % of {limit:g}", "--gpu-memory", fix, figures)
+        yield Verdict(
+            "memory",
+            "warning",
+            f"{what}; that is over 90 % of {limit:g}",
+            where="--gpu-memory",
+            fix=fix,
+            figures=figures,
+        )
     else:
         yield ok("memory", f"{what}; there are {limit:g}", **figures)
 

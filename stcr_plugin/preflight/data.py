@@ -1,4 +1,4 @@
-"""The training data as LLaMA-Factory will read and tokenise it; pictures are looked at once each, not per sample."""
+"""The training data as LLaMA-Factory will read and tokenise it; each picture is checked once, not per sample."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError, StcrError
@@ -27,17 +27,21 @@ _WORTH_A_PROCESS = 2000  # a process takes a second to start
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong at one place. kind: picture, replaced, row, dropped or supervised."""
+    """What is wrong with one picture or row."""
 
-    kind: str
+    kind: Literal["picture", "replaced", "row", "dropped", "supervised"]
     where: str
     what: str
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Tokens of one sample, how many stand before the first supervised one, how many are supervised, its pictures, and
-    the patches that those are cut into."""
+    """Counts of one sample.
+
+    Attributes:
+        tokens: All; `prompt` of them come before the first supervised one, `supervised` are supervised.
+        patches: Those of all its `pictures`.
+    """
 
     where: str
     tokens: int
@@ -49,11 +53,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Data:
-    """`rows`: dataset -> how many it has. `samples`: those that were tokenised, evenly spread over each dataset.
+    """What is known of the training data.
 
-    `pictures` are all that the rows name, `decoded` of them were decoded whole. `newest` is the time (seconds) of the
-    latest change of a picture's file. `largest`: most pixels of a picture as it lies on disk. `cached`: the time of the
-    oldest tokenised cache that LLaMA-Factory would use again for these files, None without one.
+    Attributes:
+        rows: Dataset -> how many it has.
+        samples: Those that were tokenised, evenly spread over each dataset.
+        pictures: All that the rows name; `decoded` of them were decoded whole.
+        newest: Time (seconds) of the latest change of a picture's file.
+        largest: Most pixels of a picture on disk.
+        cached: Time of the oldest tokenised cache that LLaMA-Factory would use again for these files.
     """
 
     rows: Mapping[str, int]
@@ -76,7 +84,7 @@ class Look:
     replaced: bool = False
 
 
-def read_data(resolved: Resolved, model: Model, images: int | None = None, samples: int | None = None) -> Data:
+def read_data(resolved: Resolved, model: Model, images: int | None = None, *, samples: int | None = None) -> Data:
     """Every dataset of the recipe. `images`, `samples`: decode, or tokenise, only so many, evenly spread.
 
     Raises ConfigError for a dataset that is unknown, and DataError for one that cannot be read.
@@ -91,16 +99,16 @@ def read_data(resolved: Resolved, model: Model, images: int | None = None, sampl
                     first.setdefault(path, f"{name}, row {number}")
     sums = _sums(names, resolved)
     chosen = set(spread_evenly(list(first), images))
-    looks = _look(list(first), resolved.data.media_dir, chosen, sums)
+    looks = _look(list(first), resolved.data.media_dir, chosen, sums=sums)
     faults = [
         Fault("replaced" if look.replaced else "picture", f"{path} ({first[path]})", look.fault)
         for path, look in looks.items()
         if look.fault
     ]
-    told, more = _tokenised(loaded, looks, resolved, model, samples)
+    tokenised, more = _tokenised(loaded, looks, resolved, model=model, samples=samples)
     return Data(
         rows={name: len(rows) for name, rows in loaded.items()},
-        samples=tuple(told),
+        samples=tuple(tokenised),
         faults=(*faults, *more),
         pictures=len(first),
         decoded=len(chosen),
@@ -131,8 +139,9 @@ def _rows(name: str, resolved: Resolved) -> Any:
     except (ValueError, KeyError, OSError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ConfigError(
-            f"dataset: {name} of {arguments.dataset_dir} cannot be read: {reason}; name one that "
-            f"{arguments.dataset_dir}/dataset_info.json lists, or build it with `stcr data build`"
+            "dataset",
+            f"{name} of {arguments.dataset_dir} cannot be read: {reason}",
+            f"use one that {arguments.dataset_dir}/dataset_info.json lists, or build it with `stcr data build`",
         ) from None
 
 
@@ -164,7 +173,7 @@ def _sums(names: Iterable[str], resolved: Resolved) -> dict[str, str]:
 # ---- pictures ----
 
 
-def _look(paths: Sequence[str], media: str, whole: set[str], sums: Mapping[str, str]) -> dict[str, Look]:
+def _look(paths: Sequence[str], media: str, whole: set[str], *, sums: Mapping[str, str]) -> dict[str, Look]:
     """Look at every picture, decoding those in `whole` to the last byte, in several processes where it pays."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -193,10 +202,10 @@ def _look(paths: Sequence[str], media: str, whole: set[str], sums: Mapping[str, 
 
 def looked_at(chunk: Sequence[tuple[str, str, bool, str]]) -> dict[str, Look]:
     """(path, folder that tar names are relative to, decode whole, expected SHA-256 or "") -> what was seen."""
-    return {path: _one(path, media, whole, expected) for path, media, whole, expected in chunk}
+    return {path: _one(path, media, whole, expected=expected) for path, media, whole, expected in chunk}
 
 
-def _one(path: str, media: str, whole: bool, expected: str) -> Look:
+def _one(path: str, media: str, whole: bool, *, expected: str) -> Look:
     from PIL import Image
 
     in_tar = picture_store.IN_TAR in path
@@ -208,10 +217,10 @@ def _one(path: str, media: str, whole: bool, expected: str) -> Look:
     except FileNotFoundError:
         return Look((0, 0), 0.0, "no such file; copy it there, set media_dir, or build again")
     except (DataError, OSError, Image.DecompressionBombError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = (error.problem if isinstance(error, DataError) else "") or str(error)
         return Look((0, 0), 0.0, f"{reason}; replace it, or leave its rows out, for training would stop at it")
     if expected and artefacts.sha256_of(data) != expected:
-        return Look(size, changed, "is not the picture that was built; delete it and build again", True)
+        return Look(size, changed, "is not the picture that was built; delete it and build again", replaced=True)
     return Look(size, changed)
 
 
@@ -227,31 +236,31 @@ class Size:
 
 
 def _tokenised(
-    loaded: Mapping[str, Any], looks: Mapping[str, Look], resolved: Resolved, model: Model, samples: int | None
+    loaded: Mapping[str, Any], looks: Mapping[str, Look], resolved: Resolved, *, model: Model, samples: int | None
 ) -> tuple[list[Sample], list[Fault]]:
     from stcr_plugin.progress_bar import progress
 
     encoder = Encoder(resolved, model)
-    told: list[Sample] = []
+    tokenised: list[Sample] = []
     faults: list[Fault] = []
     for name, rows in loaded.items():
         for number in progress(spread_evenly(range(len(rows)), samples), f"{name}: counting tokens", "samples"):
             where, row = f"{name}, row {number + 1}", rows[number]
             if len(row["_prompt"]) % 2 != 1 or len(row["_response"]) != 1:
-                faults.append(Fault("dropped", where, "is no exchange of turns that ends with an answer"))
+                faults.append(Fault("dropped", where, "is not an exchange of turns that ends with an answer"))
                 continue
             sizes = _sizes(row["_images"] or (), looks)
             if sizes is None:
-                continue  # told of its picture already
+                continue  # its picture is a fault already
             try:
                 sample, fault = encoder.encode(where, row, sizes)
             except (ValueError, TypeError, KeyError, AttributeError, StcrError) as error:
                 faults.append(Fault("row", where, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
                 continue
-            told.append(sample)
+            tokenised.append(sample)
             if fault:
                 faults.append(Fault("supervised", where, fault))
-    return told, faults
+    return tokenised, faults
 
 
 def _sizes(images: Iterable[Any], looks: Mapping[str, Look]) -> list[Size] | None:
@@ -308,7 +317,9 @@ class Encoder:
         supervised = [label for label in labels if label != IGNORE]
         prompt = next((place for place, label in enumerate(labels) if label != IGNORE), len(labels))
         patches = ids.count(self.image_token) * self.model.merge
-        return Sample(where, len(ids), prompt, len(supervised), len(sizes), patches), self._misled(row, supervised)
+        return Sample(
+            where, len(ids), prompt, supervised=len(supervised), pictures=len(sizes), patches=patches
+        ), self._misled(row, supervised)
 
     def tokens(self, row: Mapping[str, Any], sizes: Sequence[Size]) -> tuple[list[int], list[int]]:
         """input_ids and labels, [tokens] each."""
@@ -358,7 +369,7 @@ def _image_token(plugin: Any, model: Model) -> int:
 
 
 def _tokenised_before(loaded: Iterable[Any]) -> float | None:
-    """When the oldest tokenised file was written that lies in the caches of these datasets."""
+    """When the oldest tokenised file in the caches of these datasets was written."""
     folders = {Path(file["filename"]).parent for rows in loaded for file in rows.cache_files}
     times = [file.stat().st_mtime for folder in sorted(folders) for file in _tokenised_files(folder)]
     return min(times, default=None)

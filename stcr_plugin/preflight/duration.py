@@ -23,11 +23,11 @@ def operations(model: Model, data: Data) -> float:
     tail = sum(sample.tokens - max(sample.prompt - 1, 0) for sample in data.samples) / many
     text = _blocks(model.text, tokens, tokens, learns_below=_learns(model.vision))
     head = 2 * model.vocabulary * model.text.width * tail * _passes(model.text, True)
-    vision = _blocks(model.vision, patches, patches / pictures, False) if model.vision and patches else 0.0
+    vision = _blocks(model.vision, patches, patches / pictures, learns_below=False) if model.vision and patches else 0.0
     return text + head + vision
 
 
-def _blocks(blocks: Blocks, tokens: float, seen: float, learns_below: bool) -> float:
+def _blocks(blocks: Blocks, tokens: float, seen: float, *, learns_below: bool) -> float:
     windows, whole = blocks.count - blocks.whole, blocks.whole
     scores = 4 * blocks.heads * blocks.head * (whole * seen + windows * min(blocks.window, seen))
     passes = _passes(blocks, learns_below)

@@ -135,7 +135,7 @@ def estimate(resolved: Resolved, model: Model, batch: Batch) -> Memory:
     if _offloaded(rule, "offload_param"):
         host, weight_bytes = host + weight_bytes * gpus, 0
     checkpointed = not resolved.model.disable_gradient_checkpointing
-    kept, recomputed = activations(model, batch, precision, resolved, checkpointed)
+    kept, recomputed = activations(model, batch, precision, resolved=resolved, checkpointed=checkpointed)
     # The loss: logits, the same in float32, log-probabilities. Its gradient: those, theirs and that of the logits.
     fused_loss = bool(resolved.model.enable_liger_kernel) and model.config.model_type in LIGER
     values = batch.tail * model.vocabulary
@@ -143,7 +143,7 @@ def estimate(resolved: Resolved, model: Model, batch: Batch) -> Memory:
         weights=weight_bytes,
         gradients=gradients,
         optimizer=optimizer,
-        buffers=_buffers(resolved, model, precision, gradients),
+        buffers=_buffers(resolved, model, precision, gradients=gradients),
         copies=2 * weights.cast if precision.autocast and precision.compute == 2 else 0,
         activations=kept,
         recomputed=recomputed,
@@ -173,7 +173,7 @@ def compute_bytes(resolved: Resolved) -> int:
 
 
 def activations(
-    model: Model, batch: Batch, precision: Precision, resolved: Resolved, checkpointed: bool
+    model: Model, batch: Batch, precision: Precision, *, resolved: Resolved, checkpointed: bool
 ) -> tuple[int, int]:
     """Bytes kept for the backward pass, and bytes of the largest block that is recomputed in it (0 where none is)."""
     eager = str(getattr(resolved.model.flash_attn, "value", resolved.model.flash_attn)) == "disabled"
@@ -222,7 +222,7 @@ def block_bytes(blocks: Blocks, precision: Precision, scores: int = 0) -> int:
     return total + compute * inner * blocks.inner
 
 
-def _buffers(resolved: Resolved, model: Model, precision: Precision, gradients: int) -> int:
+def _buffers(resolved: Resolved, model: Model, precision: Precision, *, gradients: int) -> int:
     rule = resolved.deepspeed.get("zero_optimization") or {}
     width = precision.compute if resolved.deepspeed else _FLOAT
     if not resolved.deepspeed:

@@ -21,11 +21,12 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 @dataclass(frozen=True)
 class Weights:
-    """Parameters, counted: how many, and how many bytes as LLaMA-Factory loads them (before any quantisation).
+    """Parameters, counted, and their bytes as LLaMA-Factory loads them (before any quantisation).
 
-    `trainable` of them are trained; `trainable_bytes` tells whether in float32 or less. `linear`: those of linear
-    layers that quantisation to 4 or 8 bits would replace, all of them frozen. `cast`: trainable float32 parameters of
-    linear layers, which autocast copies to 16 bits. `shapes`: (rows, columns) of each trainable matrix.
+    Attributes:
+        linear: Those of linear layers that quantisation to 4 or 8 bits would replace, all of them frozen.
+        cast: Trainable float32 parameters of linear layers, which autocast copies to 16 bits.
+        shapes: (rows, columns) of each trainable matrix.
     """
 
     total: int
@@ -42,10 +43,14 @@ class Weights:
 class Blocks:
     """Equal blocks of a transformer, `count` of them, each with attention and a feed-forward part.
 
-    Sizes in elements: `width` of the residual stream, `heads` of `head` elements, `kv_heads` of them for keys and
-    values, `inner` of the feed-forward part, `gated` where that has three matrices instead of two. `fused`: queries,
-    keys and values come out of one matrix. `normed_heads`: queries and keys are normed. `window`: tokens that see each
-    other in all blocks but `whole`, where all do; 0 where there are no windows. `parameters` of all blocks.
+    Attributes:
+        width: Elements of the residual stream.
+        heads, kv_heads, head: How many heads for queries, and for keys and values, each of `head` elements.
+        inner: Elements of the feed-forward part; `gated`: it has three matrices instead of two.
+        fused: Queries, keys and values come out of one matrix.
+        normed_heads: Queries and keys are normed.
+        window: Tokens that see each other in all blocks but `whole`, where all do; 0 without windows.
+        parameters: Of all blocks.
     """
 
     count: int
@@ -67,15 +72,20 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Model:
-    """`name` is what the recipe says, `folder` where its configuration lies; `standing_in` where another was taken.
+    """The model of a recipe.
 
-    `parameters` are those of the model itself, in all and of the vision tower; `merge` patches are one image token.
-    `residual_bytes` is the width of the residual stream's elements.
+    Attributes:
+        name: As in the recipe.
+        folder: Where its configuration is.
+        substitute: Why another model of its architecture is used, "" where it is itself.
+        parameters: Of the model itself, without adapters; `vision_parameters` are those of the vision tower.
+        merge: Patches of one image token.
+        residual_bytes: Bytes of an element of the residual stream.
     """
 
     name: str
     folder: Path
-    standing_in: str
+    substitute: str
     config: Any
     tokenizer: Any
     processor: Any
@@ -97,13 +107,13 @@ class Model:
 def read_model(resolved: Resolved, settings: StcrSettings, spare: Path) -> Model:
     """The model that the recipe names; the embedded base that its `prepare` would build is written below `spare`.
 
-    Raises ConfigError where there is none on this machine, or it is no vision-language model.
+    Raises ConfigError where there is none on this machine, or it is not a vision-language model.
     """
     from llamafactory.model.loader import load_tokenizer
     from transformers import AutoConfig
 
     name = str(resolved.model.model_name_or_path)
-    folder, standing_in = _folder(name, settings, spare)
+    folder, substitute = _folder(name, settings, spare)
     arguments = copy.copy(resolved.model)
     arguments.model_name_or_path, arguments.trust_remote_code = str(folder), False
     try:
@@ -112,18 +122,16 @@ def read_model(resolved: Resolved, settings: StcrSettings, spare: Path) -> Model
             loaded = load_tokenizer(arguments)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = error.__cause__ or error
-        raise ConfigError(
-            f"{name}: configuration or tokenizer cannot be loaded: {' '.join(str(reason).split())}"
-        ) from None
+        what = f"configuration or tokenizer cannot be loaded: {' '.join(str(reason).split())}"
+        raise ConfigError(name, what) from None
     if loaded["processor"] is None:
-        raise ConfigError(
-            f"{folder}: holds no processor that can be loaded; copy preprocessor_config.json and the like there"
-        )
-    return _counted(name, folder, standing_in, config, loaded, resolved)
+        fix = "copy preprocessor_config.json and the like there"
+        raise ConfigError(folder, "holds no processor that can be loaded", fix)
+    return _counted(name, folder, substitute, config=config, loaded=loaded, resolved=resolved)
 
 
 def _folder(name: str, settings: StcrSettings, spare: Path) -> tuple[Path, str]:
-    """Where the model's configuration lies, and what stands in for it."""
+    """Where the model's configuration is, and why another model is used."""
     from transformers.utils import cached_file
 
     if Path(name).is_dir():
@@ -135,29 +143,30 @@ def _folder(name: str, settings: StcrSettings, spare: Path) -> tuple[Path, str]:
 
         base = load(BaseConfig, settings.prepare.base)
         if Path(base.out) == Path(name):
-            stands_in = f"{settings.prepare.base} builds it first; an untrained one of its architecture stands in"
-            return write_checkpoint(spare / "base", base.architecture), stands_in
+            substitute = f"{settings.prepare.base} builds it first; an untrained one of its architecture was checked"
+            return write_checkpoint(spare / "base", base.architecture), substitute
     try:
         return Path(cached_file(name, "config.json", local_files_only=True)).parent, ""
     except OSError:
         raise ConfigError(
-            f"{name}: neither a folder here nor a model in the local cache; configuration and processor alone are a "
-            f'few megabytes: `hf download {name} --exclude "*.safetensors" "*.bin" "*.pth" --local-dir DIR`, then '
-            "`stcr check RECIPE model_name_or_path=DIR`"
+            name,
+            "neither a folder here nor a model in the local cache",
+            "get configuration and processor alone, a few megabytes: "
+            f'`hf download {name} --exclude "*.safetensors" "*.bin" "*.pth" --local-dir DIR`, then '
+            "`stcr check RECIPE model_name_or_path=DIR`",
         ) from None
 
 
 def _counted(
-    name: str, folder: Path, standing_in: str, config: Any, loaded: Mapping[str, Any], resolved: Resolved
+    name: str, folder: Path, substitute: str, *, config: Any, loaded: Mapping[str, Any], resolved: Resolved
 ) -> Model:
     import torch
     from transformers import AutoModelForImageTextToText
 
     known = type(config) in AutoModelForImageTextToText._model_mapping
     if not known or not hasattr(config, "vision_config"):
-        raise ConfigError(
-            f"{name}: {config.model_type!r} is no vision-language model; give one that takes pictures and text"
-        )
+        what = f"{config.model_type!r} is not a vision-language model"
+        raise ConfigError(name, what, "give one that takes pictures and text")
     built = AutoModelForImageTextToText._model_mapping[type(config)]
     config = built.config_class.from_pretrained(folder, local_files_only=True)
     dtype = getattr(config, "dtype", None) or torch.float32
@@ -176,13 +185,13 @@ def _counted(
     return Model(
         name=name,
         folder=folder,
-        standing_in=standing_in,
+        substitute=substitute,
         config=config,
         tokenizer=loaded["tokenizer"],
         processor=processor,
         weights=_weights(trained),
-        text=_blocks(trained, text, "", vision_name),
-        vision=_blocks(trained, vision_config, vision_name, "") if vision_name else None,
+        text=_blocks(trained, text, "", outside=vision_name),
+        vision=_blocks(trained, vision_config, vision_name, outside="") if vision_name else None,
         vocabulary=int(text.vocab_size),
         parameters=parameters,
         vision_parameters=vision_parameters,
@@ -230,8 +239,8 @@ def _made_trainable(model: Any, config: Any, resolved: Resolved) -> Any:
             return adapter.init_adapter(config, model, arguments, finetuning, True)
         except ValueError as error:
             raise ConfigError(
-                f"{resolved.finetuning.finetuning_type} training cannot be set up on {arguments.model_name_or_path}: "
-                f"{' '.join(str(error).split())}"
+                str(arguments.model_name_or_path),
+                f"{resolved.finetuning.finetuning_type} training cannot be set up: {' '.join(str(error).split())}",
             ) from None
 
 
@@ -241,7 +250,7 @@ def _weights(model: Any) -> Weights:
     parameters = list(model.parameters())
     trained = [one for one in parameters if one.requires_grad]
     heads = [model.get_output_embeddings(), model.get_input_embeddings()]
-    # Adapters stand inside the layers that they adapt, under names that the frozen matrix does not have.
+    # Adapters are inside the layers that they adapt, under names that the frozen matrix does not have.
     frozen = [
         module.weight
         for module in model.modules()
@@ -264,7 +273,7 @@ def _weights(model: Any) -> Weights:
     )
 
 
-def _blocks(model: Any, config: Any, inside: str, outside: str) -> Blocks:
+def _blocks(model: Any, config: Any, inside: str, *, outside: str) -> Blocks:
     """The repeated blocks inside the module `inside`, or outside of `outside`, with sizes from `config`."""
     named = [(name, value) for name, value in model.named_parameters() if _is_block(name)]
     own = [(name, value) for name, value in named if (_within(name, inside) if inside else not _within(name, outside))]

@@ -66,8 +66,8 @@ PITFALLS = (
         "zero_optimization.overlap_comm",
         lambda plan: plan.resolved.zero == 2 and _zero(plan).get("overlap_comm"),
         "error",
-        "ZeRO-2 with overlap_comm: gradients are read while they are still summed, and users report NaN",
-        "set overlap_comm: false in the DeepSpeed configuration, as recipes/deepspeed/zero2.json has it",
+        problem="ZeRO-2 with overlap_comm: gradients are read while they are still summed, and users report NaN",
+        fix="set overlap_comm: false in the DeepSpeed configuration, as recipes/deepspeed/zero2.json has it",
     ),
     Pitfall(
         "zero_optimization.stage3_gather_16bit_weights_on_model_save",
@@ -77,71 +77,71 @@ PITFALLS = (
             and not _zero(plan).get("stage3_gather_16bit_weights_on_model_save")
         ),
         "error",
-        "ZeRO-3 would save no whole model, and the next stage could not start from it",
-        "set stage3_gather_16bit_weights_on_model_save: true in the DeepSpeed configuration",
+        problem="ZeRO-3 would save no whole model, and the next stage could not start from it",
+        fix="set stage3_gather_16bit_weights_on_model_save: true in the DeepSpeed configuration",
     ),
     Pitfall(
         "neat_packing",
         lambda plan: plan.resolved.data.neat_packing and plan.recipe.cutoff_len % 8 and plan.recipe.cutoff_len,
         "error",
-        "cutoff_len {} is not a multiple of 8: packs are padded to one, positions are not, so the first batch fails",
-        "set cutoff_len to a multiple of 8, or neat_packing: false and packing: false",
+        problem="cutoff_len {} is not a multiple of 8: packs are padded to one, positions are not, and training fails",
+        fix="set cutoff_len to a multiple of 8, or neat_packing: false and packing: false",
     ),
     Pitfall(
         "packing",
         lambda plan: plan.resolved.data.packing and not plan.resolved.data.neat_packing,
         "error",
-        "the samples of a pack see each other, so that a question has img1 of another one beside its own",
-        "set packing: false (or neat_packing: true)",
+        problem="the samples of a pack see each other, so that a question has img1 of another one beside its own",
+        fix="set packing: false (or neat_packing: true)",
     ),
     Pitfall(
         "stcr.mask",
         lambda plan: plan.recipe.settings.mask == "authors" and plan.resolved.data.packing,
         "error",
-        "the authors' mask is counted from the first prompt of a sample, and a pack holds several",
-        "set packing: false",
+        problem="the authors' mask is counted from the first prompt of a sample, and a pack holds several",
+        fix="set packing: false",
     ),
     Pitfall(
         "stcr.augment",
         lambda plan: plan.recipe.settings.augment and plan.resolved.data.packing,
         "warning",
-        "all samples of a pack get one change of their pictures",
-        "set packing: false",
+        problem="all samples of a pack get one change of their pictures",
+        fix="set packing: false",
     ),
     Pitfall(
         "train_on_prompt",
         lambda plan: plan.resolved.data.train_on_prompt,
         "error",
-        "the loss would be on the question and on picture tokens too",
-        "remove train_on_prompt",
+        problem="the loss would be on the question and on picture tokens too",
+        fix="remove train_on_prompt",
     ),
     Pitfall(
         "mask_history",
         lambda plan: plan.resolved.data.mask_history,
         "warning",
-        "only the last turn of a conversation is trained on, and a cut takes its beginning",
-        "remove mask_history, unless general data of several turns is meant to",
+        problem="only the last turn of a conversation is trained on, and a cut takes its beginning",
+        fix="remove mask_history, unless general data of several turns is meant to",
     ),
     Pitfall(
         "ignore_pad_token_for_loss",
         lambda plan: not plan.resolved.data.ignore_pad_token_for_loss,
         "error",
-        "the loss would be on the padding too",
-        "remove ignore_pad_token_for_loss: false",
+        problem="the loss would be on the padding too",
+        fix="remove ignore_pad_token_for_loss: false",
     ),
     Pitfall(
         "val_size",
         lambda plan: float(plan.resolved.data.val_size) > 0,
         "warning",
-        "it splits rows at random: the two orders of a pair, and frames of one episode, are in both parts",
-        "remove val_size; stcr.evaluate measures on a split by episode",
+        problem="it splits rows at random: the two orders of a pair, and frames of one episode, are in both parts",
+        fix="remove val_size; stcr.evaluate measures on a split by episode",
     ),
     Pitfall(
         "trust_remote_code",
         lambda plan: plan.resolved.model.trust_remote_code,
         "error",
-        "code that comes with a model would be run, and the models that the plugin knows need none",
-        "remove trust_remote_code; of InternVL take the release in transformers' own format (-hf)",
+        problem="code that comes with a model would be run, and the models that the plugin knows need none",
+        fix="remove trust_remote_code; of InternVL take the release in transformers' own format (-hf)",
     ),
     Pitfall(
         "flash_attn",
@@ -150,8 +150,8 @@ PITFALLS = (
             and _missing("flash_attn")
         ),
         "warning",
-        "{} is not installed here: where it is missing, LLaMA-Factory uses another attention, slower",
-        "install flash-attn on the machine of the run, or set flash_attn: sdpa",
+        problem="{} is not installed here: where it is missing, LLaMA-Factory uses another attention, slower",
+        fix="install flash-attn on the machine of the run, or set flash_attn: sdpa",
     ),
     Pitfall(
         "quantization_bit",
@@ -161,15 +161,15 @@ PITFALLS = (
             and _missing("bitsandbytes")
         ),
         "warning",
-        "{} is not installed here, and quantised weights need it",
-        "pip install bitsandbytes on the machine of the run",
+        problem="{} is not installed here, and quantised weights need it",
+        fix="pip install bitsandbytes on the machine of the run",
     ),
     Pitfall(
         "enable_liger_kernel",
         lambda plan: plan.resolved.model.enable_liger_kernel and _missing("liger_kernel"),
         "warning",
-        "{} is not installed here",
-        "pip install liger-kernel on the machine of the run",
+        problem="{} is not installed here",
+        fix="pip install liger-kernel on the machine of the run",
     ),
     Pitfall(
         "enable_liger_kernel",
@@ -180,29 +180,29 @@ PITFALLS = (
             and plan.model.config.model_type
         ),
         "warning",
-        "LLaMA-Factory has no kernel for {}: it logs that, and trains without",
-        "remove enable_liger_kernel",
+        problem="LLaMA-Factory has no kernel for {}: it logs that, and trains without",
+        fix="remove enable_liger_kernel",
     ),
     Pitfall(
         "report_to",
         _unlogged,
         "warning",
-        "{} is not installed here: where it is missing, the run stops at its start",
-        "pip install it on the machine of the run, or set report_to: tensorboard",
+        problem="{} is not installed here: where it is missing, the run stops at its start",
+        fix="pip install it on the machine of the run, or set report_to: tensorboard",
     ),
     Pitfall(
         "bf16",
         _no_bf16_here,
         "warning",
-        "this machine has no GPU; on a CPU bf16 is slower than float32, and LLaMA-Factory refuses it",
-        "run on a GPU that has bf16, or set bf16: false",
+        problem="this machine has no GPU; on a CPU bf16 is slower than float32, and LLaMA-Factory refuses it",
+        fix="run on a GPU that has bf16, or set bf16: false",
     ),
     Pitfall(
         "fp16",
         lambda plan: plan.resolved.training.fp16,
         "warning",
-        "Qwen-VL models were trained in bf16, whose range float16 lacks: activations overflow to NaN",
-        "set bf16: true instead",
+        problem="Qwen-VL models were trained in bf16, whose range float16 lacks: activations overflow to NaN",
+        fix="set bf16: true instead",
     ),
     Pitfall(
         "bf16",
@@ -211,8 +211,8 @@ PITFALLS = (
             and not (plan.resolved.training.bf16 or plan.resolved.training.fp16 or plan.resolved.finetuning.pure_bf16)
         ),
         "warning",
-        "a model of this size in float32 takes twice the memory for its activations and several times as long",
-        "set bf16: true",
+        problem="a model of this size in float32 takes twice the memory for its activations and several times as long",
+        fix="set bf16: true",
     ),
     Pitfall(
         "disable_gradient_checkpointing",
@@ -221,29 +221,29 @@ PITFALLS = (
             and getattr(plan.resolved.training, "gradient_checkpointing", False)
         ),
         "warning",
-        "gradient_checkpointing is set too: the trainer switches on what the loader leaves off, with use_cache",
-        "keep one of the two",
+        problem="gradient_checkpointing is set too: the trainer switches on what the loader leaves off, with use_cache",
+        fix="keep one of the two",
     ),
     Pitfall(
         "deepspeed",
         _shuffled_bits,
         "warning",
-        "an optimizer with 8-bit states inside ZeRO's partitions is not tested by either library",
-        "set optim: adamw_torch, or leave DeepSpeed out",
+        problem="an optimizer with 8-bit states inside ZeRO's partitions is not tested by either library",
+        fix="set optim: adamw_torch, or leave DeepSpeed out",
     ),
     Pitfall(
         "save_strategy",
         _kept_nowhere,
         "warning",
-        '"no" keeps nothing until the end: a run that is killed has to start again',
-        "set save_strategy: steps, save_steps and save_total_limit",
+        problem='"no" keeps nothing until the end: a run that is killed has to start again',
+        fix="set save_strategy: steps, save_steps and save_total_limit",
     ),
     Pitfall(
         "save_only_model",
         lambda plan: plan.resolved.training.save_only_model,
         "warning",
-        "a killed run cannot continue from its checkpoints, which lack the optimizer",
-        "remove save_only_model, and set save_total_limit to spare the disk",
+        problem="a killed run cannot continue from its checkpoints, which lack the optimizer",
+        fix="remove save_only_model, and set save_total_limit to spare the disk",
     ),
     Pitfall(
         "ddp_timeout",
@@ -256,8 +256,8 @@ PITFALLS = (
             and sum(plan.data.rows.values())
         ),
         "warning",
-        "{} samples are tokenised by one process while the others wait, who give up after 30 minutes",
-        "set ddp_timeout: 180000000, or streaming: true",
+        problem="{} samples are tokenised by one process while the others wait, who give up after 30 minutes",
+        fix="set ddp_timeout: 180000000, or streaming: true",
     ),
 )
 
@@ -269,6 +269,6 @@ def settings(plan: Plan) -> Iterator[Verdict]:
         found = pitfall.holds(plan)
         if found:
             count += 1
-            yield Verdict("settings", pitfall.level, pitfall.problem.format(found), pitfall.key, pitfall.fix)
+            yield Verdict("settings", pitfall.level, pitfall.problem.format(found), where=pitfall.key, fix=pitfall.fix)
     if not count:
         yield ok("settings", f"none of {len(PITFALLS)} that are known to break")

@@ -169,10 +169,10 @@ def read_plan(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan |
         if not unbuilt:
             try:
                 manifests = manifests_of(recipe)
-                data = read_data(resolved, model, asked.images, asked.samples) if model else None
+                data = read_data(resolved, model, asked.images, samples=asked.samples) if model else None
             except StcrError as refusal:
                 found.append(refused("data", refusal))
-    return Plan(recipe, asked, resolved, model, data, manifests), found
+    return Plan(recipe, asked, resolved, model=model, data=data, manifests=manifests), found
 
 
 def _start(recipe: Recipe) -> dict[str, Any]:
@@ -199,5 +199,5 @@ def _unbuilt(recipe: Recipe) -> list[Verdict]:
         if wanted and not (recipe.registry / data.name / MANIFEST).is_file():
             problem = f"{data.name} is not built yet, so no sample was checked"
             fix = f"`stcr data build {config}`, then check again"
-            found.append(warning("data", problem, fix, f"dataset: {', '.join(sorted(wanted))}"))
+            found.append(warning("data", problem, fix, where=f"dataset: {', '.join(sorted(wanted))}"))
     return found

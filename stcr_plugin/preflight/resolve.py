@@ -1,4 +1,4 @@
-"""The recipe as LLaMA-Factory will take it on the machines of the run, whatever machine this is."""
+"""The recipe as LLaMA-Factory will read it on the machines of the run, on any machine."""
 
 from __future__ import annotations
 
@@ -45,14 +45,17 @@ def resolve(args: Mapping[str, Any], gpus: int) -> Resolved:
             deepspeed = getattr(training, "hf_deepspeed_config", None)
             if deepspeed is not None and deepspeed.mismatches:
                 raise ConfigError(
-                    f"the DeepSpeed configuration and the recipe differ ({'; '.join(deepspeed.mismatches)}); "
-                    'set those values to "auto" there'
+                    "deepspeed",
+                    f"the DeepSpeed configuration and the recipe differ ({'; '.join(deepspeed.mismatches)})",
+                    'set those values to "auto" there',
                 )
         except (ValueError, TypeError, OSError, KeyError, ImportError, AssertionError) as error:
-            raise ConfigError(" ".join(str(error).split())) from None
+            raise ConfigError("the recipe", " ".join(str(error).split())) from None
         finally:
             unset_hf_deepspeed_config()  # else models built below would be made for ZeRO-3's processes
-    return Resolved(model, data, training, finetuning, gpus, dict(deepspeed.config) if deepspeed else {})
+    return Resolved(
+        model, data, training, finetuning=finetuning, gpus=gpus, deepspeed=dict(deepspeed.config) if deepspeed else {}
+    )
 
 
 @contextmanager

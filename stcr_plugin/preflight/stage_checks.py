@@ -20,7 +20,7 @@ def chain(plan: Plan) -> Iterator[Verdict]:
     if not plan.recipe.starts_from_stage:
         if record and not record.finished:
             what = f"holds the stage {record.name!r}, which was started but did not finish"
-            yield warning("chain", what, "train it first", str(start))
+            yield warning("chain", what, "train it first", where=str(start))
         else:
             yield ok("chain", f"{name!r} starts from a model, {start}")
         return
@@ -32,12 +32,12 @@ def chain(plan: Plan) -> Iterator[Verdict]:
         return
     if parent.model_digest not in (None, found):
         what = f"is not the model that stage {parent.name!r} saved: its files have changed since"
-        yield error("chain", what, "train it again, or copy it back", str(start))
+        yield error("chain", what, "train it again, or copy it back", where=str(start))
         return
     base = Path(parent.base or "")
     if base.is_dir() and parent.base_digest not in (None, artefacts.model_digest(base)):
         what = f"the chain's base has changed since stage {parent.name!r} started from it"
-        yield warning("chain", what, "train the chain again to compare its stages with the base", str(base))
+        yield warning("chain", what, "train the chain again to compare its stages with the base", where=str(base))
     yield ok(
         "chain",
         f"{name!r} starts from the finished stage {parent.name!r}, same template, files as saved "
@@ -58,13 +58,15 @@ def evaluation(plan: Plan) -> Iterator[Verdict]:
     registry, datasets = plan.recipe.registry, plan.recipe.datasets
     rule = plan.recipe.settings.evaluate
     if rule is None:
-        yield warning("evaluation", "the gap is not measured during training", "set stcr.evaluate", "stcr.evaluate")
+        yield warning(
+            "evaluation", "the gap is not measured during training", "set stcr.evaluate", where="stcr.evaluate"
+        )
         return
     name = rule.dataset or next(iter(plan.manifests), None)
     if name is None:
         what = f"{plan.recipe.keys['dataset']!r} was not built by `stcr data build`, so the callback has no pairs"
         fix = "set stcr.evaluate.dataset to a build's name, or stcr.evaluate to null"
-        yield error("evaluation", what, fix, "stcr.evaluate.dataset")
+        yield error("evaluation", what, fix, where="stcr.evaluate.dataset")
         return
     try:
         pairs = spread(read_pairs(registry, name, rule.split), rule.pairs)
@@ -74,7 +76,7 @@ def evaluation(plan: Plan) -> Iterator[Verdict]:
     yield ok("evaluation", f"{len(pairs)} pairs of {name}:{rule.split}, before, after or every few steps as set")
     sides = [side(dataset, registry) for dataset in datasets if _is_ours(plan, dataset)]
     if sides:
-        yield from _overlap(compare(merged(sides), asked_side(registry, name, rule.split, pairs, ())))
+        yield from _overlap(compare(merged(sides), asked_side(registry, name, rule.split, pairs=pairs, questions=())))
     others = [dataset for dataset in datasets if not _is_ours(plan, dataset)]
     if others:
         what = f"{', '.join(others)} was not built by `stcr data build`, so its episodes are unknown"
@@ -112,6 +114,8 @@ def _overlap(found: Overlap) -> Iterator[Verdict]:
             f"{found.pictures.evaluated} evaluated pictures are trained on ({found.trained})"
         )
         named = ", ".join(found.episodes.named or found.pictures.named)
-        yield Verdict("overlap", "error", what, named, "evaluate on a split that is not trained on", figures)
+        yield Verdict(
+            "overlap", "error", what, where=named, fix="evaluate on a split that is not trained on", figures=figures
+        )
     else:
         yield ok("overlap", f"no episode or picture of {found.evaluated} is trained on ({found.trained})", **figures)

@@ -73,17 +73,17 @@ def ok(check: str, problem: str, **figures: Any) -> Verdict:
     return Verdict(check, "ok", problem, figures=figures)
 
 
-def warning(check: str, problem: str, fix: str, where: str = "") -> Verdict:
-    return Verdict(check, "warning", problem, where, fix)
+def warning(check: str, problem: str, fix: str, *, where: str = "") -> Verdict:
+    return Verdict(check, "warning", problem, where=where, fix=fix)
 
 
-def error(check: str, problem: str, fix: str = "", where: str = "") -> Verdict:
-    return Verdict(check, "error", problem, where, fix)
+def error(check: str, problem: str, fix: str = "", *, where: str = "") -> Verdict:
+    return Verdict(check, "error", problem, where=where, fix=fix)
 
 
 def refused(check: str, refusal: StcrError) -> Verdict:
     """An error of the package as a finding."""
-    return Verdict(check, "error", refusal.problem, refusal.where, refusal.fix)
+    return Verdict(check, "error", refusal.problem, where=refusal.where, fix=refusal.fix)
 
 
 def shortened(verdicts: Sequence[Verdict], most: int = 5) -> list[Verdict]:

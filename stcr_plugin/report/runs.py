@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from stcr_plugin import records
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation.evaluate import ANSWERS, read_answers
-from stcr_plugin.records import stage_of
+from stcr_plugin.records import StageRecord
 from stcr_plugin.result_files import Result
 from stcr_plugin.results import Controls, Evaluation, Guard, MultiImage, Ranking, ValueOrder
 from stcr_plugin.scoring.metrics import figures, paired_rights
@@ -102,7 +103,7 @@ def read(runs: Sequence[Path]) -> Runs:
     measured: dict[Path, Measured] = {}
     others: dict[Path, Found[Any]] = {}
     for run in map(Path, runs):
-        stage, file = stage_of(run), Evaluation.file
+        stage, file = records.read(run) or StageRecord(), Evaluation.file
         paths = [run / file] if (run / file).exists() else sorted(run.glob(f"eval/*/{file}"))
         for path in paths:
             measured.setdefault(path.resolve(), _measured(path, stage, run.resolve()))
@@ -192,7 +193,7 @@ def _paths(run: Path, name: str) -> list[Path]:
     return sorted(path for depth in ("", "*/", "*/*/") for path in run.glob(f"{depth}{name}"))
 
 
-def _found(result: Result, path: Path, *, stage: Mapping[str, Any], folder: Path) -> Found[Any]:
+def _found(result: Result, path: Path, *, stage: StageRecord, folder: Path) -> Found[Any]:
     """Its name is the one that the command gave it, or else that of the stage or the folder."""
     match result:
         case Controls():
@@ -201,21 +202,18 @@ def _found(result: Result, path: Path, *, stage: Mapping[str, Any], folder: Path
             given = result.name
         case _:  # a path, of rankings
             given = ""
-    name = str(given or stage.get("name") or folder.name)
-    return Found(name, path, result=result, folder=folder)
+    return Found(str(given or stage.name or folder.name), path, result=result, folder=folder)
 
 
-def _measured(path: Path, stage: Mapping[str, Any], run: Path) -> Measured:
+def _measured(path: Path, stage: StageRecord, run: Path) -> Measured:
     of = Evaluation.read(path)
-    known = {"parent": stage.get("parent_stage") or stage.get("parent")} | {
-        key: stage.get(key) for key in ("steps", "seconds")
-    }
+    known = {"parent": stage.parent_stage or stage.parent, "steps": stage.steps, "seconds": stage.seconds}
     known = {key: value for key, value in known.items() if value is not None}
     answers = path.with_name(ANSWERS)
     return Measured(of.name, of, answers, run=run, settings=_settings(of, stage), stage=known)
 
 
-def _settings(of: Evaluation, stage: Mapping[str, Any]) -> list[str]:
+def _settings(of: Evaluation, stage: StageRecord) -> list[str]:
     """The settings of an evaluation that are not the defaults, in the words of a title.
 
     A stage's own size of pictures is its default; a model without a stage has none, since it is shown pictures of the
@@ -224,7 +222,7 @@ def _settings(of: Evaluation, stage: Mapping[str, Any]) -> list[str]:
     given = of.settings
     compares = of.mode == "direct" and of.engine.get("engine") != "server"
     sizes = {key: given.get(key) for key in ("image_min_pixels", "image_max_pixels")}
-    resized = any(size is not None and stage.get(key) not in (None, size) for key, size in sizes.items())
+    resized = any(size is not None and getattr(stage, key) not in (None, size) for key, size in sizes.items())
     found = [
         (given.get("part") == "heldout", "prompt variants not used in training"),
         (given.get("language", "en") != "en", given.get("language")),

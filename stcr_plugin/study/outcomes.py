@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.records import read_record
+from stcr_plugin.records import StageRecord
 from stcr_plugin.results import ControlRow, Controls
 from stcr_plugin.scoring.metrics import RATES
 from stcr_plugin.scoring.seeds import RARE, SAME
@@ -102,7 +102,7 @@ def _trimmed(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _records(folder: Path, plans: Sequence[Plan]) -> list[Mapping[str, Any]]:
-    return [record for plan in plans if (record := read_record(folder / plan.name))]
+    return [record.row for plan in plans if (record := records.read(folder / plan.name))]
 
 
 def _revision(artefact: Mapping[str, Any]) -> str:
@@ -115,7 +115,7 @@ def _cost(config: StudyConfig, row: str, folder: Path, plans: Sequence[Plan]) ->
         tuple(chain),
         sum(planned[name].steps for name in chain),
         round(sum(planned[name].tokens for name in chain)),
-        sum((read_record(folder / name) or {}).get("seconds", 0.0) for name in chain),
+        sum((records.read(folder / name) or StageRecord()).seconds or 0.0 for name in chain),
     )
 
 

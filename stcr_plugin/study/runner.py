@@ -16,9 +16,9 @@ from pathlib import Path
 from threading import Event, Semaphore
 from typing import Any, TypeVar
 
-from stcr_plugin import artefacts
+from stcr_plugin import artefacts, records
 from stcr_plugin.errors import ConfigError, StcrError
-from stcr_plugin.records import read_record
+from stcr_plugin.records import StageRecord
 from stcr_plugin.study.evaluations import Asking, askings, stamp
 from stcr_plugin.study.grid import check_names, check_steps, data_of, made_by, placed, plans
 from stcr_plugin.study.outcomes import Outcome, check_outcome, collect, outcome_file, read_outcome, write_outcome
@@ -169,16 +169,16 @@ def _is_trained(plan: Plan, folder: Path, registry: Path) -> bool:
     """Raises ConfigError where the stage was trained by another recipe, on other data or from other weights."""
     from stcr_plugin.registry.manifest import read_manifest
 
-    record = read_record(folder) or {}
-    if not record.get("finished"):
+    record = records.read(folder)
+    if record is None or not record.finished:
         return False
-    builds = [read_manifest(registry, name) for name in record["datasets"]]
-    data_then = {one["build"]: one["config_digest"] for one in record["data"]}
-    parent = read_record(Path(plan.recipe["model_name_or_path"])) or {}
+    builds = [read_manifest(registry, name) for name in record.datasets]
+    data_then = {one.build: one.config_digest for one in record.data}
+    parent = records.read(plan.recipe["model_name_or_path"]) or StageRecord()
     another = {
-        "by another recipe": placed(record["recipe"]) != placed(plan.recipe),
+        "by another recipe": placed(record.recipe) != placed(plan.recipe),
         "on other data": data_then != {one.name: one.config_digest for one in builds},
-        "from other weights": parent.get("model_digest") not in (None, record["parent_digest"]),
+        "from other weights": parent.model_digest not in (None, record.parent_digest),
     }
     for how in (how for how, unlike in another.items() if unlike):
         raise ConfigError(

@@ -13,7 +13,6 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import evaluate, spread
 from stcr_plugin.evaluation.request import EvalRequest
-from stcr_plugin.records import stage_of
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.results import Evaluation
@@ -210,13 +209,6 @@ def test_missing_and_cut_pictures_are_named_with_their_pair(model, registry, tmp
     path.unlink()
     with pytest.raises(DataError, match=f"{path.name}: picture of pair .* is not readable .no such file"):
         run(model, folder, tmp_path / "out")
-
-
-def test_stage_of_an_unknown_mode_is_refused(tmp_path):
-    assert stage_of(tmp_path) == {}
-    (tmp_path / "stage.json").write_text('{"mode": "guess"}')
-    with pytest.raises(DataError, match=r"stage\.json"):
-        stage_of(tmp_path)
 
 
 def test_unknown_split_and_model_are_refused(model, registry, tmp_path):

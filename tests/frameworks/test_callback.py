@@ -77,7 +77,7 @@ def test_training_mode_comes_back_for_each_module_and_the_padding_side_too() -> 
 def test_every_rank_asks_equally_often_and_every_query_is_answered_once(
     monkeypatch: pytest.MonkeyPatch, world: int, n_pairs: int
 ) -> None:
-    pairs = [Pair(f"p{i}", f"e{i}", "dev", "stack cups", 0, 5, 0.5) for i in range(n_pairs)]
+    pairs = [Pair(f"p{i}", f"e{i}", "dev", task="stack cups", earlier=0, later=5, seconds=0.5) for i in range(n_pairs)]
     asked: list[int] = []
 
     def echo(model: Any, processor: Any, prompts: Any, *_: Any, **__: Any) -> list[tuple[int, Response]]:
@@ -311,7 +311,7 @@ def test_a_failed_evaluation_is_never_the_best_and_does_not_end_the_run(
 def test_a_failure_on_another_rank_is_known_to_all_and_no_rank_waits_in_vain(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pairs = [Pair("p", "e", "dev", "stack cups", 0, 5, 0.5)]
+    pairs = [Pair("p", "e", "dev", task="stack cups", earlier=0, later=5, seconds=0.5)]
     recorded: list[Any] = []
     gap = GapCallback(pairs, Path(), AskSettings(mode="direct"), record=recorded.append)
     gap.trainer = SimpleNamespace(model=torch.nn.Linear(1, 1), data_collator=None, processing_class=SimpleNamespace())

@@ -58,7 +58,7 @@ def test_a_signal_ends_the_stage_after_its_step_and_the_same_command_goes_on(
     assert record["ended"] == {
         "how": "interrupted",
         "step": 4,
-        "why": f"{number.name} came; the same command goes on from checkpoint-4",
+        "why": f"{number.name} came; the same command continues from checkpoint-4",
     }
     assert checkpoints(run) == [4]
     assert not (run / "model.safetensors").exists()

@@ -110,7 +110,7 @@ def test_training_prompt_equals_the_evaluation_prompt(
     prompt_ids = [token for token, label in zip(input_ids, labels, strict=True) if label == IGNORE]
 
     labels = tuple(f"img{number}" for number in range(1, n_images + 1))
-    prompt = Prompt("p", "e", "forward", tuple(map(Shown, labels)), labels, question)
+    prompt = Prompt("p", "e", "forward", shown=tuple(map(Shown, labels)), labels=labels, question=question)
     conversation = [{"role": "user", "content": content(prompt)}]
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     tiles = {"crop_to_patches": False} if fixture == "internvl" else {}

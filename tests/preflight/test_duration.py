@@ -32,6 +32,6 @@ def test_operations_are_those_that_torch_counts(overrides: tuple[str, ...], tole
     made, batch = inputs(model)
     with FlopCounterMode(display=False) as counter, torch.enable_grad():
         live(**made).loss.backward()
-    sample = Sample("", batch.longest, 0, batch.longest, 2, batch.patches // 2)
-    data = Data({"one": 1}, (sample,), (), 2, 2, 0.0, 0, None)
+    sample = Sample("", batch.longest, 0, supervised=batch.longest, pictures=2, patches=batch.patches // 2)
+    data = Data({"one": 1}, (sample,), (), pictures=2, decoded=2, newest=0.0, largest=0, cached=None)
     assert 2 * duration.operations(model, data) == pytest.approx(counter.get_total_flops(), rel=tolerance)

@@ -82,7 +82,9 @@ def test_activations_are_those_that_autograd_keeps(
     made, batch = inputs(model)
     live = loaded(resolved, model)
     found = saved_for_backward(live, made, autocast)
-    kept, recomputed = memory.activations(model, batch, Precision(2 if autocast else 4, 4), resolved, False)
+    kept, recomputed = memory.activations(
+        model, batch, Precision(2 if autocast else 4, 4), resolved=resolved, checkpointed=False
+    )
     assert recomputed == 0
     estimated = kept + 4 * batch.tokens * model.vocabulary
     assert estimated == pytest.approx(found, rel=tolerance)
@@ -94,7 +96,7 @@ def test_checkpointing_keeps_the_input_of_each_block(wide: Path) -> None:
     live = loaded(resolved, model)
     live.gradient_checkpointing_enable({"use_reentrant": False})
     found = saved_for_backward(live, made, autocast=False)
-    kept, recomputed = memory.activations(model, batch, Precision(4, 4), resolved, True)
+    kept, recomputed = memory.activations(model, batch, Precision(4, 4), resolved=resolved, checkpointed=True)
     assert kept + 4 * batch.tokens * model.vocabulary == pytest.approx(found, rel=0.1)
     assert recomputed == batch.tokens * memory.block_bytes(model.text, Precision(4, 4))
 
@@ -108,14 +110,14 @@ def test_frozen_tower_under_adapters_keeps_nothing(wide: Path) -> None:
     live.gradient_checkpointing_enable({"use_reentrant": False})
     rest_frozen_parts(live)
     found = saved_for_backward(live, made, autocast=False)
-    kept, _ = memory.activations(model, batch, Precision(4, 4), resolved, True)
+    kept, _ = memory.activations(model, batch, Precision(4, 4), resolved=resolved, checkpointed=True)
     assert kept + 4 * batch.tokens * model.vocabulary == pytest.approx(found, rel=0.1)
 
 
 def test_kernel_that_fuses_the_loss_counts_where_there_is_one(wide: Path) -> None:
     resolved, model = planned(wide)
     resolved.model.enable_liger_kernel = True  # LLaMA-Factory's parser wants the kernel installed
-    batch = Batch(8, 0, 8, 8)
+    batch = Batch(8, 0, 8, tail=8)
     assert memory.estimate(resolved, model, batch).loss == 0
     model.config.model_type = "qwen3_vl"
     assert memory.estimate(resolved, model, batch).loss > 0
@@ -125,7 +127,7 @@ def test_offloading_the_optimizer_keeps_gradients_and_weights_on_the_host_as_wel
     """18 bytes a weight: float32 weights, two moments and gradients, and 16-bit weights (DeepSpeed 0.19)."""
     zero = {"stage": 2, "overlap_comm": False, "offload_optimizer": {"device": "cpu"}}
     resolved, model = planned(wide, "bf16=true", f"deepspeed={{bf16: {{enabled: true}}, zero_optimization: {zero}}}")
-    found = memory.estimate(resolved, model, Batch(8, 0, 8, 8))
+    found = memory.estimate(resolved, model, Batch(8, 0, 8, tail=8))
     assert (found.host, found.optimizer) == (18 * model.weights.trainable, 0)
 
 
@@ -144,7 +146,7 @@ def test_parameters_are_those_of_the_published_weights(name: str, tmp_path: Path
 @pytest.mark.slow
 def test_zero_divides_what_its_paper_says(real: Path) -> None:
     """Rajbhandari et al., table 1: 7.5 G parameters and 64 GPUs take 120, 31.4, 16.6 and 1.9 GB; here 8.3 G and 8."""
-    n, gpus, batch = PARAMETERS["qwen2_5_vl_7b"], 8, Batch(8, 0, 8, 8)
+    n, gpus, batch = PARAMETERS["qwen2_5_vl_7b"], 8, Batch(8, 0, 8, tail=8)
 
     def held(stage: int) -> tuple[int, int, int]:
         zero = {"stage": stage, "overlap_comm": False}
@@ -166,7 +168,7 @@ def test_quantised_weights_take_as_many_bits_as_qlora_says(real: Path) -> None:
     lora = ("bf16=true", "finetuning_type=lora", "freeze_vision_tower=true")
     resolved, model = planned(real, *lora, "quantization_bit=4", "double_quantization=true")
     plain = planned(real, *lora)
-    batch = Batch(8, 0, 8, 8)
+    batch = Batch(8, 0, 8, tail=8)
     saved = memory.estimate(*plain, batch).weights - memory.estimate(resolved, model, batch).weights
     assert saved == pytest.approx(model.weights.linear * (16 - 4.127) / 8, rel=1e-6)
     # All but the vocabulary's two matrices, norms and biases.
@@ -175,10 +177,10 @@ def test_quantised_weights_take_as_many_bits_as_qlora_says(real: Path) -> None:
 
 def test_peak_is_the_greatest_moment_of_a_step(wide: Path) -> None:
     resolved, model = planned(wide)
-    small = memory.estimate(resolved, model, Batch(8, 0, 8, 8))
-    large = memory.estimate(resolved, model, Batch(80_000, 0, 8, 80_000))
+    small = memory.estimate(resolved, model, Batch(8, 0, 8, tail=8))
+    large = memory.estimate(resolved, model, Batch(80_000, 0, 8, tail=80_000))
     held = small.weights + small.optimizer
     assert small.peak == held + small.gradients + small.recomputed
     assert large.peak == held + large.activations + max(large.loss_gradient, large.recomputed)
-    spread = memory.estimate(planned(wide, gpus=2)[0], model, Batch(8, 0, 8, 8))
+    spread = memory.estimate(planned(wide, gpus=2)[0], model, Batch(8, 0, 8, tail=8))
     assert spread.buffers == small.gradients  # DDP's buckets

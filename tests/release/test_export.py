@@ -168,7 +168,7 @@ def test_chain_file_holds_digests_and_a_next_stage_can_start_here(stage, tmp_pat
         path.name: artefacts.sha256(path) for path in done.out.iterdir() if path.name != "stcr_chain.json"
     }
     assert [one["name"] for one in chain["stages"]] == ["Qwen/Qwen2.5-VL-7B-Instruct", "stage2"]
-    assert parent_record(str(done.out), "stcr_qwen2_vl", "next")["model_digest"] == done.digest
+    assert parent_record(str(done.out), "stcr_qwen2_vl", "next").model_digest == done.digest
 
 
 def test_same_stage_gives_the_same_bytes(stage, tmp_path):

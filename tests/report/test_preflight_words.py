@@ -7,7 +7,7 @@ from stcr_plugin.report.preflight_words import histogram, line, text
 
 
 def test_a_line_has_level_check_place_problem_and_fix() -> None:
-    found = line(error("cutoff", "3 of 4 samples are longer than 64", "set cutoff_len: 80", "cutoff_len"))
+    found = line(error("cutoff", "3 of 4 samples are longer than 64", "set cutoff_len: 80", where="cutoff_len"))
     assert found == "error    cutoff       cutoff_len: 3 of 4 samples are longer than 64; set cutoff_len: 80"
     assert line(ok("chain", "starts from a model")) == "ok       chain        starts from a model"
 

@@ -1,4 +1,4 @@
-"""Serving (`llamafactory-cli api`, `chat`): the model is told which tokens are pictures, as in training."""
+"""Serving (`llamafactory-cli api`, `chat`): the model gets to know which tokens are pictures, as in training."""
 
 from __future__ import annotations
 

@@ -34,7 +34,12 @@ _MIXES = {
 
 
 def dataset(
-    registry: str | Path, name: str, media_dir: str | Path | None = None, workers: int | None = None, cache: bool = True
+    registry: str | Path,
+    name: str,
+    media_dir: str | Path | None = None,
+    *,
+    workers: int | None = None,
+    cache: bool = True,
 ) -> Any:
     """The training set `name` of `registry`/dataset_info.json as a `datasets.Dataset`, one row a conversation.
 
@@ -65,7 +70,7 @@ def dataset(
     )
 
 
-def mixed(parts: Sequence[Any], strategy: str, shares: Sequence[float] | None, seed: int) -> Any:
+def mixed(parts: Sequence[Any], strategy: str, shares: Sequence[float] | None, *, seed: int) -> Any:
     """Several training sets as one, as LLaMA-Factory mixes them (data/data_utils.py, merge_dataset)."""
     from datasets import concatenate_datasets, interleave_datasets
 
@@ -144,13 +149,13 @@ def _aligned(
 
     rows = zip(indices, column("messages"), column("system"), column("images"), strict=True)
     made = [
-        (_messages(messages, system, tags, f"{name}, row {row}"), _images(images, media, f"{name}, row {row}"))
+        (_messages(messages, system, tags, where=f"{name}, row {row}"), _images(images, media, f"{name}, row {row}"))
         for row, messages, system, images in rows
     ]
     return {"messages": [messages for messages, _ in made], "images": [images for _, images in made]}
 
 
-def _messages(turns: Sequence[Any], system: str | None, tags: Mapping[str, str], where: str) -> list[dict[str, str]]:
+def _messages(turns: Sequence[Any], system: str | None, tags: Mapping[str, str], *, where: str) -> list[dict[str, str]]:
     roles = {tags["user_tag"]: "user", tags["assistant_tag"]: "assistant", tags["system_tag"]: "system"}
     spoken = [(roles.get(turn[tags["role_tag"]]), turn[tags["content_tag"]]) for turn in turns]
     if spoken and spoken[0][0] == "system":

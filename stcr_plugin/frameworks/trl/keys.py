@@ -106,7 +106,7 @@ _OFF: dict[str, str] = {
     "do_predict": "use `stcr eval`",
     "predict_with_generate": "use `stcr eval`",
     "remove_unused_columns": "the pictures' column would be dropped; remove it",
-    "plot_loss": "the losses stand in trainer_state.json; remove it",
+    "plot_loss": "the losses are in trainer_state.json; remove it",
     "quantization_bit": "",
     "enable_liger_kernel": "",
     "use_unsloth": "",

@@ -24,7 +24,7 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
     values = read_recipe(recipe, overrides)
     forced = os.environ.get("FORCE_TORCHRUN", "0").lower() in ("true", "y", "1")
     if "LOCAL_RANK" not in os.environ and (forced or torch.cuda.device_count() > 1):
-        under_torchrun(recipe, overrides, max(1, torch.cuda.device_count()), ("--backend", "trl"))
+        under_torchrun(recipe, overrides, max(1, torch.cuda.device_count()), options=("--backend", "trl"))
         return
     run_stage(Recipe.of(values), None, through_trl, backend="trl")
 
@@ -79,13 +79,19 @@ def _datasets(keys: DataKeys, seed: int, collator: TemporalCollator) -> tuple[An
 
     def read(names: Sequence[str], shares: Sequence[float] | None) -> Any:
         parts = [
-            dataset(keys.dataset_dir, name, keys.media, keys.preprocessing_num_workers, not keys.overwrite_cache)
+            dataset(
+                keys.dataset_dir,
+                name,
+                keys.media,
+                workers=keys.preprocessing_num_workers,
+                cache=not keys.overwrite_cache,
+            )
             for name in names
         ]
         if keys.max_samples:
             parts = [part.select(range(min(keys.max_samples, len(part)))) for part in parts]
-        parts = [_tokenised(part, name, keys, collator) for name, part in zip(names, parts, strict=True)]
-        return mixed(parts, keys.mix_strategy, shares, seed)
+        parts = [_tokenised(part, name, keys, collator=collator) for name, part in zip(names, parts, strict=True)]
+        return mixed(parts, keys.mix_strategy, shares, seed=seed)
 
     rows = read(keys.sets, keys.shares)
     if keys.val_size:
@@ -95,7 +101,7 @@ def _datasets(keys: DataKeys, seed: int, collator: TemporalCollator) -> tuple[An
     return rows, read(keys.eval_sets, None) if keys.eval_sets else None
 
 
-def _tokenised(rows: Any, name: str, keys: DataKeys, collator: TemporalCollator) -> Any:
+def _tokenised(rows: Any, name: str, keys: DataKeys, *, collator: TemporalCollator) -> Any:
     """Raises DataError for a sample over cutoff_len, and a missing picture."""
     return rows.map(
         collator.tokenised,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny_stage import Workshop
 
-from stcr_plugin.frameworks import progress
-from stcr_plugin.frameworks.progress import ProgressLines, without_bars
+from stcr_plugin.frameworks import training_output
 from stcr_plugin.frameworks.recipe import Recipe
+from stcr_plugin.frameworks.training_output import ProgressLines, without_bars
 
 
 def test_a_redirected_log_has_the_gap_and_a_few_short_lines(
@@ -46,7 +46,7 @@ def test_lines_are_at_least_fifteen_seconds_apart_but_for_the_first_and_the_last
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(training_output.time, "perf_counter", lambda: clock[0])
     lines, args = ProgressLines("stage1"), SimpleNamespace(disable_tqdm=True)
     state = SimpleNamespace(global_step=0, max_steps=100, is_world_process_zero=True)
     lines.on_step_begin(args, state, None)
