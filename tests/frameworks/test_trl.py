@@ -196,8 +196,8 @@ def test_a_sample_over_the_cutoff_stops_before_training_and_names_what_it_needs(
     length = max(map(len, collator.tokenised(dataset(stocked.registry, "tiny_weak")[:])["input_ids"]))
     says = rf"a sample: takes {length} tokens but cutoff_len is {length - 1}.*set cutoff_len to {length}"
     with pytest.raises(DataError, match=says):
-        through_trl(args_of(stocked, "tiny_weak", "cut", f"cutoff_len={length - 1}"), [])
-    assert not (stocked.root / "cut").exists()
+        through_trl(args_of(stocked, "tiny_weak", "over_cutoff", f"cutoff_len={length - 1}"), [])
+    assert not (stocked.root / "over_cutoff").exists()
     rows = list(dataset(stocked.registry, "tiny_weak"))
     collator.cutoff_len = length - 1
     with pytest.raises(DataError, match="which would cut its pictures or its answer"):
