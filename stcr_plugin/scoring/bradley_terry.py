@@ -1,4 +1,7 @@
-"""Pairwise judgments -> scores: the Bradley-Terry model, and which pairs to ask so that few questions are enough."""
+"""Pairwise judgments -> scores by the Bradley-Terry model, and the choice of pairs so that few questions are enough.
+
+Hand-written: packages such as choix fit counts of wins, not probabilities with weights, and give no covariance.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,22 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 RIDGE = 0.03
-"""Of the scores: as if each were drawn from a normal distribution of variance 1 / RIDGE, before anything is asked."""
+"""Prior precision of the scores: each is normally distributed with variance 1 / RIDGE."""
 
-_STEPS = 1000  # of Newton's method at most; a score moves by 1 a step far off, and 20 steps are usual
+_STEPS = 1000  # of Newton's method at most; a score moves by at most 1 per step, and 20 steps are usual
 
 _VOTES: Mapping[str, float] = {"img1": 0.0, "neither": 0.5, "img2": 1.0}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two frames, by their places 0, 1, ... in the list that is ranked, and what the answers about them come to.
+    """The result of the queries about two frames of a list that is ranked.
 
-    outcome: the probability 0..1 that `second` is closer to completion, 1/2 where the answers cancel out.
-    weight: the share 0..1 of the queries that were answered; an unparsed one says nothing.
+    Attributes:
+        first: Index of a frame in the list, from 0.
+        second: Index of the other frame.
+        outcome: Probability 0..1 that `second` is closer to completion; 1/2 where the answers cancel out.
+        weight: Share 0..1 of the queries with a parsed answer.
     """
 
     first: int
@@ -42,12 +48,13 @@ class Comparison:
 class Scores:
     """Bradley-Terry scores of n frames, in list order.
 
-    values: [n] in log-odds: `a` is judged closer than `b` with probability 1 / (1 + exp(b - a)); their mean is 0.
-    covariance: [n, n], the inverse of the curvature at the maximum. It takes every comparison for one independent draw,
-    which answers from log-probabilities are not: their errors are then rather too large.
-    progress: [n], the probability 0..1 of being judged closer than another frame of the list, each as likely. Where all
-    is sure, the i-th of n has i / (n - 1), from i = 0; where nothing can be told apart all have 1/2.
-    progress_errors: [n], to first order from the covariance.
+    Attributes:
+        values: [n] in log-odds: `a` is judged closer than `b` with probability 1 / (1 + exp(b - a)); their mean is 0.
+        covariance: [n, n], the inverse of the curvature at the maximum. It counts every comparison as one independent
+            draw, which answers from log-probabilities are not: their errors are then rather too large.
+        progress: [n], mean probability 0..1 of being judged closer than another frame of the list. Where every
+            comparison is certain, frame i has i / (n - 1); where frames cannot be distinguished, all have 1/2.
+        progress_errors: [n], to first order from the covariance.
     """
 
     values: Floats
@@ -65,9 +72,9 @@ class Scores:
 def outcome(answers: Sequence[Answer]) -> tuple[float, float]:
     """(outcome, weight) of a Comparison, from a pair's answers in one order or in both; the earlier frame is `first`.
 
-    Where names were compared, the log-odds of the later frame, averaged over the orders: whatever a model adds for a
-    place, such as "the second picture is further", cancels out. Otherwise each answer is a vote, and two that choose
-    one place each cancel out likewise. "Neither" counts half for either frame.
+    Where names were compared, the log-odds of the later frame, averaged over the orders: a preference for a position
+    cancels out. Otherwise each answer is a vote, and two votes for one position cancel out too. "Neither" counts half
+    for either frame.
     """
     odds = [_log_odds(answer) for answer in answers if answer.logprob_img1 is not None]
     if len(odds) == len(answers):
@@ -77,12 +84,12 @@ def outcome(answers: Sequence[Answer]) -> tuple[float, float]:
 
 
 def _toward_later(answer: Answer, share: float) -> float:
-    """Of a share of img2: that of the later frame."""
+    """The later frame's share, from that of img2."""
     return share if answer.order == "forward" else 1 - share
 
 
 def _log_odds(answer: Answer) -> float:
-    """Of the later frame against the earlier one; the probability of "neither" goes to both in halves."""
+    """Of the later frame against the earlier one; half the probability of "neither" goes to each."""
     import numpy as np
 
     half = -math.inf if answer.logprob_neither is None else answer.logprob_neither - math.log(2)
@@ -95,7 +102,7 @@ def _sigmoid(odds: float) -> float:
 
 
 def bradley_terry(n: int, comparisons: Sequence[Comparison], ridge: float = RIDGE) -> Scores:
-    """The scores of n frames that make `comparisons` likeliest, drawn towards 0 a little by `ridge`.
+    """The maximum-likelihood scores of n frames given `comparisons`, with a ridge penalty.
 
     The model is Bradley & Terry 1952, Rank Analysis of Incomplete Block Designs I, Biometrika 39, 324-345: a frame of
     score a is closer than one of score b with probability 1 / (1 + exp(b - a)). Maximised is the sum of
@@ -131,7 +138,7 @@ def bradley_terry(n: int, comparisons: Sequence[Comparison], ridge: float = RIDG
 
 
 def enough(n: int) -> int:
-    """How many comparisons of n frames are made where nobody says: n log2 n, and never more than there are pairs."""
+    """Default number of comparisons of n frames: n log2 n, at most the number of pairs."""
     return min(n * (n - 1) // 2, math.ceil(n * math.log2(n))) if n > 1 else 0
 
 
@@ -141,25 +148,33 @@ def rank(
     seed: int,
     compare: Callable[[int, list[tuple[int, int]]], Sequence[Comparison]],
 ) -> tuple[Scores, list[Comparison]]:
-    """Scores of n frames from `budget` comparisons (`enough` without one), no pair twice, and the comparisons made.
+    """Scores of n frames from `budget` comparisons, no pair twice, and the comparisons.
 
-    `compare` makes those of one round, given its number and its pairs (places, the lower first). Round 0 is a random
-    ring through all frames, so that every frame is compared twice and each is linked with each. Every later round
-    takes the pairs whose result is least certain: the largest p (1 - p) times variance of the difference in score, each
-    frame once a round. That is the gain in information of one more comparison to first order, as in D-optimal designs
-    (Chaloner & Verdinelli 1995, Bayesian Experimental Design: A Review, Statistical Science 10, 273-304). Which pairs
-    these are depends on answers alone, never on the order in which the frames are given. Raises ConfigError for fewer
-    than two frames, and for a budget below the n - 1 that link them (for which a chain takes the ring's place).
+    Round 0 is a random ring through all frames, so that every frame is compared twice and all are linked. Every later
+    round takes the pairs whose result is least certain: the largest p (1 - p) times variance of the score difference,
+    each frame once per round. To first order that is the information gain of one more comparison, as in D-optimal
+    designs (Chaloner & Verdinelli 1995, Bayesian Experimental Design: A Review, Statistical Science 10, 273-304). The
+    choice depends on answers alone, never on the order of the frames in the list.
+
+    Args:
+        n: Number of frames.
+        budget: Number of comparisons; None: `enough`. With n - 1, a chain is used instead of the ring.
+        seed: Of the ring.
+        compare: Makes the comparisons of a round, from its number and its pairs of indices, the lower first.
+
+    Raises:
+        ConfigError: For fewer than two frames, and for a budget below n - 1.
     """
     budget = enough(n) if budget is None else min(budget, n * (n - 1) // 2)
     if n < 2 or budget < n - 1:
         raise ConfigError(
-            f"{n} frames, {budget} comparisons: at least two frames, and one comparison less than frames, are needed "
-            "to link them all; without a number n log2 n are made"
+            "comparisons",
+            f"{budget} comparisons cannot link {n} frames",
+            "give at least two frames and n - 1 comparisons; the default is n log2 n",
         )
     made: list[Comparison] = []
     pairs = _ring(n, seed)[:budget]
-    for number in range(budget):  # every round makes one comparison at least
+    for number in range(budget):  # every round makes at least one comparison
         made += compare(number, pairs)
         scores = bradley_terry(n, made)
         asked = {(one.first, one.second) for one in made}
@@ -178,7 +193,7 @@ def _ring(n: int, seed: int) -> list[tuple[int, int]]:
 
 
 def _unsure(scores: Scores, asked: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Pairs that are not in `asked`, each frame in one at most, the least certain first."""
+    """Pairs not in `asked`, the least certain first, each frame in at most one."""
     import numpy as np
 
     values, covariance = scores.values, scores.covariance
@@ -197,8 +212,8 @@ def _unsure(scores: Scores, asked: set[tuple[int, int]]) -> list[tuple[int, int]
 
 
 def hops(n: int) -> list[tuple[int, int]]:
-    """Pairs of frames 1, 2, 4, 8, ... places apart: about n log2 n, fixed beforehand and linking all n.
+    """Pairs of frames 1, 2, 4, 8, ... apart: about n log2 n, fixed beforehand, linking all n.
 
-    Who always says "later" and is sure gets time order from them; who is as good as not (51 %), 0.99 of it.
+    A judge that always says "later" with certainty gets time order from them; with 51 %, 0.99 of it.
     """
     return [(i, i + step) for step in (2**power for power in range(n.bit_length())) for i in range(n - step)]

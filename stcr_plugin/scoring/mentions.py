@@ -1,6 +1,6 @@
 """Where a text names a picture, in English and Chinese: every mention becomes one private character.
 
-So the rules of `answers` read "picture", whatever it was called; they need no word of how pictures are named.
+So the rules of `parsing` do not depend on how pictures are named.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 _FIRST = 0xE000  # names[0]
-OTHER = "\uf8ff"  # a picture that is none of the names
+OTHER = "\uf8ff"  # a picture with another name
 MARK = "[\ue000-\uf8ff]"
 
 _NUMBERS = {
@@ -29,7 +29,7 @@ _AND = r"[ \t*`'\")]{0,4}(?:[,/&|、~-]|and|or|nor|to|than|vs\.?|和|与|或|跟
 
 
 def _several(one: str) -> str:
-    """In one breath, as in "images 1 and 2" or "第一、二张图"; as many as there may be pictures."""
+    """A list of up to eight, as in "images 1 and 2" or "第一、二张图"."""
     return rf"{one}(?:{_AND}{one}){{0,7}}"
 
 
@@ -38,7 +38,7 @@ _NOUN = rf"(?:(?<![a-z0-9]){_ENGLISH}|{_CHINESE})[ \t_#*`'\"(-]{{0,4}}"
 _DIGITS = rf"[0-9]+{_END}"
 _WORD = rf"(?:one|two|three|four|five|six|seven|eight|nine|ten){_END}"
 _HAN = r"(?:[0-9]+|[一二三四五六七八九十]+)"
-_SURE_HAN = r"[一二三四五六七八九十]+(?![下些个样起直次边面定致])"  # 图一下 is no picture 1
+_SURE_HAN = r"[一二三四五六七八九十]+(?![下些个样起直次边面定致])"  # 图一下 is not picture 1
 _ORDINAL = rf"(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|[0-9]+(?:st|nd|rd|th)){_END}"
 _PLACE = (
     rf"{_NOUN}(?P<number>{_several(_DIGITS)}|{_several(_WORD)}|{_several(_SURE_HAN)})"
@@ -64,16 +64,19 @@ _ALONE_LETTER = re.compile(r"[\W_]*([a-hA-H])[\W_]*")
 
 
 def normal(text: str) -> str:
-    """`text` without private characters of its own, in plain signs (NFKC) and with plain ends of lines."""
+    """`text` in NFKC without private characters, and with plain line ends."""
     return "\n".join(re.sub(MARK, " ", unicodedata.normalize("NFKC", text)).splitlines())
 
 
 def marked(text: str, pictures: Sequence[str], deciding: bool = False) -> str:
-    """A normal `text` with every mention of one of `pictures` replaced by `mark` of its index, else by OTHER.
+    """`text` with every mention of a picture replaced by `mark` of its index in `pictures`, else by OTHER.
 
-    A picture goes by its name or by its place ("image 2", "the second picture", 第二张图), where the names are places
-    or letters; else by its name alone. `deciding`: a line that can name nothing but a picture, where "the second one",
-    and a place or a letter of either case that stands alone, is a mention too.
+    Args:
+        text: A text from `normal`.
+        pictures: The names. Where they are positions or letters, a picture may also be named by its position
+            ("image 2", "the second picture", 第二张图).
+        deciding: The line can name nothing but a picture: "the second one", and a position or a letter of either case
+            alone in the line, is a mention too.
     """
     if not are_pictures(pictures):
         return _as_written(text, pictures)
@@ -91,7 +94,7 @@ def marked(text: str, pictures: Sequence[str], deciding: bool = False) -> str:
 
 
 def are_pictures(names: Sequence[str]) -> bool:
-    """Whether the names are places or letters; others, such as "yes" and "no", are looked for as they are written."""
+    """Whether the names are positions or letters; others, such as "yes" and "no", are searched as they are written."""
     return bool(names) and (all(re.fullmatch("[A-H]", name) for name in names) or bool(_places(names)))
 
 
@@ -100,12 +103,12 @@ def mark(index: int) -> str:
 
 
 def marks(text: str) -> list[str]:
-    """The marks in a marked text, in its order."""
+    """The marks in a marked text, in order."""
     return re.findall(MARK, text)
 
 
 def index(mark: str) -> int:
-    """Which of the names a mark stands for; not for OTHER."""
+    """The index of the name behind a mark other than OTHER."""
     return ord(mark) - _FIRST
 
 
@@ -118,7 +121,7 @@ def _of(found: re.Match[str]) -> str:
 
 
 def _numbers(text: str) -> list[str]:
-    """The numbers in "1 and 2", "first or second", 一、二: as digits without leading noughts."""
+    """The numbers in "1 and 2", "first or second", 一、二: as digits without leading zeros."""
     return [_NUMBERS.get(word, word.rstrip("stndrh").lstrip("0")) for word in _TOKEN.findall(text.lower())]
 
 
@@ -127,14 +130,14 @@ def _letters(text: str) -> list[str]:
 
 
 def _places(pictures: Sequence[str]) -> dict[str, str]:
-    """Number -> mark, where each of the names is one place ("img1", "second picture", 帧1); {} where one is not."""
+    """Number -> mark, where each of the names is one position ("img1", "second picture", 帧1); {} where one is not."""
     found = [_PLACES.fullmatch(normal(name)) for name in pictures]
     said = [_numbers(_of(one)) if one else [] for one in found]
     return {one[0]: mark(index) for index, one in enumerate(said)} if all(len(one) == 1 for one in said) else {}
 
 
 def _as_written(text: str, pictures: Sequence[str]) -> str:
-    """Names that are neither places nor letters, whole words; where one is part of another, the longer is meant."""
+    """Names that are neither positions nor letters, as whole words; where one is part of another, the longer counts."""
     longest = sorted(range(len(pictures)), key=lambda index: -len(pictures[index]))
     words = "|".join(rf"({re.escape(normal(pictures[index]))})" for index in longest)
     if not words:

@@ -1,4 +1,4 @@
-"""What a model said -> which picture it named."""
+"""Response of a model -> the picture that it names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEY = re.compile(
 )
 _MARKUP = " \t\"'`*_>#-"
 _NAMED = rf"(?:the[ \t])?[\"'`*_(]{{0,4}}{MARK}[\"'`*_)]{{0,4}}"
-# Says what a picture shows, not that it is the answer: a reasoning that was cut before its verdict.
+# Says what a picture shows, not that it is the answer: reasoning that was cut before its verdict.
 _HEADING = re.compile(
     r"spatial[\s_-]{1,3}details"
     rf"|{MARK}[\"'`*_)\]]{{0,4}}[ \t]{{0,3}}(?::|[-–—][ \t]|shows?\b|depicts?\b|显示|展示|中)"
@@ -30,7 +30,7 @@ _HEADING = re.compile(
 _NOT = r"(?:(?<![a-z])(?:not|cannot)(?![a-z])|n['’]t|不|没|未|并非)"
 _NOT_IT = re.compile(rf"{_NOT}是?[ \t]{{0,3}}{_NAMED}", re.I)
 _NOT_AT_ALL = re.compile(rf"{_NOT}|(?<![a-z])(?:less(?![a-z])|f[au]rther from(?![a-z]))|离完成更远", re.I)
-# All pictures named, as those of which none is meant.
+# All pictures, none of which is chosen.
 _NONE_OF = re.compile(
     rf"(?<![a-z0-9])neither[ \t]+(?:of[ \t]+)?{_NAMED}(?:[ \t]*(?:,|nor|or|and)[ \t]*{_NAMED}){{1,7}}"
     rf"|{_NAMED}(?:[ \t]*(?:和|与|跟|及|、|,|and)[ \t]*{_NAMED}){{1,7}}"
@@ -48,19 +48,19 @@ _LIST = re.compile(
 _LINE_OF_A_LIST = re.compile(rf"[\s>*#0-9.、()\"'`_-]*{MARK}[\s.,;。()*\"'`_-]*")
 
 
-def answered(query: Query, prompt: Prompt, said: Response) -> Answer:
-    """What `said` chooses: the likeliest name where names were compared, else the one that the text names."""
-    named = named_in(said, prompt.names)
+def answered(query: Query, prompt: Prompt, response: Response) -> Answer:
+    """The answer to `query`: the likeliest name where names were compared, else the one that the text names."""
+    named = named_in(response, prompt.names)
     return Answer(
         query.pair.pair_id,
         query.pair.episode_id,
         query.order,
         query.answer,
         choice(named, prompt.names),
-        said.text,
-        **{f"logprob_{choice(name, prompt.names)}": score for name, score in said.logprobs.items()},
-        prompt_tokens=said.prompt_tokens,
-        completion_tokens=said.completion_tokens,
+        response.text,
+        **{f"logprob_{choice(name, prompt.names)}": score for name, score in response.logprobs.items()},
+        prompt_tokens=response.prompt_tokens,
+        completion_tokens=response.completion_tokens,
     )
 
 
@@ -72,11 +72,11 @@ def choice(name: str | None, names: Sequence[str]) -> Choice | None:
     return found[name]
 
 
-def named_in(said: Response, names: Sequence[str]) -> str | None:
+def named_in(response: Response, names: Sequence[str]) -> str | None:
     """The likeliest of `names` where they were compared, else the one that the text names; None for none or several."""
-    if said.logprobs:  # without a text two names were equally likely, which names no image
-        return max(said.logprobs, key=said.logprobs.__getitem__) if said.text else None
-    return parse(said.text, names)
+    if response.logprobs:  # without a text two names were equally likely
+        return max(response.logprobs, key=response.logprobs.__getitem__) if response.text else None
+    return parse(response.text, names)
 
 
 def parse(text: str, names: Sequence[str] = ("img1", "img2")) -> str | None:
@@ -87,14 +87,14 @@ def parse(text: str, names: Sequence[str] = ("img1", "img2")) -> str | None:
     without that key counts only if it names exactly one picture, not as a heading (`img1: ...`, "img1 shows ...") and
     without a "not": a description that was cut chooses nothing.
 
-    A picture goes by its name or by its place: `img1`, `img 1`, `image 1`, `frame 1`, "the first picture", 第一张图,
-    图1; on the deciding line also "the first one", and "first" where nothing else stands there. A place that no name
-    has (`img3` of two) makes the answer unparsed. Letters (`A`, "picture A", "(A)") count where the names are letters:
-    in lower case after such a word or alone on the deciding line, since elsewhere "a" is an article; so is the `A` of
-    "A cup". Names that are no pictures' ("yes", "left") are looked for as they are.
+    A picture is named by its name or position: `img1`, `img 1`, `image 1`, `frame 1`, "the first picture", 第一张图,
+    图1; on the deciding line also "the first one", and "first" alone. A position without a name (`img3` of two) makes
+    the answer unparsed. Letters (`A`, "picture A", "(A)") count where the names are letters: in lower case after such a
+    word or alone on the deciding line, since elsewhere "a" is an article; so is the `A` of "A cup". Names that are not
+    pictures' ("yes", "left") are searched as they are.
 
-    With "neither" among the names, it is an answer too, in the same places: `neither`, `neither img1 nor img2`, 都不,
-    `img1和img2都不`. A picture beside it (`img1 or neither`) makes the answer unparsed. Raises nothing.
+    With "neither" among the names, it is an answer too, in the same positions: `neither`, `neither img1 nor img2`,
+    都不, `img1和img2都不`. A picture beside it (`img1 or neither`) makes the answer unparsed.
     """
     pictures = _pictures(names)
     plain = normal(text)
@@ -118,9 +118,9 @@ def parse(text: str, names: Sequence[str] = ("img1", "img2")) -> str | None:
 def parse_order(text: str, names: Sequence[str]) -> tuple[str, ...] | None:
     """The pictures as `text` lists them, closest to completion first; None where it does not list each exactly once.
 
-    The last line that names a picture decides. The list fills it, or what stands behind its colon: `img3, img1, img2`,
+    The last line that names a picture decides. It is a list, or has one after its colon: `img3, img1, img2`,
     `img3 > img1 > img2`, 第三张图、第一张图、第二张图, a JSON list; or the text ends in lines of one picture each.
-    Names as in `parse`; "neither" has no place in an order. Raises nothing.
+    Names as in `parse`; "neither" has no position in an order.
     """
     pictures = _pictures(names)
     lines = [line for line in (marked(line, pictures) for line in normal(text).split("\n")) if marks(line)]

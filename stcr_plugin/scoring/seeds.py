@@ -1,9 +1,9 @@
-"""The results of one chain trained with several seeds -> means, how far they spread, and which of two chains leads.
+"""Results of one chain trained with several seeds -> means, their spread, and differences between two chains.
 
-What is asked: would another training run come out alike? The intervals of one evaluation do not answer that; they say
-what other episodes would have given the same model. Five seeds, the usual number, show little at best: the sign-flip
-test of n seeds has no p below 2 / 2^n, two-sided, so that five give 1/16 = 0.0625 where all of them agree, and six are
-the fewest that can fall below 5 %. The t-test may give less, on the word that differences are normally distributed.
+The question is whether another training run would give the same. The intervals of one evaluation do not answer it: they
+say what other episodes would have given the same model. Five seeds, the usual number, show little at best: the
+two-sided sign-flip test of n seeds has no p below 2 / 2^n, so five seeds that all agree give 1/16 = 0.0625, and six are
+the fewest that can fall below 5 %. The t-test may give less, assuming that differences are normally distributed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ from stcr_plugin.scoring.metrics import RATES, pooled_interval
 from stcr_plugin.scoring.significance import sign_flips
 
 SAME = ("name", "dataset", "split")
-"""The keys of results.json in which the rows of one chain agree."""
+"""Keys of results.json that are the same in all rows of one chain."""
 RARE = ("tie_accuracy", "neither_rate", "earlier_closer_accuracy")
-"""The figures of results.json that only some pairs have."""
+"""Figures of results.json that not every evaluation has."""
 _OF_PAIRS = tuple(name for name in RATES if name != "unparsed_rate")
-"""Shares of n_pairs, which can be added up over episodes."""
+"""Shares of n_pairs, which can be summed over episodes."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over seeds, in its own unit: `values` in the order of the seeds, their mean, standard deviation (n - 1)
-    and the t-interval of the mean. With one seed there is no deviation and no interval.
+    """A figure over seeds, in its own unit.
 
-    The t-interval (Student 1908, Biometrika 6) may reach beyond 0 or 100 %, and is left so.
+    Attributes:
+        values: One per seed, in the order of the seeds.
+        mean: Of the values.
+        deviation: Standard deviation (n - 1); None with one seed.
+        interval: t-interval of the mean (Student 1908, Biometrika 6), not cut at 0 or 100 %; None with one seed.
     """
 
     values: tuple[float, ...]
@@ -44,7 +47,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """The figures of one chain over `seeds`; `of` says which chain: the keys that its rows agree in."""
+    """The figures of one chain over `seeds`; `of` says which chain: the keys that are the same in its rows."""
 
     of: Mapping[str, Any]
     seeds: tuple[int, ...]
@@ -53,12 +56,14 @@ class OverSeeds:
 
 @dataclass(frozen=True)
 class SeedsDifference:
-    """One chain's `figure` minus another's, seed by seed, in points.
+    """One chain's `figure` minus another's, per seed, in points.
 
-    p_t: the paired t-test, None with one seed or where all differences are alike. p_flips: whether as large a mean
-    comes about when the sign of each seed's difference is random, all 2^n of them looked at for up to 12 seeds.
-    episodes_interval: of the mean over all pairs of all seeds, by bootstrap over episodes, the runs as they are: what
-    other episodes would say of the same runs.
+    Attributes:
+        points: The differences.
+        p_t: p-value of the paired t-test; None with one seed or where all differences are the same.
+        p_flips: Sign-flip test of the mean difference, exact for up to 12 seeds.
+        episodes_interval: Of the mean over all pairs of all seeds, by bootstrap over episodes: what other episodes
+            would give for the same runs.
     """
 
     of: Mapping[str, Any]
@@ -72,10 +77,15 @@ class SeedsDifference:
 
 
 def over_seeds(results: Sequence[Mapping[str, Any]], same: Sequence[str] = SAME, level: float = 95) -> list[OverSeeds]:
-    """The rows of results.json that agree in the keys `same`, put together; in order of first appearance.
+    """The figures of each chain over its seeds, in order of first appearance.
 
-    `seed` of a row must be the seed of its chain's training: put it there where the evaluation drew with its own.
-    Raises DataError for a key that is missing, and for a seed that is there twice.
+    Args:
+        results: Rows of results.json. `seed` of a row must be the seed of its chain's training, not the evaluation's.
+        same: Keys that are the same in all rows of a chain.
+        level: Of the intervals, in percent.
+
+    Raises:
+        DataError: For a missing key, and for two rows of one seed.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for row in results:
@@ -92,23 +102,37 @@ def over_seeds(results: Sequence[Mapping[str, Any]], same: Sequence[str] = SAME,
 def difference(
     results: Sequence[Mapping[str, Any]],
     others: Sequence[Mapping[str, Any]],
+    *,
     figure: str = "pair_accuracy",
     resamples: int = 2000,
     seed: int = 0,
     level: float = 95,
     same: Sequence[str] = SAME,
 ) -> SeedsDifference:
-    """How much higher `figure` is in the rows `results` of one chain than in those of another, `others`, seed by seed.
+    """How much higher `figure` is in the rows `results` of one chain than in `others` of another, per seed.
 
-    An episode that several seeds were asked (`data_digest` is the same) is drawn for all of them at once: what makes it
-    hard does so for each. Where every seed has its own data, its episodes are drawn as its own.
-    Raises DataError where the two do not have the same seeds, or were not asked the same pairs with one of them.
+    An episode that several seeds were evaluated on (`data_digest` is the same) is drawn for all of them together, since
+    what makes it hard does so for each. Where every seed has its own data, its episodes are drawn on their own.
+
+    Args:
+        results: Rows of results.json of one chain, one per seed.
+        others: Those of the other chain.
+        figure: Name of a figure that is a share of pairs.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        level: Of the intervals, in percent.
+        same: Keys that are the same in all rows of a chain.
+
+    Raises:
+        DataError: Where the two have other seeds, or one seed was evaluated on other pairs.
     """
     if figure not in _OF_PAIRS:
-        raise ConfigError(f"figure {figure!r}: compared over seeds are {', '.join(_OF_PAIRS)}")
+        raise ConfigError(f"figure {figure!r}", "cannot be compared over seeds", f"use one of {', '.join(_OF_PAIRS)}")
     mine, theirs = _by_seed(results), _by_seed(others)
     if mine.keys() != theirs.keys():
-        raise DataError(f"one chain has the seeds {list(mine)}, the other {list(theirs)}; run both with the same")
+        raise DataError(
+            "seeds", f"one chain has {list(mine)}, the other {list(theirs)}", "run both with the same seeds"
+        )
     sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for number, row in mine.items():
         parts, other_parts = _episodes(row, figure), _episodes(theirs[number], figure)
@@ -117,7 +141,9 @@ def difference(
             for one, part in ((row, parts), (theirs[number], other_parts))
         )
         if asked != other_asked:
-            raise DataError(f"seed {number}: the two chains were asked different pairs; evaluate both on the same data")
+            raise DataError(
+                f"seed {number}", "the two chains were evaluated on different pairs", "evaluate both on the same data"
+            )
         for episode, (part, n) in parts.items():
             both = sums[asked[0], episode]
             both[0] += part - other_parts[episode][0]
@@ -148,24 +174,25 @@ def _by_seed(group: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]
         seed = _value(row, "seed")
         if seed in found:
             raise DataError(
-                f"{row.get('name')}, {row.get('split')}: two results of seed {seed}; leave one out, or set `seed` in "
-                "each to the seed of its training"
+                f"{row.get('name')}, {row.get('split')}",
+                f"two results of seed {seed}",
+                "leave one out, or set `seed` in each to the seed of its training",
             )
         found[seed] = row
     if not found:
-        raise DataError("no results: give the results.json of at least one seed")
+        raise DataError("results", "there are none", "give the results.json of at least one seed")
     return {seed: found[seed] for seed in sorted(found)}
 
 
 def _value(row: Mapping[str, Any], key: str) -> Any:
     if key not in row:
-        raise DataError(f"results of {row.get('name', 'a run without name')}: no {key!r}; run `stcr eval` again")
+        raise DataError(f"results of {row.get('name', 'a run without name')}", f"no {key!r}", "run `stcr eval` again")
     return row[key]
 
 
 def _episodes(row: Mapping[str, Any], figure: str) -> dict[str, tuple[float, int]]:
     """episode_id -> (how many of its pairs the figure counts, its pairs)."""
-    # Rounding gives back the counts that the percentages were made of; the position bias has halves of a pair.
+    # Rounding gives back the counts behind the percentages; the position bias has halves of a pair.
     return {
         one["episode_id"]: (round(2 * one[figure] * one["n_pairs"] / 100) / 2, one["n_pairs"])
         for one in _value(row, "per_episode")
@@ -173,11 +200,11 @@ def _episodes(row: Mapping[str, Any], figure: str) -> dict[str, tuple[float, int
 
 
 def spread(values: Sequence[float], level: float = 95) -> Spread:
-    """Mean, deviation and t-interval of `values`, one a seed."""
+    """Mean, deviation and t-interval of `values`, one per seed."""
     from scipy import stats
 
     if not 0 < level < 100:
-        raise ConfigError(f"level {level}: need 0 < level < 100")
+        raise ConfigError("level", f"{level} is out of range", "use a level between 0 and 100")
     n, mean = len(values), statistics.fmean(values)
     if n < 2:
         return Spread(tuple(values), mean, None, None)
@@ -187,7 +214,7 @@ def spread(values: Sequence[float], level: float = 95) -> Spread:
 
 
 def _paired_t(leads: Sequence[float]) -> float | None:
-    """None where there is nothing that the differences spread by."""
+    """None where all differences are the same."""
     from scipy import stats
 
     if max(leads) - min(leads) < 1e-9:

@@ -1,6 +1,6 @@
-"""Could chance alone have done it? p-values, all of them two-sided.
+"""Two-sided p-values of gaps and differences.
 
-A large p shows nothing: least of all that a gap is 0. How large it may still be is what the interval says.
+A large p shows nothing, least of all that a gap is 0. How large it may still be is what the interval says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PERMUTATIONS = 9999
 _ENUMERATED = 12
-"""Up to so many clusters all of their 2^n sign flips are looked at."""
+"""Most clusters for which all 2^n sign flips are enumerated."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class McNemar:
 
 
 def gap_p(answers: Sequence[Answer], permutations: int = PERMUTATIONS, seed: int = 0) -> Permutation:
-    """How often a gap at least as large comes about where forward and backward are alike.
+    """p-value of the gap between forward and backward accuracy.
 
-    Were they alike, the right and wrong answers of a pair's two orders could change places. Those of one episode's
-    pairs hang together, so they all change places at once: the sign of the episode's difference flips.
-    Ties, which have no forward accuracy, are left out. Raises DataError as `metrics.figures`.
+    Under the null hypothesis the answers of a pair's two orders are exchangeable. Pairs of one episode depend on each
+    other, so they are exchanged together: the sign of the episode's difference flips. Ties, which have no forward
+    accuracy, are left out. Raises DataError as `metrics.figures`.
     """
     differences: dict[str, int] = defaultdict(int)
     for forward, backward in metrics.untied(metrics.by_pair(answers)).values():
@@ -52,9 +52,9 @@ def gap_p(answers: Sequence[Answer], permutations: int = PERMUTATIONS, seed: int
 def difference_p(
     answers: Sequence[Answer], others: Sequence[Answer], permutations: int = PERMUTATIONS, seed: int = 0
 ) -> Permutation:
-    """How often pair accuracies at least as far apart come about where two models, asked the same pairs, are alike.
+    """p-value of the difference in pair accuracy of two models evaluated on the same pairs.
 
-    Were they alike, their answers to a pair could change places; those to one episode's pairs do so all at once.
+    Under the null hypothesis their answers to a pair are exchangeable; those of one episode are exchanged together.
     Ties are left out. Raises DataError where the pairs are not the same.
     """
     differences: dict[str, int] = defaultdict(int)
@@ -64,20 +64,23 @@ def difference_p(
 
 
 def sign_flips(differences: Sequence[float], permutations: int = PERMUTATIONS, seed: int = 0) -> Permutation:
-    """How often the sum of `differences`, one a cluster, is at least as far from 0 when their signs are random.
+    """p-value of the sum of `differences`, one per cluster, under random signs.
 
     Whole clusters flip, as exchangeability blocks do (Winkler et al. 2014, Permutation inference for the general
-    linear model, NeuroImage 92, section "Exchangeability blocks"). All 2^n flips are looked at for up to 12 clusters;
-    beyond, `permutations` are drawn, and p is (b + 1) / (permutations + 1) with b of them as far from 0, so that it is
-    never 0 (Phipson & Smyth 2010, Permutation P-values should never be zero, Stat Appl Genet Mol Biol 9, art. 39).
+    linear model, NeuroImage 92, section "Exchangeability blocks"). All 2^n flips are enumerated for up to 12 clusters;
+    for more, `permutations` are drawn, and p is (b + 1) / (permutations + 1) with b of them as far from 0, so that it
+    is never 0 (Phipson & Smyth 2010, Permutation P-values should never be zero, Stat Appl Genet Mol Biol 9, art. 39).
+
+    Hand-written: scipy.stats.permutation_test gives the same exact p (see the tests), but draws other permutations than
+    those of the published p-values.
     """
     import numpy as np
 
     if permutations < 1:
-        raise ConfigError(f"permutations {permutations}: must be at least 1")
+        raise ConfigError(f"permutations {permutations}", "must be at least 1")
     values = np.array([value for value in differences if value], dtype=np.float64)
     n = len(values)
-    # Sums of the same numbers in another order differ by rounding; they are as far from 0 all the same.
+    # Sums of the same numbers in another order differ by rounding, and count as equally far from 0.
     bound = abs(values.sum()) - 1e-12 * np.abs(values).sum()
 
     def as_far(ones: Integers) -> int:
@@ -95,14 +98,14 @@ def sign_flips(differences: Sequence[float], permutations: int = PERMUTATIONS, s
 
 
 def mcnemar(answers: Sequence[Answer], others: Sequence[Answer]) -> McNemar:
-    """McNemar's test of two models asked the same pairs: is each pair right in BOTH orders, or not?
+    """McNemar's test of two models evaluated on the same pairs, each right in BOTH orders or not.
 
-    Only pairs that one of the two got right decide; where the models are alike, either of them is as likely to be that
-    one (McNemar 1947, Psychometrika 12). p_exact is the binomial's, p_mid its mid-p variant, which is less
-    conservative: p_exact less the probability of what was found, half of it where both counts are alike (Fagerland,
-    Lydersen & Laake 2013, BMC Med Res Methodol 13:91, and its supplement).
-    The test takes pairs for independent. Those of one episode are not, which makes both p too small:
-    `difference_p` is the one to go by. Ties are left out. Raises DataError where the pairs are not the same.
+    Only pairs that exactly one model got right count; under the null hypothesis it is either model with probability 1/2
+    (McNemar 1947, Psychometrika 12). p_exact is the binomial's, p_mid its mid-p variant, which is less conservative:
+    p_exact minus the probability of the observed counts, half of it where both are equal (Fagerland, Lydersen & Laake
+    2013, BMC Med Res Methodol 13:91, and its supplement). The test assumes independent pairs. Those of one episode are
+    not, which makes both p too small: use `difference_p`. Ties are left out. Raises DataError where the pairs are not
+    the same.
     """
     from scipy import stats
 
@@ -117,7 +120,7 @@ def mcnemar(answers: Sequence[Answer], others: Sequence[Answer]) -> McNemar:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Each test's p, adjusted for having looked at all of `p_values`: below 5 % with a chance of 5 % for ANY of them.
+    """p-values adjusted for multiple tests, in the given order.
 
     Holm 1979, A simple sequentially rejective multiple test procedure, Scand J Stat 6: the k-th smallest of m is
     multiplied by m - k + 1, and none falls below a smaller one's. Any dependence between the tests is allowed.
@@ -125,7 +128,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     adjusted, floor = {}, 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda one: one[1])):
         if not 0 <= p <= 1:
-            raise DataError(f"test {name}: p = {p} is no probability; leave out a test that gave none")
+            raise DataError(f"test {name}", f"p = {p} is not a probability", "leave out a test without one")
         floor = max(floor, min(1.0, (len(p_values) - rank) * p))
         adjusted[name] = floor
     return {name: adjusted[name] for name in p_values}

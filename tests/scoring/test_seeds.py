@@ -152,7 +152,7 @@ def test_pooled_episodes_add_up_to_the_figure(figure):
         for order, expected in zip(ORDERS, ("img2", "img1"), strict=True)
     ]
     right = [Answer(one.pair_id, one.episode_id, one.order, one.expected, one.expected, "") for one in answers]
-    found = difference([real("a", 0, answers)], [real("b", 0, right)], figure)
+    found = difference([real("a", 0, answers)], [real("b", 0, right)], figure=figure)
     leads = sorted(
         getattr(figures([one for one in answers if one.episode_id == episode]), figure)
         - getattr(figures([one for one in right if one.episode_id == episode]), figure)
@@ -165,16 +165,16 @@ def test_mistakes_are_named():
     mine, theirs = plain("a", [90, 91]), plain("b", [80, 81])
     with pytest.raises(DataError, match=r"two results of seed 0.*set `seed` in each"):
         over_seeds([mine[0], mine[0]])
-    with pytest.raises(DataError, match=r"seeds \[0, 1\], the other \[0\]"):
+    with pytest.raises(DataError, match=r"seeds: one chain has \[0, 1\], the other \[0\]"):
         difference(mine, theirs[:1])
-    with pytest.raises(DataError, match="seed 1: the two chains were asked different pairs"):
+    with pytest.raises(DataError, match="seed 1: the two chains were evaluated on different pairs"):
         difference(mine, [theirs[0], theirs[1] | {"data_digest": "other"}])
     with pytest.raises(DataError, match="no 'per_episode'"):
         difference(mine, [{key: value for key, value in row.items() if key != "per_episode"} for row in theirs])
-    with pytest.raises(DataError, match="no results"):
+    with pytest.raises(DataError, match="results: there are none"):
         difference([], [])
     with pytest.raises(ConfigError, match="unparsed_rate"):
-        difference(mine, theirs, "unparsed_rate")
+        difference(mine, theirs, figure="unparsed_rate")
 
 
 def test_rows_go_into_json():
