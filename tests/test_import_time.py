@@ -17,6 +17,7 @@ ROOMS = (
     ("stcr_plugin", "errors", "types", "autoload"),
     ("config", "artefacts", "logits", "progress_bar"),
     ("result_files",),
+    ("figures",),
     ("records", "results"),
     ("episodes",),
     ("splits", "pairs"),

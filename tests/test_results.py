@@ -8,16 +8,14 @@ import pytest
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
+from stcr_plugin.figures import Figures, GroupPart, PairFigures
 from stcr_plugin.results import (
     Controls,
     Evaluation,
-    Figures,
-    GroupPart,
     Guard,
     GuardComparison,
     MultiImage,
     Overlap,
-    PairFigures,
     Ranking,
     TrainingOverlap,
     ValueOrder,

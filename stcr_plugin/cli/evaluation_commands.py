@@ -136,7 +136,7 @@ def _controls(arguments: argparse.Namespace) -> None:
 
 
 def _multi_image_options(parser: Parser) -> None:
-    from stcr_plugin.results import GroupSettings
+    from stcr_plugin.figures import GroupSettings
 
     settings_options(parser, GroupSettings, _GROUPS)
     split_options(parser, "eval", limit="groups")
@@ -146,8 +146,8 @@ def _multi_image_options(parser: Parser) -> None:
 
 def _multi_image(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation.multi_image import evaluate_groups
+    from stcr_plugin.figures import GroupSettings
     from stcr_plugin.report.groups_table import groups_line, write_groups_page
-    from stcr_plugin.results import GroupSettings
 
     groups = settings_from(GroupSettings, arguments, _GROUPS)
     engine, ask = open_engine(arguments)

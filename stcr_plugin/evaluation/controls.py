@@ -20,9 +20,10 @@ from stcr_plugin.evaluation.control_list import CONTROLS, Control, Plain
 from stcr_plugin.evaluation.evaluate import ANSWERS, evaluate, read_answers, spread
 from stcr_plugin.evaluation.multi_image import evaluate_groups
 from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.figures import GroupSettings, PairFigures, Verdict
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.result_files import encode
-from stcr_plugin.results import ControlRow, Controls, ControlsOf, Evaluation, GroupSettings, PairFigures, Verdict
+from stcr_plugin.results import ControlRow, Controls, ControlsOf, Evaluation
 from stcr_plugin.scoring import group_figures
 from stcr_plugin.scoring.verdicts import RULES, NotApplicableError, judged, measured, measures_of
 from stcr_plugin.types import ORDERS, Answer, Prompt, Query

@@ -17,7 +17,8 @@ from stcr_plugin.evaluation import comparators
 from stcr_plugin.evaluation.comparators import Comparator
 from stcr_plugin.evaluation.leakage import contamination
 from stcr_plugin.evaluation.request import EvalRequest
-from stcr_plugin.results import Evaluation, Tokens
+from stcr_plugin.figures import Tokens
+from stcr_plugin.results import Evaluation
 from stcr_plugin.scoring import breakdown, metrics, significance
 from stcr_plugin.scoring.parsing import answered
 from stcr_plugin.types import ORDERS, Answer, Pair, Prompt, Query

@@ -22,8 +22,9 @@ from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.evaluation.evaluate import evenly
 from stcr_plugin.evaluation.ground_truth import config_of, true_progress
 from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.figures import GroupSettings
 from stcr_plugin.pairs import PairRules
-from stcr_plugin.results import GroupSettings, MultiImage
+from stcr_plugin.results import MultiImage
 from stcr_plugin.samples.questions import fill
 from stcr_plugin.scoring import group_figures
 from stcr_plugin.scoring.group_figures import GroupAnswer

@@ -17,14 +17,8 @@ from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.evaluation.strips import Strip
-from stcr_plugin.results import (
-    OrderEffects,
-    RankedComparison,
-    RankedFrame,
-    Ranking,
-    StripCorrelations,
-    ValueOrder,
-)
+from stcr_plugin.figures import OrderEffects
+from stcr_plugin.results import RankedComparison, RankedFrame, Ranking, StripCorrelations, ValueOrder
 from stcr_plugin.scoring import metrics
 from stcr_plugin.scoring.bradley_terry import RIDGE, Comparison, Scores, bradley_terry, enough, hops, outcome, rank
 from stcr_plugin.scoring.parsing import answered

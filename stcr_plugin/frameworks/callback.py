@@ -21,10 +21,10 @@ from transformers import TrainerCallback
 from stcr_plugin.engines.local import say
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.figures import Figures
 from stcr_plugin.frameworks.ranks import of_every_rank, rank_and_world
 from stcr_plugin.frameworks.training_output import log_line
 from stcr_plugin.records import Measurement, MissingMeasurement
-from stcr_plugin.results import Figures
 from stcr_plugin.scoring.metrics import figures
 from stcr_plugin.scoring.parsing import answered
 from stcr_plugin.types import ORDERS, Answer, Pair, Query

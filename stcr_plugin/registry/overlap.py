@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.figures import Nearness, Shared
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.registry.manifest import Manifest
-from stcr_plugin.results import Nearness, Overlap, Shared
+from stcr_plugin.results import Overlap
 from stcr_plugin.types import Pair
 
 if TYPE_CHECKING:

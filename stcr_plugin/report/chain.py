@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stcr_plugin.errors import DataError
+from stcr_plugin.figures import Measure, Verdict
 from stcr_plugin.report import tables
 from stcr_plugin.report.document import Block, Bullets, Finding, Heading, Words, code
 from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.report.runs import Measured, same_pairs
-from stcr_plugin.results import Evaluation, Measure, Verdict
+from stcr_plugin.results import Evaluation
 from stcr_plugin.scoring.metrics import paired_difference
 from stcr_plugin.scoring.verdicts import CHANCE, FEWEST, RULES, judged
 

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from stcr_plugin.figures import PhaseCell, QuarterFigures, WindowFigures
 from stcr_plugin.report import tables
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import Block, Cell, Fold, Heading, Heat, Section, Table, Words, code, figures, share
 from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.report.runs import Measured
-from stcr_plugin.results import Evaluation, PhaseCell, QuarterFigures, WindowFigures
+from stcr_plugin.results import Evaluation
 from stcr_plugin.scoring.breakdown import PHASE_KINDS
 
 _TASKS_OPEN = 12  # more tasks than this are folded away

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stcr_plugin.results import ComparatorAccount, Figures
+from stcr_plugin.figures import Figures
+from stcr_plugin.results import ComparatorAccount
 
 
 def comparator_words(found: ComparatorAccount, figures: Figures) -> str:

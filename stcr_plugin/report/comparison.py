@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stcr_plugin.errors import DataError
+from stcr_plugin.figures import Difference, Permutation
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import Block, Bullets, Cell, Section, Table, Words, code
 from stcr_plugin.report.runs import Measured, same_pairs
 from stcr_plugin.report.tables import difference
-from stcr_plugin.results import Difference, Permutation
 from stcr_plugin.scoring import significance
 from stcr_plugin.scoring.metrics import paired_difference
 

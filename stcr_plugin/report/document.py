@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stcr_plugin.figures import Bounds, Verdict
 from stcr_plugin.report import tables
 from stcr_plugin.report.tables import HasFigures, Labelled
-from stcr_plugin.results import Bounds, Verdict
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 from stcr_plugin import artefacts
 from stcr_plugin.engines.picture_loading import open_picture
 from stcr_plugin.evaluation.evaluate import ANSWERS, read_answers
+from stcr_plugin.figures import Breakdowns, Permutation
 from stcr_plugin.report import plots, tables
 from stcr_plugin.report.comparator_words import comparator_words
 from stcr_plugin.report.overlap_words import overlap_words
-from stcr_plugin.results import Breakdowns, Evaluation, Permutation
+from stcr_plugin.results import Evaluation
 from stcr_plugin.scoring import breakdown, metrics
 from stcr_plugin.types import Answer, Pair
 

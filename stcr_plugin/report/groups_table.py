@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from stcr_plugin import artefacts
+from stcr_plugin.figures import GroupPart
 from stcr_plugin.report import tables
-from stcr_plugin.results import GroupPart, MultiImage
+from stcr_plugin.results import MultiImage
 from stcr_plugin.scoring.group_figures import ASKS, control_row
 
 GROUPS_MD = "groups.md"

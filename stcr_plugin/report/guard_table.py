@@ -7,8 +7,9 @@ from pathlib import Path
 
 from stcr_plugin import artefacts
 from stcr_plugin.evaluation.guard import ANSWERS, compare, read_replies
+from stcr_plugin.figures import Bounds, GuardKind, YesNoFigures
 from stcr_plugin.report import tables
-from stcr_plugin.results import Bounds, Guard, GuardComparison, GuardKind, YesNoFigures
+from stcr_plugin.results import Guard, GuardComparison
 from stcr_plugin.scoring.yes_no import Reply, constant_figures
 
 GUARD_MD, COMPARE_MD = "guard.md", "compare.md"

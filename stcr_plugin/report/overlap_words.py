@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from stcr_plugin.figures import Nearness, Shared
 from stcr_plugin.registry.overlap import BITS
-from stcr_plugin.results import Nearness, Overlap, Shared, TrainingOverlap
+from stcr_plugin.results import Overlap, TrainingOverlap
 
 
 def overlap_text(found: Overlap) -> str:

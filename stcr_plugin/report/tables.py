@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stcr_plugin.results import Difference, Figures, PairFigures
+from stcr_plugin.figures import Difference, Figures, PairFigures
 
 
 @dataclass(frozen=True)

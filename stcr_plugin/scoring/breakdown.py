@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from stcr_plugin.results import (
+from stcr_plugin.figures import (
     Breakdowns,
     ByDistance,
     ByTask,

@@ -8,17 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.results import (
-    FEWEST,
-    Bounds,
-    ControlRow,
-    GroupFigures,
-    GroupPart,
-    GroupSettings,
-    Intervals,
-    Measure,
-    MultiImage,
-)
+from stcr_plugin.figures import FEWEST, Bounds, GroupFigures, GroupPart, GroupSettings, Intervals, Measure
+from stcr_plugin.results import ControlRow, MultiImage
 from stcr_plugin.scoring import metrics
 from stcr_plugin.scoring.verdicts import Rule, above, judged, worst
 

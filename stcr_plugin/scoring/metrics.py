@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.results import Bounds, Difference, EpisodeFigures, Figures, Intervals
+from stcr_plugin.figures import Bounds, Difference, EpisodeFigures, Figures, Intervals
 from stcr_plugin.types import ORDERS, Answer
 
 if TYPE_CHECKING:

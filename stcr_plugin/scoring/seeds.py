@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.results import Permutation
+from stcr_plugin.figures import Permutation
 from stcr_plugin.scoring.metrics import RATES, pooled_interval
 from stcr_plugin.scoring.significance import sign_flips
 

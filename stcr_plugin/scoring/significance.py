@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.results import Permutation
+from stcr_plugin.figures import Permutation
 from stcr_plugin.scoring import metrics
 from stcr_plugin.types import Answer
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.results import Figures, Intervals, Measure, PairFigures, Verdict
+from stcr_plugin.figures import Figures, Intervals, Measure, PairFigures, Verdict
 from stcr_plugin.scoring import metrics
 from stcr_plugin.types import Answer
 

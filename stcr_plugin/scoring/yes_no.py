@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from stcr_plugin.results import Difference, GuardKind, Intervals, YesNoFigures
+from stcr_plugin.figures import Difference, GuardKind, Intervals, YesNoFigures
 from stcr_plugin.samples.general import Label, Question
 from stcr_plugin.scoring import metrics
 from stcr_plugin.types import Response

@@ -11,8 +11,9 @@ from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation.comparators import COMPARATORS, PLAIN, comparator
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.figures import Difference, Tokens
 from stcr_plugin.report.comparator_words import comparator_words
-from stcr_plugin.results import Difference, PlainAccuracy, Tokens
+from stcr_plugin.results import PlainAccuracy
 from stcr_plugin.scoring.parsing import answered
 from stcr_plugin.types import ORDERS, Pair, Query, Response
 

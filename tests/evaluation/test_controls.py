@@ -20,11 +20,12 @@ from stcr_plugin.evaluation.controls import (
     write,
 )
 from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.figures import Measure, PairFigures
 from stcr_plugin.registry import parquet
 from stcr_plugin.registry.manifest import dataset_rows, read_manifest, read_pairs
 from stcr_plugin.registry.manifest import pair_files as files_of
 from stcr_plugin.report.controls_table import controls_console, controls_markdown
-from stcr_plugin.results import ControlRow, Controls, Measure, PairFigures
+from stcr_plugin.results import ControlRow, Controls
 from stcr_plugin.samples.questions import fill, paraphrases
 from stcr_plugin.scoring import metrics, verdicts
 from stcr_plugin.scoring.verdicts import RULES, judged, measured

@@ -20,10 +20,10 @@ from stcr_plugin.evaluation.multi_image import (
     spread,
 )
 from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.figures import GroupSettings
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report.groups_table import groups_markdown
-from stcr_plugin.results import GroupSettings
 from stcr_plugin.scoring import verdicts
 from stcr_plugin.scoring.group_figures import control_row
 from stcr_plugin.types import Pair, Response

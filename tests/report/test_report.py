@@ -9,10 +9,11 @@ from chain_of_runs import answered_chain, chain, judged, results, write, write_a
 from PIL import Image
 
 from stcr_plugin.errors import DataError
+from stcr_plugin.figures import Breakdowns
 from stcr_plugin.report.chain import says_img2
 from stcr_plugin.report.chain_report import report
 from stcr_plugin.report.tables import console_table
-from stcr_plugin.results import Breakdowns, Evaluation
+from stcr_plugin.results import Evaluation
 from stcr_plugin.scoring.metrics import figures
 from stcr_plugin.types import Answer
 

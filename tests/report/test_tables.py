@@ -1,7 +1,7 @@
 import dataclasses
 
+from stcr_plugin.figures import Figures, PairFigures
 from stcr_plugin.report import tables
-from stcr_plugin.results import Figures, PairFigures
 
 PLAIN = PairFigures(Figures(90.0, 80.0, 10.0, 75.0, 80.0, 55.0, 0.0, 20, 4, 40))
 

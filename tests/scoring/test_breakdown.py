@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from stcr_plugin.results import LeftOut
+from stcr_plugin.figures import LeftOut
 from stcr_plugin.scoring.breakdown import breakdowns
 from stcr_plugin.scoring.metrics import figures, intervals
 from stcr_plugin.types import ORDERS, Answer, Pair, Query

@@ -3,7 +3,8 @@ from itertools import permutations
 import pytest
 
 from stcr_plugin.errors import DataError
-from stcr_plugin.results import GroupFigures, GroupSettings, MultiImage
+from stcr_plugin.figures import GroupFigures, GroupSettings
+from stcr_plugin.results import MultiImage
 from stcr_plugin.scoring import verdicts
 from stcr_plugin.scoring.group_figures import GroupAnswer, chance, control_row, figures, intervals, kendall_tau
 

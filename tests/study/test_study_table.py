@@ -13,9 +13,10 @@ from toy_study import stages, study, two_datasets
 from stcr_plugin.artefacts import provenance
 from stcr_plugin.config import load
 from stcr_plugin.errors import DataError
+from stcr_plugin.figures import Measure, Verdict
 from stcr_plugin.report import study_report
 from stcr_plugin.report.document import Document, Section, markdown
-from stcr_plugin.results import ControlRow, ControlsOf, Measure, Verdict
+from stcr_plugin.results import ControlRow, ControlsOf
 from stcr_plugin.scoring.study_figures import StudyFigures, ability_over_seeds, kinds_of_pairs
 from stcr_plugin.scoring.verdicts import RULES
 from stcr_plugin.study.grid import made_by, plans
