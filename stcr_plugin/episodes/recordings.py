@@ -62,7 +62,7 @@ def exclusion(what: str, where: str, error: DataError, files: Sequence[Path] = (
 
 def reason_of(error: DataError) -> str:
     """An error without its place: reasons are counted, so they must not differ by file."""
-    return str(DataError("", error.problem, error.fix)) or error.where
+    return str(DataError("", error.problem, error.fix))
 
 
 def inside_download(root: Path, relative: str) -> Path:

@@ -184,15 +184,15 @@ def samples(context: Context, shard: Shard, pairs: Sequence[Pair], choice: Choic
     rows, checked = [], 0
     for query, language in _queries(chosen, rule):
         shown = _shown(query, states)
-        wording = wordings[language]
-        made = cot_sample(query, shown, source, wording=wording, language=language, seed=config.seed, ties=offers)
-        checked += check_target(made.target, query, shown, source=source, wording=wording)
+        phrases = wordings[language]
+        made = cot_sample(query, shown, source, phrases=phrases, language=language, seed=config.seed, ties=offers)
+        checked += check_target(made.target, query, shown, source=source, phrases=phrases)
         rows.append(_row(made, language))
     return rows, checked
 
 
 def wordings_of(config: DataConfig, source: EpisodeSource) -> dict[str, Wording]:
-    """Language -> wording of the source's claims, for the CoT datasets; empty where none are needed."""
+    """Language -> phrases of the source's claims, for the CoT datasets; empty where none are needed."""
     described = {key: rule for key, rule in config.datasets.items() if rule.kind == "cot"}
     if not described or isinstance(source, PairSource):
         return {}
@@ -200,7 +200,7 @@ def wordings_of(config: DataConfig, source: EpisodeSource) -> dict[str, Wording]
     for key, rule in described.items():
         for language in rule.languages:
             if language not in wordings:
-                problem = f"there is no wording of claims in {language!r}"
+                problem = f"there are no claim texts in {language!r}"
                 raise ConfigError(f"datasets.{key}.languages", problem, nearest(language, list(wordings)))
     return wordings
 

@@ -147,7 +147,7 @@ def cot_sample(
     states: tuple[State, State],
     source: EpisodeSource,
     *,
-    wording: Wording,
+    phrases: Wording,
     language: str,
     seed: int,
     ties: bool = False,
@@ -158,7 +158,7 @@ def cot_sample(
         query: Two frames in one order.
         states: The true states of img1 and img2.
         source: Their source, which knows what may be said of a state.
-        wording: How that is written.
+        phrases: How that is written.
         language: Of the question.
         seed: Of the build, which draws the variant of the question.
         ties: Offer "neither" in the question.
@@ -167,7 +167,7 @@ def cot_sample(
         DataError: Where a state gives no claim, or one that has no phrase.
     """
     try:
-        one, two = (wording.say(source.claims(state)) for state in states)
+        one, two = (phrases.say(source.claims(state)) for state in states)
     except DataError as error:
         raise DataError(f"pair {query.pair.pair_id}, {error.where}", error.problem, error.fix) from None
     return _sample(query, (one, two), language, seed=seed, ties=ties)
@@ -200,7 +200,7 @@ def _sample(query: Query, texts: tuple[str, str], language: str, *, seed: int, t
 
 
 def check_target(
-    target: str, query: Query, states: tuple[State, State], *, source: EpisodeSource, wording: Wording
+    target: str, query: Query, states: tuple[State, State], *, source: EpisodeSource, phrases: Wording
 ) -> int:
     """Read a finished target text back and compare it with the truth.
 
@@ -220,7 +220,7 @@ def check_target(
     checked = 0
     for image, half, state in zip(("img1", "img2"), halves, states, strict=True):
         try:
-            claims = wording.read(half)
+            claims = phrases.read(half)
         except DataError as error:
             raise DataError(f"{where}, {image}", error.problem, "fix the claim texts") from None
         for claim in claims:

@@ -460,19 +460,19 @@ def test_names_of_the_vector_may_be_nested(tmp_path, names):
 
 
 def test_every_claim_can_be_said_in_words_that_no_other_has():
-    wordings = read_yaml(REPOSITORY / "stcr_plugin/samples/prompts/claims_lerobot.yaml")
+    listed = read_yaml(REPOSITORY / "stcr_plugin/samples/prompts/claims_lerobot.yaml")
     arms = ("left", "right", "left and right", "none")
     claims = [("moving", "", value) for value in arms]
     claims += [("hand", part, value) for part in ("left", "right") for value in ("open", "half closed", "closed")]
     claims += [("motion_done", "", str(value)) for value in range(0, 101, 10)]
-    for language, wording in wordings.items():
-        words = wording.get("words", {})
+    for language, phrases in listed.items():
+        words = phrases.get("words", {})
         texts = [
-            wording["claims"][family].format(part=words.get(part, part), value=words.get(value, value))
+            phrases["claims"][family].format(part=words.get(part, part), value=words.get(value, value))
             for family, part, value in claims
         ]
         assert len(set(texts)) == len(claims), language
-        assert not any(wording["separator"].strip() in text for text in texts), language
+        assert not any(phrases["separator"].strip() in text for text in texts), language
 
 
 # Real data: a Unitree G1 that moves a bottle

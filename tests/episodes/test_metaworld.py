@@ -353,14 +353,14 @@ def test_wrong_frames_and_foreign_episodes_are_refused(source, recorded):
 
 
 def test_claims_are_true_and_read_back_in_every_language(source, recorded):
-    wordings = load_wordings("metaworld")
-    assert set(wordings) == {"en", "zh"}
+    texts = load_wordings("metaworld")
+    assert set(texts) == {"en", "zh"}
     seen = set()
     for _, states in recorded.values():
         for state in states:
             claims = source.claims(state)
             assert all(source.holds(claim, state) for claim in claims)
-            assert all(wording.read(wording.say(claims)) == claims for wording in wordings.values())
+            assert all(phrases.read(phrases.say(claims)) == claims for phrases in texts.values())
             seen |= {(claim.name, claim.value) for claim in claims if isinstance(claim.value, str)}
     assert {("phase", phase) for phase in RANK} <= seen
     assert {("gripper", "open"), ("gripper", "partly open"), ("contact", "held"), ("contact", "free")} <= seen

@@ -26,11 +26,11 @@ SHOWN = {"forward": (STATES[3], STATES[15]), "backward": (STATES[15], STATES[3])
 
 
 def target(order="forward"):
-    return cot_sample(Query(PAIR, order), SHOWN[order], SOURCE, wording=WORDING, language="en", seed=0).target
+    return cot_sample(Query(PAIR, order), SHOWN[order], SOURCE, phrases=WORDING, language="en", seed=0).target
 
 
 def checked(text, order="forward"):
-    return check_target(text, Query(PAIR, order), SHOWN[order], source=SOURCE, wording=WORDING)
+    return check_target(text, Query(PAIR, order), SHOWN[order], source=SOURCE, phrases=WORDING)
 
 
 def test_target_reads_as_the_authors_write_it():
@@ -78,15 +78,15 @@ def test_target_of_the_other_order_is_caught():
 
 
 def test_phrase_with_the_most_fixed_text_is_meant():
-    wording = Wording(", ", {"phase": "{value}", "hand": "{part} hand {value}", "gripper": "gripper {value}"})
+    phrases = Wording(", ", {"phase": "{value}", "hand": "{part} hand {value}", "gripper": "gripper {value}"})
     claims = (Claim("phase", "lift"), Claim("gripper", "open"), Claim("hand:left", "half closed"))
-    assert wording.read(wording.say(claims)) == claims
+    assert phrases.read(phrases.say(claims)) == claims
 
 
 def test_two_equal_phrases_cannot_be_distinguished():
-    wording = Wording(", ", {"reach": "{value} cm far", "goal": "{value} cm far"})
+    phrases = Wording(", ", {"reach": "{value} cm far", "goal": "{value} cm far"})
     with pytest.raises(DataError, match="reach and as goal"):
-        wording.read("3 cm far")
+        phrases.read("3 cm far")
 
 
 @pytest.mark.parametrize("claims", [(), (Claim("colour", "red"),), (Claim("cup", "left"),), (Claim("grey:a", 1),)])
@@ -103,7 +103,7 @@ def test_claims_without_words_are_refused(claims):
         ({"separater": ", "}, "did you mean 'separator'"),
     ],
 )
-def test_bad_wording_is_refused(change, words):
+def test_bad_phrases_are_refused(change, words):
     values = {"separator": ", ", "claims": {"grey": "shade {value}"}} | change
     with pytest.raises(ConfigError, match=words):
         from_mapping(Wording, values, "claims.yaml")
@@ -117,12 +117,12 @@ def test_source_without_claim_texts_can_only_be_weak():
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_tabletop_frame_can_be_said_and_read_back(language):
     source = TabletopSource(TabletopConfig(seen=2, heldout=2, size=28))
-    wording = load_wordings("tabletop")[language]
+    phrases = load_wordings("tabletop")[language]
     frames = 0
     for one in source.episodes():
         assert isinstance(one, Episode)
         for state in source.states(one):
-            assert wording.read(wording.say(source.claims(state))) == source.claims(state)
+            assert phrases.read(phrases.say(source.claims(state))) == source.claims(state)
             frames += 1
     assert frames > 100
 
