@@ -198,9 +198,9 @@ def digest(value: Any) -> str:
 
 
 def rng(*key: Any) -> np.random.Generator:
-    """A random generator of its own for each key: JSON-like values, such as the seed and what is drawn.
+    """The random generator of a key: JSON-like values, such as the seed and the name of what is drawn.
 
-    Another number of draws from one key changes nothing for the others.
+    Each key has its own generator, so more draws from one do not change those of another.
     """
     import numpy
 

@@ -40,7 +40,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     except ConfigError as error:  # of a part that finds its own settings class, such as `source`
         raise ConfigError(f"{where}, {error.where}", error.problem, error.fix) from None
     except pydantic.ValidationError as error:
-        problems = [_describe(cls, problem["type"], problem["loc"], problem["msg"]) for problem in error.errors()]
+        problems = [
+            _describe(cls, problem["loc"], kind=problem["type"], message=problem["msg"]) for problem in error.errors()
+        ]
         raise ConfigError(where, "; ".join(problems)) from None
 
 
@@ -66,7 +68,7 @@ def read_yaml(path: str | Path, overrides: Sequence[str] = (), *, resolve: bool 
     try:
         values = None if resolve else yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if resolve or (overrides and isinstance(values, dict)):
-            values = _merged(path, values, overrides, resolve)
+            values = _merged(path, values, overrides, resolve=resolve)
     except FileNotFoundError:
         raise ConfigError(path, "no such file", "give the path of a YAML configuration") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -76,7 +78,7 @@ def read_yaml(path: str | Path, overrides: Sequence[str] = (), *, resolve: bool 
     return values
 
 
-def _merged(path: str | Path, values: Any, overrides: Sequence[str], resolve: bool) -> Any:
+def _merged(path: str | Path, values: Any, overrides: Sequence[str], *, resolve: bool) -> Any:
     """`values`, or what OmegaConf reads from `path` where it shall resolve, with the overrides laid over it."""
     import yaml
     from omegaconf import DictConfig, OmegaConf
@@ -99,7 +101,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {match[0]!r}?" if match else f"known are: {', '.join(sorted(known))}"
 
 
-def _describe(cls: type, kind: str, loc: tuple[int | str, ...], message: str) -> str:
+def _describe(cls: type, loc: tuple[int | str, ...], *, kind: str, message: str) -> str:
     key = ".".join(str(part) for part in loc)
     if kind == "unexpected_keyword_argument":
         known = [field.name for candidate in _classes_at(cls, loc[:-1]) for field in dataclasses.fields(candidate)]

@@ -1,7 +1,7 @@
-"""Logits in training: of each batch's tail alone, from its first supervised token on.
+"""In training, compute the logits only of a batch's tail: from its first supervised token on.
 
-A weak sample has a handful of supervised tokens behind hundreds of prompt and picture tokens, and a real vocabulary has
-150,000 words: logits of the prompt, which the loss ignores, would take gigabytes.
+A weak sample has a few supervised tokens after hundreds of prompt and picture tokens, and a real vocabulary has 150,000
+tokens: logits of the prompt, which the loss ignores, would take gigabytes.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ IGNORE = -100
 
 
 def supervised_tail(labels: Any) -> int:
-    """How many of the last positions of `labels` [rows, tokens] the loss reads, at least 1: from the one that predicts
-    the first supervised token of any row on."""
+    """The number of last positions that the loss reads, at least 1.
+
+    They begin with the one that predicts the first supervised token of any row.
+
+    Args:
+        labels: Tensor [rows, tokens], IGNORE where a token is not supervised.
+    """
     columns = (labels != IGNORE).any(0).nonzero()
     return labels.shape[1] - max(int(columns[0]) - 1, 0) if len(columns) else 1
 
 
 def cut_to_tail(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch whose loss a model computes from the tail alone, by `logits_to_keep` of transformers' forward methods.
-
-    The loss is the same sum over the same tokens.
-    """
+    """The batch with `logits_to_keep`, as transformers' forward methods take it. The loss stays the same."""
     tail = supervised_tail(inputs["labels"])
     return {**inputs, "labels": inputs["labels"][:, -tail:], "logits_to_keep": tail}
 
 
 def keep_tail(trainer: Any) -> None:
-    """Have a fresh `trainer` compute a training step's logits of the tail alone, where its model can."""
+    """Make a fresh `trainer` compute only the tail's logits in training steps, where its model can."""
     if "logits_to_keep" not in inspect.signature(_plain(trainer.model).forward).parameters:
         return
     compute_loss = trainer.compute_loss
 
     @functools.wraps(compute_loss)
     def of_tail(model: Any, inputs: Mapping[str, Any], *more: Any, **options: Any) -> Any:
-        # Labels that context parallelism has shifted already, and losses of another's, read every position.
+        # Labels that context parallelism has shifted, and other loss functions, read every position.
         cuts = model.training and "labels" in inputs and "shift_labels" not in inputs
         if cuts and trainer.compute_loss_func is None:
             inputs = cut_to_tail(inputs)

@@ -24,7 +24,7 @@ class Progress:
         self.done = 0
         self._total, self._desc, self._unit, self._shown = total, desc, unit, shown
         self._start = self._printed = time.monotonic()
-        self._told, self._note = -1, ""
+        self._last, self._note = -1, ""
         self._bar: Any = None
         if shown and sys.stderr.isatty():
             from tqdm import tqdm
@@ -49,11 +49,11 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._shown and time.monotonic() - self._start >= _SHORT and self._told != self.done:
+        elif self._shown and time.monotonic() - self._start >= _SHORT and self._last != self.done:
             self._print()
 
     def _print(self) -> None:
-        self._printed, self._told = time.monotonic(), self.done
+        self._printed, self._last = time.monotonic(), self.done
         scale, unit = (1_000_000, "MB") if self._unit == "bytes" else (1, self._unit)
         amounts = [str(amount // scale) for amount in (self.done, self._total) if amount is not None]
         parts = [f"{self._desc} {'/'.join(amounts)} {unit}", f"{self._printed - self._start:.0f} s", self._note]
@@ -84,11 +84,11 @@ def progress(
     """
     if work is None or isinstance(work, int):
         return Progress(work, desc, unit, shown=shown)
-    return _counted(work, desc, unit, len(work) if total is None and isinstance(work, Sized) else total)
+    return _counted(work, Progress(len(work) if total is None and isinstance(work, Sized) else total, desc, unit))
 
 
-def _counted(work: Iterable[T], desc: str, unit: str, total: int | None) -> Iterator[T]:
-    with Progress(total, desc, unit) as bar:
+def _counted(work: Iterable[T], bar: Progress) -> Iterator[T]:
+    with bar:
         for item in work:
             yield item
             bar.update()

@@ -66,7 +66,8 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
     patches = pixels["pixel_values"].view(len(pictures), -1, pixels["pixel_values"].shape[-1])
     tokens = int(grid[0].prod()) // processor.image_processor.merge_size**2
     encoded = [
-        _encoded(processor.tokenizer, task, caption, tokens) for task, caption in zip(tasks, captions, strict=True)
+        _encoded(processor.tokenizer, task, caption, image_tokens=tokens)
+        for task, caption in zip(tasks, captions, strict=True)
     ]
     seen: list[Any] = []
     hook = model.model.visual.register_forward_hook(lambda _module, _inputs, output: seen.append(output.pooler_output))
@@ -133,7 +134,7 @@ def _described_pictures(
     return pictures, tasks, captions, np.array(positions, dtype=np.float32)
 
 
-def _encoded(tokenizer: Any, task: str, caption: str, image_tokens: int) -> tuple[list[int], list[int]]:
+def _encoded(tokenizer: Any, task: str, caption: str, *, image_tokens: int) -> tuple[list[int], list[int]]:
     prompt = tokenizer.encode(_PROMPT.format(image="<|image_pad|>" * image_tokens, task=task), add_special_tokens=False)
     answer = tokenizer.encode(f"{caption}<|im_end|>", add_special_tokens=False)
     return prompt + answer, [IGNORE] * len(prompt) + answer

@@ -116,7 +116,13 @@ def _of_dataset(dataset: str, registry: str | Path) -> Iterator[Shown]:
         one, two = row["images"]
         # The judgment is the last line, the description before it.
         details = target.rpartition("\n")[0].removeprefix(DETAILS)
-        yield Shown((one, two), tasks[row["pair_id"]], prompt.removeprefix("<image>" * 2), row["answer"], details)
+        yield Shown(
+            images=(one, two),
+            task=tasks[row["pair_id"]],
+            question=prompt.removeprefix("<image>" * 2),
+            closer=row["answer"],
+            details=details,
+        )
 
 
 def _of_split(name: str, registry: str | Path, split: str) -> Iterator[Shown]:
@@ -125,7 +131,7 @@ def _of_split(name: str, registry: str | Path, split: str) -> Iterator[Shown]:
         for order in ORDERS:
             query = Query(pair, order)
             question = weak_sample(query, "en", seed).prompt.removeprefix("<image>" * 2)
-            yield Shown(query.images, pair.task, question, query.answer)
+            yield Shown(images=query.images, task=pair.task, question=question, closer=query.answer)
 
 
 def _as_json(rows: Sequence[Shown]) -> str:

@@ -119,28 +119,30 @@ def _stage(context: Context, pool: WorkerPool) -> Manifest:
     shards = cut(config, splits)
     with runner(pool, context, sum(map(len, splits.values()))) as run:
         # 2. Pairs.
-        drawn = _step(Drawn, "drawing pairs", [Job(Drawn.step, shard) for shard in shards], context, run)
+        drawn = _step(Drawn, "drawing pairs", [Job(Drawn.step, shard) for shard in shards], context=context, run=run)
         _refuse_too_few(config, Staged(shards, drawn, []), excluded)
         # 3. Pictures.
-        pictured = _step(Pictured, "writing pictures", [Job(Pictured.step, shard) for shard in shards], context, run)
+        pictured = _step(
+            Pictured, "writing pictures", [Job(Pictured.step, shard) for shard in shards], context=context, run=run
+        )
         staged = Staged(shards, drawn, pictured)
         _refuse_empty_splits(config, staged)
         # 4. Samples of the sets that are written shard by shard.
         chosen = choices(context, staged)
         jobs = [Job(Sampled.step, shard, chosen[shard.number]) for shard in shards if chosen[shard.number]]
-        sampled = _step(Sampled, "writing samples", jobs, context, run) if jobs else []
+        sampled = _step(Sampled, "writing samples", jobs, context=context, run=run) if jobs else []
     # 5. Training sets.
     order = {episode.episode_id: number for number, episode in enumerate(usable)}
-    sets = write_sets(context, staged, order, chosen, sampled)
+    sets = write_sets(context, staged, order=order, chosen=chosen, sampled=sampled)
     excluded += chain.from_iterable(receipt.excluded for step in (drawn, pictured) for receipt in step)
     for key, one in sets.items():
         if not one.counts.samples:
             raise DataError(f"datasets.{key}", f"not one sample is left{why(excluded)}")
     # 6. Manifest.
-    return _account(context, splits, staged, sets, excluded)
+    return _account(context, splits, staged, sets=sets, excluded=excluded)
 
 
-def _step(kind: type[R], verb: str, jobs: Sequence[Job], context: Context, run: Runner) -> list[R]:
+def _step(kind: type[R], verb: str, jobs: Sequence[Job], *, context: Context, run: Runner) -> list[R]:
     """The receipts of all jobs of one step, in order; a job with a receipt on disk was done before."""
     folder = context.place.staging / "receipts"
     paths = [folder / f"{job.shard.number:05d}-{kind.step}-{_job_digest(job)}.json" for job in jobs]
@@ -202,6 +204,7 @@ def _account(
     context: Context,
     splits: Mapping[str, Sequence[Episode]],
     staged: Staged,
+    *,
     sets: Mapping[str, TrainingSet],
     excluded: Sequence[Exclusion],
 ) -> Manifest:

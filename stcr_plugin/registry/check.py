@@ -58,7 +58,13 @@ def check(name: str, registry: str | Path) -> CheckReport:
     rows = sum(_check_dataset(build, dataset, pairs) for dataset in build.manifest.counts.datasets)
     _check_pictures(build)
     _check_files(build)
-    return CheckReport(build.manifest.name, len(build.uses), len(pairs), rows, tuple(build.problems))
+    return CheckReport(
+        name=build.manifest.name,
+        pictures=len(build.uses),
+        pairs=len(pairs),
+        rows=rows,
+        problems=tuple(build.problems),
+    )
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
             build.fault(manifests.DATASET_INFO, f"does not list {dataset} as {file}; build again")
         for number, row in enumerate(manifests.dataset_rows(build.registry, dataset), 1):
             try:
-                faults = list(_row_faults(row, manifest, rule, pairs))
+                faults = list(_row_faults(row, manifest, rule=rule, pairs=pairs))
                 for image in row["images"]:
                     if image not in build.uses:
                         artefacts.inside(build.registry, image)
@@ -169,7 +175,9 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
     return number
 
 
-def _row_faults(row: Mapping[str, Any], manifest: Manifest, rule: SetRule, pairs: Mapping[str, Pair]) -> Iterator[str]:
+def _row_faults(
+    row: Mapping[str, Any], manifest: Manifest, *, rule: SetRule, pairs: Mapping[str, Pair]
+) -> Iterator[str]:
     """What is wrong with one row. Raises KeyError and the like for one that does not have the form of a row."""
     user, assistant = row["messages"]
     if (user["role"], assistant["role"]) != ("user", "assistant"):

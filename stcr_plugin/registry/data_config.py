@@ -33,14 +33,19 @@ _DECIDE = (
 
 @settings
 class FrameRules:
-    """How a picture is written: cut to `crop`, resized (bicubic), encoded.
+    """How a picture is written: cropped, resized (bicubic) and encoded.
 
-    crop: left, top, right and bottom edge as shares of the picture's width and height, so [0, 0, 1, 1] is all
-    of it. width and height: pixels; null: as the crop leaves it. max_pixels: a larger picture is shrunk to at most so
-    many, its shape kept and both sides multiples of `multiple_of`, so that it is stored as the model will see it
-    (Qwen2.5-VL: patches of 14 merged in twos, 28; Qwen3-VL: 32). JPEG is written at quality 95 without subsampling.
-    format none: no picture is written, to count and plan before terabytes are decoded; nothing can be trained on it.
-    store: one file a picture (folder), or a tar file a shard (tar), which copies and lists faster by the million.
+    Attributes:
+        width: Pixels; null: as the crop leaves it. Goes with `height`.
+        height: As `width`.
+        crop: Left, top, right and bottom edge as shares of the picture's width and height; [0, 0, 1, 1] is all of it.
+        max_pixels: A larger picture is shrunk to at most this, its shape kept and both sides multiples of
+            `multiple_of`, so that it is stored as the model will see it.
+        multiple_of: Pixels; Qwen2.5-VL: 28 (patches of 14 merged in twos), Qwen3-VL: 32.
+        format: JPEG is written at quality 95 without subsampling. none writes no picture, to count and plan before
+            terabytes are decoded; nothing can be trained on it.
+        store: One file per picture (folder), or one tar file per shard (tar), which copies and lists faster by the
+            million.
     """
 
     width: int | None = None
@@ -68,9 +73,11 @@ class FrameRules:
 
 @settings
 class Curriculum:
-    """Rows in an order of difficulty: `bins` equally large parts by distance, the `first` ones first.
+    """Rows in an order of difficulty. Train with `disable_shuffling: true`, or the framework mixes them again.
 
-    Train with `disable_shuffling: true`, otherwise the framework mixes them again.
+    Attributes:
+        bins: Number of equally large parts by distance.
+        first: Which part comes first.
     """
 
     bins: int = 4
@@ -83,14 +90,18 @@ class Curriculum:
 
 @settings
 class DatasetRule:
-    """One training set: `pairs` pairs of `split` (all where None), each in the given orders and in one language.
+    """One training set.
 
-    orders given: as the pair was published, where its source says so, else both. format: sharegpt JSON in one file,
-    or Parquet in shards; auto takes JSON up to 100,000 samples.
-    kind general: yes/no questions about the pictures of these pairs, one at a time, in one JSON file: what `stcr guard`
-    asks, of other scenes. To replay in a stage, against forgetting. The simulator's pictures alone can be asked about.
-    draw: a name; datasets of one split and one `draw` take their pairs from one random order, so that all pairs of a
-    smaller set are in a larger one. Without it each is drawn by its own name. With `format: json`, no curriculum.
+    Attributes:
+        kind: general: yes/no questions about the pictures of the pairs, one at a time, in one JSON file, such as
+            `stcr guard` asks of other scenes; replay them in a stage against forgetting (source kind tabletop only).
+        pairs: How many pairs of the split; null for all.
+        languages: Each pair is in one of them, in turn.
+        orders: given: as the pair was published, where its source says so, else both.
+        format: sharegpt JSON in one file, or Parquet in shards; auto takes JSON up to 100,000 samples.
+        draw: A name; datasets of one split and one `draw` take their pairs from one random order, so that all pairs of
+            a smaller set are in a larger one. Without it each draws by its own name. With `format: json`, without a
+            curriculum.
     """
 
     split: str
@@ -120,13 +131,15 @@ class DatasetRule:
 class DataConfig:
     """Everything that decides a build.
 
-    on_bad_data: what cannot be used (an unreadable picture, a task text with a chat marker) is set aside and
-    counted in the manifest (exclude), or stops the build (error). A segment too short for a pair is no bad data
-    and always set aside, as is what a simulator draws again or cannot undo. A dataset that asked for no more pairs than
-    were drawn, but lost some to bad pictures (or, in Parquet, to published pairs without a description), takes what is
-    left and the manifest says `short_by`; where nothing is left, of a dataset or a split, the build stops.
-    pairs: of source kind spatiallogic, whose pairs are given, only `ties` may be set.
-    shard_episodes: how many episodes, drawn at random from a split, are one piece of work and one Parquet file.
+    Attributes:
+        pairs: Of source kind spatiallogic, whose pairs are given, only `ties` may be set.
+        on_bad_data: Data that cannot be used (an unreadable picture, a task text with a chat marker) is skipped and
+            counted in the manifest (exclude), or stops the build (error). A segment too short for a pair is not bad
+            data and always skipped, as is a draw that a simulator repeats or cannot undo. A dataset that asks for no
+            more pairs than were drawn, but lost some to bad pictures (or, in Parquet, to published pairs without a
+            description), takes what is left, and the manifest says `short_by`; where nothing is left of a dataset or a
+            split, the build stops.
+        shard_episodes: How many episodes, drawn at random from a split, are one piece of work and one Parquet file.
     """
 
     name: str
@@ -163,8 +176,8 @@ class DataConfig:
                 raise ValueError(f"datasets.{key}: no split {rule.split!r}, {nearest(rule.split, list(self.splits))}")
             if rule.kind == "general" and self.source.kind != "tabletop":
                 raise ValueError(
-                    f"datasets.{key}: kind general asks what stands in a picture, which only source kind tabletop can "
-                    "tell; mix in general data of your own (recipes/stage2_mixed.yaml)"
+                    f"datasets.{key}: kind general needs the objects in a picture, which only source kind tabletop "
+                    "knows; mix in your own general data (recipes/stage2_mixed.yaml)"
                 )
 
 
@@ -181,27 +194,27 @@ def plain(config: DataConfig) -> dict[str, Any]:
 
 @cache
 def _adapter() -> Any:
-    """Takes 20 ms to make, and a build asks for it with every shard."""
+    """Takes 20 ms to make, and a build uses it with every shard."""
     import pydantic
 
     return pydantic.TypeAdapter(DataConfig)
 
 
 def config_digest(config: DataConfig) -> str:
-    """Of all that decides the build's bytes: the configuration, the wordings and the version of the code."""
+    """Digest of all that decides the build's bytes: the configuration, the wordings and the version of the code."""
     prompts = {path.name: artefacts.sha256(path) for path in (PROMPTS / "questions.yaml", WORDING)}
     code = [artefacts.code_digest(*_DECIDE), installed_code(config.source.kind)]
     return artefacts.digest([plain(config), prompts, claims_digest(config.source.kind), code])
 
 
 def frames_folder(config: DataConfig) -> str:
-    """Where the pictures stand in the registry; the digest is of all that decides what a picture's path shows.
+    """The folder of the pictures in the registry; its digest is of all that decides what a picture's path shows.
 
     Training frameworks cache by path, so a path must never come to show something else.
     """
     values = plain(config)
     code = [artefacts.code_digest(*_DECIDE_PICTURES), installed_code(config.source.kind)]
     decides = [values["source"], values["frames"], config.seed, *code]
-    # A place in a tar depends on which pictures stand before it.
+    # A position in a tar depends on the pictures before it.
     digest = config_digest(config) if config.frames.store == "tar" else artefacts.digest(decides)
     return f"{config.name}/frames-{digest[:8]}"

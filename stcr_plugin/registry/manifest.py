@@ -336,7 +336,13 @@ def count_rows(rows: Sequence[Mapping[str, Any]]) -> RowCounts:
         return dict(sorted(Counter(str(row[column]) for row in rows).items()))
 
     pairs = len({row["pair_id"] for row in rows})
-    return RowCounts(pairs, len(rows), counted("answer"), counted("order"), counted("language"))
+    return RowCounts(
+        pairs=pairs,
+        samples=len(rows),
+        answers=counted("answer"),
+        orders=counted("order"),
+        languages=counted("language"),
+    )
 
 
 def total(counts: Sequence[C]) -> C:

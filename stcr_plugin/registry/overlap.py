@@ -1,22 +1,21 @@
 """What two datasets share: episodes, pictures, wording; and how near the pictures of one are to those of the other.
 
-A model that is evaluated on what it was trained on is not evaluated. What is found here is of three kinds:
+A model that is evaluated on what it was trained on is not evaluated. Three kinds of things are compared:
 
-- shared episodes and identical pictures. These are facts, and no split should have them.
-- shared wording. Mostly wanted: the question is the same in training and in use; it is for the reader to know.
-- near pictures. This is a hint. Recordings of one static scene are all alike, so no fixed distance tells a copy from
-  the next demonstration on the same table. The data themselves are the measure: a picture counts as near where its
-  nearest training picture is nearer than two neighbouring frames of one training episode typically are, and beside
-  that share stands the same share among the training episodes themselves, each held against the others. An evaluated
-  share far above the latter says that the evaluated pictures are closer to the training than a new demonstration
-  would be. A share as high says that the scene hardly changes, and then a copy cannot be seen by looks at all. A low
-  share does not prove that nothing is shared: a copy that was cropped, mirrored or filmed from another camera has
-  another fingerprint, and one of small pictures that was resized may lie further off than neighbouring frames do.
-  For that the two medians stand beside each other: the nearest training picture should not be nearer than the
-  training episodes are to one another.
+- Shared episodes and identical pictures. These are facts, and no split should have them.
+- Shared wording. Mostly wanted: the question is the same in training and in use.
+- Near pictures. This is a hint. Recordings of one static scene all look alike, so no fixed distance separates a copy
+  from the next demonstration on the same table. The data are the measure: a picture is near where its nearest training
+  picture is nearer than two neighbouring frames of one training episode typically are. Beside that share is the same
+  share among the training episodes themselves, each compared with the others. An evaluated share far above it means
+  that the evaluated pictures are closer to the training than a new demonstration would be. Where both are high the
+  scene hardly changes, and a copy cannot be seen by its looks. A low share does not prove that nothing is shared: a
+  copy that was cropped, mirrored or filmed from another camera has another fingerprint, and a small picture that was
+  resized may differ by more than neighbouring frames do. So the two medians are given too: the nearest training
+  picture should not be nearer than the training episodes are to one another.
 
-Not seen either: one recording under two roots or read by two kinds of source whose pictures were encoded otherwise
-(its episodes count as others; its pictures are near), and what a base model was trained on elsewhere.
+Not seen: one recording under two roots, or read by two kinds of source with differently encoded pictures (its episodes
+count as two; its pictures are near), and what a base model was trained on elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
@@ -44,22 +43,28 @@ if TYPE_CHECKING:
     Prints = npt.NDArray[np.uint64]
 
 BITS = picture_store.HASH_SIDE**2
-SAMPLED = 1000  # pictures of a side that are held against the other; a share is then known to about 3 points
+SAMPLED = 1000  # pictures of a side that are compared with the other; a share is then known to about 3 points
 REACH = 47  # the greatest distance (bits) that the search finds for certain, see `nearest`
 _BANDS, _FLIPS = 16, 2
-_SCANNED = 20_000  # so few pictures are compared one by one
+_SCANNED = 20_000  # up to this many pictures are compared one by one
 _NAMED = 10
+_PICTURES = ("frames", "sums", "prints")
 
 
 @dataclass(frozen=True)
 class Side:
     """One side of a comparison, all builds and datasets that it consists of.
 
-    episodes: (recording, episode id), no recording twice, while ids may be. The arrays have a row a picture, ordered by
-    episode and frame, none twice: `owners` its place in `episodes`, `frames` its native frame, `sums` the first 64
-    bits of its SHA-256, `prints` its fingerprint, [n, 4] of 64 bits. Builds without pictures (frames.format none) have
-    none.
-    questions: wordings with {task} for the task.
+    The arrays have one row per picture, each once, ordered by episode and frame; builds without pictures
+    (frames.format none) have none.
+
+    Attributes:
+        episodes: (recording, episode id); no recording twice, while ids may be.
+        questions: Wordings with {task} for the task.
+        owners: Index into `episodes`, [n].
+        frames: Native frame, [n].
+        sums: The first 64 bits of the SHA-256, [n].
+        prints: The fingerprint, [n, 4] of 64 bits.
     """
 
     name: str
@@ -100,8 +105,7 @@ def side(name: str, registry: str | Path) -> Side:
         for row, task in _dataset_rows(registry, dataset, tasks)
     }
     ids = [episode_id for own in splits for episode_id in manifest.splits[own]]
-    pictures = _pictures(name, registry, manifest, splits, ids, None)
-    return Side(name, _listed_by(manifest, ids), frozenset(tasks.values()), frozenset(questions), *pictures)
+    return _side(name, _Parts(registry, manifest, splits, ids, None), frozenset(tasks.values()), questions=questions)
 
 
 def _dataset_side(name: str, registry: str | Path, manifest: Manifest) -> Side:
@@ -112,9 +116,8 @@ def _dataset_side(name: str, registry: str | Path, manifest: Manifest) -> Side:
         found.add(row["episode_id"])
         tasks.add(task)
         questions.add(wording(row["messages"][0]["content"], task))
-    ids = sorted(found)
-    pictures = _pictures(name, registry, manifest, [split], ids, shown)
-    return Side(name, _listed_by(manifest, ids), frozenset(tasks), frozenset(questions), *pictures)
+    parts = _Parts(registry, manifest, [split], sorted(found), shown)
+    return _side(name, parts, tasks, questions=questions)
 
 
 def asked_side(registry: str | Path, name: str, split: str, pairs: Sequence[Pair], questions: Iterable[str]) -> Side:
@@ -124,12 +127,11 @@ def asked_side(registry: str | Path, name: str, split: str, pairs: Sequence[Pair
     ids = sorted({pair.episode_id for pair in pairs})
     title = f"{manifest.name}:{split}"
     tasks = frozenset(pair.task for pair in pairs)
-    pictures = _pictures(title, registry, manifest, [split], ids, shown)
-    return Side(title, _listed_by(manifest, ids), tasks, frozenset(questions), *pictures)
+    return _side(title, _Parts(registry, manifest, [split], ids, shown), tasks, questions=questions)
 
 
 def wording(question: str, task: str) -> str:
-    """A question without its `<image>` markers and with {task} wherever the task's text stands in it."""
+    """A question without its `<image>` markers and with {task} in place of the task's text."""
     filled = task.strip().rstrip(".。")
     text = question.replace("<image>", "")
     return text.replace(filled, "{task}") if filled else text
@@ -143,39 +145,48 @@ def merged(sides: Sequence[Side]) -> Side:
     position = {recording: number for number, recording in enumerate(episodes)}
     owners = [np.array([position[known] for known, _ in one.episodes], dtype=np.int64)[one.owners] for one in sides]
     return Side(
-        ", ".join(one.name for one in sides),
-        tuple(episodes.values()),
-        frozenset[str]().union(*(one.tasks for one in sides)),
-        frozenset[str]().union(*(one.questions for one in sides)),
-        *_ordered(owners, *([getattr(one, part) for one in sides] for part in ("frames", "sums", "prints"))),
+        name=", ".join(one.name for one in sides),
+        episodes=tuple(episodes.values()),
+        tasks=frozenset[str]().union(*(one.tasks for one in sides)),
+        questions=frozenset[str]().union(*(one.questions for one in sides)),
+        **_ordered(owners=owners, **{part: [getattr(one, part) for one in sides] for part in _PICTURES}),
     )
 
 
-def _pictures(
-    name: str,
-    registry: str | Path,
-    manifest: Manifest,
-    splits: Sequence[str],
-    ids: Sequence[str],
-    shown: set[str] | None,
-) -> tuple[Whole, Whole, Prints, Prints]:
-    """Owners, frames, sums and prints of the pictures `shown` (all where None) of the episodes `ids`."""
+class _Parts(NamedTuple):
+    """The episodes `ids` of some splits of a build, and their pictures: `shown`, or all where None."""
+
+    registry: str | Path
+    manifest: Manifest
+    splits: Sequence[str]
+    ids: Sequence[str]
+    shown: set[str] | None
+
+
+def _side(name: str, parts: _Parts, tasks: Iterable[str], *, questions: Iterable[str]) -> Side:
     import numpy as np
 
-    position = {episode_id: number for number, episode_id in enumerate(ids)}
+    manifest, shown = parts.manifest, parts.shown
+    position = {episode_id: number for number, episode_id in enumerate(parts.ids)}
     owners, frames, sums, prints = [], [], [], []
-    files = [shard.frames for shard in manifest.shards if shard.split in splits]
+    files = [shard.frames for shard in manifest.shards if shard.split in parts.splits]
     for file in progress(files, f"overlap: reading {name}", "shards"):
         rows = [
             row
-            for row in parquet.read(Path(registry) / manifest.name / file)
+            for row in parquet.read(Path(parts.registry) / manifest.name / file)
             if row["fingerprint"] and row["episode_id"] in position and (shown is None or row["image"] in shown)
         ]
         owners.append(np.array([position[row["episode_id"]] for row in rows], dtype=np.int64))
         frames.append(np.array([row["frame"] for row in rows], dtype=np.int64))
         sums.append(_words_of([row["sha256"][:16] for row in rows], 1)[:, 0])
         prints.append(_words_of([row["fingerprint"] for row in rows], BITS // 64))
-    return _ordered(owners, frames, sums, prints)
+    return Side(
+        name=name,
+        episodes=_recordings(manifest, parts.ids),
+        tasks=frozenset(tasks),
+        questions=frozenset(questions),
+        **_ordered(owners=owners, frames=frames, sums=sums, prints=prints),
+    )
 
 
 def _words_of(texts: Sequence[str], words: int) -> Prints:
@@ -185,25 +196,22 @@ def _words_of(texts: Sequence[str], words: int) -> Prints:
     return np.frombuffer(bytes.fromhex("".join(texts)), dtype=np.uint64).reshape(-1, words)
 
 
-def _ordered(
-    owners: Sequence[Whole], frames: Sequence[Whole], sums: Sequence[Prints], prints: Sequence[Prints]
-) -> tuple[Whole, Whole, Prints, Prints]:
-    """The parts joined, by episode and frame, without a picture that stands there twice."""
+def _ordered(**parts: Sequence[Any]) -> dict[str, Any]:
+    """Owners, frames, sums and prints, each joined, by episode and frame, without a picture that is there twice."""
     import numpy as np
 
-    if not owners:
+    if not parts["owners"]:
         whole, empty = np.zeros(0, dtype=np.int64), np.zeros((0, BITS // 64), dtype=np.uint64)
-        return whole, whole, empty[:, 0], empty
-    owner, frame = np.concatenate(owners), np.concatenate(frames)
-    sum_, print_ = np.concatenate(sums), np.concatenate(prints)
-    order = np.lexsort((sum_, frame, owner))
-    owner, frame, sum_, print_ = owner[order], frame[order], sum_[order], print_[order]
-    new = np.ones(len(owner), dtype=bool)
-    new[1:] = (owner[1:] != owner[:-1]) | (frame[1:] != frame[:-1]) | (sum_[1:] != sum_[:-1])
-    return owner[new], frame[new], sum_[new], print_[new]
+        return {"owners": whole, "frames": whole, "sums": empty[:, 0], "prints": empty}
+    joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    keys = [joined[name] for name in ("sums", "frames", "owners")]
+    order = np.lexsort(keys)
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
+    return {name: array[order][new] for name, array in joined.items()}
 
 
-def _listed_by(manifest: Manifest, ids: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def _recordings(manifest: Manifest, ids: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Each episode's recording, named alike in every build that reads it, and its id.
 
     Kind, root and id, or kind, seed and id if simulated; of a table, where ids are free, kind and resolved path. A
@@ -244,24 +252,22 @@ def compare(trained: Side, evaluated: Side, seed: int = 0) -> Overlap:
     recordings = {recording for recording, _ in trained.episodes}
     episodes = [name for recording, name in sorted(evaluated.episodes) if recording in recordings]
     return Overlap(
-        trained.name,
-        evaluated.name,
-        Shared(
-            len(episodes),
-            len(trained.episodes),
-            len(evaluated.episodes),
-            tuple(episodes[:_NAMED]),
-        ),
-        _shared_pictures(trained, evaluated),
-        _shared_texts(trained.questions, evaluated.questions),
-        _shared_texts(trained.tasks, evaluated.tasks),
-        _nearness(trained, evaluated, seed),
+        trained=trained.name,
+        evaluated=evaluated.name,
+        episodes=_shared(episodes, len(trained.episodes), len(evaluated.episodes)),
+        pictures=_shared_pictures(trained, evaluated),
+        questions=_shared_texts(trained.questions, evaluated.questions),
+        tasks=_shared_texts(trained.tasks, evaluated.tasks),
+        near=_nearness(trained, evaluated, seed),
     )
 
 
+def _shared(both: Sequence[str], trained: int, evaluated: int) -> Shared:
+    return Shared(shared=len(both), trained=trained, evaluated=evaluated, named=tuple(both[:_NAMED]))
+
+
 def _shared_texts(trained: frozenset[str], evaluated: frozenset[str]) -> Shared:
-    both = sorted(trained & evaluated)
-    return Shared(len(both), len(trained), len(evaluated), tuple(both[:_NAMED]))
+    return _shared(sorted(trained & evaluated), len(trained), len(evaluated))
 
 
 def _shared_pictures(trained: Side, evaluated: Side) -> Shared:
@@ -272,7 +278,7 @@ def _shared_pictures(trained: Side, evaluated: Side) -> Shared:
     rows = np.sort(first[np.isin(sums, trained.sums)])
     first_rows = rows[:_NAMED].tolist()
     named = [f"{evaluated.episodes[evaluated.owners[row]][1]} frame {evaluated.frames[row]}" for row in first_rows]
-    return Shared(len(rows), len(np.unique(trained.sums)), len(sums), tuple(named))
+    return Shared(shared=len(rows), trained=len(np.unique(trained.sums)), evaluated=len(sums), named=tuple(named))
 
 
 def _nearness(trained: Side, evaluated: Side, seed: int) -> Nearness | None:
@@ -282,11 +288,11 @@ def _nearness(trained: Side, evaluated: Side, seed: int) -> Nearness | None:
         return None
     neighbours, gap = _neighbours(trained)
     drawn = _drawn(len(evaluated.prints), seed, "evaluated")
-    found = nearest(trained.prints, trained.owners, evaluated.prints[drawn], np.full(len(drawn), -1))
+    found = nearest(trained.prints, trained.owners, evaluated.prints[drawn], own=np.full(len(drawn), -1))
     within = None
     if len(np.unique(trained.owners)) > 1:
-        own = _drawn(len(trained.prints), seed, "trained")
-        within = nearest(trained.prints, trained.owners, trained.prints[own], trained.owners[own])
+        rows = _drawn(len(trained.prints), seed, "trained")
+        within = nearest(trained.prints, trained.owners, trained.prints[rows], own=trained.owners[rows])
     return Nearness(
         sampled=len(drawn),
         evaluated=len(evaluated.prints),
@@ -325,15 +331,23 @@ def _neighbours(side: Side) -> tuple[float | None, float | None]:
     return float(np.median(bits)), float(np.median(gaps[pairs]))
 
 
-def nearest(prints: Prints, owners: Whole, queries: Prints, own: Whole, scanned: int = _SCANNED) -> Whole:
-    """Distance (bits) of every query to its nearest print that its own episode does not own, REACH + 1 if greater.
+def nearest(prints: Prints, owners: Whole, queries: Prints, *, own: Whole, scanned: int = _SCANNED) -> Whole:
+    """Distance (bits) of every query to its nearest print of another episode, REACH + 1 if greater.
 
-    prints: [n, 4] of 64 bits, owners: [n]; queries: [m, 4], own: [m], -1 for none. The result, [m], is exact up to
-    REACH. More than `scanned` prints are not all compared: a fingerprint is cut into 16 bands of 16 bits, and two that
-    differ in up to 47 bits differ in at most 2 in one of them (else 3 times 16, 48), so looking up each band with up
-    to 2 bits flipped meets every print within reach. After k bands nothing unmet is nearer than 3 k, so a query whose
-    nearest is found within that is done; and one that would meet more prints than there are is compared with all.
-    (Multi-index hashing: Norouzi, Punjani, Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012.)
+    More than `scanned` prints are not all compared: a fingerprint is cut into 16 bands of 16 bits, and two that differ
+    in up to 47 bits differ in at most 2 in one of them (else 3 times 16, 48). So looking up each band with up to 2 bits
+    flipped meets every print within reach. After k bands nothing unmet is nearer than 3 k, so a query whose nearest is
+    within that is done; one that would meet more prints than there are is compared with all. (Multi-index hashing:
+    Norouzi, Punjani, Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012.)
+
+    Args:
+        prints: [n, 4] of 64 bits.
+        owners: Episode of each print, [n].
+        queries: [m, 4] of 64 bits.
+        own: Episode of each query, [m], -1 for none.
+
+    Returns:
+        Distances, [m], exact up to REACH.
     """
     import numpy as np
 

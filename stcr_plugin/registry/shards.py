@@ -92,7 +92,7 @@ def draw(context: Context, shard: Shard) -> Drawn:
         excluded += drawn.excluded
         tied, unlabelled = tied + drawn.tied, unlabelled + drawn.unlabelled
     parquet.write(context.place.staging / "drawn" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
-    return Drawn(len(pairs), len(pairs) - mute, tied, unlabelled, excluded)
+    return Drawn(pairs=len(pairs), described=len(pairs) - mute, tied=tied, unlabelled=unlabelled, excluded=excluded)
 
 
 def picture(context: Context, shard: Shard) -> Pictured:
@@ -111,7 +111,7 @@ def picture(context: Context, shard: Shard) -> Pictured:
         listed = by_episode.get(episode.episode_id, [])
         wanted = sorted({frame for pair in listed for frame in (pair.earlier, pair.later)})
         try:
-            shown = _written(context, episode, wanted, tar)
+            shown = _written(context, episode, wanted, tar=tar)
         except UnreadableError as error:
             excluded.append(skipped(Exclusion("episode", episode.episode_id, str(error)), config))
             shutil.rmtree(place.registry / place.pictures / episode.episode_id, ignore_errors=True)
@@ -132,7 +132,7 @@ def picture(context: Context, shard: Shard) -> Pictured:
         os.sync()  # a receipt must not outlive its pictures; flushed one by one they would take 30 times as long
     parquet.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
     parquet.write(place.staging / "frames" / shard.file, index, parquet.FRAMES)
-    return Pictured(kept, len(index), count_pairs(pairs, kept), excluded)
+    return Pictured(episodes=kept, frames=len(index), counts=count_pairs(pairs, kept), excluded=excluded)
 
 
 def sample(context: Context, shard: Shard, choices: Sequence[Choice]) -> Sampled:
@@ -140,7 +140,7 @@ def sample(context: Context, shard: Shard, choices: Sequence[Choice]) -> Sampled
     pairs = list(shard_pairs(context.place.staging / "pairs" / shard.file))
     files = {}
     for choice in choices:
-        rows, checked = samples(context, shard, pairs, choice)
+        rows, checked = samples(context, shard, pairs, choice=choice)
         file = part_file(context.config, choice, shard)
         parquet.write(context.place.staging / file, rows, parquet.SAMPLES)
         files[file] = Rows(count_rows(rows), checked)
@@ -152,10 +152,12 @@ def part_file(config: DataConfig, choice: Choice, shard: Shard) -> str:
     return f"{dataset_name(config.name, choice.key)}/{choice.part:02d}-{shard.file}"
 
 
-def samples(context: Context, shard: Shard, pairs: Sequence[Pair], choice: Choice) -> tuple[list[dict[str, Any]], int]:
+def samples(
+    context: Context, shard: Shard, pairs: Sequence[Pair], *, choice: Choice
+) -> tuple[list[dict[str, Any]], int]:
     """The rows of a choice from `pairs` of the shard, in random order, and how many claims were checked.
 
-    Without `choice.sharded` the shard stands for a whole split.
+    Without `choice.sharded` the shard is a whole split.
     """
     config, source, rule = context.config, context.source, context.config.datasets[choice.key]
     episodes = {episode.episode_id: episode for episode in shard.episodes}
@@ -214,7 +216,7 @@ class UnreadableError(DataError):
 
 
 def _written(
-    context: Context, episode: Episode, frames: Sequence[int], tar: picture_store.TarWriter | None
+    context: Context, episode: Episode, frames: Sequence[int], *, tar: picture_store.TarWriter | None
 ) -> dict[int, tuple[str, bytes]]:
     """Frame -> the name of its picture and its bytes (none with format none), when all of an episode are written."""
     rules, place = context.config.frames, context.place

@@ -87,7 +87,8 @@ def parts(key: str, rule: DatasetRule, staged: Staged) -> list[Choice]:
     ends = [(2 * take * seen + every) // (2 * max(every, 1)) for seen in accumulate(sizes, initial=0)]
     shares = [end - start for start, end in pairwise(ends)]
     return [
-        Choice(key, number, *bounds, share) for number, (bounds, share) in enumerate(zip(bins, shares, strict=True))
+        Choice(key, number, *bounds, take=share)
+        for number, (bounds, share) in enumerate(zip(bins, shares, strict=True))
     ]
 
 
@@ -111,6 +112,7 @@ def _distance_bins(rule: DatasetRule, distances: Counter[int]) -> list[tuple[int
 def write_sets(
     context: Context,
     staged: Staged,
+    *,
     order: Mapping[str, int],
     chosen: Mapping[int, Sequence[Choice]],
     sampled: Sequence[Sampled],
@@ -127,19 +129,19 @@ def write_sets(
     for key, rule in context.config.datasets.items():
         if is_sharded(rule, staged):
             listed = [(shard, choice) for shard in staged.shards for choice in chosen[shard.number]]
-            sets[key] = _in_shards(context, key, [item for item in listed if item[1].key == key], written)
+            sets[key] = _in_shards(context, [item for item in listed if item[1].key == key], written, key=key)
         elif rule.kind == "general":
             sets[key] = _general(context, key, staged)
         else:
-            sets[key] = _in_one_file(context, key, staged, order)
+            sets[key] = _in_one_file(context, staged, order, key=key)
     return sets
 
 
 def _in_shards(
-    context: Context, key: str, listed: Sequence[tuple[Shard, Choice]], written: Mapping[str, Rows]
+    context: Context, listed: Sequence[tuple[Shard, Choice]], written: Mapping[str, Rows], *, key: str
 ) -> TrainingSet:
     """A dataset in Parquet. A curriculum becomes one file, since frameworks read a folder's files in any order."""
-    config, staging = context.config, context.place.staging
+    config, staging, wanted = context.config, context.place.staging, context.config.datasets[key].pairs
     listed = sorted(listed, key=lambda item: (item[1].part, item[0].number))
     own = {file: written[file] for shard, choice in listed for file in (part_file(config, choice, shard),)}
     files = [file for file, rows in own.items() if rows.counts.samples]
@@ -147,19 +149,19 @@ def _in_shards(
         file = f"{dataset_name(config.name, key)}.parquet"
         parquet.join(staging / file, [staging / part for part in files], parquet.SAMPLES)
         files = [file]
-    return _training_set(context, key, files, list(own.values()))
+    return _training_set(wanted, files, list(own.values()))
 
 
-def _in_one_file(context: Context, key: str, staged: Staged, order: Mapping[str, int]) -> TrainingSet:
+def _in_one_file(context: Context, staged: Staged, order: Mapping[str, int], *, key: str) -> TrainingSet:
     """A dataset as sharegpt JSON, drawn from all pairs of its split in recorded order."""
     split, pairs = _split_pairs(context, key, staged)
     pairs.sort(key=lambda pair: order[pair.episode_id])
     rows: list[dict[str, Any]] = []
-    checked = 0
+    checked, wanted = 0, context.config.datasets[key].pairs
     for part in parts(key, context.config.datasets[key], staged):
-        listed, count = samples(context, split, pairs, part)
+        listed, count = samples(context, split, pairs, choice=part)
         rows, checked = rows + listed, checked + count
-    return _training_set(context, key, [_write_rows(context, key, rows)], [Rows(count_rows(rows), checked)])
+    return _training_set(wanted, [_write_rows(context, key, rows)], [Rows(count_rows(rows), checked)])
 
 
 def _general(context: Context, key: str, staged: Staged) -> TrainingSet:
@@ -193,8 +195,7 @@ def _write_rows(context: Context, key: str, rows: Sequence[Mapping[str, Any]]) -
     return file
 
 
-def _training_set(context: Context, key: str, files: list[str], rows: Sequence[Rows]) -> TrainingSet:
-    wanted = context.config.datasets[key].pairs
+def _training_set(wanted: int | None, files: list[str], rows: Sequence[Rows]) -> TrainingSet:
     counts = total([one.counts for one in rows])
     counts = dataclasses.replace(counts, short_by=0 if wanted is None else wanted - counts.pairs)
     return TrainingSet(files, counts, sum(one.claims_checked for one in rows))

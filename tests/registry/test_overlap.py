@@ -91,7 +91,7 @@ def test_bands_find_every_print_within_reach_and_none_beyond():
     known = prints(4000)
     asked = np.array([flipped(known[60 * bits], bits, bits) for bits in range(64)])
     nobody = np.full(64, -1)
-    found = nearest(known, np.zeros(4000, dtype=np.int64), asked, nobody, scanned=0)
+    found = nearest(known, np.zeros(4000, dtype=np.int64), asked, own=nobody, scanned=0)
     assert found.tolist() == [min(bits, REACH + 1) for bits in range(64)]
 
 
@@ -104,7 +104,7 @@ def test_flips_spread_over_all_bands_are_found(scanned):
     for band in range(16):
         bytes_of[band] ^= 0b11
         bytes_of[16 + band] ^= 0b1 if band else 0
-    found = nearest(known, np.zeros(300, dtype=np.int64), row[None], np.array([-1]), scanned=scanned)
+    found = nearest(known, np.zeros(300, dtype=np.int64), row[None], own=np.array([-1]), scanned=scanned)
     assert found.tolist() == [47]
 
 
@@ -113,7 +113,7 @@ def test_pictures_of_a_static_scene_are_compared_exactly_and_without_their_own_e
     scene = prints(1)[0]
     rows = np.array([flipped(scene, number % 9, number) for number in range(600)])
     owners = np.arange(600) // 100
-    found = nearest(rows, owners, rows[::50], owners[::50], scanned=scanned)
+    found = nearest(rows, owners, rows[::50], own=owners[::50], scanned=scanned)
     every = np.bitwise_count(rows[::50, None] ^ rows[None]).sum(axis=2)
     every[owners[::50, None] == owners[None]] = 256
     assert found.tolist() == every.min(axis=1).tolist()
@@ -121,7 +121,7 @@ def test_pictures_of_a_static_scene_are_compared_exactly_and_without_their_own_e
 
 def test_prints_of_one_episode_alone_have_no_neighbour_elsewhere():
     rows = prints(20)
-    assert set(nearest(rows, np.zeros(20, dtype=np.int64), rows, np.zeros(20), scanned=0).tolist()) == {REACH + 1}
+    assert set(nearest(rows, np.zeros(20, dtype=np.int64), rows, own=np.zeros(20), scanned=0).tolist()) == {REACH + 1}
 
 
 # ---- calibration by the data ----
@@ -321,7 +321,7 @@ def test_sides_are_merged_without_counting_twice(registry):
 
 def test_side_of_an_evaluation_is_the_pairs_that_are_asked(registry):
     pairs = read_pairs(registry, "toy", "heldout")[:1]
-    asked = asked_side(registry, "toy", "heldout", pairs, ["which is {task}?"])
+    asked = asked_side(registry, "toy", "heldout", pairs=pairs, questions=["which is {task}?"])
     assert (asked.name, asked.questions) == ("toy:heldout", {"which is {task}?"})
     assert asked.frames.tolist() == [pairs[0].earlier, pairs[0].later]
     assert compare(side("toy:heldout", registry), asked).pictures.shared == len(set(asked.sums.tolist()))

@@ -444,7 +444,7 @@ def test_episode_that_was_mended_is_taken_up_by_the_next_run(monkeypatch, tmp_pa
     values = FAKE | {"pairs": {"per_episode": 4}, "shard_episodes": 2}
     values["datasets"] = {"weak": {"split": "train", "kind": "weak", "pairs": 15, "format": "parquet"}}
     fake(monkeypatch, FakeSource(listed, unreadable=["e2", "e5"]))
-    monkeypatch.setattr(build_module, "_account", lambda *_: pytest.fail("killed here"))
+    monkeypatch.setattr(build_module, "_account", lambda *_, **__: pytest.fail("killed here"))
     with pytest.raises(pytest.fail.Exception, match="killed here"):
         build(config(values), tmp_path / "mended")
     monkeypatch.undo()
@@ -462,7 +462,7 @@ def test_recordings_that_came_between_two_runs_are_taken_in(monkeypatch, tmp_pat
     for listed in (few, many, few):
         fake(monkeypatch, FakeSource(listed))
         with monkeypatch.context() as patch:
-            patch.setattr(build_module, "_account", lambda *_: pytest.fail("killed here"))
+            patch.setattr(build_module, "_account", lambda *_, **__: pytest.fail("killed here"))
             with pytest.raises(pytest.fail.Exception, match="killed here"):
                 build(config(values), tmp_path / "killed")
         build(config(values), tmp_path / f"fresh{len(listed)}")
