@@ -1,4 +1,4 @@
-"""How queries are put to a model, and the protocol that every engine follows."""
+"""How a model is asked, and the protocol that every engine follows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_PIXELS, MIN_PIXELS = 768 * 768, 32 * 32  # LLaMA-Factory 0.9.5's own default
 
 @settings
 class AskSettings:
-    """How queries are put to a model. What is None is taken from the model's stage.json, see `completed`.
+    """How a model is asked. What is None is taken from the model's stage.json, see `completed`.
 
     In mode "cot" an answer is generated and parsed, in mode "direct" the possible answers are compared.
     """

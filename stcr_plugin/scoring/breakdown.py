@@ -118,7 +118,7 @@ def _window(seconds: float) -> str:
 
 
 def _quarters(seconds: Sequence[float]) -> dict[float, tuple[float, float]]:
-    """Each of `seconds` -> (smallest, largest) of the quarter that it stands in."""
+    """Each of `seconds` -> (smallest, largest) of its quarter."""
     ranked = sorted(seconds)
     first = {one: rank for rank, one in reversed(list(enumerate(ranked)))}
     members: dict[int, list[float]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Answers -> figures: what a model knows, and how far the order of the pictures sways it."""
+"""Answers -> figures: what a model knows, and how much the order of the pictures changes its answers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ RATES = (
     "position_bias",
     "unparsed_rate",
 )
-"""The names of the seven figures that every set of answers has, each with an interval."""
+"""The seven figures that every set of answers has, each with an interval."""
 
 _RARE = {"tie_accuracy": "n_ties", "neither_rate": "n_ties", "earlier_closer_accuracy": "n_closer_earlier"}
-"""The others that have an interval -> the number of pairs without which they have none."""
+"""Other figures with an interval -> the number of pairs that they are about."""
 
 _SUMS = (
     "forward",
@@ -45,13 +45,14 @@ _SUMS = (
     "n_closer_earlier",
     "closer_earlier",
 )
-"""The numbers that figures are made of, added up over pairs; `tie` and `closer_earlier` count those right."""
+"""The sums over pairs behind the figures; `tie` and `closer_earlier` count right answers."""
 
 
 def figures(answers: Sequence[Answer]) -> Figures:
     """The figures of `answers`, which hold each pair once forward and once backward.
 
-    Raises DataError for no answers or ties alone, and names a pair that misses an order or has one twice.
+    Raises:
+        DataError: For no answers, for ties alone, and for a pair with a missing or repeated order.
     """
     sums = _episode_sums(answers)
     totals = _array(sums).sum(axis=0)
@@ -71,14 +72,14 @@ Key = TypeVar("Key", bound=Hashable)
 def intervals(answers: Sequence[Answer], resamples: int = 2000, seed: int = 0, level: float = 95) -> Intervals | None:
     """(low, high) of each rate at `level` percent: the percentile bootstrap over episodes as clusters.
 
-    The rates are the seven of RATES, and those of ties or of pairs whose earlier frame is closer where there are any;
-    draws in which a rate has no pair are left out of its interval.
+    The rates are those of RATES, and those of ties and of pairs whose earlier frame is closer where there are any;
+    draws without pairs of a rate are left out of its interval.
 
     Pairs of one episode share its frames, so whole episodes are drawn with replacement, and a figure is the ratio of
     the drawn episodes' sums (Davison & Hinkley 1997, Bootstrap Methods and their Application, sections 3.8 and 5.3.1;
-    Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13). A rate whose pairs all stand in one episode
-    has none, since that says nothing of other episodes; None where no rate has one. With a handful of episodes the
-    intervals are too narrow, and a figure that is the same in all of them (0 or 100 %) gets one of no width.
+    Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13). A rate with pairs of one episode alone has
+    no interval; None where no rate has one. With few episodes the intervals are too narrow, and a figure that is the
+    same in all of them (0 or 100 %) gets one of no width.
     """
     return group_intervals({"all": answers}, (), resamples, seed, level)["all"]
 
@@ -92,8 +93,8 @@ def group_intervals(
 ) -> dict[Key, Intervals | None]:
     """`intervals` of each of `groups`, parts of one evaluation whose episodes are `episodes` (more may be in groups).
 
-    One partition for all: every group and every rate is computed from the same drawn episodes, those that `intervals`
-    draws for the whole evaluation with the same seed. In a draw, an episode that a group lacks adds nothing to it.
+    Every group and every rate is computed from the same drawn episodes, those that `intervals` draws for the whole
+    evaluation with the same seed. An episode that a group lacks adds nothing to it.
     """
     import numpy as np
 
@@ -117,12 +118,10 @@ def group_intervals(
 def paired_difference(
     answers: Sequence[Answer], others: Sequence[Answer], resamples: int = 2000, seed: int = 0, level: float = 95
 ) -> Difference:
-    """How much higher the pair accuracy of `answers` is than that of `others`, who were asked the same pairs.
+    """How much higher the pair accuracy of `answers` is than that of `others` on the same pairs, without ties.
 
-    Ties, which pair accuracy leaves out, are left out.
-
-    The bootstrap of `intervals`, on each pair's difference: what makes a pair or an episode hard for both cancels
-    out, so this tells apart what two separate intervals cannot. Raises DataError where the pairs are not the same.
+    The bootstrap of `intervals`, on each pair's difference: what makes a pair or an episode hard for both cancels out,
+    so the interval is narrower than two separate ones suggest. Raises DataError where the pairs are not the same.
     """
     rights = paired_rights(answers, others)
     # Episodes of ties alone add nothing, and stay, so that the same episodes are drawn as for the intervals.
@@ -141,7 +140,7 @@ def paired_rights(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[s
     """
     mine, theirs = untied(by_pair(answers)), untied(by_pair(others))
     if mine.keys() != theirs.keys():
-        raise DataError("the two sets of answers are to different pairs; ask both models the same split and limit")
+        raise DataError("", "the two sets of answers are to different pairs", "use the same split and limit for both")
     return {
         pair_id: (both[0].episode_id, all(one.right for one in both), all(one.right for one in theirs[pair_id]))
         for pair_id, both in mine.items()
@@ -151,7 +150,7 @@ def paired_rights(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[s
 def pooled_interval(
     sums: Mapping[Any, Sequence[float]], resamples: int = 2000, seed: int = 0, level: float = 95
 ) -> Bounds | None:
-    """(low, high) of 100 x (sum of firsts) / (sum of seconds) when the keys of `sums`, the clusters, are drawn anew.
+    """(low, high) of 100 x (sum of firsts) / (sum of seconds) when the keys of `sums`, the clusters, are drawn again.
 
     The bootstrap of `intervals`. None where fewer than two clusters have a second that is not 0.
     """
@@ -169,7 +168,7 @@ def cluster_bounds(
     import numpy as np
 
     if resamples < 1 or not 0 < level < 100:
-        raise ConfigError(f"resamples {resamples}, level {level}: need resamples >= 1 and 0 < level < 100")
+        raise ConfigError(f"resamples {resamples}, level {level}", "need resamples >= 1 and 0 < level < 100")
     episodes = sums.shape[1]
     random = np.random.default_rng(seed)
     share = np.full(episodes, 1 / episodes)
@@ -217,27 +216,31 @@ def by_pair(answers: Sequence[Answer]) -> dict[str, tuple[Answer, Answer]]:
     for answer in answers:
         orders = found.setdefault(answer.pair_id, {})
         if answer.order in orders:
-            raise DataError(f"pair {answer.pair_id}: answered twice in {answer.order} order; keep one answer an order")
+            raise DataError(
+                f"pair {answer.pair_id}", f"answered twice in {answer.order} order", "keep one answer per order"
+            )
         orders[answer.order] = answer
     if not found:
-        raise DataError("no answers: nothing to compute figures from; check the split's name and that it has pairs")
+        raise DataError("answers", "no answers to compute figures from", "check the split's name and its pairs")
     for pair_id, orders in found.items():
         for order in ORDERS:
             if order not in orders:
-                raise DataError(f"pair {pair_id}: no {order} answer; a pair counts only when put in both orders")
+                raise DataError(f"pair {pair_id}", f"no {order} answer", "evaluate each pair in both orders")
     return {pair_id: (orders["forward"], orders["backward"]) for pair_id, orders in found.items()}
 
 
 def only_ties(answers: Sequence[Answer]) -> bool:
-    """Whether no pair is among them of which one frame is closer, so that they have no figures."""
+    """Whether all pairs are ties, so that they have no figures."""
     return all(answer.expected == "neither" for answer in answers)
 
 
 def untied(pairs: Mapping[str, tuple[Answer, Answer]]) -> dict[str, tuple[Answer, Answer]]:
-    """Those of which one frame is closer. Raises DataError where there are none."""
+    """The pairs that are not ties. Raises DataError where there are none."""
     kept = {pair_id: both for pair_id, both in pairs.items() if not only_ties(both)}
     if not kept:
-        raise DataError(f"all {len(pairs)} pairs are ties: no accuracy of them; ask more pairs, or another split")
+        raise DataError(
+            f"all {len(pairs)} pairs", "are ties, which have no accuracy", "use more pairs, or another split"
+        )
     return kept
 
 

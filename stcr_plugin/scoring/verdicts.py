@@ -1,4 +1,4 @@
-"""Measures of a control -> a verdict, by a rule that is stated before anything is looked at."""
+"""Measures of a control -> a verdict, by a rule that is stated before the data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stcr_plugin.types import Answer
 
 
 class NotApplicableError(DataError):
-    """Why a control cannot be put to this model or this data."""
+    """Why a control does not apply to this model or this data."""
 
 
 MARGIN = 10.0  # points of pair accuracy that a harmless change may cost, and a harmful one must
 CHANCE = 50.0  # pair accuracy, in percent, of a judge that ignores order but cannot tell the frames apart
-SWAY = 15.0  # points from 50 % that the second place may draw where the places are alike
-CLEAR = 75.0  # percent that a judgment must reach where all that it needs is given
+SWAY = 15.0  # points from 50 % that the second position may have where both are equal
+CLEAR = 75.0  # percent that pair accuracy must exceed where all that is needed is given
 FEWEST = 10  # episodes of a verdict: of fewer, the bootstrap's intervals are far too narrow
 SAME = 95.0  # percent of answers that stay: from here on a change counts as not noticed
 
@@ -51,12 +51,12 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
         "of the pairs of which the plain run chooses one frame in both orders, those of which it is the other twice",
     ),
 }
-"""Measure -> how a report names it, and what it counts: of all the pairs, or groups, that it could be put to."""
+"""Measure -> how a report names it, and what it counts, of all the pairs or groups that it applies to."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a verdict follows from `judged`, those measures that it looks at. Without intervals nothing is shown."""
+    """How a verdict follows from the measures `judged`. Without intervals nothing is shown."""
 
     words: str
     judged: tuple[str, ...]
@@ -64,10 +64,10 @@ class Rule:
 
 
 def judged(rule: Rule, measures: Measures, episodes: int) -> tuple[Verdict, str]:
-    """The verdict, and the figures that it was reached by in words. Of fewer than FEWEST `episodes` nothing is shown:
+    """The verdict, and its figures in words. Of fewer than FEWEST `episodes` nothing is shown.
 
-    with few clusters an interval by bootstrap holds the truth much less often than it says (Cameron, Gelbach and
-    Miller 2008, Review of Economics and Statistics 90).
+    With few clusters a bootstrap interval covers the truth much less often than it claims (Cameron, Gelbach and Miller
+    2008, Review of Economics and Statistics 90).
     """
     why = [said(name, measures[name]) for name in rule.judged if name in measures]
     if episodes < FEWEST:
@@ -143,7 +143,7 @@ def measured(
 
 
 def _share(counted: Iterable[tuple[str, float, float]], resamples: int, seed: int) -> Measure:
-    """(episode, part, whole) added up -> 100 x part / whole with its interval; of nothing there is none."""
+    """Sums of (episode, part, whole) -> 100 x part / whole with its interval; no value where the whole is 0."""
     sums: dict[str, list[float]] = {}
     for episode, part, whole in counted:
         have = sums.setdefault(episode, [0.0, 0.0])
@@ -160,7 +160,7 @@ def _second(answer: Answer) -> float:
 
 
 def _second_probability(answer: Answer) -> float:
-    """exp(log-probability) of img2 over all that were compared; "neither" goes to both places in halves."""
+    """Probability of img2 among the compared names; half of "neither" goes to each position."""
     scores = (answer.logprob_img1, answer.logprob_img2, answer.logprob_neither)
     given = [-math.inf if score is None else score for score in scores]
     first, second, neither = (math.exp(score - max(given)) for score in given)
@@ -168,7 +168,7 @@ def _second_probability(answer: Answer) -> float:
 
 
 def _frames(answers: Sequence[Answer]) -> dict[str, tuple[str, str | None]]:
-    """pair_id -> its episode, and the frame that both orders choose ("earlier", "later"), None where they differ."""
+    """pair_id -> its episode, and the frame chosen in both orders ("earlier", "later"); None where they differ."""
     found: dict[str, tuple[str, str | None]] = {}
     for pair_id, (forward, backward) in metrics.by_pair(answers).items():
         chosen = {("img1", "img2"): "earlier", ("img2", "img1"): "later"}
@@ -177,14 +177,14 @@ def _frames(answers: Sequence[Answer]) -> dict[str, tuple[str, str | None]]:
 
 
 def above(measure: Measure, bound: float) -> Verdict:
-    """Whether a figure is shown to be above `bound`; one of nothing is not."""
+    """Whether a figure is shown to be above `bound`; a figure without a value fails."""
     if measure.value is None:
         return "fails"
     return "holds" if measure.low > bound else "fails" if measure.high <= bound else "not shown"
 
 
 def worst(found: Iterable[Verdict]) -> Verdict:
-    """Of the verdicts on several figures, the one on all of them."""
+    """The verdict on several figures together."""
     return max(found, key=("holds", "not shown", "fails").index)
 
 
@@ -252,13 +252,13 @@ RULES: Mapping[str, Rule] = {
     "agrees": Rule(
         f"of the pairs of which the plain run chooses one frame in both orders, the same frame must be chosen again in "
         f"more than {CLEAR:.0f} % (a coin: 25, a judge by place: 0): holds or fails where the interval shows it, and "
-        "fails where there is no such pair",
+        "fails without such a pair",
         ("same_frame", "same_answer"),
         lambda measures: above(measures["same_frame"], CLEAR),
     ),
     "follows": Rule(
         f"of the pairs of which the plain run chooses one frame in both orders, the other must be chosen now in more "
-        f"than {CHANCE:.0f} %: holds or fails where the interval shows it, and fails where there is no such pair",
+        f"than {CHANCE:.0f} %: holds or fails where the interval shows it, and fails without such a pair",
         ("other_frame", "same_frame"),
         lambda measures: above(measures["other_frame"], CHANCE),
     ),

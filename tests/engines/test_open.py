@@ -165,7 +165,7 @@ def test_llamafactorys_api_says_what_the_local_engine_says(model, registry, api,
 
 
 @pytest.mark.slow
-def test_api_in_direct_mode_and_with_wordings_of_its_own_is_parsed_or_unparsed(registry, api, tmp_path):
+def test_api_in_direct_mode_and_in_another_language_is_parsed_or_unparsed(registry, api, tmp_path):
     server = ["--engine", "server", "--url", api, "--server-model", "any name", "--set", "max_new_tokens=6"]
     assert stcr_eval(registry, *server, "--out", tmp_path / "out", "--limit", 2, "--set", "language=zh") == 0
     row = json.loads((tmp_path / "out" / "results.json").read_text())

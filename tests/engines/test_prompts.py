@@ -57,7 +57,7 @@ def test_message_has_each_label_straight_before_its_picture():
 @pytest.mark.parametrize("mode", ["cot", "direct"])
 @pytest.mark.parametrize("part", ["train", "heldout"])
 def test_style_renames_labels_question_and_names_alike(style, language, names, mode, part):
-    for seed in range(10):  # several wordings
+    for seed in range(10):  # several prompt variants
         plain = forward(AskSettings(mode=mode, language=language, part=part), seed, ties=True)
         styled = forward(AskSettings(mode=mode, language=language, part=part, style=style), seed, ties=True)
         assert styled.labels == names

@@ -158,7 +158,7 @@ TROUBLE = {
     "null choices": Reply(body=b'{"choices": null}'),
     "no message": Reply(body=b'{"choices": [{"message": null}]}'),
     "no content": Reply(body=b'{"choices": [{"message": {}}]}'),
-    "content that is no text": answer(17),
+    "content that is not a text": answer(17),
     "error in a good reply": Reply(body=b'{"error": {"message": "upstream is busy"}}'),
     "unknown encoding": Reply(body=b"not gzip", headers={"Content-Encoding": "gzip"}),
 }
@@ -297,7 +297,7 @@ def test_run_that_a_server_stopped_goes_on_with_what_is_missing(registry, tmp_pa
 
 
 def test_killed_run_goes_on_with_what_is_missing(registry, tmp_path):
-    """Whoever takes the answers is killed after four of twelve, with requests under way."""
+    """The caller is killed after four of twelve, with requests under way."""
     with serving(lambda asked, tries: answer(f"said to {asked}", after=0.02)) as desk:
         one = engine(registry, desk, concurrency=3)
 
