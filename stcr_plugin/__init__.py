@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stcr_plugin.api import build, judge, judge_all
+    from stcr_plugin.api import EvalRequest, build, evaluate, judge, judge_all
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "judge", "judge_all"]
+__all__ = ["EvalRequest", "__version__", "build", "evaluate", "judge", "judge_all"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,5 +1,6 @@
 """The public functions, and that they cost nothing before they are used."""
 
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from toy_build import DATA
 
 import stcr_plugin
 from stcr_plugin import api
+from stcr_plugin.engines.settings import AskSettings
 
 FUNCTIONS = sorted(set(stcr_plugin.__all__) - {"__version__"})
 
@@ -44,3 +46,23 @@ def test_pictures_are_judged(model, registry):
     found = stcr_plugin.judge(model, pictures, "put the block on the plate")
     assert len(found.pictures) == 2
     assert sum(found.probabilities) == pytest.approx(1)
+
+
+def test_evaluation_is_that_of_the_command(model, registry, tmp_path, monkeypatch, capsys):
+    from stcr_plugin.cli import main
+    from stcr_plugin.results import Evaluation
+
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine"
+    shutil.copytree(model, mine)
+    settings = AskSettings(language="zh")
+    request = stcr_plugin.EvalRequest(model=mine, dataset="toy", registry=registry, settings=settings, limit=2)
+    found = stcr_plugin.evaluate(request)
+    path = mine / "eval" / "toy-heldout-language_zh" / "results.json"
+    assert Evaluation.read(path) == found
+    written = path.read_bytes()
+    options = ["--model", str(mine), "--dataset", "toy", "--registry", str(registry), "--limit", "2"]
+    assert main(["eval", *options, "--set", "language=zh"]) == 0
+    assert path.read_bytes() == written
+    assert f"results: {path.parent}" in capsys.readouterr().out
+    assert stcr_plugin.evaluate(request, tmp_path / "out").figures == found.figures

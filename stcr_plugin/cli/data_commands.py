@@ -76,7 +76,7 @@ def _export_options(parser: Parser) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from stcr_plugin.registry.authors_rows import export
 
-    done = export(arguments.name, arguments.registry, arguments.out, arguments.format, arguments.split)
+    done = export(arguments.name, arguments.registry, arguments.out, format=arguments.format, split=arguments.split)
     left_out = f"; {done.ties} left out, where neither image is closer" if done.ties else ""
     print(f"exported: {done.rows} rows to {done.path}{left_out}; its paths start from {arguments.registry}")
 
@@ -93,7 +93,7 @@ def _overlap(arguments: argparse.Namespace) -> int:
     from stcr_plugin.registry.overlap import overlap
     from stcr_plugin.report.overlap_words import overlap_text
 
-    found = overlap(arguments.trained, arguments.evaluated, arguments.registry, arguments.seed)
+    found = overlap(arguments.trained, arguments.evaluated, arguments.registry, seed=arguments.seed)
     print(overlap_text(found))
     if arguments.out:
         found.write(arguments.out)

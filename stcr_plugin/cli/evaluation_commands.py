@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,10 @@ from stcr_plugin.cli.options import (
 from stcr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stcr_plugin.engines.settings import AskSettings, Engine
     from stcr_plugin.evaluation.comparators import Comparator
     from stcr_plugin.evaluation.request import EvalRequest
     from stcr_plugin.evaluation.strips import Strip
+    from stcr_plugin.types import Pair
 
 _GROUPS = ("pictures", "ask", "per_episode", "rotations")
 
@@ -63,9 +64,8 @@ def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -
     from stcr_plugin.report.overlap_words import overlap_words
     from stcr_plugin.report.tables import console_table
 
-    engine, ask = open_engine(arguments)
-    request = _request(arguments, engine, ask)
-    out = results_folder(arguments, engine, comparator.name if comparator else "")
+    request = _request(arguments)
+    out = results_folder(arguments, request, comparator.name if comparator else "")
     found = evaluate(request, out, comparator=comparator)
     write_evaluation_page(out, arguments.registry, found)
     print(console_table([(found.name, found.figures)]))
@@ -76,20 +76,16 @@ def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -
     print(f"results: {out}")
 
 
-def _request(arguments: argparse.Namespace, engine: Engine, ask: AskSettings) -> EvalRequest:
+def _request(
+    arguments: argparse.Namespace, pictures: Path | None = None, pairs: Sequence[Pair] | None = None
+) -> EvalRequest:
+    """What to evaluate, with the engine that the options name; `pictures` and `pairs` as in `open_engine`."""
     from stcr_plugin.evaluation.request import EvalRequest
 
-    return EvalRequest(
-        model=arguments.model,
-        engine=engine,
-        dataset=arguments.dataset,
-        split=arguments.split,
-        registry=arguments.registry,
-        settings=ask,
-        limit=arguments.limit,
-        seed=arguments.seed,
-        name=arguments.name,
-    )
+    engine, settings = open_engine(arguments, pictures, pairs)
+    names = {field.name for field in dataclasses.fields(EvalRequest)} - {"engine", "settings"}
+    values = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    return EvalRequest(engine=engine, settings=settings, **values)
 
 
 def _comparator_options(parser: Parser) -> None:
@@ -125,10 +121,9 @@ def _controls(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation.controls import CONTROLS_MD, controls
     from stcr_plugin.report.controls_table import controls_console, write_controls_pages
 
-    engine, ask = open_engine(arguments)
-    request = _request(arguments, engine, ask)
-    out = results_folder(arguments, engine, room="controls")
     only = None if arguments.only is None else [name for name in arguments.only.split(",") if name]
+    request = _request(arguments)
+    out = results_folder(arguments, request, room="controls")
     found = controls(request, out, only=only, also=arguments.also, pictures=arguments.pictures)
     write_controls_pages(out, arguments.registry, found.rows)
     print(controls_console(found.rows))
@@ -150,9 +145,8 @@ def _multi_image(arguments: argparse.Namespace) -> None:
     from stcr_plugin.report.groups_table import groups_line, write_groups_page
 
     groups = settings_from(GroupSettings, arguments, _GROUPS)
-    engine, ask = open_engine(arguments)
-    request = _request(arguments, engine, ask)
-    out = results_folder(arguments, engine, f"{groups.pictures}-{groups.ask}")
+    request = _request(arguments)
+    out = results_folder(arguments, request, f"{groups.pictures}-{groups.ask}")
     found = evaluate_groups(request, out, groups)
     write_groups_page(out, found)
     print(groups_line(found))
@@ -186,16 +180,13 @@ def _rank_options(parser: Parser) -> None:
 
 def _rank(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation import rank
-    from stcr_plugin.evaluation.request import EvalRequest
     from stcr_plugin.report import ranking_words
 
-    found = _strips(arguments)
-    pairs = [pair for strip in found for pair in strip.pairs()]
-    engine, ask = open_engine(arguments, found[0].root, pairs)
-    out, request = arguments.out, EvalRequest(engine=engine, settings=ask, seed=arguments.seed)
+    found, out = _strips(arguments), arguments.out
+    request = _request(arguments, found[0].root, [pair for strip in found for pair in strip.pairs()])
     if arguments.voc:
-        name = str(arguments.model or arguments.oracle or engine.identity().get("model") or arguments.engine)
-        order = rank.value_order(dataclasses.replace(request, name=name), found, out)
+        answering = arguments.model or arguments.oracle or (request.engine and request.engine.identity().get("model"))
+        order = rank.value_order(dataclasses.replace(request, name=str(answering or arguments.engine)), found, out)
         ranking_words.draw_value_order(out, order)
         print(ranking_words.value_order_words(order))
     else:
@@ -220,15 +211,15 @@ def _strips(arguments: argparse.Namespace) -> list[Strip]:
             raise ConfigError("", "--frames and several pictures exclude each other", "leave --frames out")
         return [strips.of_pictures(pictures, task)]
     if pictures:
-        return [strips.of_video(pictures[0], task, arguments.out / "frames", frames)]
+        return [strips.of_video(pictures[0], task, arguments.out / "frames", frames=frames)]
     if not arguments.dataset:
         raise ConfigError("stcr rank", "no frames given", "name picture files or a video, or give --dataset")
     build = arguments.registry, arguments.dataset, arguments.split or "heldout"
     if arguments.voc:
-        return strips.of_split(*build, frames, arguments.episodes, arguments.seed)
+        return strips.of_split(*build, frames=frames, episodes=arguments.episodes, seed=arguments.seed)
     if not arguments.episode:
         raise ConfigError("", "--dataset requires --episode or --voc")
-    return [strips.of_episode(*build, arguments.episode, frames, task)]
+    return [strips.of_episode(*build, episode_id=arguments.episode, frames=frames, task=task)]
 
 
 def _guard_options(parser: Parser) -> None:
@@ -250,7 +241,6 @@ def _guard_options(parser: Parser) -> None:
 
 def _guard(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation import guard
-    from stcr_plugin.evaluation.request import EvalRequest
     from stcr_plugin.report import guard_table
 
     exclude(arguments, "compare", *sorted(given(arguments) - {"compare", "out"}))
@@ -262,9 +252,8 @@ def _guard(arguments: argparse.Namespace) -> None:
     require(arguments, "images", "pope")
     if arguments.out is None:
         raise ConfigError("", "stcr guard requires --out, the folder of the results")
-    engine, ask = open_engine(arguments, arguments.images or arguments.out)
     found = guard.guard(
-        EvalRequest(model=arguments.model, engine=engine, settings=ask, seed=arguments.seed, name=arguments.name),
+        _request(arguments, arguments.images or arguments.out),
         arguments.out,
         episodes=guard.EPISODES if arguments.episodes is None else arguments.episodes,
         pope=arguments.pope,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import textwrap
 import types
 import typing
@@ -17,6 +16,7 @@ from stcr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from stcr_plugin.engines.settings import AskSettings, Engine
+    from stcr_plugin.evaluation.request import EvalRequest
     from stcr_plugin.types import Pair
 
 Settings = TypeVar("Settings")
@@ -323,16 +323,8 @@ def open_engine(
     return engine_for(arguments.engine or "local", arguments.model, pictures, ask=ask, options=options)
 
 
-def results_folder(arguments: argparse.Namespace, engine: Engine, how: str = "", room: str = "eval") -> Path:
-    """Where results go: --out, else beside the model, else below runs/ROOM for the model of a server.
+def results_folder(arguments: argparse.Namespace, request: EvalRequest, how: str = "", room: str = "eval") -> Path:
+    """Where results go: --out, else the default folder for these settings."""
+    from stcr_plugin import api
 
-    Results with other settings than the defaults get their own folder, so that they replace no other figures.
-    """
-    if arguments.out:
-        return Path(arguments.out)
-    folder = asked(arguments).folder(arguments.dataset, arguments.split, how)
-    if arguments.model is None:
-        served = re.sub(r"[^\w.-]+", "_", str(engine.identity().get("model") or arguments.oracle)).strip("._")
-        return Path("runs", room, served or "model", folder)
-    local = arguments.engine in (None, "local")
-    return Path(arguments.model, room, folder if local else f"{folder}-{arguments.engine}")
+    return Path(arguments.out) if arguments.out else api.results_folder(request, asked(arguments), how, room=room)

@@ -39,7 +39,7 @@ def _base(arguments: argparse.Namespace) -> None:
     from stcr_plugin.embedded.base import build
     from stcr_plugin.frameworks.llamafactory.experiment import train
 
-    print(f"base: {build(arguments.config, arguments.overrides, str(arguments.registry), train)}")
+    print(f"base: {build(arguments.config, arguments.overrides, str(arguments.registry), train=train)}")
 
 
 def _recipe_options(parser: Parser) -> None:
