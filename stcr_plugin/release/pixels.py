@@ -1,9 +1,9 @@
 """The limits on picture sizes that a serving engine must keep, so that it sees what the model was trained on.
 
 LLaMA-Factory sizes a picture in two steps: it shrinks it to `image_max_pixels` (picture_loading.fit), then the
-processor rounds both sides to whole tokens (`smart_resize`). A server has the second step only, which rounds down where
-the picture is over its limit. So `image_max_pixels` itself, written as the limit, is often wrong by a row of tokens: at
-100,352 a picture of 640x480 is trained as 364x280 and served as 364x252.
+processor rounds both sides to whole tokens (`smart_resize`). A server has the second step alone, which rounds down
+where the picture is over its limit. So `image_max_pixels` itself, written as the limit, is often wrong by a row of
+tokens: at 100,352 a picture of 640x480 is trained as 364x280 and served as 364x252.
 """
 
 from __future__ import annotations

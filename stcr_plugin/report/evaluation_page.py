@@ -100,7 +100,7 @@ def _gap_words(found: Permutation, gap: float) -> str:
     size = tables.number(abs(gap))
     return (
         f"Were both orders alike, a gap of {size} points or more would come about with p = {found.p:.2g} "
-        f"({found.permutations} {how} sign flips of whole episodes). A large p is no proof that there is no gap."
+        f"({found.permutations} {how} sign flips of whole episodes). A large p does not prove that there is no gap."
     )
 
 

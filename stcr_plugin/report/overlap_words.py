@@ -13,7 +13,7 @@ def overlap_text(found: Overlap) -> str:
     for label, shared, named in (
         ("episodes", found.episodes, True),
         ("identical pictures", found.pictures, True),
-        ("wordings of the question", found.questions, False),
+        ("prompt variants", found.questions, False),
         ("task texts", found.tasks, True),
     ):
         lines.append(
@@ -59,7 +59,7 @@ def _near(found: Nearness) -> list[str]:
     if found.median_within is not None:
         lines.append(f"  the same between training episodes: median {bits(found.median_within)}")
     if found.neighbours is None or found.share is None:
-        return [*lines, "  no training episode has two pictures, so there is no measure of what is near"]
+        return [*lines, "  no training episode has two pictures, so nearness cannot be measured"]
     lines.append(f"  neighbouring frames of a training episode ({found.gap:g} apart): median {found.neighbours:g}")
     within = "" if found.share_within is None else f"; between training episodes {found.share_within:.1f} %"
     return [*lines, f"  nearer than those neighbours: {found.share:.1f} %{within}"]

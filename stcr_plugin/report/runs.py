@@ -58,7 +58,7 @@ class Measured:
 
     @property
     def title(self) -> str:
-        """Data and settings. The mode is no part of them: stages of one chain rightly differ in it."""
+        """Data and settings. The mode is not among them: stages of one chain rightly differ in it."""
         return ", ".join((self.of.dataset, self.of.split, *self.settings))
 
     @property
