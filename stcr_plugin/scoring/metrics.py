@@ -238,9 +238,7 @@ def untied(pairs: Mapping[str, tuple[Answer, Answer]]) -> dict[str, tuple[Answer
     """The pairs that are not ties. Raises DataError where there are none."""
     kept = {pair_id: both for pair_id, both in pairs.items() if not only_ties(both)}
     if not kept:
-        raise DataError(
-            f"all {len(pairs)} pairs", "are ties, which have no accuracy", "use more pairs, or another split"
-        )
+        raise DataError("pairs", f"all {len(pairs)} pairs are ties, which have no accuracy", "use another split")
     return kept
 
 
