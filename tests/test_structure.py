@@ -163,7 +163,9 @@ ALLOWED = re.compile(r"is no (longer|more|such|space)\b|there is no |wordings\.y
 
 def texts():
     folders = ("stcr_plugin", "recipes", "docs", "examples")
-    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".yaml")]
+    files = [
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".yaml")
+    ]
     return [*files, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml"))]
 
 

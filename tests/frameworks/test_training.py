@@ -217,7 +217,7 @@ def test_a_dataset_of_others_has_no_pairs_to_measure(workshop: Workshop) -> None
         run_stage(Recipe.of(args), None, trained)
     args = args_of(workshop, dataset="alpaca_en_demo")
     args["stcr"]["evaluate"] = {"dataset": "tiny", "split": "devv"}
-    with pytest.raises(ConfigError, match="tiny has no split 'devv', did you mean 'dev'"):
+    with pytest.raises(ConfigError, match="tiny: has no split 'devv'; did you mean 'dev'"):
         run_stage(Recipe.of(args), None, trained)
 
 
