@@ -8,6 +8,7 @@ from typing import Any
 
 from stcr_plugin.results import ControlRow
 from stcr_plugin.scoring.breakdown import PHASE_KINDS
+from stcr_plugin.scoring.group_figures import ROWS
 from stcr_plugin.scoring.seeds import OverSeeds, SeedsDifference, Spread, difference, spread
 from stcr_plugin.scoring.verdicts import RULES
 
@@ -157,10 +158,16 @@ def kinds_of_pairs(results: Sequence[Mapping[str, Any]], reference: str) -> list
     return found
 
 
-def controls_over_seeds(by_seed: Sequence[Mapping[str, Sequence[ControlRow]]]) -> list[ControlOverSeeds]:
-    """The controls of every seed, each row -> its controls, put together; those of the first seed."""
+def controls_over_seeds(
+    by_seed: Sequence[Mapping[str, Sequence[ControlRow]]], rules: Mapping[str, str]
+) -> list[ControlOverSeeds]:
+    """The controls of the first seed over all seeds.
+
+    Args:
+        by_seed: For each seed, row -> its controls.
+        rules: Control -> key of its rule in RULES. The plain run and other data have the rule "knows".
+    """
     found: list[ControlOverSeeds] = []
-    judged = {rule.words: rule.judged for rule in RULES.values()}
     for row in by_seed[0]:
         of_seeds = [{one.name: one for one in controls[row]} for controls in by_seed]
         for name, first in of_seeds[0].items():
@@ -171,7 +178,8 @@ def controls_over_seeds(by_seed: Sequence[Mapping[str, Sequence[ControlRow]]]) -
             }
             spreads = {key: spread(values) for key, values in measured.items() if values}
             verdicts = tuple(one.verdict for one in same)
-            by = tuple(key for key in judged.get(first.rule, tuple(spreads)) if key in spreads)
+            judged = tuple(spreads) if name in ROWS.values() else RULES[rules.get(name, "knows")].judged
+            by = tuple(key for key in judged if key in spreads)
             found.append(
                 ControlOverSeeds(
                     row,

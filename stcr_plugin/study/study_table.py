@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stcr_plugin import artefacts
+from stcr_plugin.evaluation.control_list import CONTROLS
 from stcr_plugin.report import study_report
 from stcr_plugin.scoring import seeds
 from stcr_plugin.scoring.study_figures import (
@@ -74,7 +75,10 @@ def figures_of(config: StudyConfig, outcomes: Sequence[Outcome]) -> StudyFigures
         spreads=seeds.over_seeds(results),
         leads=differences(results, stages, config.reference),
         kinds=kinds_of_pairs(results, config.reference),
-        controls=controls_over_seeds([{row: one.controls[row] for row in controlled} for one in outcomes]),
+        controls=controls_over_seeds(
+            [{row: one.controls[row] for row in controlled} for one in outcomes],
+            {name: control.rule for name, control in CONTROLS.items()},
+        ),
         ability=ability_over_seeds([{row: one.ability[row] for row in guarded} for one in outcomes]),
         costs={row: _cost([outcome.costs[row] for outcome in outcomes]) for row in stages},
     )

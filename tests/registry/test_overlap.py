@@ -163,7 +163,7 @@ def test_training_of_single_pictures_gives_no_measure_instead_of_a_share():
     found = compare(trained, made_side("b", prints(3, 1), [0, 0, 0]))
     near = found.near
     assert (near.neighbours, near.gap, near.share) == (None, None, None)
-    assert "no measure of what is near" in overlap_text(found)
+    assert "nearness cannot be measured" in overlap_text(found)
 
 
 def test_no_more_pictures_than_said_are_looked_at_and_the_seed_draws_them():
