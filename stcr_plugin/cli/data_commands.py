@@ -20,7 +20,7 @@ def add_commands(commands: Commands) -> None:
         ("overlap", _overlap, "list what two datasets share; exit code 1 if they do", _overlap_options),
         ("show", _show, "write some rows as a page of pictures, labels and texts", _show_options),
     ):
-        command(group, name, run, help, options)
+        command(group, name, run, help=help, options=options)
 
 
 def _build_options(parser: Parser) -> None:

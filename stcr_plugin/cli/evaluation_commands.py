@@ -48,7 +48,7 @@ def add_commands(commands: Commands) -> None:
         ("rank", _rank, "order frames by progress, and draw the progress curve", _rank_options),
         ("guard", _guard, "measure what training cost, by yes/no questions as in POPE", _guard_options),
     ):
-        command(commands, name, run, help, options)
+        command(commands, name, run, help=help, options=options)
 
 
 def _eval_options(parser: Parser) -> None:
@@ -200,8 +200,8 @@ def _strips(arguments: argparse.Namespace) -> list[Strip]:
     """The frames to rank: of pictures, a video, an episode, or with --voc of every episode."""
     from stcr_plugin.evaluation import strips
 
-    exclude(arguments, "picture", "dataset", "split", "episode", "voc")
-    exclude(arguments, "voc", "episode", "comparisons", "task")
+    exclude(arguments, "picture", ("dataset", "split", "episode", "voc"))
+    exclude(arguments, "voc", ("episode", "comparisons", "task"))
     require(arguments, "picture", "task")
     require(arguments, "episodes", "voc")
     pictures, task = arguments.picture, arguments.task
@@ -243,11 +243,11 @@ def _guard(arguments: argparse.Namespace) -> None:
     from stcr_plugin.evaluation import guard
     from stcr_plugin.report import guard_table
 
-    exclude(arguments, "compare", *sorted(given(arguments) - {"compare", "out"}))
+    exclude(arguments, "compare", sorted(given(arguments) - {"compare", "out"}))
     if arguments.compare:
         print(guard_table.compare_guards(arguments.compare, arguments.out))
         return
-    exclude(arguments, "pope", "episodes")
+    exclude(arguments, "pope", ("episodes",))
     require(arguments, "pope", "images")
     require(arguments, "images", "pope")
     if arguments.out is None:

@@ -16,7 +16,13 @@ _FILES = ("recipes", "data_registry/README.md")
 
 def add_commands(commands: Commands) -> None:
     """Add the command of this module."""
-    command(commands, "init", _init, "write the recipes and an empty data registry into a folder", _init_options)
+    command(
+        commands,
+        "init",
+        _init,
+        help="write the recipes and an empty data registry into a folder",
+        options=_init_options,
+    )
 
 
 def _init_options(parser: Parser) -> None:

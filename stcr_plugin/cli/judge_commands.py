@@ -12,7 +12,7 @@ from stcr_plugin.errors import ConfigError
 def add_commands(commands: Commands) -> None:
     """Add the command of this module."""
     help = "find which of 2 to 8 pictures of one task is closest to completion"
-    command(commands, "judge", _judge, help, _judge_options)
+    command(commands, "judge", _judge, help=help, options=_judge_options)
 
 
 def _judge_options(parser: Parser) -> None:

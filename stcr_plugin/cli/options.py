@@ -54,6 +54,7 @@ def command(
     commands: Commands,
     name: str,
     run: Callable[[argparse.Namespace], int | None],
+    *,
     help: str,
     options: Callable[[Parser], None],
 ) -> None:
@@ -77,7 +78,7 @@ def given(arguments: argparse.Namespace) -> frozenset[str]:
     return frozenset(name for name, value in vars(arguments).items() if value and value != parser.get_default(name))
 
 
-def exclude(arguments: argparse.Namespace, option: str, *others: str) -> None:
+def exclude(arguments: argparse.Namespace, option: str, others: Sequence[str]) -> None:
     """Raise ConfigError if `option` and one of `others` are given, all named by their destinations."""
     found = given(arguments)
     for other in others:
@@ -100,7 +101,7 @@ def _flag(option: str) -> str:
 
 
 def settings_options(
-    parser: argparse._ActionsContainer, cls: type, fields: Collection[str], names: Mapping[str, str] | None = None
+    parser: argparse._ActionsContainer, cls: type, fields: Collection[str], *, names: Mapping[str, str] | None = None
 ) -> None:
     """Add an option for each of `fields` of a settings class, with the field's type, default and help.
 
@@ -257,7 +258,7 @@ def engine_options(parser: argparse.ArgumentParser, oracle: bool = True) -> None
     group.add_argument(
         "--engine-config", type=Path, metavar="FILE", help="YAML with the engine's settings; options override it"
     )
-    settings_options(group, ServerSettings, _SERVER, _SERVER)
+    settings_options(group, ServerSettings, _SERVER, names=_SERVER)
 
 
 def _values(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -311,7 +312,7 @@ def open_engine(
     ask = asked(arguments)
     own = {key.removeprefix(_ENGINE): value for key, value in _values(arguments).items() if key.startswith(_ENGINE)}
     if getattr(arguments, "oracle", None):
-        exclude(arguments, "oracle", "model", *_BY_ENGINE)
+        exclude(arguments, "oracle", ("model", *_BY_ENGINE))
         if own:
             raise ConfigError("", f"--oracle and --set {_ENGINE}{next(iter(own))} exclude each other")
         pairs = read_pairs(arguments.registry, arguments.dataset, arguments.split) if pairs is None else pairs

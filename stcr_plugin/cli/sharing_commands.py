@@ -19,15 +19,27 @@ from stcr_plugin.cli.options import (
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this module."""
-    command(commands, "report", _report, "write all results of a chain's runs as HTML and Markdown", _report_options)
-    command(commands, "export", _export, "write a finished stage as a folder to share and serve", _export_options)
+    command(
+        commands,
+        "report",
+        _report,
+        help="write all results of a chain's runs as HTML and Markdown",
+        options=_report_options,
+    )
+    command(
+        commands,
+        "export",
+        _export,
+        help="write a finished stage as a folder to share and serve",
+        options=_export_options,
+    )
     help = "export a split to lmms-eval or VLMEvalKit, and read their logs"
     group = commands.add_parser("benchmark", help=help).add_subparsers(required=True)
     for name, run, help, options in (
         ("export", _benchmark_export, "write a split as a benchmark of another tool", _benchmark_export_options),
         ("read", _benchmark_read, "turn a log of a benchmark into results as of stcr eval", _benchmark_read_options),
     ):
-        command(group, name, run, help, options)
+        command(group, name, run, help=help, options=options)
 
 
 def _report_options(parser: Parser) -> None:

@@ -23,10 +23,24 @@ _BACKENDS = {"llamafactory": "llamafactory.experiment", "trl": "trl.sft"}
 def add_commands(commands: Commands) -> None:
     """Add the commands of this module."""
     group = commands.add_parser("base", help="build the embedded base").add_subparsers(required=True)
-    command(group, "build", _base, "build a tiny Qwen2.5-VL, and train it to prefer the later picture", _base_options)
-    command(commands, "train", _train, "train one stage, with LLaMA-Factory or TRL", _train_options)
-    command(commands, "check", _check, "check a recipe, its model and its data before you pay for GPUs", _check_options)
-    command(commands, "study", _study, "train and compare a grid of chains over several seeds", _study_options)
+    command(
+        group,
+        "build",
+        _base,
+        help="build a tiny Qwen2.5-VL, and train it to prefer the later picture",
+        options=_base_options,
+    )
+    command(commands, "train", _train, help="train one stage, with LLaMA-Factory or TRL", options=_train_options)
+    command(
+        commands,
+        "check",
+        _check,
+        help="check a recipe, its model and its data before you pay for GPUs",
+        options=_check_options,
+    )
+    command(
+        commands, "study", _study, help="train and compare a grid of chains over several seeds", options=_study_options
+    )
 
 
 def _base_options(parser: Parser) -> None:

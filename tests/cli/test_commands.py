@@ -391,7 +391,7 @@ def test_report_on_a_folder_without_results_says_what_to_run(capsys, tmp_path):
 def test_missing_recipe_and_config_are_named(capsys, tmp_path):
     code, _, errors = run(capsys, "train", tmp_path / "nowhere.yaml")
     assert code == 1
-    assert "no such recipe" in errors[0]
+    assert "no such file" in errors[0]
     code, _, errors = run(capsys, "base", "build", tmp_path / "nowhere.yaml")
     assert code == 1
     assert "no such file" in errors[0]

@@ -25,7 +25,7 @@ FIELDS = ("name", "degrees", "share", "fan", "kind")
 @pytest.fixture
 def parser():
     parser = Parser(prog="bake")
-    settings_options(parser, Oven, FIELDS, {"kind": "heated_by"})
+    settings_options(parser, Oven, FIELDS, names={"kind": "heated_by"})
     parser.set_defaults(parser=parser)
     return parser
 
@@ -63,10 +63,10 @@ def test_options_of_a_command_are_made_when_it_runs():
 def test_rules_name_both_options(parser):
     arguments = parser.parse_args(["--fan", "--degrees", "90"])
     assert {"fan", "degrees"} == given(arguments)
-    exclude(arguments, "fan", "name", "share")
+    exclude(arguments, "fan", ("name", "share"))
     require(arguments, "fan", "degrees")
     require(arguments, "name", "share")
     with pytest.raises(ConfigError, match=r"^--fan and --degrees exclude each other$"):
-        exclude(arguments, "fan", "degrees")
+        exclude(arguments, "fan", ("degrees",))
     with pytest.raises(ConfigError, match=r"^--fan requires --heated-by$"):
         require(arguments, "fan", "heated_by")
