@@ -90,6 +90,14 @@ $(RUN)/.report.done: $(STAGES:%=$(RUN)/.%.evaluated)
 demo-seeds: | $(READY)
 	for seed in 17 18 19; do $(MAKE) demo-ablation SEED=$$seed RUN=runs/seed$$seed; done
 
+# ---- the same chain, smaller and on easier pairs: a first look in a few minutes, not the published figures.
+
+quick: | $(READY)
+	@echo "make quick: 600 episodes instead of 1,500, easier pairs, shorter stages; the full chain is make demo"
+	$(MAKE) demo RUN=runs/quick DATA=recipes/data/tabletop_quick.yaml SPLITS=seen PAIRS=300 \
+	  BASE='pretraining.episodes=400 pretraining.steps=700' STAGE1='max_steps=250' \
+	  STAGE2='max_steps=900 learning_rate=1.5e-3'
+
 # ---- the same chain on recordings of a real robot; REAL is the LeRobot folder that DATA describes.
 
 REAL ?= ../shared/real/g1_pick_bottle

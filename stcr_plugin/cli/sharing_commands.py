@@ -50,10 +50,11 @@ def _report_options(parser: Parser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.report.chain_report import PAGE, report
+    from stcr_plugin.report.chain_report import PAGE, report, summary
 
     written = report(arguments.runs, arguments.out, arguments.registry, seed=arguments.seed)
-    print(f"report: {written} and {PAGE}")
+    print(summary(arguments.runs))
+    print(f"report: {written.with_name(PAGE)} (one file that opens offline) and {written.name}")
 
 
 def _export_options(parser: Parser) -> None:

@@ -62,7 +62,7 @@ def chains(measured: Sequence[Measured]) -> list[Chain]:
 def changed(chain: Chain) -> list[Block]:
     """The verdict on the end of the chain, and how it differs from the beginning."""
     before, after = chain.before, chain.after
-    blocks: list[Block] = [Heading(chain.title), _finding(after), Words(_task(chain))]
+    blocks: list[Block] = [Heading(chain.title), finding(after), Words(_task(chain))]
     if before is after:
         blocks.append(Words(f"Only {code(after.name)} was evaluated: {_state(after.of)}."))
     else:
@@ -111,7 +111,8 @@ _BETTER = "better than a judge that ignores order but cannot distinguish the fra
 _JUDGED = {"pair_accuracy": "pair accuracy", "earlier_closer_accuracy": "where the earlier frame is closer"}
 
 
-def _finding(one: Measured) -> Finding:
+def finding(one: Measured) -> Finding:
+    """The verdict on pair accuracy: above that of a judge that cannot distinguish the frames, or not."""
     of = one.of
     rule, bounds, episodes = RULES["knows"], of.intervals or {}, of.figures.n_episodes
     values = {name: getattr(of.figures, name) for name in rule.judged}

@@ -83,6 +83,14 @@ def report(
     return out / REPORT
 
 
+def summary(runs: Sequence[Path]) -> str:
+    """Plain text for a terminal: the figures of each run and split, and the verdict on the end of each chain."""
+    found = read(runs)
+    rows = [(f"{one.name}, {one.of.split}", one.of.figures) for one in found.chain]
+    verdicts = [chain.finding(one.after).text for one in chain.chains(found.chain)]
+    return "\n".join([tables.console_table(rows), "", *verdicts])
+
+
 def _results(found: Runs, of: Sequence[Chain], out: Path) -> list[Section]:
     """What changed, and the figures; the plot goes into the folder `out`."""
     panels = {one.title: [(each.name, each.of) for each in one.measured] for one in of}

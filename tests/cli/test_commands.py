@@ -341,7 +341,13 @@ def test_model_is_measured_and_reported(capsys, work, tmp_path):
     assert (row["n_pairs"], row["limit"], row["settings"]["batch_size"]) == (3, 3, 2)
 
     code, out, _ = run(capsys, "report", tmp_path / "run", "--out", tmp_path / "report")
-    assert (code, out) == (0, f"report: {tmp_path / 'report' / 'report.md'} and report.html\n")
+    assert code == 0
+    heads, figures, _, verdict, where = out.splitlines()
+    assert "pair accuracy" in heads
+    assert figures.startswith("mine, heldout")
+    assert f"{row['pair_accuracy']:.1f}" in figures.split()
+    assert "are too few for a verdict" in verdict
+    assert where == f"report: {tmp_path / 'report' / 'report.html'} (one file that opens offline) and report.md"
     assert "Only `mine` was evaluated" in (tmp_path / "report" / "report.md").read_text()
 
 
