@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -233,16 +232,13 @@ def _merged(parent: Path, start: Start) -> Path:
     with artefacts.locked(parent / ".merged.lock"):
         if (folder / MERGED).is_file():
             return folder
-        part = parent / f".{folder.name}.part"
-        shutil.rmtree(part, ignore_errors=True)
         model = assembled(parent, "auto")
-        with artefacts.room_for(parent, lambda: sum(weight.nbytes for weight in model.parameters())):
+        size = sum(weight.nbytes for weight in model.parameters())
+        what = {"parent": str(parent), "parent_digest": digest, "model": start.model, "adapters": list(start.adapters)}
+        with artefacts.room_for(parent, lambda: size), artefacts.whole_folder(folder) as part:
             model.save_pretrained(part)
             AutoProcessor.from_pretrained(str(parent), local_files_only=True).save_pretrained(part)
-        what = {"parent": str(parent), "parent_digest": digest, "model": start.model, "adapters": list(start.adapters)}
-        artefacts.write_json(part / MERGED, {**what, "provenance": artefacts.provenance()})
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+            artefacts.write_json(part / MERGED, {**what, "provenance": artefacts.provenance()})
     return folder
 
 

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import nearest
+from stcr_plugin.config import nearest, read_yaml
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.study.study_config import BASE, Plan, StudyConfig
 
@@ -48,7 +48,7 @@ def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more
     stage, registry = config.stages[name], out / "data_registry"
     trained_on = config.trained_on(name, build)
     datasets = [f"{of}_{key}" for of, key in trained_on]
-    measured = _yaml(stage.recipe, stage.overrides).get("stcr", {}).get("evaluate")
+    measured = read_yaml(stage.recipe, stage.overrides, resolve=True).get("stcr", {}).get("evaluate")
     elsewhere = any(of != build for of, _ in trained_on)
     overrides = (
         f"model_name_or_path={out / stage.starts_from}",
@@ -118,20 +118,10 @@ def supervised_tokens(registry: Path, dataset: str, model: Path, rows: int = 100
 
 def recipe_of(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The recipe with its overrides, merged as `stcr train` merges them. Raises ConfigError without max_steps."""
-    recipe = _yaml(path, overrides)
+    recipe = read_yaml(path, overrides, resolve=True)
     if not isinstance(recipe.get("max_steps"), int) or recipe["max_steps"] < 1:
         raise ConfigError(f"{path}: a study counts steps, so set max_steps (num_train_epochs alone does not say them)")
     return recipe
-
-
-def _yaml(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    if not Path(path).is_file():
-        raise ConfigError(f"{path}: no such file; a study names its files as seen from where it is started")
-    values = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))))
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def made_by(config: StudyConfig) -> dict[str, Any]:
@@ -139,10 +129,13 @@ def made_by(config: StudyConfig) -> dict[str, Any]:
 
     Raises ConfigError for a file that is not there.
     """
-    base = _yaml(config.base, config.base_overrides) if config.base else {}
-    prior = _yaml(base["prior"]) if base.get("prior") else None
+    base = read_yaml(config.base, config.base_overrides, resolve=True) if config.base else {}
+    prior = read_yaml(base["prior"], resolve=True) if base.get("prior") else None
     files = {
-        "data": [_yaml(config.data, config.data_overrides), *map(_yaml, config.also)],
+        "data": [
+            read_yaml(config.data, config.data_overrides, resolve=True),
+            *(read_yaml(path, resolve=True) for path in config.also),
+        ],
         "base": [base, prior],
         **{
             f"stages.{name}": [recipe_of(stage.recipe, stage.overrides), stage.datasets, stage.starts_from]
