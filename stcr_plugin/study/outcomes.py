@@ -1,7 +1,7 @@
-"""What one seed of a study came to, in one file: all that the table needs, small enough to publish or to send.
+"""The outcome of one seed of a study in one file, which has all that the table needs and is small enough to publish.
 
-`seedN.jsonl` lies beside the folder of the seed. A seed that was trained on another machine joins a study by its file
-alone, and whoever has the files of all seeds can make the table again.
+`seedN.jsonl` is beside the folder of the seed. A seed that was trained on another machine joins a study by its file
+alone, and the files of all seeds are enough to make the table again.
 """
 
 from __future__ import annotations
