@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stcr_plugin.results import ControlRow
 from stcr_plugin.scoring.breakdown import PHASE_KINDS
 from stcr_plugin.scoring.seeds import OverSeeds, SeedsDifference, Spread, difference, spread
-from stcr_plugin.scoring.verdicts import RULES
 
 Split = tuple[str, str]
 """A dataset and one of its splits."""
@@ -157,10 +156,14 @@ def kinds_of_pairs(results: Sequence[Mapping[str, Any]], reference: str) -> list
     return found
 
 
-def controls_over_seeds(by_seed: Sequence[Mapping[str, Sequence[ControlRow]]]) -> list[ControlOverSeeds]:
-    """The controls of every seed, each row -> its controls, put together; those of the first seed."""
+def controls_over_seeds(
+    by_seed: Sequence[Mapping[str, Sequence[ControlRow]]], judged: Callable[[str], tuple[str, ...]]
+) -> list[ControlOverSeeds]:
+    """The controls of every seed, each row -> its controls, put together; those of the first seed.
+
+    `judged`: a control's name -> the measures that its verdict depends on; () for all that it has.
+    """
     found: list[ControlOverSeeds] = []
-    judged = {rule.words: rule.judged for rule in RULES.values()}
     for row in by_seed[0]:
         of_seeds = [{one.name: one for one in controls[row]} for controls in by_seed]
         for name, first in of_seeds[0].items():
@@ -171,7 +174,7 @@ def controls_over_seeds(by_seed: Sequence[Mapping[str, Sequence[ControlRow]]]) -
             }
             spreads = {key: spread(values) for key, values in measured.items() if values}
             verdicts = tuple(one.verdict for one in same)
-            by = tuple(key for key in judged.get(first.rule, tuple(spreads)) if key in spreads)
+            by = tuple(key for key in judged(name) or spreads if key in spreads)
             found.append(
                 ControlOverSeeds(
                     row,

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stcr_plugin import artefacts
+from stcr_plugin.evaluation.control_list import CONTROLS
 from stcr_plugin.report import study_report
 from stcr_plugin.scoring import seeds
+from stcr_plugin.scoring.group_figures import ROWS
 from stcr_plugin.scoring.study_figures import (
     Cost,
     StudyFigures,
@@ -17,6 +19,7 @@ from stcr_plugin.scoring.study_figures import (
     differences,
     kinds_of_pairs,
 )
+from stcr_plugin.scoring.verdicts import RULES
 from stcr_plugin.study.grid import recipe_of
 from stcr_plugin.study.outcomes import Outcome
 from stcr_plugin.study.study_config import StudyConfig
@@ -74,7 +77,7 @@ def figures_of(config: StudyConfig, outcomes: Sequence[Outcome]) -> StudyFigures
         spreads=seeds.over_seeds(results),
         leads=differences(results, stages, config.reference),
         kinds=kinds_of_pairs(results, config.reference),
-        controls=controls_over_seeds([{row: one.controls[row] for row in controlled} for one in outcomes]),
+        controls=controls_over_seeds([{row: one.controls[row] for row in controlled} for one in outcomes], _judged),
         ability=ability_over_seeds([{row: one.ability[row] for row in guarded} for one in outcomes]),
         costs={row: _cost([outcome.costs[row] for outcome in outcomes]) for row in stages},
     )
@@ -90,3 +93,10 @@ def _masked(config: StudyConfig) -> tuple[str, ...]:
     recipes = {name: recipe_of(stage.recipe, stage.overrides) for name, stage in config.stages.items()}
     masked = {name for name, recipe in recipes.items() if "authors" in str((recipe.get("stcr") or {}).get("mask"))}
     return tuple(row for row in config.stages if row in config.rows and masked & {*config.chain(row)})
+
+
+def _judged(name: str) -> tuple[str, ...]:
+    """The measures that the verdict of a control depends on; () for those of groups of pictures, which show all."""
+    if name in CONTROLS:
+        return RULES[CONTROLS[name].rule].judged
+    return () if name in ROWS.values() else RULES["knows"].judged
