@@ -93,10 +93,10 @@ def _benchmark_export(arguments: argparse.Namespace) -> None:
         arguments.registry,
         arguments.name,
         arguments.split,
-        arguments.out,
-        arguments.format,
-        asked(arguments),
-        arguments.seed,
+        out=arguments.out,
+        format=arguments.format,
+        settings=asked(arguments),
+        seed=arguments.seed,
     )
     print(f"exported: {done.rows} rows to {done.path}\nrun: {done.how}")
 
