@@ -59,7 +59,7 @@ class Log:
         # The tool sized the pictures by its own rule, whatever the settings say.
         return {"engine": self.tool, "log": self.path.name, "log_digest": artefacts.sha256(self.path)}
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         for index, prompt in enumerate(prompts):
             yield index, Response(self.responses[prompt.item, prompt.order])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest, read_yaml
-from stcr_plugin.engines.cache import picture_sums
+from stcr_plugin.engines.cache import picture_digests
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
@@ -181,7 +181,7 @@ def _row(number: int, query: Query, prompt: Prompt, *, introduction: str) -> Row
 
 def _digest(registry: Path, rows: Sequence[Row]) -> str:
     """SHA-256 over all that a model is shown and all that its answer is compared with."""
-    contents = picture_sums(registry, {image: f"pair {row.pair.pair_id}" for row in rows for image in row.images})
+    contents = picture_digests(registry, {image: f"pair {row.pair.pair_id}" for row in rows for image in row.images})
     return artefacts.digest(
         [[row.columns(), row.introduction, row.question, *(contents[image] for image in row.images)] for row in rows]
     )

@@ -22,8 +22,8 @@ _OF_PROMPTS = ("prompts_digest", "data_digest", "questions_digest")  # keys of a
 _Key = tuple[str, str]  # item and order of a prompt
 
 
-def put(
-    engine: Engine, prompts: Sequence[Prompt], out: Path, asked: Mapping[str, Any], pictures: Mapping[str, str]
+def collect_responses(
+    engine: Engine, prompts: Sequence[Prompt], out: Path, *, asked: Mapping[str, Any], pictures: Mapping[str, str]
 ) -> list[Response]:
     """The response of `engine` to each prompt, in their order; those that the folder `out` holds are used again.
 
@@ -37,7 +37,7 @@ def put(
         prompts: What to ask.
         out: Folder of the files.
         asked: What decides a response besides prompts and engine, such as the settings.
-        pictures: Digest of each picture that is shown, see `picture_sums`.
+        pictures: Digest of each picture that is shown, see `picture_digests`.
 
     Raises:
         DataError: For two prompts with one item and order, and for a said.jsonl with an unexpected format.
@@ -56,7 +56,7 @@ def put(
     missing = [prompt for prompt, key in zip(prompts, keys, strict=True) if digests[key] not in known]
     if missing:
         with open(out / SAID, "a", encoding="utf-8") as file:
-            for number, response in engine.say(missing):
+            for number, response in engine.respond(missing):
                 key = missing[number].item, missing[number].order
                 known[digests[key]] = response
                 file.write(_line(key, digests[key], response))
@@ -64,7 +64,7 @@ def put(
     return [known[digests[key]] for key in keys]
 
 
-def picture_sums(root: Path, shown: Mapping[str, str]) -> dict[str, str]:
+def picture_digests(root: Path, shown: Mapping[str, str]) -> dict[str, str]:
     """SHA-256 of each picture's contents, which may be replaced under the same path.
 
     Args:

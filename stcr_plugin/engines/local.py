@@ -51,13 +51,13 @@ class LocalEngine:
             "code_digest": artefacts.code_digest(*CODE),
         }
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        """As `Engine.say`. Raises DataError also for a model that cannot be loaded."""
+    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+        """As `Engine.respond`. Raises DataError also for a model that cannot be loaded."""
         self._loaded = self._loaded or load(self.model_dir)
-        yield from say(*self._loaded, prompts, registry=self.registry, settings=self.settings)
+        yield from respond(*self._loaded, prompts, registry=self.registry, settings=self.settings)
 
 
-def say(
+def respond(
     model: Any,
     processor: Any,
     prompts: Sequence[Prompt],
@@ -67,7 +67,7 @@ def say(
     synced_gpus: bool = False,
     progress: bool = True,
 ) -> Iterator[tuple[int, Response]]:
-    """`LocalEngine.say` of a live model, which is put in eval mode and left there.
+    """`LocalEngine.respond` of a live model, which is put in eval mode and left there.
 
     Args:
         model: A transformers vision-language model.

@@ -37,7 +37,7 @@ class Oracle:
         generates: Answer in text, without log-probabilities.
 
     Raises:
-        ConfigError: For an unknown name; from `say`, for a prompt about other pairs where the truth is needed.
+        ConfigError: For an unknown name; from `respond`, for a prompt about other pairs where the truth is needed.
     """
 
     def __init__(self, name: str, pairs: Sequence[Pair], *, seed: int = 0, generates: bool = False) -> None:
@@ -54,7 +54,7 @@ class Oracle:
             "code_digest": artefacts.code_digest("engines/oracles.py", "engines/prompts.py"),
         }
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         for number, prompt in enumerate(prompts):
             chosen = ORACLES[self.name](self, prompt)
             text = prompt.answer.format(name=chosen)

@@ -130,8 +130,8 @@ class ServerEngine:
             return None
         return (prompt_tokens * self.server.price_in + completion_tokens * self.server.price_out) / 1e6
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        """As `Engine.say`. Raises ServerError for a prompt without a response, after the responses to all others."""
+    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+        """As `Engine.respond`. Raises ServerError for a prompt without a response, after all other responses."""
         from stcr_plugin.progress_bar import progress
 
         for prompt in prompts:

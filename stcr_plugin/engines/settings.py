@@ -102,7 +102,7 @@ class Engine(Protocol):
         """
         ...
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         """(index in `prompts`, response) for every prompt once, in any order, each as soon as it is there.
 
         Raises:

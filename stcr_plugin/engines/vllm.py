@@ -66,8 +66,8 @@ class VllmEngine:
             "code_digest": artefacts.code_digest("engines/vllm.py", *CODE),
         }
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        """As `Engine.say`."""
+    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+        """As `Engine.respond`."""
         from stcr_plugin.progress_bar import progress
 
         for prompt in prompts:

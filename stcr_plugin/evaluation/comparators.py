@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin.config import nearest
-from stcr_plugin.engines.cache import put
+from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.engines.settings import Engine
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.results import ComparatorAccount, PlainAccuracy
@@ -82,14 +82,14 @@ def ask(
 ) -> tuple[list[Response], list[Response] | None]:
     """The combined response to each of `prompts`, and that to the plain prompts alone, None where there are none.
 
-    Each variant has a folder of its name in `out` (see cache.put), so that a killed run goes on.
+    Each variant has a folder of its name in `out` (see cache.collect_responses), so that a killed run goes on.
 
     Raises:
         ConfigError: The comparator needs log-probabilities, and the first answer has none.
     """
     checked = _Comparing(engine, comparator.name) if comparator.compares else engine
     responses = {
-        variant: put(
+        variant: collect_responses(
             checked,
             [_changed(prompt, change) for prompt in prompts],
             out / variant,
@@ -131,8 +131,8 @@ class _Comparing:
     def identity(self) -> Mapping[str, Any]:
         return self.engine.identity()
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        for number, response in self.engine.say(prompts):
+    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+        for number, response in self.engine.respond(prompts):
             if not response.logprobs:
                 able = [one.name for one in COMPARATORS.values() if not one.compares]
                 raise ConfigError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from stcr_plugin import artefacts
-from stcr_plugin.engines.cache import picture_sums, put, write_answers
+from stcr_plugin.engines.cache import collect_responses, picture_digests, write_answers
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import Engine, Priced
 from stcr_plugin.errors import ConfigError, DataError
@@ -35,8 +35,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model on every pair of a split in both orders, and write results.json into the folder `out`.
 
-    Writes also said.jsonl and asked.json (see cache.put) and answers.jsonl. Responses of an earlier run are used again,
-    prompt by prompt, where model, settings, words and pictures are the same, so a killed run goes on where it stopped.
+    Writes also said.jsonl and asked.json (see engines/cache.py) and answers.jsonl. Responses of an earlier run are used
+    again, prompt by prompt, where model, settings, words and pictures are the same, so a killed run goes on.
 
     Args:
         request: Model, data and settings.
@@ -73,7 +73,7 @@ def evaluate(
         if comparator:
             responses, plain = comparators.ask(comparator, engine, prompts, out=out, asked=header, pictures=sums)
         else:
-            responses, plain = put(engine, prompts, out, asked=header, pictures=sums), None
+            responses, plain = collect_responses(engine, prompts, out, asked=header, pictures=sums), None
         answers = [answered(*one) for one in zip(queries, prompts, responses, strict=True)]
         of_plain = [answered(*one) for one in zip(queries, prompts, plain, strict=True)] if plain else None
         write_answers(out / ANSWERS, answers)
@@ -178,4 +178,4 @@ def digest_of_data(pairs: Sequence[Pair], registry: Path) -> str:
 
 def _pictures_of(pairs: Sequence[Pair], registry: Path) -> dict[str, str]:
     shown = {image: f"pair {pair.pair_id}" for pair in pairs for image in (pair.earlier_image, pair.later_image)}
-    return picture_sums(registry, shown)
+    return picture_digests(registry, shown)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.engines.cache import picture_sums, put, write_answers
+from stcr_plugin.engines.cache import collect_responses, picture_digests, write_answers
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.results import Guard, GuardComparison, GuardDifference
@@ -117,7 +117,7 @@ def guard(
     """Evaluate a model on yes/no questions, and write guard.json into the folder `out`.
 
     The engine of `request` must look for pictures in `images`, or for own scenes in `out`. Writes also said.jsonl and
-    asked.json (see cache.put), answers.jsonl, and of own scenes the pictures and questions.jsonl, in POPE's format.
+    asked.json (see engines/cache.py), answers.jsonl, and of own scenes the pictures and questions.jsonl in POPE's form.
     A killed run goes on.
 
     Args:
@@ -143,10 +143,10 @@ def guard(
             artefacts.write_jsonl(out / QUESTIONS, _pope_rows(questions))
         names = names_in(settings.language)
         prompts = [_prompt(question, names) for question in questions]
-        pictures = picture_sums(folder, {one.picture: f"the question {one.text!r}" for one in questions})
+        pictures = picture_digests(folder, {one.picture: f"the question {one.text!r}" for one in questions})
         digest = artefacts.digest([[dataclasses.asdict(question) for question in questions], pictures])
         header = {"questions_digest": digest, "settings": settings.decides}
-        responses = put(engine, prompts, out, asked=header, pictures=pictures)
+        responses = collect_responses(engine, prompts, out, asked=header, pictures=pictures)
         replies = [yes_no.reply(*one, names) for one in zip(questions, responses, strict=True)]
         write_answers(out / ANSWERS, replies)
         result = Guard(

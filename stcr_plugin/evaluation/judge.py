@@ -174,7 +174,7 @@ def _answers(engine: Engine, queries: Sequence[Query], settings: AskSettings, ti
 
 
 def _said(engine: Engine, prompts: Sequence[Prompt]) -> list[Response]:
-    found = dict(engine.say(prompts))
+    found = dict(engine.respond(prompts))
     return [found[number] for number in range(len(prompts))]
 
 

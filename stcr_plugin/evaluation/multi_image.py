@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest, read_yaml
-from stcr_plugin.engines.cache import picture_sums, put, write_answers
+from stcr_plugin.engines.cache import collect_responses, picture_digests, write_answers
 from stcr_plugin.engines.prompts import PROMPT_VARIANTS, names_of
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, StcrError
@@ -53,8 +53,8 @@ class Group:
 def evaluate_groups(request: EvalRequest, out: Path, asked: GroupSettings | None = None) -> MultiImage:
     """Evaluate a model on groups of the frames that a split has pictures of, and write groups.json into `out`.
 
-    Writes also said.jsonl and asked.json (see cache.put) and answers.jsonl; a killed run goes on. An order is always
-    written and parsed, never compared. `settings.part` changes nothing, for none of these questions was trained on.
+    Writes also said.jsonl and asked.json (see engines/cache.py) and answers.jsonl; a killed run goes on. An order is
+    always written and parsed, never compared. `settings.part` changes nothing: no such question was trained on.
 
     Args:
         request: Model, data and settings; `limit` is the number of groups, the seed draws groups and arrangements too.
@@ -72,11 +72,11 @@ def evaluate_groups(request: EvalRequest, out: Path, asked: GroupSettings | None
     arrangements = [(group, shown) for group in drawn for shown in arranged(group, asked, seed)]
     prompts = [prompt(group, shown, asked, settings=settings) for group, shown in arrangements]
     shown_of = {image: f"group {group.group_id}" for group in drawn for image in group.images}
-    sums = picture_sums(request.registry, shown_of)
+    sums = picture_digests(request.registry, shown_of)
     data_digest = artefacts.digest([[dataclasses.asdict(group) for group in drawn], sums])
     with artefacts.locked(out / ".lock"):
         header = {"data_digest": data_digest, "settings": settings.decides, "seed": seed}
-        responses = put(engine, prompts, out, asked=header, pictures=sums)
+        responses = collect_responses(engine, prompts, out, asked=header, pictures=sums)
         answers = [
             answered(group, shown, one, response=response, ask=asked.ask)
             for (group, shown), one, response in zip(arrangements, prompts, responses, strict=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.engines.cache import put
+from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.evaluation.request import EvalRequest
@@ -51,8 +51,8 @@ class _Identified:
     def identity(self) -> Mapping[str, Any]:
         return self.known
 
-    def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        return self.engine.say(prompts)
+    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+        return self.engine.respond(prompts)
 
 
 def rank_frames(request: EvalRequest, strip: Strip, out: Path, *, comparisons: int | None = None) -> Ranking:
@@ -205,7 +205,7 @@ def _answers(
     """(forward, backward) answers about the frames at two positions of a strip each."""
     queries = [Query(strip.pair(*pair), order) for strip, *pair in places for order in ORDERS]
     prompts = prompts_for(queries, asked.settings, asked.seed, ties=any(strip.ties for strip, _, _ in places))
-    responses = put(asked.engine, prompts, asked.out, asked=asked.header, pictures=pictures)
+    responses = collect_responses(asked.engine, prompts, asked.out, asked=asked.header, pictures=pictures)
     answers = [answered(*one) for one in zip(queries, prompts, responses, strict=True)]
     return list(zip(answers[::2], answers[1::2], strict=True))
 

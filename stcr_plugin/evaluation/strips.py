@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
-from stcr_plugin.engines.cache import picture_sums
+from stcr_plugin.engines.cache import picture_digests
 from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.evaluation.ground_truth import true_progress
 from stcr_plugin.samples.questions import unusable
@@ -66,7 +66,7 @@ class Strip:
 
     def sums(self) -> dict[str, str]:
         """Picture -> SHA-256 of its contents. Raises DataError for one that cannot be read."""
-        return picture_sums(self.root, dict.fromkeys(self.images, f"episode {self.episode_id}"))
+        return picture_digests(self.root, dict.fromkeys(self.images, f"episode {self.episode_id}"))
 
     def digest(self, sums: Mapping[str, str]) -> str:
         """SHA-256 of its texts and of the `sums` of its pictures."""

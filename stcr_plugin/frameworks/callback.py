@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from stcr_plugin.engines.local import say
+from stcr_plugin.engines.local import respond
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.figures import Figures
@@ -166,7 +166,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         padded = share + self.queries[: -(-len(self.queries) // world) - len(share)]
         prompts = prompts_for(padded, self.ask, ties=self.ties)
         responses = dict(
-            say(
+            respond(
                 model,
                 processor,
                 prompts,

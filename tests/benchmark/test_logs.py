@@ -28,7 +28,7 @@ class Scripted:
     def identity(self):
         return {"engine": "scripted"}
 
-    def say(self, prompts):
+    def respond(self, prompts):
         for index, prompt in enumerate(prompts):
             yield index, Response(self.texts[prompt.item, prompt.order])
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from stcr_plugin import artefacts
-from stcr_plugin.engines.cache import put
+from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import ORDERS, Prompt, Response, Shown
 
@@ -22,7 +22,7 @@ class Parrot:
     def identity(self):
         return {"engine": self.name}
 
-    def say(self, prompts):
+    def respond(self, prompts):
         for number, prompt in enumerate(prompts):
             if self.dies is not None and len(self.asked) == self.dies:
                 raise KeyboardInterrupt
@@ -44,7 +44,12 @@ def asked(numbers, **settings):
 
 
 def ask(engine, out, numbers, words="which?", sums=SUMS, **settings):
-    return [one.text for one in put(engine, prompts(numbers, words), out, asked(numbers, **settings), sums)]
+    return [
+        one.text
+        for one in collect_responses(
+            engine, prompts(numbers, words), out, asked=asked(numbers, **settings), pictures=sums
+        )
+    ]
 
 
 def lines(path):
@@ -53,7 +58,7 @@ def lines(path):
 
 def of_an_earlier_version(out, engine, numbers):
     """said.jsonl and asked.json as they were written before lines had a digest."""
-    put(engine, prompts(numbers), out, asked(numbers), SUMS)
+    collect_responses(engine, prompts(numbers), out, asked=asked(numbers), pictures=SUMS)
     rows = [{key: value for key, value in row.items() if key != "prompt"} for row in lines(out / "said.jsonl")]
     (out / "said.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
@@ -92,7 +97,7 @@ def test_prompt_of_other_words_or_pictures_alone_is_asked_again(tmp_path, caplog
     if change == "words":
         again = prompts(range(4))
         again[2:4] = prompts([1], "what?")
-        found = [one.text for one in put(engine, again, tmp_path, asked(range(4)), SUMS)]
+        found = [one.text for one in collect_responses(engine, again, tmp_path, asked=asked(range(4)), pictures=SUMS)]
         assert found[1:4] == ["parrot on 0 which?", "parrot on 1 what?", "parrot on 1 what?"]
     else:
         ask(engine, tmp_path, range(4), sums=SUMS | {"1.png": "another"})
@@ -166,7 +171,7 @@ def test_answers_of_earlier_versions_serve_the_same_run_and_are_kept_from_anothe
 def test_prompt_that_is_asked_twice_and_a_spoilt_file_are_refused(tmp_path):
     twice = prompts([1]) + [dataclasses.replace(one, question="again?") for one in prompts([1])]
     with pytest.raises(DataError, match="p1 is asked twice in forward order"):
-        put(Parrot(), twice, tmp_path, {}, SUMS)
+        collect_responses(Parrot(), twice, tmp_path, asked={}, pictures=SUMS)
     ask(Parrot(), tmp_path, range(2))
     (tmp_path / "said.jsonl").write_text('{"item": 1}\n')
     with pytest.raises(DataError, match=r"said\.jsonl: not responses of an engine .*; delete the file"):

@@ -8,7 +8,7 @@ from PIL import Image
 from stcr_plugin.config import from_mapping
 from stcr_plugin.engines import local, picture_loading
 from stcr_plugin.engines.loading import load
-from stcr_plugin.engines.local import say
+from stcr_plugin.engines.local import respond
 from stcr_plugin.engines.picture_loading import fit, fitted_size
 from stcr_plugin.engines.prompts import answer_tokens, content, prompts_for
 from stcr_plugin.engines.settings import AskSettings
@@ -55,7 +55,7 @@ def queries():
 def ask(loaded, registry, settings, chosen=None, ties=False, **more):
     chosen = queries() if chosen is None else chosen
     prompts = prompts_for(chosen, settings, ties=ties)
-    said = dict(say(*loaded, prompts, registry=registry, settings=settings, progress=False, **more))
+    said = dict(respond(*loaded, prompts, registry=registry, settings=settings, progress=False, **more))
     return [answered(query, prompts[number], said[number]) for number, query in enumerate(chosen)]
 
 
@@ -324,7 +324,7 @@ def test_what_is_said_streams_out_a_batch_at_a_time(loaded, registry, monkeypatc
     real = local._responses
     monkeypatch.setattr(local, "_responses", lambda ask, batch: batches.append(len(batch)) or real(ask, batch))
     prompts = prompts_for(queries(), AskSettings())
-    stream = say(*loaded, prompts, registry=registry, settings=AskSettings(batch_size=4), progress=False)
+    stream = respond(*loaded, prompts, registry=registry, settings=AskSettings(batch_size=4), progress=False)
     assert next(stream)[0] == 0
     assert batches == [4]
     assert [number for number, _ in stream] == [1, 2, 3, 4, 5]
@@ -342,9 +342,9 @@ def test_prompts_of_several_kinds_at_once_are_each_said_as_alone(loaded, registr
     bare = dataclasses.replace(kinds[0], item="bare", shown=())
     begun = dataclasses.replace(kinds[0], item="begun", begin="spatial details: img1: open. img2: closed.\n")
     mixed = [*kinds, bare, begun]
-    found = dict(say(*loaded, mixed, registry=registry, settings=settings, progress=False))
+    found = dict(respond(*loaded, mixed, registry=registry, settings=settings, progress=False))
     for number, prompt in enumerate(mixed):
-        ((_, alone),) = say(*loaded, [prompt], registry=registry, settings=settings, progress=False)
+        ((_, alone),) = respond(*loaded, [prompt], registry=registry, settings=settings, progress=False)
         assert found[number].text == alone.text
         assert found[number].logprobs == pytest.approx(alone.logprobs, abs=1e-4)
         assert set(found[number].logprobs) == (set() if prompt.reasons else set(prompt.names))
@@ -359,10 +359,10 @@ def test_picture_shown_twice_is_encoded_once_and_nothing_changes(loaded, registr
     hook = model.model.visual.register_forward_hook(
         lambda _module, arguments, keywords, _output: encoded.append(len(keywords["grid_thw"])), with_kwargs=True
     )
-    shared = dict(say(model, processor, prompts, registry=registry, settings=AskSettings(), progress=False))
+    shared = dict(respond(model, processor, prompts, registry=registry, settings=AskSettings(), progress=False))
     names = list(processor.model_input_names)
     monkeypatch.setattr(type(processor), "model_input_names", ["input_ids"])
-    apart = dict(say(model, processor, prompts, registry=registry, settings=AskSettings(), progress=False))
+    apart = dict(respond(model, processor, prompts, registry=registry, settings=AskSettings(), progress=False))
     hook.remove()
     assert "image_grid_thw" in names
     assert encoded == [6, 12]
@@ -482,7 +482,7 @@ def test_names_of_other_styles_are_compared_by_all_their_tokens(loaded, registry
     model, processor = loaded
     settings = AskSettings(style=style)
     prompt = prompts_for(queries()[:1], settings)[0]
-    ((_, said),) = say(model, processor, [prompt], registry=registry, settings=settings, progress=False)
+    ((_, said),) = respond(model, processor, [prompt], registry=registry, settings=settings, progress=False)
     shared, rests = answer_tokens(processor.tokenizer, prompt)
     message = {"role": "user", "content": content(prompt)}
     text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)

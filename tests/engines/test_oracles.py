@@ -130,7 +130,7 @@ def asked(name, pairs, settings=None, seed=0, ties=False):
     settings = settings or AskSettings()
     queries = [Query(pair, order) for pair in pairs for order in ORDERS]
     prompts = prompts_for(queries, settings, seed, ties)
-    said = dict(Oracle(name, pairs, seed=seed, generates=settings.generate).say(prompts))
+    said = dict(Oracle(name, pairs, seed=seed, generates=settings.generate).respond(prompts))
     return [
         answered(query, prompt, said[number])
         for number, (query, prompt) in enumerate(zip(queries, prompts, strict=True))
@@ -197,7 +197,7 @@ def test_oracles_answer_as_a_model_would():
     assert reasoned.logprob_img2 is None
     (prompt,) = prompts_for([Query(pair, "forward")], AskSettings(mode="cot"))
     begun = dataclasses.replace(prompt, begin="spatial details: img1: open. img2: shut.\n")
-    ((_, said),) = Oracle("right", [pair]).say([begun])
+    ((_, said),) = Oracle("right", [pair]).respond([begun])
     assert said.text == "closer to completion: img2"
 
 
@@ -207,11 +207,11 @@ def test_oracle_says_what_it_does_not_know():
     (prompt,) = prompts_for([Query(pairs_of(1)[0], "forward")], AskSettings())
     for name in ("right", "chronological"):
         with pytest.raises(ConfigError, match=r"p0, forward: .* does not know the truth about it"):
-            list(Oracle(name, []).say([prompt]))
+            list(Oracle(name, []).respond([prompt]))
     rotated = dataclasses.replace(prompt, order="rotation 1")
     with pytest.raises(ConfigError, match="rotation 1"):
-        list(Oracle("right", pairs_of(1)).say([rotated]))
-    assert [said.text for _, said in Oracle("position-only", []).say([rotated])] == ["closer to completion: img2"]
+        list(Oracle("right", pairs_of(1)).respond([rotated]))
+    assert [said.text for _, said in Oracle("position-only", []).respond([rotated])] == ["closer to completion: img2"]
 
 
 def test_identity_names_the_oracle_and_what_it_knows():

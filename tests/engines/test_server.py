@@ -14,7 +14,7 @@ from misbehaving_server import Reply, answer, question, serving
 from PIL import Image
 
 from stcr_plugin.config import from_mapping
-from stcr_plugin.engines.cache import put
+from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.engines.server import _HEADERS, ServerEngine, ServerSettings, _Pace, _read, _retry_after
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError, ServerError
@@ -53,9 +53,13 @@ def engine(registry, desk, ask=ASK, **more):
 
 def said(registry, desk, number=6, **more):
     """index -> what was said, no index twice."""
-    found = list(engine(registry, desk, **more).say(prompts(number)))
+    found = list(engine(registry, desk, **more).respond(prompts(number)))
     assert len(dict(found)) == len(found)
     return dict(found)
+
+
+def collect(one, asked, out):
+    return collect_responses(one, asked, out, asked={}, pictures=SUMS)
 
 
 def keep(found, answers):
@@ -112,7 +116,7 @@ def test_names_and_temperature_are_what_the_settings_say(registry):
 
 def test_text_alone_is_sent_as_text_alone(registry):
     with serving(echo) as desk:
-        assert dict(engine(registry, desk).say(prompts(1, shown=(), labels=())))[0].text == "said to question 0"
+        assert dict(engine(registry, desk).respond(prompts(1, shown=(), labels=())))[0].text == "said to question 0"
     assert desk.bodies[0]["messages"][0]["content"] == [{"type": "text", "text": "question 0"}]
 
 
@@ -123,11 +127,11 @@ def test_what_a_server_cannot_do_is_refused_before_any_request(registry):
     with serving(echo) as desk:
         begun = prompts(3)[:2] + prompts(3, begin="spatial details: ")[2:]
         with pytest.raises(ConfigError, match=r"p2, forward: a server cannot continue .*--engine local"):
-            list(engine(registry, desk).say(begun))
+            list(engine(registry, desk).respond(begun))
         with pytest.raises(ConfigError, match=r"p0, forward: a server cannot compare answers; set `generate: true`"):
-            list(engine(registry, desk).say(prompts(1, reasons=False)))
+            list(engine(registry, desk).respond(prompts(1, reasons=False)))
         writing = AskSettings(generate=True)
-        assert len(list(engine(registry, desk, writing).say(prompts(1, reasons=False)))) == 1
+        assert len(list(engine(registry, desk, writing).respond(prompts(1, reasons=False)))) == 1
     assert len(desk.bodies) == 1
 
 
@@ -135,7 +139,7 @@ def test_unreadable_picture_stops_the_run_and_keeps_the_answers_of_others(regist
     asked = prompts(4)[:3] + prompts(4, shown=(Shown("gone.jpg"),), labels=("img1",))[3:]
     found = []
     with serving(echo) as desk, pytest.raises(DataError, match=r"gone\.jpg: picture of pair p3 is not readable"):
-        keep(found, engine(registry, desk, concurrency=1).say(asked))
+        keep(found, engine(registry, desk, concurrency=1).respond(asked))
     assert right(dict(found), 3)
 
 
@@ -178,7 +182,7 @@ def test_lasting_trouble_stops_the_run_naming_the_prompt(registry, trouble):
 
     found = []
     with serving(script) as desk, pytest.raises(ServerError) as caught:
-        keep(found, engine(registry, desk, concurrency=2).say(prompts(4)))
+        keep(found, engine(registry, desk, concurrency=2).respond(prompts(4)))
     assert desk.tries["question 2"] == 4
     assert str(caught.value).startswith(
         f"p2, forward: no answer from {desk.url} (model m) after 4 tries, the last one:"
@@ -197,7 +201,7 @@ def test_late_answer_of_a_try_that_was_given_up_is_not_counted(registry, tmp_pat
         return answer(f"said to {asked}, try {tries}", held=over if tries == 1 else None)
 
     with serving(script) as desk:
-        found = put(engine(registry, desk, timeout=1), prompts(3), tmp_path, {}, SUMS)
+        found = collect(engine(registry, desk, timeout=1), prompts(3), tmp_path)
         over.set()
         until = time.monotonic() + 30
         while desk.busy and time.monotonic() < until:
@@ -230,7 +234,7 @@ def test_trickling_server_is_timed_as_a_whole(registry, monkeypatch):
     settings = ServerSettings(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "m", timeout=0.3, tries=1)
     started = time.monotonic()
     with pytest.raises(ServerError, match=r"no reply within 0\.3 seconds"):
-        list(ServerEngine(registry, ASK, settings).say(prompts(1)))
+        list(ServerEngine(registry, ASK, settings).respond(prompts(1)))
     assert time.monotonic() - started < 15  # the server would go on for thirty
     thread.join()
     listener.close()
@@ -240,14 +244,14 @@ def test_server_that_is_not_there_is_named(registry):
     with serving(echo) as desk:
         pass
     with pytest.raises(ServerError, match=r"p0, forward: no answer from http://127.* after 2 tries, .*ConnectError"):
-        list(engine(registry, desk, tries=2, concurrency=1).say(prompts(2)))
+        list(engine(registry, desk, tries=2, concurrency=1).respond(prompts(2)))
 
 
 @pytest.mark.parametrize(("status", "hint"), [(400, ""), (401, "OPENAI_API_KEY"), (404, "/v1"), (422, ""), (302, "")])
 def test_refused_request_is_not_repeated_and_stops_with_the_servers_words(registry, status, hint):
     reply = Reply(status, json.dumps({"error": {"message": "I will not. " + "x" * 5000}}).encode(), {"Location": "/"})
     with serving(lambda asked, tries: reply) as desk, pytest.raises(ServerError) as caught:
-        list(engine(registry, desk, concurrency=1).say(prompts(5)))
+        list(engine(registry, desk, concurrency=1).respond(prompts(5)))
     assert len(desk.bodies) == 1
     assert f"HTTP {status}: I will not. xxx" in str(caught.value)
     assert hint in str(caught.value)
@@ -268,7 +272,7 @@ def test_nothing_new_is_asked_after_a_refusal_but_what_is_under_way_is_kept(regi
 
     found = []
     with serving(script) as desk, pytest.raises(ServerError, match="2 responses of this run are kept"):
-        keep(found, engine(registry, desk, concurrency=3).say(prompts(9)))
+        keep(found, engine(registry, desk, concurrency=3).respond(prompts(9)))
     assert dict(found).keys() == {1, 2}
     assert len(desk.bodies) == 3
 
@@ -285,12 +289,14 @@ def test_run_that_a_server_stopped_goes_on_with_what_is_missing(registry, tmp_pa
 
     with serving(script) as desk:
         with pytest.raises(ServerError):
-            put(engine(registry, desk, tries=2, concurrency=3), prompts(9), tmp_path, {}, SUMS)
+            collect_responses(
+                engine(registry, desk, tries=2, concurrency=3), prompts(9), tmp_path, asked={}, pictures=SUMS
+            )
         kept = [json.loads(line)["item"] for line in (tmp_path / "said.jsonl").read_text().splitlines()]
         assert len(kept) == len(set(kept))
         well = True
         before = len(desk.bodies)
-        found = put(engine(registry, desk), prompts(9), tmp_path, {}, SUMS)
+        found = collect(engine(registry, desk), prompts(9), tmp_path)
         again = Counter(question(body) for body in desk.bodies[before:])
     assert [one.text for one in found] == [f"said to question {n}" for n in range(9)]
     assert again == {f"question {n}": 1 for n in range(9) if f"p{n}" not in kept}
@@ -304,17 +310,17 @@ def test_killed_run_goes_on_with_what_is_missing(registry, tmp_path):
         class Killed:
             identity = staticmethod(one.identity)
 
-            def say(self, asked):
-                for count, found in enumerate(one.say(asked)):
+            def respond(self, asked):
+                for count, found in enumerate(one.respond(asked)):
                     if count == 4:
                         raise KeyboardInterrupt
                     yield found
 
         with pytest.raises(KeyboardInterrupt):
-            put(Killed(), prompts(12), tmp_path, {}, SUMS)
+            collect(Killed(), prompts(12), tmp_path)
         assert len((tmp_path / "said.jsonl").read_text().splitlines()) == 4
         before = len(desk.bodies)
-        found = put(one, prompts(12), tmp_path, {}, SUMS)
+        found = collect(one, prompts(12), tmp_path)
     assert [one.text for one in found] == [f"said to question {n}" for n in range(12)]
     assert len(desk.bodies) - before == 8
 
@@ -338,7 +344,9 @@ def test_as_many_requests_are_under_way_as_asked_for_and_no_more(registry):
 def test_order_of_completion_does_not_matter(registry, tmp_path):
     waits = {f"question {n}": wait for n, wait in enumerate(random.Random(3).sample(range(12), 12))}
     with serving(lambda asked, tries: answer(f"said to {asked}", after=waits[asked] / 50)) as desk:
-        found = put(engine(registry, desk, concurrency=12), prompts(12), tmp_path, {}, SUMS)
+        found = collect_responses(
+            engine(registry, desk, concurrency=12), prompts(12), tmp_path, asked={}, pictures=SUMS
+        )
     came = [json.loads(line)["item"] for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     assert came != sorted(came, key=lambda item: int(item[1:]))
     assert [one.text for one in found] == [f"said to question {n}" for n in range(12)]
@@ -372,7 +380,7 @@ def test_server_that_asks_for_an_hour_stops_the_run(registry):
         serving(lambda *_: reply) as desk,
         pytest.raises(ServerError, match=r"break of 3600 seconds: HTTP 429: quota; wait as long, then run"),
     ):
-        list(engine(registry, desk, concurrency=1).say(prompts(2)))
+        list(engine(registry, desk, concurrency=1).respond(prompts(2)))
     assert len(desk.bodies) == 1
 
 
@@ -433,7 +441,7 @@ def test_key_goes_to_the_server_and_nowhere_else(registry, monkeypatch, tmp_path
     ):
         one = engine(registry, desk, key_env="MY_KEY", concurrency=1)
         with pytest.raises(ServerError) as caught:
-            put(one, prompts(2), tmp_path, {}, SUMS)
+            collect(one, prompts(2), tmp_path)
     assert desk.headers[0]["authorization"] == f"Bearer {KEY}"
     written = "".join(path.read_text() for path in tmp_path.iterdir())
     assert "wrong key [key]; check the key in the variable 'MY_KEY'" in str(caught.value)
@@ -467,7 +475,7 @@ def test_redirect_is_not_followed(registry, monkeypatch):
     with serving(echo) as other:
         elsewhere = Reply(307, b"", {"Location": f"{other.url}/chat/completions"})
         with serving(lambda *_: elsewhere) as desk, pytest.raises(ServerError, match="HTTP 307"):
-            list(engine(registry, desk).say(prompts(1)))
+            list(engine(registry, desk).respond(prompts(1)))
     assert (len(desk.bodies), other.bodies) == (1, [])
 
 

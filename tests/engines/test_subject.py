@@ -14,7 +14,7 @@ class Served:
     def identity(self):
         return self.known
 
-    def say(self, prompts):
+    def respond(self, prompts):
         yield from ()
 
 

@@ -107,8 +107,8 @@ def prompts(registry, settings, **more):
 )
 def test_with_a_stand_in_for_vllm_what_is_said_is_what_the_local_engine_says(model, registry, stand_in, settings, more):
     asked = prompts(registry, settings, **more)
-    here = dict(LocalEngine(model, registry, settings).say(asked))
-    there = dict(VllmEngine(model, registry, ask=settings, vllm=VllmSettings(batch=3)).say(asked))
+    here = dict(LocalEngine(model, registry, settings).respond(asked))
+    there = dict(VllmEngine(model, registry, ask=settings, vllm=VllmSettings(batch=3)).respond(asked))
     assert there.keys() == here.keys() == set(range(len(asked)))
     for number, said in here.items():
         assert there[number].text == said.text
@@ -125,8 +125,8 @@ def test_with_a_stand_in_for_vllm_begun_and_textual_prompts_are_put_too(model, r
     settings = AskSettings(mode="direct", max_new_tokens=6)
     begun = Prompt("p", "e", "forward", (), (), "Which?", begin="spatial details: ")
     writing = Prompt("q", "e", "forward", (), (), "Which?", reasons=True)
-    here = dict(LocalEngine(model, registry, settings).say([begun, writing]))
-    there = dict(VllmEngine(model, registry, ask=settings, vllm=VllmSettings()).say([begun, writing]))
+    here = dict(LocalEngine(model, registry, settings).respond([begun, writing]))
+    there = dict(VllmEngine(model, registry, ask=settings, vllm=VllmSettings()).respond([begun, writing]))
     assert {number: one.text for number, one in there.items()} == {number: one.text for number, one in here.items()}
     assert there[0].logprobs == pytest.approx(here[0].logprobs, abs=1e-4)
 
@@ -136,9 +136,9 @@ def test_with_a_stand_in_for_vllm_the_model_is_loaded_without_foreign_code(model
         model, registry, ask=AskSettings(), vllm=VllmSettings(tensor_parallel_size=2, max_model_len=4096)
     )
     assert stand_in.made == []
-    assert list(engine.say([])) == []
+    assert list(engine.respond([])) == []
     assert stand_in.made == []
-    list(engine.say(prompts(registry, AskSettings(mode="direct"))[:1]))
+    list(engine.respond(prompts(registry, AskSettings(mode="direct"))[:1]))
     (made,) = stand_in.made
     assert made["trust_remote_code"] is False
     assert (made["tensor_parallel_size"], made["max_model_len"]) == (2, 4096)
@@ -150,7 +150,7 @@ def test_with_a_stand_in_for_vllm_the_model_is_loaded_without_foreign_code(model
 def test_more_pictures_than_vllm_was_told_of_are_refused(model, registry, stand_in):
     asked = prompts(registry, AskSettings())
     with pytest.raises(ConfigError, match=r"forward: shows 2 pictures; set `pictures` of the vllm engine"):
-        list(VllmEngine(model, registry, ask=AskSettings(), vllm=VllmSettings(pictures=1)).say(asked))
+        list(VllmEngine(model, registry, ask=AskSettings(), vllm=VllmSettings(pictures=1)).respond(asked))
 
 
 def test_adapter_is_to_be_merged_first(model, registry, stand_in, tmp_path):

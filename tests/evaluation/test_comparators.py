@@ -31,7 +31,7 @@ class Judge:
     def identity(self):
         return {"engine": "judge", "looks": self.looks, "bias": self.bias, "writes": self.writes}
 
-    def say(self, prompts):
+    def respond(self, prompts):
         for number, prompt in enumerate(prompts):
             self.asked.append(prompt)
             first, second = (int(Path(one.image).stem) for one in prompt.shown)
@@ -218,8 +218,8 @@ def test_killed_run_asks_only_what_is_missing(registry, tmp_path):
     before = run(registry, tmp_path / "whole", "calibrated", whole)
 
     class Killed(Judge):
-        def say(self, prompts):
-            for number, said in super().say(prompts):
+        def respond(self, prompts):
+            for number, said in super().respond(prompts):
                 if len(self.asked) > 30:
                     raise KeyboardInterrupt
                 yield number, said

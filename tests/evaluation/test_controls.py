@@ -59,7 +59,7 @@ class Judge:
     def identity(self):
         return {"engine": "judge"}
 
-    def say(self, prompts):
+    def respond(self, prompts):
         for number, prompt in enumerate(prompts):
             self.asked += 1
             likely = self.second(prompt)
@@ -204,9 +204,9 @@ def test_plain_run_is_a_row_that_can_fail(registry, tmp_path):
 
 
 class Recorder(Judge):
-    def say(self, prompts):
+    def respond(self, prompts):
         self.prompts = list(prompts)
-        yield from super().say(prompts)
+        yield from super().respond(prompts)
 
 
 def put(registry, out, name, settings=DIRECT):
@@ -336,8 +336,8 @@ def test_pairs_that_the_model_did_not_describe_are_left_out_and_counted(registry
     silent = read_pairs(registry, "toy", "heldout")[0].pair_id
 
     class Silent(Judge):
-        def say(self, prompts):
-            for number, said in super().say(prompts):
+        def respond(self, prompts):
+            for number, said in super().respond(prompts):
                 prompt = prompts[number]
                 mute = prompt.reasons and (prompt.item, prompt.order) == (silent, "backward")
                 yield number, Response(said.text.partition("\n")[2]) if mute else said
@@ -388,10 +388,10 @@ def test_truth_that_the_source_does_not_give_is_not_applicable(registry, tmp_pat
 
 def test_engine_that_cannot_begin_a_turn_is_not_applicable_and_others_go_on(registry, tmp_path):
     class Server(Judge):
-        def say(self, prompts):
+        def respond(self, prompts):
             if any(prompt.begin for prompt in prompts):
                 raise ConfigError("a server cannot begin the model's turn")
-            yield from super().say(prompts)
+            yield from super().respond(prompts)
 
     rows = run(registry, tmp_path, None, COT, ["blind", "blind_begin"], Server(by_words))
     assert rows["blind"].verdict == "holds"
@@ -399,7 +399,7 @@ def test_engine_that_cannot_begin_a_turn_is_not_applicable_and_others_go_on(regi
     assert "cannot begin" in rows["blind_begin"].why
 
     class Broken(Judge):
-        def say(self, prompts):
+        def respond(self, prompts):
             raise ConfigError("no key")
             yield
 
@@ -444,8 +444,8 @@ def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(registry, tmp_path):
     run(registry, tmp_path / "whole", None, only=names, engine=whole)
 
     class Killed(Judge):
-        def say(self, prompts):
-            for number, said in super().say(prompts):
+        def respond(self, prompts):
+            for number, said in super().respond(prompts):
                 if self.asked > 50:
                     raise KeyboardInterrupt
                 yield number, said

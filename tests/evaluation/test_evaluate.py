@@ -29,13 +29,13 @@ SMALL = AskSettings(batch_size=4)
 def asked(monkeypatch):
     """Counts the queries that reach the model."""
     seen = []
-    real = local.say
+    real = local.respond
 
     def spy(model, processor, prompts, **more):
         seen.append(len(prompts))
         return real(model, processor, prompts, **more, progress=False)
 
-    monkeypatch.setattr(local, "say", spy)
+    monkeypatch.setattr(local, "respond", spy)
     return seen
 
 

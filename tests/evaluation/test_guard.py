@@ -32,7 +32,7 @@ class Teller:
     def identity(self):
         return {"engine": self.name}
 
-    def say(self, prompts):
+    def respond(self, prompts):
         for number, prompt in enumerate(prompts):
             if self.asked == self.patience:
                 raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from PIL import Image
 from stcr_plugin.cli import main
 from stcr_plugin.config import from_mapping
 from stcr_plugin.engines.loading import load
-from stcr_plugin.engines.local import say
+from stcr_plugin.engines.local import respond
 from stcr_plugin.engines.oracles import Oracle
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.server import ServerEngine, ServerSettings
@@ -44,7 +44,7 @@ class Bright:
     def identity(self):
         return {"engine": "bright"}
 
-    def say(self, prompts):
+    def respond(self, prompts):
         for number, prompt in enumerate(prompts):
             self.asked.append(prompt)
             first, second = (Image.open(ROOT / shown.image).getpixel((0, 0))[0] / 60 for shown in prompt.shown)
@@ -124,7 +124,7 @@ def test_reasons_are_given_and_the_probability_is_that_behind_them(pictures):
 
 def test_answers_without_names_are_told_and_decide_nothing(pictures):
     class Silent(Bright):
-        def say(self, prompts):
+        def respond(self, prompts):
             yield from ((number, Response("I cannot tell.")) for number in range(len(prompts)))
 
     found = judge((Silent(), AskSettings(mode="cot")), pictures[:2], TASK)
@@ -138,7 +138,7 @@ def test_real_model_gives_the_log_probabilities_of_the_evaluation(model, picture
     images = [str(path.relative_to(ROOT)) for path in (pictures[1], pictures[3])]
     pair = Pair("judge", "e", "", TASK, 0, 1, 0.0, earlier_image=images[0], later_image=images[1])
     prompts = prompts_for([Query(pair, order) for order in ORDERS], settings)
-    said = dict(say(*load(model), prompts, registry=ROOT, settings=settings, progress=False))
+    said = dict(respond(*load(model), prompts, registry=ROOT, settings=settings, progress=False))
     odds = [said[number].logprobs["img2"] - said[number].logprobs["img1"] for number in range(2)]
     assert found.probabilities[1] == pytest.approx(1 / (1 + math.exp(-(odds[0] - odds[1]) / 2)), abs=1e-4)
     assert found.mode == "direct"

@@ -53,7 +53,7 @@ class Judge:
     def identity(self):
         return {"engine": "judge", "place": self.place}
 
-    def say(self, prompts):
+    def respond(self, prompts):
         for number, one in enumerate(prompts):
             self.asked += 1
             frames = [int(Path(shown.image).stem) for shown in one.shown]
@@ -222,8 +222,8 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(registry, tmp_path):
         return {path.name: path.read_bytes() for path in out.iterdir()}
 
     class Killed(Judge):
-        def say(self, prompts):
-            for number, one in super().say(prompts):
+        def respond(self, prompts):
+            for number, one in super().respond(prompts):
                 if self.asked > 6:
                     raise KeyboardInterrupt
                 yield number, one

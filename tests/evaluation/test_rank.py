@@ -75,7 +75,7 @@ class Judge:
     def identity(self):
         return {"engine": "judge", "bias": self.bias}
 
-    def say(self, prompts):
+    def respond(self, prompts):
         for number, prompt in enumerate(prompts):
             self.asked += 1
             first, second = (int(text) for text in prompt.item.rsplit(":", 1)[1].split("-"))
@@ -159,8 +159,8 @@ def test_voc_goes_on_where_it_was_killed(picture, tmp_path, monkeypatch):
     value_order(Judge(range(8)), found, tmp_path / "whole", ASK)
 
     class Killed(Judge):
-        def say(self, prompts):
-            for number, said in super().say(prompts):
+        def respond(self, prompts):
+            for number, said in super().respond(prompts):
                 if self.asked > 20:
                     raise KeyboardInterrupt
                 yield number, said
@@ -236,8 +236,8 @@ def test_position_only_judge_tells_nothing_apart(picture, tmp_path):
 
 def test_unparsed_answers_weigh_nothing_and_are_counted(picture, tmp_path):
     class Mumbles(Judge):
-        def say(self, prompts):
-            for number, _ in super().say(prompts):
+        def respond(self, prompts):
+            for number, _ in super().respond(prompts):
                 yield number, Response("hm")
 
     row = rank_frames(Mumbles(range(8)), strip(picture), tmp_path, ASK)
@@ -262,8 +262,8 @@ def test_ranking_goes_on_in_the_round_where_it_was_killed(picture, tmp_path):
     rank_frames(whole, strip(picture), tmp_path / "whole", ASK)
 
     class Killed(Judge):
-        def say(self, prompts):
-            for number, said in super().say(prompts):
+        def respond(self, prompts):
+            for number, said in super().respond(prompts):
                 if self.asked > 22:  # of the 16 of the ring and those of the next round
                     raise KeyboardInterrupt
                 yield number, said

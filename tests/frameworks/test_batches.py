@@ -176,7 +176,7 @@ def training_step(self, *given, **options):
     loss = original(self, *given, **options)
     return loss * float("inf") if self.state.global_step == 2 and os.environ["RANK"] == "1" else loss
 
-def say(*given, **options):
+def respond(*given, **options):
     calls.append(1)
     if len(calls) == 2 and os.environ["RANK"] == "1":
         raise MemoryError("of this rank alone")
@@ -184,7 +184,7 @@ def say(*given, **options):
 
 calls = []
 original, Trainer.training_step = Trainer.training_step, training_step
-asked, callback.say = callback.say, say
+asked, callback.respond = callback.respond, respond
 train(sys.argv[1], sys.argv[2:])
 """
 

@@ -84,7 +84,7 @@ def test_every_rank_asks_equally_often_and_every_query_is_answered_once(
         asked.append(len(prompts))
         return [(number, Response(f"{prompt.item} {prompt.order}")) for number, prompt in enumerate(prompts)]
 
-    monkeypatch.setattr(callback, "say", echo)
+    monkeypatch.setattr(callback, "respond", echo)
     gap = GapCallback(pairs, Path(), AskSettings(mode="direct"))
     answered: list[Any] = []
     for rank in range(world):
@@ -192,14 +192,14 @@ def test_figures_after_are_those_of_an_evaluation_of_the_saved_model(workshop: W
 @pytest.mark.slow
 def test_cot_mode_generates_and_leaves_the_training_alone(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
-    real = callback.say
+    real = callback.respond
 
     def listening(*args: Any, **kwargs: Any) -> Any:
         for number, said in real(*args, **kwargs):
             texts.append(said.text)
             yield number, said
 
-    monkeypatch.setattr(callback, "say", listening)
+    monkeypatch.setattr(callback, "respond", listening)
     run = workshop.train("cot", "cot", "stcr.evaluate.every_steps=2", recipe="stage1_cot")
     assert len(texts) == 3 * 8
     assert any(texts)
@@ -260,17 +260,17 @@ def test_an_adapter_is_measured_and_a_chain_of_adapters_keeps_its_record(worksho
 
 
 def failing_at(number: int) -> Any:
-    """`say`, which fails in the measurement of that number, counted from 0."""
-    real, calls = callback.say, iter(range(100))
+    """`respond`, which fails in the measurement of that number, counted from 0."""
+    real, calls = callback.respond, iter(range(100))
 
-    def say(model: Any, processor: Any, *rest: Any, **more: Any) -> Any:
+    def respond(model: Any, processor: Any, *rest: Any, **more: Any) -> Any:
         if next(calls) != number:
             return real(model, processor, *rest, **more)
         torch.rand(7)  # it has drawn and changed what it could before it fails
         processor.tokenizer.padding_side = "left"
         raise RuntimeError("CUDA out of memory")
 
-    return say
+    return respond
 
 
 def test_a_failed_measurement_is_said_aloud_and_training_goes_on_to_the_last_digit(
@@ -278,7 +278,7 @@ def test_a_failed_measurement_is_said_aloud_and_training_goes_on_to_the_last_dig
 ) -> None:
     settings = ("stcr.evaluate.every_steps=1", "stcr.evaluate.after=false", "max_steps=3")
     whole = workshop.train("weak", "all_measured", *settings)
-    monkeypatch.setattr(callback, "say", failing_at(1))  # before, step 1, step 2
+    monkeypatch.setattr(callback, "respond", failing_at(1))  # before, step 1, step 2
     capsys.readouterr()
     run = workshop.train("weak", "one_missing", *settings)
     said = capsys.readouterr().err
@@ -298,7 +298,7 @@ def test_a_failed_measurement_is_said_aloud_and_training_goes_on_to_the_last_dig
 def test_a_failed_evaluation_is_never_the_best_and_does_not_end_the_run(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callback, "say", failing_at(0))  # the evaluation at step 1; that at step 2 is measured
+    monkeypatch.setattr(callback, "respond", failing_at(0))  # the evaluation at step 1; that at step 2 is measured
     run = workshop.train(
         "weak", "no_best", *EVALUATED, "max_steps=2", "eval_steps=1", "save_steps=1", "stcr.evaluate.before=false",
         "stcr.evaluate.after=false", "metric_for_best_model=eval_stcr_pair_accuracy",

@@ -41,7 +41,7 @@ def test_stage_trains_internvl_and_engine_repeats_the_callbacks_figures(workshop
         Query(pair, order) for pair in spread(read_pairs(workshop.registry, "tiny", "dev"), 4) for order in ORDERS
     ]
     prompts = prompts_for(queries, settings)
-    said = dict(LocalEngine(run, workshop.registry, settings).say(prompts))
+    said = dict(LocalEngine(run, workshop.registry, settings).respond(prompts))
     mine = figures([answered(query, prompts[number], said[number]) for number, query in enumerate(queries)])
     record = json.loads((run / "stage.json").read_text(encoding="utf-8"))
     after = next(one for one in record["figures"] if one["when"] == "after")
@@ -59,7 +59,7 @@ def test_internvl_reasons_in_words_when_asked_to(workshop: Workshop, internvl: P
     prompts = prompts_for(
         [Query(pair, "forward") for pair in read_pairs(workshop.registry, "tiny", "dev")[:2]], settings
     )
-    said = dict(LocalEngine(internvl, workshop.registry, settings).say(prompts))
+    said = dict(LocalEngine(internvl, workshop.registry, settings).respond(prompts))
     assert [0 < said[number].completion_tokens <= 6 for number in range(2)] == [True, True]
 
 

@@ -10,7 +10,7 @@ from toy_build import build_toy
 
 from stcr_plugin.embedded.architecture import write_checkpoint
 from stcr_plugin.engines.loading import load
-from stcr_plugin.engines.local import say
+from stcr_plugin.engines.local import respond
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.registry.manifest import read_pairs
@@ -40,7 +40,7 @@ def test_bf16_answers_as_float32_on_most_queries(device: str, tmp_path: Path) ->
         model, processor = load(folder)
         model.to(device, dtype)
         assert model.config._attn_implementation == "sdpa"
-        said = dict(say(model, processor, prompts, registry=registry, settings=ask, progress=False))
+        said = dict(respond(model, processor, prompts, registry=registry, settings=ask, progress=False))
         scores = [said[number].logprobs for number in range(len(prompts))]
         return torch.tensor([score["img1"] - score["img2"] for score in scores])
 

@@ -31,7 +31,7 @@ def ours(folder, url, mode, pixels):
     """The body that our own engine sends for the card's example."""
     ask = AskSettings(mode=mode, generate=True, image_max_pixels=pixels, image_min_pixels=1024)
     engine = ServerEngine(folder, ask, from_mapping(ServerSettings, {"url": url, "model": "mine"}, "test"))
-    return list(engine.say([example(mode)]))
+    return list(engine.respond([example(mode)]))
 
 
 @pytest.mark.parametrize("mode", ["direct", "cot"])

@@ -16,7 +16,7 @@ import pytest
 from tiny_stage import REPOSITORY, Workshop
 
 from stcr_plugin.engines.loading import load
-from stcr_plugin.engines.local import say
+from stcr_plugin.engines.local import respond
 from stcr_plugin.engines.picture_loading import open_picture
 from stcr_plugin.engines.prompts import content, prompts_for
 from stcr_plugin.engines.settings import AskSettings
@@ -75,10 +75,10 @@ def test_evaluation_against_one_by_one(
     pairs = read_pairs(registry, "tiny", "dev")[:PAIRS]
     settings = AskSettings(mode="cot" if mode == "cot" else "direct", batch_size=64, max_new_tokens=NEW_TOKENS)
     prompts = prompts_for([Query(pair, order) for pair in pairs for order in ORDERS], settings)
-    dict(say(model, processor, prompts[:64], registry=registry, settings=settings, progress=False))
+    dict(respond(model, processor, prompts[:64], registry=registry, settings=settings, progress=False))
     one_by_one(model, processor, prompts[:2], registry, 4)
     started = time.perf_counter()
-    said = dict(say(model, processor, prompts, registry=registry, settings=settings, progress=False))
+    said = dict(respond(model, processor, prompts, registry=registry, settings=settings, progress=False))
     batched = time.perf_counter() - started
     started = time.perf_counter()
     alone = one_by_one(model, processor, prompts, registry, NEW_TOKENS)
