@@ -35,6 +35,7 @@ def _judge(arguments: argparse.Namespace) -> None:
     import json
 
     from stcr_plugin.evaluation.judge import ROOT, judge
+    from stcr_plugin.report.judgement_words import judgement_warnings, judgement_words
 
     # A server or an oracle needs no model: then all words name pictures.
     named, local = list(arguments.named), arguments.engine != "server" and not arguments.oracle
@@ -44,7 +45,7 @@ def _judge(arguments: argparse.Namespace) -> None:
     opened = open_engine(arguments, ROOT, [])
     found = judge(opened, named, arguments.task, ties=arguments.ties)
     if arguments.json:
-        row = dataclasses.asdict(found) | {"warnings": found.warnings, "engine": dict(opened[0].identity())}
+        row = dataclasses.asdict(found) | {"warnings": judgement_warnings(found), "engine": dict(opened[0].identity())}
         print(json.dumps(row, indent=2, ensure_ascii=False))
     else:
-        print(found.words)
+        print(judgement_words(found))

@@ -1,8 +1,7 @@
-"""What anyone should try before training: asking a model otherwise and combining what it says, its weights untouched.
+"""What to try before training: other prompts, whose responses are combined; the model's weights are unchanged.
 
-A comparator is a row of COMPARATORS: variants of each prompt, each put to the engine in a folder of its own, and a rule
-that makes one `Response` of them. How much a variant counts follows the sources named; none was
-chosen on a split of ours.
+A comparator is a row of COMPARATORS: variants of each prompt, each with its own folder, and a rule that makes one
+`Response` of them. How much a variant counts follows the sources named; none was chosen on a split of ours.
 """
 
 from __future__ import annotations
@@ -26,18 +25,23 @@ from stcr_plugin.types import Answer, Change, Prompt, Response
 PLAIN = "plain"
 
 Variants = Mapping[str, Sequence[Response]]
-"""Variant -> what was said to each prompt in it."""
+"""Variant -> the response to each prompt in it."""
 
 
 @dataclass(frozen=True)
 class Comparator:
-    """One way to ask a model.
+    """One way to evaluate a model with other prompts.
 
-    variants: name (also of its folder) -> what is done to the pictures of a prompt.
-    combine: (comparator, prompts, what was said to each variant) -> what counts as said to each prompt.
-    weight: how much the second variant counts, None where there is nothing to weigh; `weight_of` says whose it is.
-    plausible: names that the plain prompt makes less likely than this share of its likeliest cannot be chosen.
-    settings: fields of AskSettings that it sets.
+    Attributes:
+        does: What it does, in words.
+        source: Where it is from.
+        combine: (comparator, prompts, responses to each variant) -> the response that counts, for each prompt.
+        variants: Name (also of its folder) -> what is done to the pictures of a prompt.
+        weight: How much the second variant counts; None where there is nothing to weigh.
+        weight_of: Whose weight it is, in words.
+        plausible: Names that the plain prompt makes less likely than this share of its likeliest cannot be chosen.
+        compares: It needs log-probabilities.
+        settings: Fields of AskSettings that it sets.
     """
 
     name: str
@@ -53,17 +57,17 @@ class Comparator:
 
 
 def comparator(name: str, weight: float | None = None) -> Comparator:
-    """The comparator of that name, with `weight` in place of its own. Raises ConfigError for an unknown name."""
+    """The comparator of that name, with `weight` instead of its default. Raises ConfigError for an unknown name."""
     if name not in COMPARATORS:
-        raise ConfigError(f"no comparator {name!r}, {nearest(name, list(COMPARATORS))}")
+        raise ConfigError("comparator", f"no {name!r}", nearest(name, list(COMPARATORS)))
     found = COMPARATORS[name]
     if weight is None:
         return found
     if found.weight is None:
         weighted = [one.name for one in COMPARATORS.values() if one.weight is not None]
-        raise ConfigError(f"comparator {name!r} has no weight to set; {', '.join(weighted)} have one")
+        raise ConfigError(f"comparator {name!r}", "has no weight to set", f"{', '.join(weighted)} have one")
     if not (math.isfinite(weight) and weight >= 0):
-        raise ConfigError(f"comparator {name!r}: its weight must be a number of at least 0, got {weight}")
+        raise ConfigError(f"comparator {name!r}", f"its weight must be a number of at least 0, got {weight}")
     return dataclasses.replace(found, weight=weight, weight_of="given by the user")
 
 
@@ -84,7 +88,7 @@ def ask(
         ConfigError: The comparator needs log-probabilities, and the first answer has none.
     """
     checked = _Comparing(engine, comparator.name) if comparator.compares else engine
-    said = {
+    responses = {
         variant: put(
             checked,
             [_changed(prompt, change) for prompt in prompts],
@@ -94,7 +98,7 @@ def ask(
         )
         for variant, change in comparator.variants.items()
     }
-    return comparator.combine(comparator, prompts, said), said.get(PLAIN)
+    return comparator.combine(comparator, prompts, responses), responses.get(PLAIN)
 
 
 def account(
@@ -119,7 +123,7 @@ def account(
 
 
 class _Comparing:
-    """`engine`, whose every answer must carry log-probabilities."""
+    """`engine`, whose every response must have log-probabilities."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name = engine, name
@@ -128,14 +132,15 @@ class _Comparing:
         return self.engine.identity()
 
     def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        for number, said in self.engine.say(prompts):
-            if not said.logprobs:
+        for number, response in self.engine.say(prompts):
+            if not response.logprobs:
                 able = [one.name for one in COMPARATORS.values() if not one.compares]
                 raise ConfigError(
-                    f"comparator {self.name!r} needs log-probabilities and the engine gives none: ask in mode direct "
-                    f"without generate, or use one that works without: {', '.join(able)}"
+                    f"comparator {self.name!r}",
+                    "needs log-probabilities, and the engine gives none",
+                    f"use mode direct without generate, or one that works without: {', '.join(able)}",
                 )
-            yield number, said
+            yield number, response
 
 
 def _changed(prompt: Prompt, change: Change) -> Prompt:
@@ -144,8 +149,8 @@ def _changed(prompt: Prompt, change: Change) -> Prompt:
     return dataclasses.replace(prompt, shown=tuple(dataclasses.replace(one, change=change) for one in prompt.shown))
 
 
-def _as_said(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Response]:
-    return list(next(iter(said.values())))
+def _unchanged(comparator: Comparator, prompts: Sequence[Prompt], responses: Variants) -> list[Response]:
+    return list(next(iter(responses.values())))
 
 
 def _weighted(
@@ -153,11 +158,11 @@ def _weighted(
 ) -> Callable[[Comparator, Sequence[Prompt], Variants], list[Response]]:
     """A rule that adds up each name's log-probabilities over the variants, times what `weights`(weight) gives them."""
 
-    def combine(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Response]:
+    def combine(comparator: Comparator, prompts: Sequence[Prompt], responses: Variants) -> list[Response]:
         factors = weights(comparator.weight or 0.0)
         found = []
         for number, prompt in enumerate(prompts):
-            of = {variant: said[variant][number] for variant in factors}
+            of = {variant: responses[variant][number] for variant in factors}
             plain = of[PLAIN].logprobs
             least = max(plain.values()) + (math.log(comparator.plausible) if comparator.plausible else -math.inf)
             scores = {
@@ -171,18 +176,18 @@ def _weighted(
     return combine
 
 
-def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], said: Variants) -> list[Response]:
-    """One choice a pair: the mean over both orders of each frame's log-probability, or where they were written, a vote.
+def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], responses: Variants) -> list[Response]:
+    """One choice per pair: the mean over both orders of each frame's log-probability, or a vote of written answers.
 
     The mean log-probability of the frames differs by the mean log-odds of "the frame that is earlier in the file is
-    closer". A vote of two that disagree is no answer.
+    closer". Two votes that disagree give no answer.
     """
     orders: dict[str, list[int]] = {}
     for number, prompt in enumerate(prompts):
         orders.setdefault(prompt.item, []).append(number)
     found: dict[int, Response] = {}
     for numbers in orders.values():
-        both = [said[PLAIN][number] for number in numbers]  # the tokens of each stay its own
+        both = [responses[PLAIN][number] for number in numbers]  # the tokens of each stay its own
         # Names by the frame that they stand for: what a swapped pair calls first is its later frame.
         by_frame = [dict(zip(_frames(prompts[number]), prompts[number].names, strict=True)) for number in numbers]
         if all(one.logprobs for one in both):
@@ -192,7 +197,7 @@ def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], said: Varian
             }
             for number, names in zip(numbers, by_frame, strict=True):
                 scores = {names[frame]: mean[frame] for frame in _frames(prompts[number])}
-                found[number] = _chosen(prompts[number], scores, [said[PLAIN][number]])
+                found[number] = _chosen(prompts[number], scores, [responses[PLAIN][number]])
         else:
             named = [parse(one.text, prompts[number].names) for one, number in zip(both, numbers, strict=True)]
             votes = {
@@ -202,7 +207,7 @@ def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], said: Varian
             frame = votes.pop() if len(votes) == 1 else None
             for number, names in zip(numbers, by_frame, strict=True):
                 text = "" if frame is None else prompts[number].answer.format(name=names[frame])
-                found[number] = Response(text, {}, *_tokens([said[PLAIN][number]]))
+                found[number] = Response(text, {}, *_tokens([responses[PLAIN][number]]))
     return [found[number] for number in range(len(prompts))]
 
 
@@ -212,18 +217,18 @@ def _frames(prompt: Prompt) -> tuple[int, ...]:
     return (*first, 2)[: len(prompt.names)]
 
 
-def _chosen(prompt: Prompt, scores: Mapping[str, float], said: Sequence[Response]) -> Response:
+def _chosen(prompt: Prompt, scores: Mapping[str, float], responses: Sequence[Response]) -> Response:
     """The name with the highest score, none where two share it; scores become log-probabilities that add up to one."""
     top = max(scores.values())
     whole = top + math.log(sum(math.exp(score - top) for score in scores.values()))
     best = [name for name, score in scores.items() if score == top]
     text = prompt.answer.format(name=best[0]) if len(best) == 1 else ""
-    return Response(text, {name: score - whole for name, score in scores.items()}, *_tokens(said))
+    return Response(text, {name: score - whole for name, score in scores.items()}, *_tokens(responses))
 
 
-def _tokens(said: Sequence[Response]) -> tuple[int | None, int | None]:
-    """Sums over what was said, None where one was not counted."""
-    prompt, written = ([getattr(one, f"{kind}_tokens") for one in said] for kind in ("prompt", "completion"))
+def _tokens(responses: Sequence[Response]) -> tuple[int | None, int | None]:
+    """Sums over `responses`, None where one was not counted."""
+    prompt, written = ([getattr(one, f"{kind}_tokens") for one in responses] for kind in ("prompt", "completion"))
     return (None if None in prompt else sum(prompt), None if None in written else sum(written))
 
 
@@ -241,7 +246,7 @@ COMPARATORS: Mapping[str, Comparator] = {
     for one in (
         Comparator(
             "swap_ensemble",
-            "both orders are asked and their scores averaged, or where answers are written, counted as votes; a "
+            "the scores of both orders are averaged, or where answers are written, counted as votes; a "
             "disagreement is unparsed",
             "the plain baseline",
             _both_orders,
@@ -249,9 +254,9 @@ COMPARATORS: Mapping[str, Comparator] = {
         ),
         Comparator(
             "warned",
-            "the question warns that the pictures may stand in either order",
+            "the question warns that the pictures may be in either order",
             "the plain baseline",
-            _as_said,
+            _unchanged,
             {"warned": ""},
             compares=False,
             settings={"warn": True},

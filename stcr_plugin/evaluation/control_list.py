@@ -26,9 +26,10 @@ _BOTH_ORDERS = "training pairs in both orders, as many of each (`orders: both`)"
 
 @dataclass(frozen=True)
 class Plain:
-    """The plain run: what was asked, how, and what was said. Controls make their prompts of it.
+    """The plain run: its queries, settings and responses. Controls make their prompts of it.
 
-    prompts: those of `settings` changed as the control says. texts: (pair_id, order) -> what the model wrote.
+    Attributes:
+        texts: (pair_id, order) -> what the model wrote.
     """
 
     registry: Path
@@ -46,22 +47,26 @@ class Plain:
 
 
 Make = Callable[[Plain, list[Prompt]], list[Prompt]]
-"""(the plain run, its prompts with the control's settings) -> what is put: both orders of each pair, or neither."""
+"""(the plain run, its prompts with the control's settings) -> its own prompts: both orders of each pair, or neither."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """One control. asks, looks, mends and informative are as verdicts.Row has them; rule is a key of RULES.
+    """One control. `asks`, `looks` and `informative` are those of ControlRow.
 
-    settings: fields of AskSettings that it sets. make: what it does to the prompts; None where settings say it all.
-    reasoned: it needs a model that writes its reasons (mode cot).
+    Attributes:
+        rule: A key of RULES.
+        fix: Which training data would fix a failure.
+        settings: Fields of AskSettings that it sets.
+        make: What it does to the prompts; None where the settings say it all.
+        reasoned: It needs a model that writes its reasons (mode cot).
     """
 
     name: str
     rule: str
     asks: str
     looks: str
-    mends: str
+    fix: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     make: Make | None = None
     reasoned: bool = False
@@ -97,10 +102,10 @@ def _changed(place: int, change: Change) -> Make:
 
 
 def _mirrored(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
-    """Of tasks that speak of left or right a mirrored picture would be another task's, so these are left out."""
+    """Tasks that mention left or right are skipped, since a mirrored picture would be of another task."""
     sided = {query.pair.pair_id for query in plain.queries if _SIDES.search(query.pair.task)}
     if len(sided) == len({query.pair.pair_id for query in plain.queries}):
-        raise NotApplicableError("every task text speaks of left or right")
+        raise NotApplicableError("every task text mentions left or right")
     mirror = _pictures(lambda shown: tuple(Shown(one.image, "mirror") for one in shown))
     return mirror(plain, [prompt for prompt in prompts if prompt.item not in sided])
 
@@ -109,7 +114,7 @@ def _other_task(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     """The same question about the task of another episode of the split, drawn by pair and seed."""
     tasks = sorted({query.pair.task for query in plain.queries})
     if len(tasks) < 2:
-        raise NotApplicableError("all pairs have the same task text, so there is no other to put in its place")
+        raise NotApplicableError("all pairs have the same task text, so there is no other to use instead")
 
     def swapped(query: Query) -> Query:
         others = [task for task in tasks if task != query.pair.task]
@@ -121,10 +126,10 @@ def _other_task(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
 
 
 def _decomposed(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
-    texts = _wording("decomposition", plain.settings.language)
+    texts = _prompt_variant("decomposition", plain.settings.language)
 
     def question(query: Query, prompt: Prompt) -> str:
-        # What the usual question ends with (neither, a warning) stays: it is no part of the decomposition.
+        # What the usual question ends with (neither, a warning) stays: it is not part of the decomposition.
         settings = plain.settings
         usual = renamed(ask(query, "cot", settings.language, seed=plain.seed, part=settings.part), prompt.names)
         template = texts[_drawn([plain.seed, query.pair.pair_id, "decomposition"], len(texts))]
@@ -159,7 +164,7 @@ def _begun(prompt: Prompt, halves: descriptions.Halves, **changes: Any) -> Promp
 
 
 def _blind(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
-    template = _wording("described", plain.settings.language)[0]
+    template = _prompt_variant("described", plain.settings.language)[0]
     queries = _query_of(plain)
     return [
         dataclasses.replace(
@@ -190,7 +195,7 @@ def _true(plain: Plain, prompts: Sequence[Prompt]) -> list[tuple[Prompt, descrip
 
 
 def _oracle(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
-    template = _wording("told", plain.settings.language)[0]
+    template = _prompt_variant("told", plain.settings.language)[0]
     queries = _query_of(plain)
     return [
         dataclasses.replace(
@@ -206,7 +211,7 @@ def _oracle_begun(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
 
 
 def _filled(template: str, query: Query, prompt: Prompt, halves: descriptions.Halves | None = None) -> str:
-    """A wording of controls.yaml with the pictures' names, the task and the description in it."""
+    """A prompt variant of controls.yaml with the pictures' names, the task and the description in it."""
     values = {"task": query.pair.task.strip().rstrip(".。")}
     if halves:
         values["description"] = descriptions.described(halves, prompt.names)
@@ -217,22 +222,22 @@ def _drawn(seed: list[Any], count: int) -> int:
     return int(artefacts.digest(seed)[:16], 16) % count
 
 
-def _wording(key: str, language: str) -> list[str]:
-    texts = _wordings()[key]
+def _prompt_variant(key: str, language: str) -> list[str]:
+    texts = _prompt_variants()[key]
     if language not in texts:
-        raise ConfigError(f"no wording {key!r} in {language!r}, {nearest(language, list(texts))}")
+        raise ConfigError(f"language {language!r}", f"has no prompt variant {key!r}", nearest(language, list(texts)))
     found = texts[language]
     return [found] if isinstance(found, str) else list(found)
 
 
 @cache
-def _wordings() -> dict[str, Any]:
+def _prompt_variants() -> dict[str, Any]:
     return read_yaml(PROMPT_VARIANTS / "controls.yaml")
 
 
 _TRUTH_UNUSED = (
     "more CoT samples, since it cannot judge even by the truth: reasoning is the limit, not sight; where it does worse "
-    "than in the plain run, it is the unfamiliar prompt that it cannot use, and samples that give a description mend it"
+    "than in the plain run, it is the unfamiliar prompt that it cannot use, and samples that give a description fix it"
 )
 
 
@@ -242,7 +247,7 @@ def _styled(name: str, style: str, words: str) -> Control:
         "keeps",
         f"the pictures are called {words}",
         "answers as before, by the other name",
-        f"training in several styles of naming pictures ({style} among them), drawn anew for each pair",
+        f"training in several styles of naming pictures ({style} among them), drawn for each pair separately",
         {"style": style},
     )
 
@@ -265,7 +270,7 @@ CONTROLS: Mapping[str, Control] = {
         Control(
             "wording",
             "keeps",
-            "in wordings of the question that training never saw",
+            "in prompt variants that training never saw",
             "answers as before",
             "more paraphrases of the question in samples/prompts/questions.yaml",
             {"part": "heldout"},
@@ -293,7 +298,7 @@ CONTROLS: Mapping[str, Control] = {
         Control(
             "mirrored",
             "keeps",
-            "with both pictures mirrored (tasks that speak of left or right are left out)",
+            "with both pictures mirrored (tasks that mention left or right are skipped)",
             "answers as before",
             "mirrored copies of the training pictures, of tasks without left and right",
             make=_mirrored,

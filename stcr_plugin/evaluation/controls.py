@@ -234,7 +234,7 @@ def _row(control: Control, verdict: Verdict, why: str) -> ControlRow:
         control.name,
         control.asks,
         control.looks,
-        mends=control.mends,
+        mends=control.fix,
         rule=RULES[control.rule].words,
         verdict=verdict,
         why=why,

@@ -43,7 +43,7 @@ def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) 
 
     Worded as the CoT samples of such a source are; of published pairs, as their publishers describe them, where they
     do. Raises ConfigError or DataError with the reason where nothing true can be said: the source records no states,
-    has no wording in `language`, is not there any more, or gives other pictures than those of the build.
+    has no texts in `language`, does not exist any more, or gives other pictures than those of the build.
     """
     from stcr_plugin.registry.manifest import read_manifest
 
@@ -74,8 +74,9 @@ def _check_pictures(source: EpisodeSource, episode: Episode, pair: Pair, rules: 
     now = [fingerprint(encode(picture, rules)) for picture in source.frames(episode, frames)]
     if now != [fingerprint(read(registry, image)) for image in (pair.earlier_image, pair.later_image)]:
         raise DataError(
-            f"the source gives other pictures of pair {pair.pair_id} than those that were built, so its states are "
-            "not theirs; build again"
+            f"pair {pair.pair_id}",
+            "the source gives other pictures than those that were built, so its states are not theirs",
+            "build again",
         )
 
 
@@ -85,17 +86,17 @@ def _worded(
     """pair_id -> the earlier and the later frame in words."""
     from stcr_plugin.samples.cot import load_wordings
 
-    wordings = load_wordings(kind)
-    if language not in wordings:
-        raise ConfigError(f"no claims are worded in {language!r}, {nearest(language, list(wordings))}")
+    texts_of = load_wordings(kind)
+    if language not in texts_of:
+        raise ConfigError(f"language {language!r}", "has no texts for claims", nearest(language, list(texts_of)))
     states = {episode_id: source.states(episode) for episode_id, episode in episodes.items()}
     found = {}
     for pair in pairs.values():
         of_episode = states[pair.episode_id]
         if of_episode is None:
-            raise DataError(f"the source records no states of episode {pair.episode_id}")
+            raise DataError(f"episode {pair.episode_id}", "the source records no states of it")
         earlier, later = (
-            wordings[language].say(source.claims(of_episode[frame])) for frame in (pair.earlier, pair.later)
+            texts_of[language].say(source.claims(of_episode[frame])) for frame in (pair.earlier, pair.later)
         )
         found[pair.pair_id] = (earlier, later)
     return found
@@ -116,5 +117,5 @@ def _published(source: PairSource, episodes: Mapping[str, Episode], pairs: Mappi
         if all(texts):
             found[pair.pair_id] = texts
     if not found:
-        raise DataError("its pairs were published without descriptions")
+        raise DataError("the published pairs", "have no descriptions")
     return found

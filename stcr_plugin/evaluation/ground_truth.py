@@ -36,7 +36,7 @@ def source_of(config: DataConfig, wanted: Collection[str]) -> tuple[EpisodeSourc
             if len(episodes) == len(wanted):
                 break
     if lost := sorted(set(wanted) - episodes.keys()):
-        raise DataError(f"the source of {config.name} has no episode {lost[0]} any more; build it anew")
+        raise DataError(f"the source of {config.name}", f"has no episode {lost[0]} any more", "build it again")
     return source, episodes
 
 
@@ -52,8 +52,9 @@ def true_progress(registry: Path, dataset: str, wanted: Collection[str]) -> dict
     config = config_of(manifest)
     if frames_folder(config) != manifest.frames.folder:
         raise DataError(
-            f"{Path(registry) / manifest.name}: the code that makes its pictures has changed since it was built; "
-            "build it anew"
+            Path(registry) / manifest.name,
+            "the code that makes its pictures has changed since it was built",
+            "build it again",
         )
     source, episodes = source_of(config, wanted)
     found: dict[str, list[float | None] | None] = {}

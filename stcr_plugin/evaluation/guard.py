@@ -37,7 +37,7 @@ def scene_questions(out: Path, episodes: int, seed: int, language: str = "en") -
     """Questions about one frame of each of `episodes` simulated demonstrations, whose pictures are written to `out`.
 
     Per picture up to three things that are there and can be seen, and as many for each kind of things that are not.
-    random: any. popular: those that stand in most of the pictures. adversarial: a colour of one thing here with the
+    random: any. popular: those that are in most of the pictures. adversarial: a colour of one thing here with the
     shape of another before one that shares its colour or its shape alone, and of these what often stands beside what
     is here. Nothing is asked of which the colours would leave a doubt. The same seed gives the same questions.
     """

@@ -1,7 +1,7 @@
-"""Which of a few pictures of one task is closest to completion: one question of a person, or a batch of rewards.
+"""Which of a few pictures of one task is closest to completion: for one user, or for a batch of rewards.
 
-Every two pictures are asked about in both orders, in the words that the model was trained on, and the orders are
-averaged: whatever a model adds for a place cancels out, and shows where the two orders disagree.
+Every two pictures are compared in both orders, with the prompt that the model was trained on, and the orders are
+averaged: a preference for a position cancels out, and shows where the two orders disagree.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 2, 8
 ROOT = Path("/")
-"""What an engine for `judge` is given as the folder of its pictures: they are named by their whole paths."""
+"""The folder of pictures of an engine for `judge`, which names them by their whole paths."""
 Opened = tuple[Engine, AskSettings]
 """An engine, which keeps its model loaded over many calls, and its settings: of `opened`, or of engines.engine_for."""
 
@@ -44,12 +44,15 @@ _LEAST = 1e-9  # two probabilities that are nearer to each other are the same
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What was said when the pictures at the places `shown` (from 0) stood as img1 and img2.
+class Reply:
+    """The response to two pictures in one order.
 
-    chosen: the place of the picture that was named; None for "neither" or an answer that names none. probability: that
-    of the picture at `shown[1]` against the one at `shown[0]`, 0..1; None where the model's names were not compared.
-    text: what it wrote, with its reasons where it gave some.
+    Attributes:
+        shown: The positions, from 0, of the pictures shown as img1 and img2.
+        chosen: The position of the named picture; None for "neither" or an answer that names none.
+        probability: Of the picture at `shown[1]` against the one at `shown[0]`, 0..1; None where the model's names
+            were not compared.
+        text: What it wrote, with its reasons where it gave some.
     """
 
     shown: tuple[int, int]
@@ -60,13 +63,16 @@ class Heard:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a model makes of some pictures, whose places are counted from 0.
+    """What a model makes of some pictures, whose positions are counted from 0.
 
-    closest: the place of the picture closest to completion; None where the answers favour none. probabilities: of each
-    picture that it is the closest one, from log-probabilities; of three and more from the Bradley-Terry scores of all
-    pairs, as the first of a Plackett-Luce order (Luce 1959, Individual Choice Behavior). None where the model was left
-    to write and nothing could be compared; then `closest` rests on votes. disagreeing: pairs of places whose two orders
-    choose different pictures. unparsed: answers that name no picture.
+    Attributes:
+        closest: The position of the picture closest to completion; None where the answers favour none.
+        probabilities: Of each picture that it is the closest one, from log-probabilities; of three and more from the
+            Bradley-Terry scores of all pairs, as the first of a Plackett-Luce order (Luce 1959, Individual Choice
+            Behavior). None where the model wrote and nothing could be compared; then `closest` rests on votes.
+        heard: The responses, two per pair of pictures.
+        disagreeing: Pairs of positions whose two orders choose different pictures.
+        unparsed: Answers that name no picture.
     """
 
     task: str
@@ -74,40 +80,9 @@ class Judgement:
     mode: str
     closest: int | None
     probabilities: tuple[float, ...] | None
-    heard: tuple[Heard, ...]
+    heard: tuple[Reply, ...]
     disagreeing: tuple[tuple[int, int], ...]
     unparsed: int
-
-    @property
-    def words(self) -> str:
-        """A few lines for a person."""
-        short = [name.rpartition("/")[2] for name in self.pictures]
-        names = short if len(set(short)) == len(short) else self.pictures
-        lines = [f"task: {self.task}"]
-        for one in self.heard:
-            first, second = (names[place] for place in one.shown)
-            said = "none of them" if one.chosen is None else names[one.chosen]
-            sure = "" if one.probability is None else f" ({second} with {100 * one.probability:.1f} %)"
-            lines.append(f"shown {first}, then {second}: {said}{sure}")
-            lines += [f"  | {line}" for line in one.text.splitlines()] if self.mode == "cot" else []
-        if self.closest is None:
-            lines.append("closest to completion: undecided")
-        else:
-            sure = "" if self.probabilities is None else f", probability {100 * self.probabilities[self.closest]:.1f} %"
-            lines.append(f"closest to completion: {names[self.closest]}{sure}, both orders averaged")
-        return "\n".join([*lines, *(f"WARNING: {line}" for line in self.warnings)])
-
-    @property
-    def warnings(self) -> list[str]:
-        """What speaks against relying on it."""
-        asked = len(self.heard) // 2
-        found = []
-        if self.disagreeing:
-            which = "the two orders" if asked == 1 else f"the two orders of {len(self.disagreeing)} of {asked} pairs"
-            found.append(f"{which} disagree: which picture was chosen depends on where it stood")
-        if self.unparsed:
-            found.append(f"{self.unparsed} of {len(self.heard)} answers name no picture")
-        return found
 
 
 def judge(
@@ -129,7 +104,7 @@ def judge_all(
     *,
     ties: bool = False,
 ) -> list[Judgement]:
-    """The judgement of each (pictures, task), all put to the model as one run of batches.
+    """The judgement of each (pictures, task), all in one run of batches.
 
     model: a model's folder, loaded for this call, or what `opened` gives, which stays loaded; an engine of another make
     must have ROOT for the folder of its pictures. pictures: files, "VIDEO@SECONDS", PIL images or uint8 arrays
@@ -144,9 +119,9 @@ def judge_all(
     engine, asking = opened(Path(model), settings) if isinstance(model, Path | str) else model
     for pictures, task in asked:
         if not FEWEST <= len(pictures) <= MOST:
-            raise ConfigError(f"{len(pictures)} pictures: {FEWEST} to {MOST} can be judged; name as many")
+            raise ConfigError(f"{len(pictures)} pictures", f"{FEWEST} to {MOST} can be judged", "name as many")
         if reason := unusable(task):
-            raise ConfigError(f"task: {reason}; say in a few words what is being done")
+            raise ConfigError("task", reason, "name what is being done in a few words")
     with tempfile.TemporaryDirectory(prefix="stcr-judge-") as made:
         files = [_files(pictures, Path(made) / str(number)) for number, (pictures, _) in enumerate(asked)]
         queries = [
@@ -169,7 +144,7 @@ def opened(model_dir: Path | str, settings: AskSettings | None = None) -> Opened
     """
     model_dir = Path(model_dir)
     if not model_dir.is_dir():
-        raise DataError(f"{model_dir}: no such folder; give a model's folder, such as a stage's output")
+        raise DataError(model_dir, "no such folder", "give a model's folder, such as a stage's output")
     asked = subject(model_dir, ROOT, settings).settings
     return LocalEngine(model_dir, ROOT, asked), asked
 
@@ -191,8 +166,8 @@ def _answers(engine: Engine, queries: Sequence[Query], settings: AskSettings, ti
         compared = _said(engine, again) if again else []
     except ConfigError:  # not every engine lets its model's turn be begun
         return answers
-    for place, prompt, said in zip(places, again, compared, strict=True):
-        scored = answered(queries[place], prompt, said)
+    for place, prompt, response in zip(places, again, compared, strict=True):
+        scored = answered(queries[place], prompt, response)
         scores = {name: getattr(scored, name) for name in ("logprob_img1", "logprob_img2", "logprob_neither")}
         answers[place] = dataclasses.replace(answers[place], **scores)
     return answers
@@ -219,7 +194,7 @@ def _judgement(task: str, pictures: tuple[str, ...], settings: AskSettings, answ
     compared = all(answer.logprob_img1 is not None for answer in every)
     first, second = sorted(chances, reverse=True)[:2]
     open_ = first - second < _LEAST or all(answer.chosen in (None, "neither") for answer in every)
-    heard = [_heard(pair, answer) for pair, of_pair in zip(pairs, both, strict=True) for answer in of_pair]
+    replies = [_reply(pair, answer) for pair, of_pair in zip(pairs, both, strict=True) for answer in of_pair]
     choices = [
         (pair, {_chosen(pair, answer) for answer in of_pair}, all(answer.chosen for answer in of_pair))
         for pair, of_pair in zip(pairs, both, strict=True)
@@ -230,7 +205,7 @@ def _judgement(task: str, pictures: tuple[str, ...], settings: AskSettings, answ
         mode=settings.mode or "direct",
         closest=None if open_ else chances.index(first),
         probabilities=tuple(chances) if compared else None,
-        heard=tuple(heard),
+        heard=tuple(replies),
         disagreeing=tuple(pair for pair, chosen, parsed in choices if parsed and len(chosen) > 1),
         unparsed=sum(answer.chosen is None for answer in every),
     )
@@ -249,10 +224,10 @@ def _chances(pictures: int, pairs: Sequence[tuple[int, int]], outcomes: Sequence
     return chances
 
 
-def _heard(pair: tuple[int, int], answer: Answer) -> Heard:
+def _reply(pair: tuple[int, int], answer: Answer) -> Reply:
     later, _ = outcome([answer])
     forward = answer.order == "forward"
-    return Heard(
+    return Reply(
         shown=pair if forward else (pair[1], pair[0]),
         chosen=_chosen(pair, answer),
         probability=None if answer.logprob_img1 is None else later if forward else 1 - later,
@@ -280,13 +255,13 @@ def _files(pictures: Sequence[Any], folder: Path) -> list[str]:
             try:
                 decode(path.read_bytes(), str(picture))
             except OSError as error:
-                raise DataError(f"{picture}: picture cannot be read ({error.strerror})") from None
+                raise DataError(str(picture), f"picture cannot be read ({error.strerror})") from None
         else:
             path = _written(picture, folder / f"{place}.png")
         files.append(str(path.resolve().relative_to(ROOT)))
     if len(set(files)) < len(files):
         twice = next(str(picture) for picture, file in zip(pictures, files, strict=True) if files.count(file) > 1)
-        raise DataError(f"{twice}: given twice; give each picture once")
+        raise DataError(twice, "given twice", "give each picture once")
     return files
 
 
@@ -295,7 +270,7 @@ def _file(name: str, frame: Path) -> Path:
     found = _VIDEO_AT.fullmatch(name)
     if Path(name).is_file() or found is None:
         if not Path(name).is_file():
-            raise DataError(f"{name}: no such picture file; a frame of a video reads VIDEO@SECONDS")
+            raise DataError(name, "no such picture file", "name a file, or a frame of a video as VIDEO@SECONDS")
         return Path(name)
     return _written(_frame(Path(found["video"]), float(found["seconds"])), frame)
 
@@ -307,7 +282,7 @@ def _frame(video: Path, seconds: float) -> Picture:
     facts = probe(video)
     step = facts.last_seconds / max(1, facts.frames - 1)
     if seconds > facts.last_seconds + step:
-        raise DataError(f"{video}: has no frame at {seconds:g} s, its last one is shown at {facts.last_seconds:.2f} s")
+        raise DataError(video, f"has no frame at {seconds:g} s, its last one is shown at {facts.last_seconds:.2f} s")
     at = min(round(seconds / step) * step, facts.last_seconds) if step else 0.0
     return next(iter(frames_at(video, [at], 1 / step if step else 1.0)))
 

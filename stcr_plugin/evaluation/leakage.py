@@ -40,8 +40,8 @@ def contamination(
     found = None
     if trained:
         tasks = (pair.task for pair in pairs for _ in ORDERS)
-        wordings = [wording(question, task) for question, task in zip(questions, tasks, strict=True)]
-        found = compare(merged(trained), asked_side(registry, dataset, split, pairs, wordings), seed)
+        variants = [wording(question, task) for question, task in zip(questions, tasks, strict=True)]
+        found = compare(merged(trained), asked_side(registry, dataset, split, pairs, variants), seed)
         if found.leaks:
             logging.getLogger(__name__).warning(
                 "the model was trained on what it is evaluated on: %d of %d episodes and %d of %d pictures are in its "

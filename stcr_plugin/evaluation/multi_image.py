@@ -1,7 +1,7 @@
-"""Three and more pictures of one task: which is closest to completion, or how do all of them stand in order?
+"""Three and more pictures of one task: which is closest to completion, or what is the order of all?
 
-A model that was trained on pairs alone may have learned a rule for two places ("the second"). Here each group of frames
-is asked in several arrangements, so that each of its frames stands once in each place.
+A model that was trained on pairs alone may have learned a rule for two positions ("the second"). Here each group of
+frames is shown in several arrangements, so that each of its frames is once in each position.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def draw_groups(
     """Up to `per_episode` groups of each episode, drawn by `seed` and the episode's id alone, none twice.
 
     Any two frames of a group are at least as far apart as `rules` ask of a pair (`min_seconds`, `min_frames`); there is
-    no longest distance. truth: episode_id -> progress of each frame; a frame of unknown progress stands in no group,
+    no longest distance. truth: episode_id -> progress of each frame; a frame of unknown progress is in no group,
     nor do two that `rules` call a tie. Without it the later of two frames is the closer one.
     """
     import numpy as np
@@ -152,7 +152,7 @@ def spread(groups: Sequence[Group], limit: int | None, seed: int) -> list[Group]
 
 
 def arranged(group: Group, asked: GroupSettings, seed: int) -> list[tuple[int, ...]]:
-    """The arrangements that a group is asked in: rotations of one that is drawn, so that none need be in time order.
+    """The arrangements of a group: rotations of a random one, so that none needs to be in time order.
 
     Each entry is the frame (of `group.frames`) in each place. All rotations put each frame once in each place.
     """
@@ -165,12 +165,12 @@ def arranged(group: Group, asked: GroupSettings, seed: int) -> list[tuple[int, .
 
 def prompt(group: Group, shown: Sequence[int], asked: GroupSettings, *, settings: AskSettings) -> Prompt:
     """The prompt of one arrangement. Raises ConfigError for an unknown language or style."""
-    wordings = read_yaml(PROMPT_VARIANTS / "groups.yaml")
-    if settings.language not in wordings:
+    variants = read_yaml(PROMPT_VARIANTS / "groups.yaml")
+    if settings.language not in variants:
         raise ConfigError(
-            f"language {settings.language!r}", "has no group question", nearest(settings.language, list(wordings))
+            f"language {settings.language!r}", "has no group question", nearest(settings.language, list(variants))
         )
-    words = wordings[settings.language]
+    words = variants[settings.language]
     names = names_of(settings.style, settings.language, asked.pictures)
     mode = settings.mode or "direct"
     template = words[asked.ask][mode].replace("{names}", ", ".join(names))
@@ -232,7 +232,7 @@ def _drawn(
     tie: float,
     random: np.random.Generator,
 ) -> tuple[int, ...] | None:
-    """`count` of `frames`, the farthest from completion first; None where this draw does not find so many."""
+    """`count` of `frames`, the farthest from completion first; None where this draw finds fewer."""
     chosen: list[int] = []
     values: dict[int, float] = {}
     for frame in (frames[at] for at in random.permutation(len(frames))):

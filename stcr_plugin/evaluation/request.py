@@ -1,4 +1,4 @@
-"""What a measurement is asked for: which model, on which data, with which settings."""
+"""The request of a measurement: which model, on which data, with which settings."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from stcr_plugin.evaluation.ground_truth import true_progress
 from stcr_plugin.samples.questions import unusable
 from stcr_plugin.types import Pair
 
-FRAMES = 16  # of an episode or a video, where nobody says
+FRAMES = 16  # of an episode or a video, by default
 
 
 @dataclass(frozen=True)
@@ -74,42 +74,47 @@ class Strip:
 
 
 def of_episode(
-    registry: Path, dataset: str, split: str, episode_id: str, frames: int = FRAMES, task: str | None = None
+    registry: Path, dataset: str, split: str, *, episode_id: str, frames: int = FRAMES, task: str | None = None
 ) -> Strip:
     """`frames` of the pictures that a split has of one episode, evenly among them, with the truth where it is known.
 
-    An episode of several tasks has a strip for each, of which `task` names one. Raises ConfigError for an episode or a
-    task that there is none of, and where several tasks leave it open.
+    An episode of several tasks has a strip for each, of which `task` names one.
+
+    Raises:
+        ConfigError: The episode or the task is unknown, or no task is named where there are several.
     """
     found = _of_split(registry, dataset, split)
     episodes = list(dict.fromkeys(episode for episode, _ in found))
     if episode_id not in episodes:
-        raise ConfigError(f"{dataset}, {split}: no pairs of an episode {episode_id!r}, {nearest(episode_id, episodes)}")
+        raise ConfigError(
+            f"{dataset}, {split}", f"no pairs of an episode {episode_id!r}", nearest(episode_id, episodes)
+        )
     tasks = [text for episode, text in found if episode == episode_id]
     if task is None and len(tasks) > 1:
-        raise ConfigError(f"{dataset}: episode {episode_id} has {len(tasks)} tasks; name one with --task: {tasks}")
+        raise ConfigError(f"episode {episode_id}", f"has {len(tasks)} tasks", f"name one with --task: {tasks}")
     task = tasks[0] if task is None else task
     if task not in tasks:
-        raise ConfigError(f"{dataset}: episode {episode_id} has no task {task!r}, {nearest(task, tasks)}")
+        raise ConfigError(f"{dataset}: episode {episode_id}", f"has no task {task!r}", nearest(task, tasks))
     truth = _truth(registry, dataset, episode_id)
     return _strip(registry, dataset, split, found[episode_id, task], frames, truth)
 
 
 def of_split(
-    registry: Path, dataset: str, split: str, frames: int = FRAMES, episodes: int | None = None, seed: int = 0
+    registry: Path, dataset: str, split: str, *, frames: int = FRAMES, episodes: int | None = None, seed: int = 0
 ) -> list[Strip]:
     """A strip of every task of `episodes` episodes of a split (all without a number), drawn by `seed`, without truth.
 
     Those with fewer than three pictures are left out: two say nothing of order. Raises ConfigError where none is left.
     """
     if episodes is not None and episodes < 1:
-        raise ConfigError(f"episodes {episodes}: must be at least 1")
+        raise ConfigError(f"episodes {episodes}", "must be at least 1")
     found = {key: pairs for key, pairs in _of_split(registry, dataset, split).items() if len(_pictures(pairs)) > 2}
     drawn = sorted({episode for episode, _ in found}, key=lambda episode: artefacts.digest([seed, episode]))[:episodes]
     if frames < 3 or not drawn:
         raise ConfigError(
-            f"{dataset}, {split}: {frames} frames of each of {len(drawn)} episodes; at least one episode with three "
-            "pictures is needed; build more pairs an episode, or ask for more frames"
+            f"{dataset}, {split}: {frames} frames of each of {len(drawn)} episodes",
+            "at least one episode with three pictures is needed",
+            "build more pairs per episode, or use more frames",
         )
     kept = set(drawn)
     return [
@@ -122,18 +127,18 @@ def of_pictures(paths: Sequence[Path], task: str) -> Strip:
     files = [path.resolve() for path in paths]
     for path in files:
         if not path.is_file():
-            raise DataError(f"{path}: no such picture file")
+            raise DataError(path, "no such picture file")
     if len(set(files)) < len(files):
         twice = next(path for path in files if files.count(path) > 1)
-        raise DataError(f"{twice}: given twice; give each picture once")
+        raise DataError(twice, "given twice", "give each picture once")
     if not files:
-        raise ConfigError("no pictures; name some files")
+        raise ConfigError("pictures", "none given", "name some files")
     root = Path(os.path.commonpath([path.parent for path in files]))
     images = tuple(str(path.relative_to(root)) for path in files)
     return Strip(root, "pictures", _usable(task), images, tuple(range(len(files))))
 
 
-def of_video(path: Path, task: str, out: Path, frames: int = FRAMES) -> Strip:
+def of_video(path: Path, task: str, out: Path, *, frames: int = FRAMES) -> Strip:
     """`frames` pictures of a video file, from its first to its last at even times, written into the folder `out`."""
     import numpy as np
 
@@ -179,7 +184,7 @@ def _strip(
 
     pictures = _pictures(pairs)
     if frames < 2:
-        raise ConfigError(f"{frames} frames: at least two are needed to rank them")
+        raise ConfigError(f"{frames} frames", "at least two are needed to rank them")
     places = np.linspace(0, len(pictures) - 1, min(frames, len(pictures))).round().astype(int)
     chosen = [list(pictures)[place] for place in places]
     step = pairs[0].seconds / pairs[0].distance  # s a frame
@@ -210,5 +215,5 @@ def _truth(registry: Path, dataset: str, episode_id: str) -> dict[int, float | N
 
 def _usable(task: str) -> str:
     if reason := unusable(task):
-        raise ConfigError(f"--task: {reason}; say in a few words what is being done")
+        raise ConfigError("--task", reason, "name what is being done in a few words")
     return task

@@ -81,12 +81,13 @@ def intervals(answers: Sequence[Answer], resamples: int = 2000, seed: int = 0, l
     no interval; None where no rate has one. With few episodes the intervals are too narrow, and a figure that is the
     same in all of them (0 or 100 %) gets one of no width.
     """
-    return group_intervals({"all": answers}, (), resamples, seed, level)["all"]
+    return group_intervals({"all": answers}, (), resamples=resamples, seed=seed, level=level)["all"]
 
 
 def group_intervals(
     groups: Mapping[Key, Sequence[Answer]],
     episodes: Iterable[str],
+    *,
     resamples: int = 2000,
     seed: int = 0,
     level: float = 95,
@@ -102,8 +103,9 @@ def group_intervals(
     rows = sorted({*episodes, *(episode for one in sums for episode in one)})
     nothing = [0] * len(_SUMS)
     tables = np.array([[one.get(episode, nothing) for episode in rows] for one in sums], dtype=np.float64)
+    drawn = cluster_bounds(tables, _rates, resamples=resamples, seed=seed, level=level)
     found: dict[Key, Intervals | None] = {}
-    for name, table, bounds in zip(groups, tables, cluster_bounds(tables, _rates, resamples, seed, level), strict=True):
+    for name, table, bounds in zip(groups, tables, drawn, strict=True):
         there = dict(zip(_SUMS, table.sum(axis=0), strict=True))
         absent = {rate for rate, count in _RARE.items() if not there[count]}
         kept = {
@@ -116,7 +118,7 @@ def group_intervals(
 
 
 def paired_difference(
-    answers: Sequence[Answer], others: Sequence[Answer], resamples: int = 2000, seed: int = 0, level: float = 95
+    answers: Sequence[Answer], others: Sequence[Answer], *, resamples: int = 2000, seed: int = 0, level: float = 95
 ) -> Difference:
     """How much higher the pair accuracy of `answers` is than that of `others` on the same pairs, without ties.
 
@@ -130,7 +132,7 @@ def paired_difference(
         sums[episode][0] += right - other_right
         sums[episode][1] += 1
     lead = sum(one for one, _ in sums.values())
-    return Difference(100 * lead / len(rights), pooled_interval(sums, resamples, seed, level))
+    return Difference(100 * lead / len(rights), pooled_interval(sums, resamples, seed, level=level))
 
 
 def paired_rights(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[str, tuple[str, bool, bool]]:
@@ -148,17 +150,18 @@ def paired_rights(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[s
 
 
 def pooled_interval(
-    sums: Mapping[Any, Sequence[float]], resamples: int = 2000, seed: int = 0, level: float = 95
+    sums: Mapping[Any, Sequence[float]], resamples: int = 2000, seed: int = 0, *, level: float = 95
 ) -> Bounds | None:
     """(low, high) of 100 x (sum of firsts) / (sum of seconds) when the keys of `sums`, the clusters, are drawn again.
 
     The bootstrap of `intervals`. None where fewer than two clusters have a second that is not 0.
     """
-    return cluster_bounds(_array({key: sums[key] for key in sorted(sums)})[None], _ratio, resamples, seed, level)[0][0]
+    table = _array({key: sums[key] for key in sorted(sums)})[None]
+    return cluster_bounds(table, _ratio, resamples=resamples, seed=seed, level=level)[0][0]
 
 
 def cluster_bounds(
-    sums: Floats, rates: Callable[[Floats], Floats], resamples: int, seed: int, level: float
+    sums: Floats, rates: Callable[[Floats], Floats], *, resamples: int, seed: int, level: float
 ) -> list[list[Bounds | None]]:
     """(low, high) of each of `rates`([..., columns]) for each of `sums` [groups, episodes, columns], drawn together.
 

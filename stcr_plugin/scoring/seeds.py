@@ -158,7 +158,7 @@ def difference(
         points=spread(leads, level),
         p_t=_paired_t(leads),
         p_flips=sign_flips(leads, seed=seed),
-        episodes_interval=pooled_interval(sums, resamples, seed, level),
+        episodes_interval=pooled_interval(sums, resamples, seed, level=level),
     )
 
 

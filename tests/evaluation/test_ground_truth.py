@@ -30,7 +30,7 @@ def test_source_that_records_no_progress_knows_none(registry, monkeypatch):
 
 
 def test_lost_episode_and_other_code_are_told(registry, tmp_path):
-    with pytest.raises(DataError, match="the source of toy has no episode nowhere any more"):
+    with pytest.raises(DataError, match="the source of toy: has no episode nowhere any more"):
         true_progress(registry, "toy", ["nowhere"])
     folder = shutil.copytree(registry, tmp_path / "registry")
     manifest = artefacts.read_json(folder / "toy" / "manifest.json")

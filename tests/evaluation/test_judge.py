@@ -19,6 +19,7 @@ from stcr_plugin.engines.server import ServerEngine, ServerSettings
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.judge import ROOT, judge, judge_all, opened
+from stcr_plugin.report.judgement_words import judgement_words
 from stcr_plugin.types import ORDERS, Pair, Query, Response
 
 TASK = "put the cup on the plate"
@@ -80,14 +81,14 @@ def test_orders_that_disagree_are_warned_of(pictures):
     assert [one.chosen for one in found.heard] == [1, 0]
     assert found.disagreeing == ((0, 1),)
     assert found.closest == 1  # what the pictures show is left when the place has cancelled out
-    assert "WARNING: the two orders disagree" in found.words
+    assert "WARNING: the two orders disagree" in judgement_words(found)
 
 
 def test_judge_of_places_alone_decides_nothing(pictures):
     found = judge((Oracle("position-only", []), AskSettings(mode="direct")), pictures[:2], TASK)
     assert (found.closest, found.disagreeing) == (None, ((0, 1),))
     assert found.probabilities == pytest.approx((0.5, 0.5))
-    assert "closest to completion: undecided" in found.words
+    assert "closest to completion: undecided" in judgement_words(found)
 
 
 def test_several_pictures_are_compared_two_by_two(pictures):
@@ -118,7 +119,7 @@ def test_reasons_are_given_and_the_probability_is_that_behind_them(pictures):
     assert found.heard[0].text == "spatial details: img1: dark. img2: bright.\ncloser to completion: img2"
     assert [prompt.begin for prompt in engine.asked] == ["", "", *["spatial details: img1: dark. img2: bright.\n"] * 2]
     assert found.probabilities[1] == pytest.approx(1 / (1 + math.exp(-1)))
-    assert "| spatial details: img1: dark." in found.words
+    assert "| spatial details: img1: dark." in judgement_words(found)
 
 
 def test_answers_without_names_are_told_and_decide_nothing(pictures):
@@ -128,7 +129,7 @@ def test_answers_without_names_are_told_and_decide_nothing(pictures):
 
     found = judge((Silent(), AskSettings(mode="cot")), pictures[:2], TASK)
     assert (found.closest, found.probabilities, found.unparsed) == (None, None, 2)
-    assert "2 of 2 answers name no picture" in found.words
+    assert "2 of 2 answers name no picture" in judgement_words(found)
 
 
 def test_real_model_gives_the_log_probabilities_of_the_evaluation(model, pictures):
@@ -181,7 +182,11 @@ def test_frame_of_a_video_is_that_of_its_time(tmp_path):
         ([], TASK, "0 pictures"),
         ([0, 1], "  ", "task: the task text is empty"),
         ([0, 1], "do <image>", "media or chat marker"),
-        ([0, "missing.png"], TASK, r"missing\.png: no such picture file; a frame of a video reads VIDEO@SECONDS"),
+        (
+            [0, "missing.png"],
+            TASK,
+            r"missing\.png: no such picture file; name a file, or a frame of a video as VIDEO@SECONDS",
+        ),
         ([0, "missing.mp4@3"], TASK, r"missing\.mp4"),
         ([0, "notes.txt"], TASK, r"notes\.txt: cannot be decoded"),
         ([0, 0], TASK, r"0\.png: given twice"),
@@ -214,7 +219,7 @@ def test_command_prints_both_orders_and_the_judgement(model, pictures, capsys):
     assert main(["judge", str(model), str(pictures[0]), str(pictures[3]), "--task", TASK]) == 0
     out = capsys.readouterr().out
     expected = judge(model, [str(pictures[0]), str(pictures[3])], TASK)
-    assert out == expected.words + "\n"
+    assert out == judgement_words(expected) + "\n"
     assert "shown 0.png, then 3.png" in out
     assert main(["judge", str(model), str(pictures[0]), str(pictures[3]), "--task", TASK, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)

@@ -179,7 +179,7 @@ def test_voc_goes_on_where_it_was_killed(picture, tmp_path, monkeypatch):
 
 def test_right_oracle_ranks_an_episode_of_a_build_by_its_truth(registry, tmp_path):
     episode = strips.of_split(registry, "toy", "heldout")[0].episode_id
-    found = strips.of_episode(registry, "toy", "heldout", episode, frames=10)
+    found = strips.of_episode(registry, "toy", "heldout", episode_id=episode, frames=10)
     ranked = rank_frames(oracle("right", [found]), found, tmp_path, ASK)
     assert ranked.correlation_with_time == 1
     assert ranked.correlation_with_truth > 0.98  # which calls two frames alike that time tells apart
@@ -293,7 +293,7 @@ def test_replaced_picture_is_asked_about_anew(picture, tmp_path):
 
 def test_frames_of_an_episode_are_spread_from_its_first_to_its_last(registry):
     (every, *_) = strips.of_split(registry, "toy", "heldout", frames=1000)
-    few = strips.of_episode(registry, "toy", "heldout", every.episode_id, frames=5)
+    few = strips.of_episode(registry, "toy", "heldout", episode_id=every.episode_id, frames=5)
     assert len(few.images) == len(set(few.frames)) == 5
     assert set(few.frames) <= set(every.frames)
     assert (few.frames[0], few.frames[-1]) == (every.frames[0], every.frames[-1])
@@ -301,7 +301,10 @@ def test_frames_of_an_episode_are_spread_from_its_first_to_its_last(registry):
 
 
 def test_drawn_episodes_are_the_same_for_the_same_seed(registry):
-    ids = [[one.episode_id for one in strips.of_split(registry, "toy", "heldout", 4, 2, seed)] for seed in (0, 0, 1, 2)]
+    ids = [
+        [one.episode_id for one in strips.of_split(registry, "toy", "heldout", frames=4, episodes=2, seed=seed)]
+        for seed in (0, 0, 1, 2)
+    ]
     assert ids[0] == ids[1]
     assert all(len(one) == 2 for one in ids)
     assert len({tuple(one) for one in ids}) > 1
@@ -310,19 +313,19 @@ def test_drawn_episodes_are_the_same_for_the_same_seed(registry):
 def test_truth_of_a_build_by_other_code_is_not_believed(registry, monkeypatch, caplog):
     episode = strips.of_split(registry, "toy", "heldout")[0].episode_id
     monkeypatch.setattr("stcr_plugin.registry.data_config.frames_folder", lambda config: "toy/frames-of-other-code")
-    assert strips.of_episode(registry, "toy", "heldout", episode).truth == ()
+    assert strips.of_episode(registry, "toy", "heldout", episode_id=episode).truth == ()
     assert "the code that makes its pictures has changed" in caplog.text
 
 
 def test_video_is_cut_evenly_and_exactly(tmp_path):
     made.write_video(tmp_path / "v.mp4", [(3, 41)], "h264 long", 10)
-    found = strips.of_video(tmp_path / "v.mp4", "a task", tmp_path / "frames", 5)
+    found = strips.of_video(tmp_path / "v.mp4", "a task", tmp_path / "frames", frames=5)
     assert found.frames == (0, 10, 20, 30, 40)
     assert found.seconds == pytest.approx((0, 1, 2, 3, 4))
     for frame, image in zip(found.frames, found.images, strict=True):
         with Image.open(found.root / image) as shown:
             assert made.number(np.asarray(shown.convert("RGB"))) == (3, frame)
-    assert strips.of_video(tmp_path / "v.mp4", "a task", tmp_path / "all", 99).frames == tuple(range(41))
+    assert strips.of_video(tmp_path / "v.mp4", "a task", tmp_path / "all", frames=99).frames == tuple(range(41))
 
 
 def test_pictures_of_several_folders_are_named_from_the_folder_that_holds_them_all(tmp_path):
@@ -338,7 +341,7 @@ def test_pictures_of_several_folders_are_named_from_the_folder_that_holds_them_a
     ("call", "error", "words"),
     [
         (
-            lambda registry, _: strips.of_episode(registry, "toy", "heldout", "heldout-0000"),
+            lambda registry, _: strips.of_episode(registry, "toy", "heldout", episode_id="heldout-0000"),
             ConfigError,
             "did you mean",
         ),
@@ -361,10 +364,10 @@ def test_episode_of_several_tasks_needs_one_named(registry, monkeypatch):
     two = [dataclasses.replace(pair, task=f"task {number % 2}") for number, pair in enumerate(mine)]
     monkeypatch.setattr("stcr_plugin.registry.manifest.read_pairs", lambda *_: two)
     with pytest.raises(ConfigError, match="name one with --task"):
-        strips.of_episode(registry, "toy", "heldout", pairs[0].episode_id)
-    assert strips.of_episode(registry, "toy", "heldout", pairs[0].episode_id, task="task 1").task == "task 1"
+        strips.of_episode(registry, "toy", "heldout", episode_id=pairs[0].episode_id)
+    assert strips.of_episode(registry, "toy", "heldout", episode_id=pairs[0].episode_id, task="task 1").task == "task 1"
     with pytest.raises(ConfigError, match="did you mean 'task 1'"):
-        strips.of_episode(registry, "toy", "heldout", pairs[0].episode_id, task="task 11")
+        strips.of_episode(registry, "toy", "heldout", episode_id=pairs[0].episode_id, task="task 11")
 
 
 # ---- the command ----

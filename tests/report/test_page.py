@@ -136,7 +136,7 @@ def runs(registry, pairs, tmp_path_factory):
     unnamed = dataclasses.replace(request, name=None)
     controls(unnamed, stage2 / "controls" / "toy-heldout", only=["letters", "text_only", "blind"])
     evaluate_groups(request, stage2 / "eval" / "toy-heldout-3-closest")
-    strips, other = of_split(registry, "toy", "heldout", 4), EvalRequest(engine=engine, resamples=50)
+    strips, other = of_split(registry, "toy", "heldout", frames=4), EvalRequest(engine=engine, resamples=50)
     rank_frames(other, strips[0], stage2 / "rank" / "one")
     value_order(other, strips, stage2 / "rank" / "voc")
     return [folder / name for name in chain]
