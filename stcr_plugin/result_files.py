@@ -44,8 +44,13 @@ class Result:
         Raises:
             DataError: The file is missing, or a field is missing or has the wrong type; the error names it.
         """
+        return cls.from_row(artefacts.read_json(path), path)
+
+    @classmethod
+    def from_row(cls: type[R], row: Any, path: str | Path) -> R:
+        """The result in the JSON value `row` of the file `path`. Raises DataError as `read` does."""
         try:
-            return decode(cls, artefacts.read_json(path))
+            return decode(cls, row)
         except _WrongError as error:
             raise DataError(path, f"not what `{cls.command}` writes ({error})", "run it again") from None
 

@@ -1,4 +1,4 @@
-"""What lmms-eval and VLMEvalKit would log of a benchmark whose model says given texts."""
+"""What lmms-eval and VLMEvalKit would log of a benchmark with given responses."""
 
 import csv
 import json
@@ -30,13 +30,13 @@ def document(made, row, **pictures):
 def samples(made, texts):
     """What lmms-eval 0.7.3 logs with --log_samples, less the hashes and token counts that nobody reads."""
     for number, row in enumerate(made.rows):
-        said = texts[row.pair.pair_id, row.order]
+        text = texts[row.pair.pair_id, row.order]
         doc = document(made, row)
         yield {
             "doc_id": number,
             "target": task.doc_to_target(doc),
-            "filtered_resps": said,
-            **task.process_results(doc, [said.strip()]),
+            "filtered_resps": text,
+            **task.process_results(doc, [text.strip()]),
             "input": task.doc_to_text(doc),
         }
 

@@ -1,4 +1,4 @@
-"""A study of one chain and its rival, and a registry that its tokens can be counted in."""
+"""A study of one chain and its baseline, and a registry that its tokens can be counted in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tiny_stage import RECIPES
 
 from stcr_plugin.config import from_mapping
-from stcr_plugin.study.study_config import StudyConfig
+from stcr_plugin.study.study_config import SeedRun, StudyConfig
 
 MINIMAL: dict[str, Any] = {
     "name": "toy",
@@ -27,6 +27,10 @@ MINIMAL: dict[str, Any] = {
 
 def study(**changes: Any) -> StudyConfig:
     return from_mapping(StudyConfig, {**MINIMAL, **changes}, "test")
+
+
+def seed_run(config: StudyConfig, out: Path, seed: int = 1, build: str = "toy") -> SeedRun:
+    return SeedRun(config=config, seed=seed, out=out, build=build)
 
 
 def stages(**changes: Any) -> dict[str, Any]:

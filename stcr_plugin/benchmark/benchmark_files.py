@@ -1,4 +1,4 @@
-"""A benchmark in the files of lmms-eval and of VLMEvalKit, pictures and all: a folder that can be shared.
+"""A benchmark in the files of lmms-eval and of VLMEvalKit, with pictures: a folder that can be shared.
 
 Formats: lmms-eval's task YAML (its docs/task_guide.md) over a local Parquet file with embedded pictures, as `datasets`
 stores them; VLMEvalKit's TSV (its docs/en/Development.md), where several pictures of a row are a list in `image`.
@@ -20,6 +20,8 @@ from stcr_plugin.benchmark.rows import Benchmark, Row, benchmark
 from stcr_plugin.config import nearest
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
+from stcr_plugin.progress_bar import progress
+from stcr_plugin.registry.picture_store import read
 from stcr_plugin.scoring.metrics import RATES
 
 TASK = Path(__file__).with_name("lmms_eval.yaml")
@@ -28,9 +30,14 @@ _HIGHER_IS_BETTER = {"gap_points": "null", "position_bias": "null", "unparsed_ra
 _AT_ONCE = 64
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written: the benchmark's name, the file or folder that the other tool takes, and how it is run there."""
+    """An exported benchmark.
+
+    Attributes:
+        path: The file or folder that the other tool takes.
+        how: The command that runs it there.
+    """
 
     name: str
     path: Path
@@ -42,24 +49,36 @@ def export(
     registry: Path,
     dataset: str,
     split: str,
+    *,
     out: Path,
     format: str,
     settings: AskSettings | None = None,
     seed: int = 0,
 ) -> Exported:
-    """Write every pair of `split` in both orders into the folder `out`, beside what other exports left there.
+    """Write every pair of a split in both orders into the folder `out`, which may hold other benchmarks.
 
-    Raises ConfigError for an unknown format, name or setting, DataError for data that cannot be read or written.
+    Args:
+        registry: Folder of the builds.
+        dataset: Name of a build.
+        split: Split of the build.
+        out: The folder.
+        format: "lmms-eval" or "vlmevalkit".
+        settings: See `rows.benchmark`.
+        seed: Likewise.
+
+    Raises:
+        ConfigError: The format, a name or a setting is unknown.
+        DataError: Data cannot be read or written.
     """
     if format not in _WRITERS:
-        raise ConfigError(f"no benchmark format {format!r}, {nearest(format, list(_WRITERS))}")
+        raise ConfigError("format", f"unknown {format!r}", nearest(format, list(_WRITERS)))
     settings = settings or AskSettings()
-    made = benchmark(registry, dataset, split, settings, seed)
-    path, how = _WRITERS[format](made, registry, Path(out), settings.max_new_tokens)
+    made = benchmark(registry, dataset, split, settings=settings, seed=seed)
+    path, how = _WRITERS[format](made, registry, Path(out), max_new_tokens=settings.max_new_tokens)
     about = {
         "name": made.name,
         "format": format,
-        **made.asked,
+        **dataclasses.asdict(made.source),
         "rows": len(made.rows),
         "pairs": len(made.rows) // 2,
         "episodes": len({row.pair.episode_id for row in made.rows}),
@@ -67,10 +86,10 @@ def export(
         "provenance": artefacts.provenance(),
     }
     artefacts.write_json((path if path.is_dir() else path.parent) / f"{made.name}.json", about)
-    return Exported(made.name, path, len(made.rows), how.replace("DIR", str(out)))
+    return Exported(name=made.name, path=path, rows=len(made.rows), how=how.replace("DIR", str(out)))
 
 
-def _lmms_eval(made: Benchmark, registry: Path, out: Path, max_new_tokens: int) -> tuple[Path, str]:
+def _lmms_eval(made: Benchmark, registry: Path, out: Path, *, max_new_tokens: int) -> tuple[Path, str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Features, Image, Value
@@ -105,12 +124,12 @@ def _lmms_eval(made: Benchmark, registry: Path, out: Path, max_new_tokens: int) 
 
 
 def _lmms_eval_row(made: Benchmark, row: Row, registry: Path) -> dict[str, Any]:
-    first, second = ({"bytes": _picture(registry, image), "path": None} for image in row.images)
+    first, second = ({"bytes": read(registry, image), "path": None} for image in row.images)
     texts = {"introduction": row.introduction, "question": row.question}
     return {"img1": first, "img2": second, **texts, **row.columns(), "benchmark": made.label}
 
 
-def _vlmevalkit(made: Benchmark, registry: Path, out: Path, max_new_tokens: int) -> tuple[Path, str]:
+def _vlmevalkit(made: Benchmark, registry: Path, out: Path, *, max_new_tokens: int) -> tuple[Path, str]:
     path = out / f"{made.name}.tsv"
     columns = ["index", "image", "image_path", "question", *_columns(made)]
     with artefacts.whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
@@ -122,7 +141,7 @@ def _vlmevalkit(made: Benchmark, registry: Path, out: Path, max_new_tokens: int)
 
 
 def _vlmevalkit_row(made: Benchmark, row: Row, registry: Path) -> dict[str, Any]:
-    pictures = [_picture(registry, image) for image in row.images]
+    pictures = [read(registry, image) for image in row.images]
     return {
         "index": row.number,
         "image": json.dumps([base64.b64encode(data).decode() for data in pictures]),
@@ -138,15 +157,7 @@ def _columns(made: Benchmark) -> Mapping[str, Any]:
     return {**made.rows[0].columns(), "benchmark": made.label}
 
 
-def _picture(registry: Path, image: str) -> bytes:
-    from stcr_plugin.registry.picture_store import read
-
-    return read(registry, image)
-
-
 def _batches(made: Benchmark) -> Iterator[list[Row]]:
-    from stcr_plugin.progress_bar import progress
-
     with progress(len(made.rows), f"{made.name}: writing", "rows") as bar:
         for start in range(0, len(made.rows), _AT_ONCE):
             rows = list(made.rows[start : start + _AT_ONCE])
@@ -154,7 +165,7 @@ def _batches(made: Benchmark) -> Iterator[list[Row]]:
             bar.update(len(rows))
 
 
-_WRITERS: dict[str, Callable[[Benchmark, Path, Path, int], tuple[Path, str]]] = {
+_WRITERS: dict[str, Callable[..., tuple[Path, str]]] = {
     "lmms-eval": _lmms_eval,
     "vlmevalkit": _vlmevalkit,
 }

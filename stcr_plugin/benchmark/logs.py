@@ -1,13 +1,12 @@
-"""What lmms-eval and VLMEvalKit logged of a benchmark -> the results that `stcr eval` writes for the same texts.
+"""A log of lmms-eval or VLMEvalKit -> the results that `stcr eval` writes for the same responses.
 
 lmms-eval: `*_samples_NAME.jsonl` of --log_samples. VLMEvalKit: its prediction table MODEL_NAME as xlsx (its default),
-tsv, csv or json (PRED_FORMAT). Both carry of each row which query it is and what was asked.
+tsv, csv or json (PRED_FORMAT). Each row carries its query and how the benchmark was made.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -19,8 +18,7 @@ from zipfile import BadZipFile
 from stcr_plugin import artefacts
 from stcr_plugin.benchmark.rows import Benchmark, benchmark_again, title
 from stcr_plugin.benchmark.task import RECORD
-from stcr_plugin.config import from_mapping, nearest
-from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.request import EvalRequest
@@ -31,28 +29,31 @@ from stcr_plugin.types import Prompt, Response
 FAILED = "Failed to obtain answer"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Logged:
-    """One row of a log: which query it is, what was said to it, and `asked` of its benchmark as JSON text.
+    """One row of a log.
 
-    `text` is None where the tool got no answer. `where` is the row's place in the file, from 1.
+    Attributes:
+        text: The response; None where the tool got none.
+        label: See Benchmark.label.
+        number: The row's number in the file, from 1.
     """
 
     pair_id: str
     order: str
     text: str | None
-    asked: str
-    where: int
+    label: str
+    number: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Log:
-    """A whole log, as an engine that says what was logged."""
+    """A whole log, as an engine that gives the logged responses: (pair_id, order) -> text."""
 
     path: Path
     tool: str
     model: str
-    said: Mapping[tuple[str, str], str]
+    responses: Mapping[tuple[str, str], str]
 
     def identity(self) -> Mapping[str, Any]:
         # The tool sized the pictures by its own rule, whatever the settings say.
@@ -60,7 +61,7 @@ class Log:
 
     def say(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         for index, prompt in enumerate(prompts):
-            yield index, Response(self.said[prompt.item, prompt.order])
+            yield index, Response(self.responses[prompt.item, prompt.order])
 
 
 def read(
@@ -73,56 +74,62 @@ def read(
     name: str | None = None,
     model: Path | None = None,
 ) -> Evaluation:
-    """Write into `out` the figures that `stcr eval` writes, of the answers in `logs`: a file, or a folder with one log.
+    """Write into `out` the results that `stcr eval` writes, of the responses in a log.
 
-    `name` is the model's in tables (default: that of its log); `model` its folder where it is one here, so that what
-    it was trained on is looked at. Raises what `open_log` raises.
+    Args:
+        logs: A log, or a folder with one log of this split.
+        dataset: Name of the build.
+        split: Split of the build.
+        out: Folder of the results.
+        registry: Folder of the builds.
+        name: What tables call the model (default: that of its log).
+        model: Its folder where it is one here, to compare its training data with the split.
+
+    Raises:
+        ConfigError: See `open_log`.
+        DataError: Likewise.
     """
-    made, log = open_log(logs, dataset, split, registry)
-    settings = from_mapping(AskSettings, made.asked["settings"], str(log.path))
-    called = None if model else log.model
+    made, log = open_log(logs, dataset, split, registry=registry)
     request = EvalRequest(
         model=model,
         engine=log,
         dataset=dataset,
         split=split,
         registry=registry,
-        settings=settings,
-        seed=made.asked["seed"],
-        name=name or called,
+        settings=made.source.ask,
+        seed=made.source.seed,
+        name=name or (None if model else log.model),
     )
     return evaluate(request, out)
 
 
-def open_log(logs: Path, dataset: str, split: str, registry: Path) -> tuple[Benchmark, Log]:
-    """A log, every query of its benchmark answered once, and the benchmark, made again from the registry.
+def open_log(logs: Path, dataset: str, split: str, *, registry: Path) -> tuple[Benchmark, Log]:
+    """A log with one response to every query of its benchmark, and the benchmark, made again from the registry.
 
-    Raises DataError for a log of other pairs, pictures or wordings, for a query that it has no answer to or two, and
-    ConfigError where a log cannot be told or read.
+    Raises:
+        ConfigError: There is not exactly one log, or it cannot be read.
+        DataError: The log is of other pairs, pictures or prompts, or a query has no response or two.
     """
     path = _found(Path(logs), dataset, split)
     reader = _READERS.get(path.suffix)
     if reader is None:
-        raise ConfigError(f"{path}: no log that can be read by its ending, {nearest(path.suffix, list(_READERS))}")
+        raise ConfigError(path, "is not a log by its ending", nearest(path.suffix, list(_READERS)))
     rows = list(reader(path))
     if not rows:
-        raise DataError(f"{path}: no rows; run the benchmark again")
-    other = next((row for row in rows if row.asked != rows[0].asked), None)
+        raise DataError(path, "has no rows", "run the benchmark again")
+    other = next((row for row in rows if row.label != rows[0].label), None)
     if other:
-        raise DataError(f"{path}, row {other.where}: of another benchmark than row {rows[0].where}; give one log")
-    try:
-        asked = json.loads(rows[0].asked)
-    except ValueError:
-        asked = None
-    made = benchmark_again(registry, asked, str(path))
-    if (made.asked["dataset"], made.asked["split"]) != (dataset, split):
-        raise DataError(
-            f"{path}: answers to {made.asked['dataset']}, split {made.asked['split']}; name these, or another log"
-        )
-    said = _said(path, rows, [(row.pair.pair_id, row.order) for row in made.rows])
+        where = f"{path}, row {other.number}"
+        raise DataError(where, f"is of another benchmark than row {rows[0].number}", "give a log of one benchmark")
+    made = benchmark_again(registry, rows[0].label, path)
+    if (made.source.dataset, made.source.split) != (dataset, split):
+        problem = f"is a log of {made.source.dataset}, split {made.source.split}"
+        raise DataError(path, problem, "name these, or give another log")
+    responses = _responses(path, rows, [(row.pair.pair_id, row.order) for row in made.rows])
     if path.suffix == ".jsonl":
-        return made, Log(path, "lmms-eval", path.parent.name, said)
-    return made, Log(path, "VLMEvalKit", path.stem.removesuffix(f"_{made.name}"), said)
+        return made, Log(path=path, tool="lmms-eval", model=path.parent.name, responses=responses)
+    model = path.stem.removesuffix(f"_{made.name}")
+    return made, Log(path=path, tool="VLMEvalKit", model=model, responses=responses)
 
 
 def _found(logs: Path, dataset: str, split: str) -> Path:
@@ -130,83 +137,79 @@ def _found(logs: Path, dataset: str, split: str) -> Path:
     if logs.is_file():
         return logs
     if not logs.is_dir():
-        raise ConfigError(f"{logs}: no such file or folder; give the log, or the folder that it was written into")
+        raise ConfigError(logs, "no such file or folder", "give the log, or the folder that it was written into")
     ending = re.compile(rf"(^|_){title(dataset, split)}_[0-9a-f]{{8}}$")
     # Resolved, since VLMEvalKit links its newest tables into the folder above.
     named = {path.resolve() for path in logs.rglob("*") if path.suffix in _READERS and ending.search(path.stem)}
-    # An export in the same folder is no log, and neither is what it says of itself.
+    # An export in the same folder is not a log, and neither is the JSON file beside it.
     named = {path for path in named if path.suffix == ".jsonl" or not ending.fullmatch(path.stem)}
     if len(named) != 1:
         found = ", ".join(str(path) for path in sorted(named)) or "none"
-        raise ConfigError(
-            f"{logs}: expected one log of {dataset}, split {split}, found: {found}; "
-            "name the file itself, or run with --log_samples (lmms-eval)"
-        )
+        problem = f"expected one log of {dataset}, split {split}, found: {found}"
+        raise ConfigError(logs, problem, "name the file itself, or run with --log_samples (lmms-eval)")
     return named.pop()
 
 
-def _said(path: Path, rows: Sequence[Logged], asked: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """(pair_id, order) -> text of each query in `asked`. Raises DataError for one missing, double or strange."""
+def _responses(path: Path, rows: Sequence[Logged], queries: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """(pair_id, order) -> text of each query. Raises DataError for one that is missing, double or unknown."""
     found: dict[tuple[str, str], Logged] = {}
-    wanted = set(asked)
+    known = set(queries)
     for row in rows:
         key = (row.pair_id, row.order)
-        if key not in wanted:
-            raise DataError(f"{path}, row {row.where}: pair {row.pair_id}, {row.order}, is not in the benchmark")
+        where, query = f"{path}, row {row.number}", f"pair {row.pair_id}, {row.order},"
+        if key not in known:
+            raise DataError(where, f"{query} is not in the benchmark", "give a log of this benchmark")
         if key in found:
-            raise DataError(
-                f"{path}, row {row.where}: pair {row.pair_id}, {row.order}, stands in row {found[key].where} too; "
-                "give the log of one run, each query asked once"
-            )
+            raise DataError(where, f"{query} is in row {found[key].number} too", "give the log of one run")
         found[key] = row
-    said = {key: row.text for key, row in found.items() if row.text is not None}
-    missing = [key for key in asked if key not in said]
-    if missing:
+    responses = {key: row.text for key, row in found.items() if row.text is not None}
+    if missing := [key for key in queries if key not in responses]:
         pair_id, order = missing[0]
-        where = f"row {found[missing[0]].where}: {FAILED}" if missing[0] in found else "no row"
+        why = f"row {found[missing[0]].number}: {FAILED}" if missing[0] in found else "no row"
         raise DataError(
-            f"{path}: no answer to {len(missing)} of {len(asked)} queries, the first pair {pair_id}, {order} "
-            f"({where}); run all of the benchmark, without --limit, and again where the model was not reached"
+            path,
+            f"has no answer to {len(missing)} of {len(queries)} queries, the first pair {pair_id}, {order} ({why})",
+            "run the whole benchmark without --limit, and run it again where the model was not reached",
         )
-    return said
+    return responses
 
 
 def _lmms_eval(path: Path) -> Iterator[Logged]:
     """A line is a JSON object with `filtered_resps` (a text, or a list of one) and what process_results returned."""
-    for where, row in enumerate(artefacts.read_jsonl(path), 1):
+    for number, row in enumerate(artefacts.read_jsonl(path), 1):
         try:
-            record, text = row[RECORD], row["filtered_resps"]
+            text = row["filtered_resps"]
             text = text[0] if isinstance(text, list) and len(text) == 1 else text
             if not isinstance(text, str):
                 raise TypeError(f"filtered_resps is {type(text).__name__}, not one text; run with --repeats 1")
-            yield Logged(str(record["pair_id"]), str(record["order"]), text, str(record["benchmark"]), where)
+            yield _logged(row[RECORD], text, number)
         except (KeyError, TypeError) as error:
-            raise _strange(path, where, error) from error
+            raise _unexpected(path, number, error) from error
 
 
 def _table(rows: Callable[[Path], Iterator[Mapping[str, Any]]]) -> Callable[[Path], Iterator[Logged]]:
     def logged(path: Path) -> Iterator[Logged]:
-        where = 0
+        number = 0
         try:
-            for where, row in enumerate(rows(path), 1):
-                said = row["prediction"]
-                # An empty answer is an empty cell, which pandas writes as NaN into JSON.
-                text = "" if said is None or said != said else str(said)
-                failed = text.startswith(FAILED)
-                yield Logged(
-                    str(row["pair_id"]), str(row["order"]), None if failed else text, str(row["benchmark"]), where
-                )
+            for number, row in enumerate(rows(path), 1):
+                cell = row["prediction"]
+                # An empty response is an empty cell, which pandas writes as NaN into JSON.
+                text = "" if cell is None or cell != cell else str(cell)
+                yield _logged(row, None if text.startswith(FAILED) else text, number)
         except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise _strange(path, where, error) from error
+            raise _unexpected(path, number, error) from error
 
     return logged
 
 
-def _strange(path: Path, where: int, error: Exception) -> DataError:
-    return DataError(
-        f"{path}, row {where}: not a row of a benchmark that `stcr benchmark` exported "
-        f"({type(error).__name__}: {error}); give the log itself"
-    )
+def _logged(row: Mapping[str, Any], text: str | None, number: int) -> Logged:
+    pair_id, order, label = (str(row[key]) for key in ("pair_id", "order", "benchmark"))
+    return Logged(pair_id=pair_id, order=order, text=text, label=label, number=number)
+
+
+def _unexpected(path: Path, number: int, error: Exception) -> DataError:
+    problem = f"not a row of a benchmark that `stcr benchmark` exported ({type(error).__name__}: {error})"
+    return DataError(f"{path}, row {number}", problem, "give the log itself")
 
 
 def _separated(delimiter: str) -> Callable[[Path], Iterator[Mapping[str, Any]]]:
@@ -225,14 +228,12 @@ def _xlsx(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         import openpyxl
     except ImportError:
-        raise ConfigError(
-            f"{path}: reading xlsx needs openpyxl: pip install 'stcr-plugin[vlmevalkit]'; or let VLMEvalKit write "
-            "another format, with PRED_FORMAT=tsv in its environment"
-        ) from None
+        fix = "run pip install 'stcr-plugin[vlmevalkit]', or set PRED_FORMAT=tsv in VLMEvalKit's environment"
+        raise ConfigError(path, "reading xlsx needs openpyxl", fix) from None
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (OSError, KeyError, ValueError, openpyxl.utils.exceptions.InvalidFileException, BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as xlsx ({error}); give VLMEvalKit's prediction table") from error
+        raise DataError(path, f"cannot be read as xlsx ({error})", "give VLMEvalKit's prediction table") from error
     with closing(book):
         cells = book.active.iter_rows(values_only=True)
         heads = next(cells, ())

@@ -1,4 +1,4 @@
-"""One split of a build as a benchmark: every pair in both orders, with the question as `stcr eval` puts it."""
+"""One split of a build as a benchmark: every pair in both orders, with the questions of `stcr eval`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from stcr_plugin.types import ORDERS, Pair, Prompt, Query
 INTRODUCTIONS = Path(__file__).with_name("introductions.yaml")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One query of a benchmark. `introduction` names the pictures where a tool shows them all before the text.
+    """One query of a benchmark.
 
-    `names` are the answers that count: those of img1 and img2, then "neither" where it is offered. `answer` is the
-    right one of them, `expected` the same as img1, img2 or neither. `images` are relative to the registry. `number`
-    is the row's place, from 0.
+    Attributes:
+        number: From 0.
+        images: Relative to the registry.
+        names: The valid answers: those of img1 and img2, then "neither" where it is offered.
+        introduction: Names the pictures where a tool shows them all before the text.
+        expected: The right answer as img1, img2 or neither; `answer` is the same as in `names`.
     """
 
     number: int
@@ -42,7 +45,7 @@ class Row:
     answer: str
 
     def columns(self) -> dict[str, Any]:
-        """What every format carries beside pictures and question; texts and numbers alone."""
+        """What every format has besides pictures and question: texts and numbers."""
         return {
             "answer": self.answer,
             "pair_id": self.pair.pair_id,
@@ -57,30 +60,58 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """The rows of one split, and `asked`: what they were made by, JSON-like, from which they can be made again.
+class Source:
+    """What a benchmark was made from; every row carries it as JSON, so that the benchmark can be made again.
 
-    `name` ends in a digest of the prompts and of the pictures' contents, so that no tool takes what it kept of
-    another benchmark (answers, pictures, tables) for this one's.
+    Attributes:
+        settings: The fields of AskSettings that are not the default.
+        digest: Of all that a model is shown and that its answer is compared with.
+    """
+
+    dataset: str
+    split: str
+    seed: int
+    settings: Mapping[str, Any]
+    digest: str
+
+    @property
+    def ask(self) -> AskSettings:
+        return from_mapping(AskSettings, self.settings, "settings of the benchmark")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The rows of one split.
+
+    Attributes:
+        name: Ends in a part of the digest, so that no tool mixes up what it keeps of two benchmarks.
     """
 
     name: str
-    asked: Mapping[str, Any]
+    source: Source
     rows: Sequence[Row]
 
     @property
     def label(self) -> str:
-        """`asked` as the text that each row carries, so that a log says of itself what was asked."""
-        return json.dumps(self.asked, ensure_ascii=False, sort_keys=True)
+        """`source` as the text that each row carries."""
+        return json.dumps(dataclasses.asdict(self.source), ensure_ascii=False, sort_keys=True)
 
 
 def benchmark(
-    registry: Path, dataset: str, split: str, settings: AskSettings | None = None, seed: int = 0
+    registry: Path, dataset: str, split: str, *, settings: AskSettings | None = None, seed: int = 0
 ) -> Benchmark:
-    """Every pair of `split` of the build `dataset`, forward then backward.
+    """Every pair of a split, forward then backward.
 
-    The wordings are those that `stcr eval` draws with these settings and this seed; mode None is "direct". Raises
-    ConfigError for an unknown name or setting, DataError for pairs or pictures that cannot be read.
+    Args:
+        registry: Folder of the builds.
+        dataset: Name of a build.
+        split: Split of the build.
+        settings: How `stcr eval` would ask; mode None is "direct".
+        seed: Draws the prompt variants, as for `stcr eval`.
+
+    Raises:
+        ConfigError: A name or a setting is unknown.
+        DataError: Pairs or pictures cannot be read.
     """
     from stcr_plugin.registry.manifest import read_manifest, read_pairs, teaches_ties
 
@@ -89,58 +120,67 @@ def benchmark(
     queries = [Query(pair, order) for pair in read_pairs(registry, dataset, split) for order in ORDERS]
     prompts = prompts_for(queries, settings, seed, teaches_ties(read_manifest(registry, dataset)))
     if not queries:
-        raise DataError(f"{dataset}: split {split} has no pairs; build it with more episodes, or name another")
+        raise DataError(dataset, f"split {split} has no pairs", "build it with more episodes, or name another")
     introduction = _introduction(settings.language)
-    rows = [_row(number, *one, introduction) for number, one in enumerate(zip(queries, prompts, strict=True))]
+    pairs = enumerate(zip(queries, prompts, strict=True))
+    rows = [_row(number, query, prompt, introduction=introduction) for number, (query, prompt) in pairs]
     default = dataclasses.asdict(AskSettings())
     given = {key: value for key, value in dataclasses.asdict(settings).items() if value != default[key]}
-    digest = _digest(registry, rows)
-    asked = {"dataset": dataset, "split": split, "seed": seed, "settings": given, "digest": digest}
-    return Benchmark(f"{title(dataset, split)}_{digest[:8]}", asked, rows)
+    source = Source(dataset, split, seed=seed, settings=given, digest=_digest(registry, rows))
+    return Benchmark(f"{title(dataset, split)}_{source.digest[:8]}", source, rows)
 
 
-def benchmark_again(registry: Path, asked: Any, where: str) -> Benchmark:
-    """The benchmark whose rows carry `asked`, made from the registry anew; `where` names the log in errors.
+def benchmark_again(registry: Path, label: str, where: str | Path) -> Benchmark:
+    """The benchmark whose rows carry the text `label`, made from the registry.
 
-    Raises DataError where the registry's data or this version's wordings give another one.
+    Args:
+        registry: Folder of the builds.
+        label: See Benchmark.label.
+        where: The log, for errors.
+
+    Raises:
+        DataError: The label cannot be read, or the registry or this version's prompts give another benchmark.
     """
-    keys = {"dataset", "split", "seed", "settings", "digest"}
-    if not isinstance(asked, dict) or asked.keys() != keys or not isinstance(asked["settings"], dict):
-        raise DataError(f"{where}: its rows do not say what was asked; run a benchmark that `stcr benchmark` exported")
-    settings = from_mapping(AskSettings, asked["settings"], f"{where}, what was asked")
-    found = benchmark(registry, str(asked["dataset"]), str(asked["split"]), settings, int(asked["seed"]))
-    if found.asked["digest"] != asked["digest"]:
+    try:
+        source = from_mapping(Source, json.loads(label), str(where))
+        settings = source.ask
+    except (ValueError, TypeError, ConfigError) as error:
+        problem = f"its rows do not say how they were made ({error})"
+        raise DataError(where, problem, "run a benchmark that `stcr benchmark` exported") from None
+    found = benchmark(registry, source.dataset, source.split, settings=settings, seed=source.seed)
+    if found.source.digest != source.digest:
         raise DataError(
-            f"{where}: answers to another benchmark ({str(asked['digest'])[:8]}) than {found.name}, which {registry} "
-            "gives now: pairs, pictures or wordings differ; read it with the registry it was exported from, or export "
-            "and ask again"
+            where,
+            f"has answers to another benchmark ({source.digest[:8]}) than {found.name}, which {registry} gives now: "
+            "pairs, pictures or prompts differ",
+            "read it with the registry that it was exported from, or export and evaluate again",
         )
     return found
 
 
 def title(dataset: str, split: str) -> str:
-    """What the names of all benchmarks of a split start with; a digest of 8 hex digits follows, after `_`."""
+    """The start of the names of all benchmarks of a split; `_` and 8 hex digits of the digest follow."""
     return re.sub(r"[^A-Za-z0-9]+", "_", f"stcr_{dataset}_{split}")
 
 
-def _row(number: int, query: Query, prompt: Prompt, introduction: str) -> Row:
+def _row(number: int, query: Query, prompt: Prompt, *, introduction: str) -> Row:
     names, expected = prompt.names, query.answer
     first, second = query.images
     return Row(
-        number,
-        query.pair,
-        query.order,
-        (first, second),
-        names,
-        introduction.replace("{names}", ", ".join(names[:2])),
-        prompt.question,
-        expected,
-        {"img1": names[0], "img2": names[1]}.get(expected, expected),
+        number=number,
+        pair=query.pair,
+        order=query.order,
+        images=(first, second),
+        names=names,
+        introduction=introduction.replace("{names}", ", ".join(names[:2])),
+        question=prompt.question,
+        expected=expected,
+        answer={"img1": names[0], "img2": names[1]}.get(expected, expected),
     )
 
 
 def _digest(registry: Path, rows: Sequence[Row]) -> str:
-    """SHA-256 over all that a model is shown and all that its answer is held against."""
+    """SHA-256 over all that a model is shown and all that its answer is compared with."""
     contents = picture_sums(registry, {image: f"pair {row.pair.pair_id}" for row in rows for image in row.images})
     return artefacts.digest(
         [[row.columns(), row.introduction, row.question, *(contents[image] for image in row.images)] for row in rows]
@@ -151,5 +191,5 @@ def _digest(registry: Path, rows: Sequence[Row]) -> str:
 def _introduction(language: str) -> str:
     texts = read_yaml(INTRODUCTIONS)
     if language not in texts:
-        raise ConfigError(f"{INTRODUCTIONS}: no text in {language!r}, {nearest(language, list(texts))}")
+        raise ConfigError(INTRODUCTIONS, f"no text in {language!r}", nearest(language, list(texts)))
     return str(texts[language])

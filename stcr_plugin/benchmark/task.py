@@ -1,7 +1,7 @@
-"""What lmms-eval calls for each row of an exported benchmark, and for all of them at the end.
+"""The functions that lmms-eval calls for each row of an exported benchmark, and for all rows at the end.
 
-A task's YAML names these functions (`!function stcr_plugin.benchmark.task...`), so that an exported folder holds data
-and no code. Figures come from evaluation.metrics and answers from evaluation.answers, as those of `stcr eval` do.
+A task's YAML names these functions (`!function stcr_plugin.benchmark.task...`), so an exported folder holds data and no
+code. Figures come from scoring.metrics and answers from scoring.parsing, as those of `stcr eval` do.
 Signatures are those of lmms-eval 0.7 (lmms_eval/api/task.py).
 """
 
@@ -27,17 +27,17 @@ Doc = Mapping[str, Any]
 
 
 def doc_to_visual(doc: Doc) -> list[Any]:
-    """The two pictures, RGB, as models that take all pictures first are given them."""
+    """The two pictures, RGB, for models that take all pictures first."""
     return [doc[place].convert("RGB") for place in ("img1", "img2")]
 
 
 def doc_to_text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
-    """The question after both pictures, which are named in it since no label stands before each."""
+    """The question after both pictures, which it names, since they have no labels."""
     return f"{doc['introduction']}\n{doc['question']}"
 
 
 def doc_to_messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """The user turn of chat models, word for word and picture for picture as `stcr eval` puts it."""
+    """The user turn of chat models, exactly as in `stcr eval`."""
     names = tuple(json.loads(doc["names"]))
     shown = (Shown("img1"), Shown("img2"))
     prompt = Prompt(doc["pair_id"], doc["episode_id"], doc["order"], shown, names[:2], doc["question"], names)
@@ -51,38 +51,36 @@ def doc_to_target(doc: Doc) -> str:
 
 
 def process_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
-    """Figure -> what was said to this row, alike for each since each needs all; and RECORD, which is only logged."""
+    """Figure -> the answer to this row, the same for each figure; and RECORD, which is only logged."""
     names = json.loads(doc["names"])
-    said = {
+    answer = {
         "pair_id": doc["pair_id"],
         "episode_id": doc["episode_id"],
         "order": doc["order"],
         "expected": doc["expected"],
         "chosen": choice(parse(results[0], names), names),
-        "text": "",  # the sample holds it already
+        "text": "",  # is in the sample
     }
     record = {"pair_id": doc["pair_id"], "order": doc["order"], "benchmark": doc["benchmark"]}
-    return {**dict.fromkeys(RATES, said), RECORD: record}
+    return {**dict.fromkeys(RATES, answer), RECORD: record}
 
 
 def _aggregate(name: str) -> Callable[[Sequence[Mapping[str, Any]]], float]:
-    def aggregate(said: Sequence[Mapping[str, Any]]) -> float:
-        asked = Counter(one["pair_id"] for one in said)
-        whole = [Answer(**one) for one in said if asked[one["pair_id"]] == 2]
-        if (
-            len(whole) < len(said) and name == RATES[0]
-        ):  # as where --limit is odd; said of the first figure, not of each
+    def aggregate(answers: Sequence[Mapping[str, Any]]) -> float:
+        orders = Counter(one["pair_id"] for one in answers)
+        whole = [Answer(**one) for one in answers if orders[one["pair_id"]] == 2]
+        if len(whole) < len(answers) and name == RATES[0]:  # with an odd --limit; logged once, not for each figure
             logging.getLogger(__name__).warning(
-                "%d of %d answers are left out of all figures: their pairs were not asked in both orders",
-                len(said) - len(whole),
-                len(said),
+                "%d of %d answers are left out of all figures: their pairs were not evaluated in both orders",
+                len(answers) - len(whole),
+                len(answers),
             )
         return float(getattr(figures(whole), name)) if whole else math.nan
 
     return aggregate
 
 
-# lmms-eval calls one function a figure, by its name.
+# lmms-eval calls one function per figure, by its name.
 forward_accuracy = _aggregate("forward_accuracy")
 backward_accuracy = _aggregate("backward_accuracy")
 gap_points = _aggregate("gap_points")

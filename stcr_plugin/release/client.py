@@ -1,4 +1,4 @@
-"""Ask a served STCR model which of two pictures is closer to completion, in both orders. Needs Pillow alone.
+"""Ask a served STCR model which of two pictures is closer to completion, in both orders. Needs only Pillow.
 
 python client.py a.png b.png "put the cup on the plate"
 """
@@ -19,8 +19,8 @@ QUESTION = "{task}"
 MAX_TOKENS = 256
 
 
-def sized(path: str) -> str:
-    """The picture as training sized it, as a data URL."""
+def data_url(path: str) -> str:
+    """The picture in the size of training, as a data URL."""
     picture = Image.open(path).convert("RGB")
     for limit, over in ((MOST, True), (LEAST, False)):
         pixels = picture.width * picture.height
@@ -32,13 +32,13 @@ def sized(path: str) -> str:
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def asked(first: str, second: str, task: str) -> str:
-    """What the model says: the label stands before each picture, the question behind both."""
+def judge(first: str, second: str, task: str) -> str:
+    """The model's response. A label is before each picture, the question after both."""
     content = [
         {"type": "text", "text": "img1: "},
-        {"type": "image_url", "image_url": {"url": sized(first)}},
+        {"type": "image_url", "image_url": {"url": data_url(first)}},
         {"type": "text", "text": "\nimg2: "},
-        {"type": "image_url", "image_url": {"url": sized(second)}},
+        {"type": "image_url", "image_url": {"url": data_url(second)}},
         {"type": "text", "text": "\n" + QUESTION.replace("{task}", task)},
     ]
     message = {"role": "user", "content": content}
@@ -52,5 +52,5 @@ def asked(first: str, second: str, task: str) -> str:
 
 if __name__ == "__main__":
     one, other, task = sys.argv[1:]
-    print("in this order:", asked(one, other, task))
-    print("swapped:", asked(other, one, task))
+    print("in this order:", judge(one, other, task))
+    print("swapped:", judge(other, one, task))

@@ -35,6 +35,7 @@ class Exported:
         name: At a server.
         how: "copied" (the files of the weights are the stage's own), "merged" or "cast".
         digest: Its artefacts.model_digest.
+        limits: Picture sizes at a server.
         missing: Results that the card lacks.
     """
 
@@ -107,7 +108,7 @@ def export(
                 pixels=(least, most),
                 registry=registry,
                 hub=HubMetadata(hub.base_model or _base_model(stages), hub.license or _license(stages), hub.datasets),
-                serving=serving(out.name, name, str(record.mode), dtype=final, limits=limits),
+                serving=serving(out.name, name, mode=str(record.mode), dtype=final, limits=limits),
             )
         )
         artefacts.write_text(part / README, text)
@@ -147,22 +148,21 @@ def _finished(run: Path) -> StageRecord:
 
 
 def _write_weights(run: Path, part: Path, dtype: str) -> str:
-    """Weights, config.json and generation_config.json. Returns how they came about."""
+    """Write weights, config.json and generation_config.json. Returns how they were made, see `Exported.how`."""
     merges = adapter_base(run) is not None
-    own = _bottom(run)
     if not merges and any(run.glob("*.safetensors")) and dtype in ("auto", _dtype(run)):
         for path in _matching(run, (*_WEIGHTS, _CONFIG, _GENERATION)):
             shutil.copyfile(path, part / path.name)
         return "copied"
     import torch
 
-    # In float32 throughout where that is asked for; else as the model was loaded in training, then cast.
+    # float32 throughout where that is wanted; else as the model was loaded in training, then cast.
     model = assembled(run, torch.float32 if dtype == "float32" else "auto")
     if dtype not in ("auto", "float32"):
         model.to(getattr(torch, dtype))
     model.save_pretrained(part, max_shard_size=_SHARD)
-    if (own / _GENERATION).is_file():  # as it stands, for transformers leaves out what it takes for a default
-        shutil.copyfile(own / _GENERATION, part / _GENERATION)
+    if (own := _bottom(run) / _GENERATION).is_file():  # transformers leaves out defaults
+        shutil.copyfile(own, part / _GENERATION)
     return "merged" if merges else "cast"
 
 
@@ -184,10 +184,10 @@ def _write_processor(run: Path, part: Path, *, pixels: tuple[int, int], sizes: l
 
 
 def _write_config(part: Path) -> None:
-    """`use_cache: true`, for training saves false, and a server that believes it generates in quadratic time.
+    """Set `use_cache: true`: training saves false, with which a server generates in quadratic time.
 
-    What transformers 5 calls `rope_parameters` stands there under the names of transformers 4 too, which would take
-    another position encoding without a word where it misses them.
+    `rope_parameters` of transformers 5 is written under the names of transformers 4 too, which without them silently
+    takes another position encoding.
     """
     config = artefacts.read_json(part / _CONFIG)
     text = config.get("text_config")
@@ -202,7 +202,7 @@ def _write_config(part: Path) -> None:
 
 
 def _write_tokenizer_config(part: Path) -> None:
-    """In words that transformers 4 reads too: it stops at a list of extra tokens, and knows no TokenizersBackend."""
+    """Write keys that transformers 4 can read: it has no list of extra tokens and no TokenizersBackend."""
     path = part / "tokenizer_config.json"
     if not path.is_file():
         return
@@ -229,14 +229,14 @@ def _bytes(run: Path) -> int:
 
 
 def _dtype(folder: Path) -> str:
-    """What config.json says that the weights are, in the spelling of transformers 5 or 4."""
+    """The dtype in config.json, by the key of transformers 5 or 4."""
     config = artefacts.read_json(folder / _CONFIG)
     inner = config.get("text_config") or {}
     found = next((one[key] for one in (config, inner) for key in ("dtype", "torch_dtype") if one.get(key)), "float32")
     return str(found)
 
 
-# ---- what is known of where it came from ----
+# ---- where it came from ----
 
 
 def _sizes(stages: list[CardStage], registry: Path) -> list[Size]:

@@ -1,9 +1,9 @@
-"""The limits on picture sizes that a serving engine must keep, so that it sees what the model was trained on.
+"""The limits on picture sizes that a server must keep so that it sees the pictures that the model was trained on.
 
 LLaMA-Factory sizes a picture in two steps: it shrinks it to `image_max_pixels` (picture_loading.fit), then the
-processor rounds both sides to whole tokens (`smart_resize`). A server has the second step alone, which rounds down
-where the picture is over its limit. So `image_max_pixels` itself, written as the limit, is often wrong by a row of
-tokens: at 100,352 a picture of 640x480 is trained as 364x280 and served as 364x252.
+processor rounds both sides to whole tokens (`smart_resize`). A server has only the second step, which rounds down where
+the picture is over its limit. So `image_max_pixels` itself, written as the limit, is often wrong by a row of tokens: at
+100,352 a picture of 640x480 is trained as 364x280 and served as 364x252.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ COMMON: tuple[Size, ...] = ((640, 480), (1280, 720), (640, 360), (848, 480), (19
 def serving_limits(processor: Mapping[str, Any], least: int, most: int, *, sizes: Sequence[Size] = ()) -> Limits | None:
     """The limits that a server should have.
 
-    They are those under which every picture that was resized first stays as it was trained; of these, those under which
-    most of the `sizes` stay so as they come; and of these the one nearest to the limit of training.
+    Under them every picture that the sender has resized is seen as in training. Of these limits, those under which
+    most of the original `sizes` are seen so too; of these, the one nearest to the limit of training.
 
     Args:
         processor: Configuration of an image processor.
         least: image_min_pixels of training.
         most: image_max_pixels of training.
-        sizes: Those of the training pictures.
+        sizes: Sizes of training pictures.
 
     Returns:
         None where the processor has no limits on pixels, as InternVL's.
@@ -65,7 +65,7 @@ def serving_limits(processor: Mapping[str, Any], least: int, most: int, *, sizes
 def with_limits(processor: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """The configuration with `limits` in every spelling: `size` (transformers 5), min_pixels and max_pixels (4).
 
-    transformers 4 reads `size` in some versions and the other two in others, and does not always tell
+    Some versions of transformers 4 read `size` and others the other two, not always with a warning
     (huggingface/transformers#41955, QwenLM/Qwen3-VL#1052).
     """
     size = {"shortest_edge": limits.least, "longest_edge": limits.most}

@@ -12,29 +12,22 @@ from stcr_plugin.report.model_card import Limits, Serving
 from stcr_plugin.types import Pair, Prompt, Query
 
 CLIENT = Path(__file__).with_name("client.py")
-PICTURES = 8  # in one request, so that groups can be asked about too
+PICTURES = 8  # per request, so that groups can be evaluated too
 TASK = "put the cup on the plate"
 _URL = "http://127.0.0.1:8000/v1"
 
 
 def served_name(name: str) -> str:
-    """A name as servers take one."""
+    """`name` without the characters that a server or a shell refuses."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "stcr"
 
 
 def example(mode: str, language: str = "en", task: str = TASK) -> Prompt:
     """A prompt about two pictures, as in training."""
     pair = Pair(
-        "example",
-        "example",
-        split="",
-        task=task,
-        earlier=0,
-        later=1,
-        seconds=0.0,
-        earlier_image="a.png",
-        later_image="b.png",
-    )
+        "example", "example", split="", task=task, earlier=0, later=1, seconds=0.0,
+        earlier_image="a.png", later_image="b.png",
+    )  # fmt: skip
     settings = AskSettings(mode="cot" if mode == "cot" else "direct", language=language)
     return prompts_for([Query(pair, "forward")], settings)[0]
 
@@ -43,37 +36,39 @@ def vllm_line(folder: str, name: str, *, dtype: str, limits: Limits | None) -> s
     """vLLM's documentation, 0.9 and later: `vllm serve`, "Conserving Memory", "OpenAI-Compatible Server".
 
     Without `--generation-config vllm` the repetition penalty of Qwen's generation_config.json is applied, which changes
-    which picture is named.
+    answers.
     """
-    kwargs = {"min_pixels": limits.least, "max_pixels": limits.most} if limits else None
-    options = [
+    return _command(
         f"vllm serve {folder}",
         f"--served-model-name {name}",
         f"--dtype {dtype}",
         f"--limit-mm-per-prompt '{json.dumps({'image': PICTURES, 'video': 0})}'",
-        *([f"--mm-processor-kwargs '{json.dumps(kwargs)}'"] if kwargs else []),
+        f"--mm-processor-kwargs '{json.dumps(_pixels(limits))}'" if limits else "",
         "--generation-config vllm",
-        "--port 8000",
-    ]
-    return " \\\n  ".join(options)
+    )
 
 
 def sglang_line(folder: str, name: str, *, dtype: str, limits: Limits | None) -> str:
     """SGLang's documentation, 0.5: "Server Arguments". `--dtype auto` would make float16 of float32."""
-    image = {"min_pixels": limits.least, "max_pixels": limits.most} if limits else None
-    options = [
+    return _command(
         f"python -m sglang.launch_server --model-path {folder}",
         f"--served-model-name {name}",
         f"--dtype {dtype}",
         f"--limit-mm-data-per-request '{json.dumps({'image': PICTURES})}'",
-        *([f"--mm-process-config '{json.dumps({'image': image})}'"] if image else []),
+        f"--mm-process-config '{json.dumps({'image': _pixels(limits)})}'" if limits else "",
         "--sampling-defaults openai",
-        "--port 8000",
-    ]
-    return " \\\n  ".join(options)
+    )
 
 
-def serving(folder: str, name: str, mode: str, *, dtype: str, limits: Limits | None) -> Serving:
+def _command(*options: str) -> str:
+    return " \\\n  ".join(filter(None, (*options, "--port 8000")))
+
+
+def _pixels(limits: Limits) -> dict[str, int]:
+    return {"min_pixels": limits.least, "max_pixels": limits.most}
+
+
+def serving(folder: str, name: str, *, mode: str, dtype: str, limits: Limits | None) -> Serving:
     """The command lines of a model card."""
     return Serving(
         question=example(mode).question,
@@ -86,11 +81,12 @@ def serving(folder: str, name: str, mode: str, *, dtype: str, limits: Limits | N
 
 
 def evaluation_line(folder: str, name: str) -> str:
+    """Evaluate the served model."""
     return f"stcr eval --model {folder} --engine server --url {_URL} --server-model {name} --dataset NAME --split SPLIT"
 
 
 def curl_line(name: str, mode: str, max_tokens: int = 256) -> str:
-    """A request with the pictures a.png and b.png, in the words and with the labels of training."""
+    """A request with the pictures a.png and b.png, with the question and the labels of training."""
     content = [
         {"type": "text", "text": "img1: "},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,A_PNG"}},
@@ -107,7 +103,7 @@ def curl_line(name: str, mode: str, max_tokens: int = 256) -> str:
 
 
 def client(name: str, mode: str, *, most: int, least: int, max_tokens: int = 256) -> str:
-    """A client in Python with the model's own question and sizes."""
+    """The text of client.py with the model's own question and picture sizes."""
     settings = {
         'MODEL = "stcr"': f"MODEL = {json.dumps(name)}",
         "MOST, LEAST = 589824, 1024": f"MOST, LEAST = {most}, {least}",
@@ -115,8 +111,7 @@ def client(name: str, mode: str, *, most: int, least: int, max_tokens: int = 256
         "MAX_TOKENS = 256": f"MAX_TOKENS = {max_tokens}",
     }
     text = CLIENT.read_text(encoding="utf-8")
-    for place, own in settings.items():
-        if place not in text:
-            raise AssertionError(f"{CLIENT}: {place} is not in it")
-        text = text.replace(place, own, 1)
+    for default, own in settings.items():
+        assert default in text, default
+        text = text.replace(default, own, 1)
     return text

@@ -26,7 +26,7 @@ _EQUAL = {
 def write(out: Path, study: StudyFigures) -> Path:
     """Write study.md and study.png into the folder `out`, and return the path of study.md."""
     panels = {
-        ", ".join(split): [(str(one.of["name"]), one.figures["pair_accuracy"].values) for one in study.on(split)]
+        ", ".join(split): [(one.of.name, one.figures["pair_accuracy"].values) for one in study.on(split)]
         for split in study.splits
     }
     plots.seeds(out / PLOT, panels, "pair accuracy, percent")
@@ -97,8 +97,8 @@ def _of_split(study: StudyFigures, split: Split) -> Table:
     leads = {_key(one): one for one in study.leads}
     lines = [
         [
-            str(one.of["name"]),
-            study.modes[one.of["name"]],
+            one.of.name,
+            study.modes[one.of.name],
             *(_spread(one.figures[name], name) for name in _SHOWN),
             *_lead(leads.get(_key(one))),
         ]
@@ -189,7 +189,7 @@ def _costs(study: StudyFigures) -> list[Block]:
 
 
 def _key(one: seeds.OverSeeds | seeds.SeedsDifference) -> tuple[str, str, str]:
-    return one.of["name"], one.of["dataset"], one.of["split"]
+    return one.of.name, one.of.dataset, one.of.split
 
 
 def _spread(found: seeds.Spread, name: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from stcr_plugin.figures import GuardKind
 from stcr_plugin.results import ControlRow
 from stcr_plugin.scoring.breakdown import PHASE_KINDS
 from stcr_plugin.scoring.group_figures import ROWS
-from stcr_plugin.scoring.seeds import OverSeeds, SeedsDifference, Spread, difference, spread
+from stcr_plugin.scoring.seeds import OverSeeds, PartFigures, SeedResult, SeedsDifference, Spread, difference, spread
 from stcr_plugin.scoring.verdicts import RULES
 
 Split = tuple[str, str]
@@ -84,7 +84,7 @@ class StudyFigures:
         rows: Names of the rows, the base first.
         reference: The row that the others are compared with.
         equal: What all rows have in common, as in the study's configuration.
-        modes: ControlRow -> the mode that it is evaluated in.
+        modes: Row -> the mode that it is evaluated in.
         revisions: Of the code that trained and evaluated.
         masked: Rows whose loss covers more than the answers (`stcr.mask=authors`).
         spreads: The figures of each row on each split.
@@ -110,14 +110,14 @@ class StudyFigures:
 
     @property
     def splits(self) -> list[Split]:
-        return list(dict.fromkeys((one.of["dataset"], one.of["split"]) for one in self.spreads))
+        return list(dict.fromkeys((one.of.dataset, one.of.split) for one in self.spreads))
 
     def on(self, split: Split) -> list[OverSeeds]:
         """The rows on one split."""
-        return [one for one in self.spreads if (one.of["dataset"], one.of["split"]) == split]
+        return [one for one in self.spreads if (one.of.dataset, one.of.split) == split]
 
 
-def differences(results: Sequence[Mapping[str, Any]], rows: Sequence[str], reference: str) -> list[SeedsDifference]:
+def differences(results: Sequence[SeedResult], rows: Sequence[str], reference: str) -> list[SeedsDifference]:
     """Pair accuracy of `rows` minus that of the reference, on every split of the results.
 
     Raises:
@@ -131,26 +131,24 @@ def differences(results: Sequence[Mapping[str, Any]], rows: Sequence[str], refer
     ]
 
 
-def kinds_of_pairs(results: Sequence[Mapping[str, Any]], reference: str) -> list[KindOfPairs]:
+def kinds_of_pairs(results: Sequence[SeedResult], reference: str) -> list[KindOfPairs]:
     """Kinds of pairs that occur under every seed: within and across phases, and windows of distance."""
     found = []
+    rows = list(dict.fromkeys(one.row.name for one in results))
     for split in _splits(results):
-        parts = {
-            row: [_parts(one) for one in _of(results, row, split)] for row in dict.fromkeys(r["name"] for r in results)
-        }
+        parts = {row: [_parts(one) for one in _of(results, row, split)] for row in rows}
         for kind in parts[reference][0]:
             if not all(kind in one for of_seeds in parts.values() for one in of_seeds):
                 continue
-            values = {row: [one[kind]["pair_accuracy"] for one in of_seeds] for row, of_seeds in parts.items()}
+            values = {row: [one[kind].pair_accuracy for one in of_seeds] for row, of_seeds in parts.items()}
             for row, mine in values.items():
-                pairs = sum(one[kind]["n_pairs"] for one in parts[row])
                 more = [value - other for value, other in zip(mine, values[reference], strict=True)]
                 found.append(
                     KindOfPairs(
                         *split,
                         kind,
                         row=row,
-                        pairs=pairs,
+                        pairs=sum(one[kind].n_pairs for one in parts[row]),
                         pair_accuracy=spread(mine),
                         more=spread(more) if row != reference else None,
                     )
@@ -197,30 +195,28 @@ def controls_over_seeds(
 ABILITY = ("accuracy", "f1", "yes_ratio")
 
 
-def ability_over_seeds(by_seed: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Ability]:
-    """The guards of every seed, each row -> its figures, put together; the first row is the one to compare with."""
+def ability_over_seeds(by_seed: Sequence[Mapping[str, GuardKind]]) -> list[Ability]:
+    """The yes/no questions of every seed (row -> figures), put together; rows are compared with the first."""
     found: list[Ability] = []
     first: list[float] = []
     for row in by_seed[0]:
         same = [one[row] for one in by_seed]
-        figures = {key: spread([one[key] for one in same]) for key in ABILITY}
-        values = [one["accuracy"] for one in same]
+        figures = {key: spread([getattr(one.figures, key) for one in same]) for key in ABILITY}
+        values = list(figures["accuracy"].values)
         more = spread([value - start for value, start in zip(values, first, strict=True)]) if first else None
         first = first or values
-        found.append(Ability(row, sum(one["n"] for one in same), figures=figures, more=more))
+        found.append(Ability(row, sum(one.n for one in same), figures=figures, more=more))
     return found
 
 
-def _parts(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    phases, windows = result["by_phase"] or {}, (result["by_distance"] or {}).get("windows", ())
-    return {PHASE_KINDS[kind]: part for kind, part in phases.items()} | {
-        f"{one['steps']} steps": one for one in windows
-    }
+def _parts(result: SeedResult) -> dict[str, PartFigures]:
+    phases = {PHASE_KINDS[kind]: part for kind, part in result.by_phase.items()}
+    return phases | {f"{one.steps} steps": one.figures for one in result.by_distance.windows}
 
 
-def _splits(results: Sequence[Mapping[str, Any]]) -> list[Split]:
-    return list(dict.fromkeys((row["dataset"], row["split"]) for row in results))
+def _splits(results: Sequence[SeedResult]) -> list[Split]:
+    return list(dict.fromkeys((one.row.dataset, one.row.split) for one in results))
 
 
-def _of(results: Sequence[Mapping[str, Any]], name: str, split: Split) -> list[Mapping[str, Any]]:
-    return [row for row in results if row["name"] == name and (row["dataset"], row["split"]) == split]
+def _of(results: Sequence[SeedResult], name: str, split: Split) -> list[SeedResult]:
+    return [one for one in results if one.row.name == name and (one.row.dataset, one.row.split) == split]

@@ -1,4 +1,4 @@
-"""What the rows of a study are asked: a command each, the file that its figures end in, and whether they stand."""
+"""The evaluations of a study's rows: a command for each, the file that it writes last, and whether it is up to date."""
 
 from __future__ import annotations
 
@@ -8,73 +8,77 @@ from pathlib import Path
 
 from stcr_plugin import artefacts
 from stcr_plugin.engines.settings import AskSettings
-from stcr_plugin.evaluation.controls import CONTROLS_JSON
-from stcr_plugin.evaluation.evaluate import RESULTS
-from stcr_plugin.evaluation.guard import GUARD
 from stcr_plugin.records import RECORD
 from stcr_plugin.registry.manifest import MANIFEST
-from stcr_plugin.study.study_config import StudyConfig
+from stcr_plugin.results import Controls, Evaluation, Guard
+from stcr_plugin.study.study_config import SeedRun
 
 
 @dataclass(frozen=True)
-class Asking:
-    """One evaluation of the row in the folder `model`: the `words` after `stcr`, which write `figures` last."""
+class EvaluationCommand:
+    """One evaluation of the row in the folder `model`.
+
+    Attributes:
+        arguments: What follows `stcr`.
+        results: The file that the command writes last.
+    """
 
     name: str
     model: Path
-    words: tuple[str, ...]
-    figures: Path
+    arguments: tuple[str, ...]
+    results: Path
 
 
-def askings(config: StudyConfig, seed: int, out: Path, build: str, registry: Path) -> Iterator[Asking]:
-    """The evaluations of the rows of one seed, whose folders lie in `out`; `build` is the study's own data."""
-    batch = ("--batch-size", str(config.batch_size))
-    of_data = (*batch, "--registry", str(registry))
-    for name in config.rows:
-        for other, part in config.asked(build):
-            words = ("eval", *_of(out, name), "--dataset", other, "--split", part, *of_data)
-            options = (*_option("--limit", config.pairs), *_option("--mode", config.mode))
-            figures = results_file(config, out / name, other, part)
-            yield Asking(f"{name}-{part}", out / name, (*words, *options), figures)
-    for name in config.controls.rows if config.controls else ():
-        assert config.controls
-        split, also = config.controls.split, (word for one in config.controls.also for word in ("--also", one))
-        words = ("controls", *_of(out, name), "--dataset", build, "--split", split, *of_data)
-        options = (*_option("--limit", config.controls.pairs), *also)
-        yield Asking(f"{name}-controls", out / name, (*words, *options), controls_file(out / name, build, split))
-    for name in config.guard.rows if config.guard else ():
-        assert config.guard
-        figures = guard_file(out / name)
-        options = ("--episodes", str(config.guard.episodes), "--seed", str(seed), *batch)
-        words = ("guard", *_of(out, name), "--out", str(figures.parent))
-        yield Asking(f"{name}-guard", out / name, (*words, *options), figures)
+def evaluation_commands(run: SeedRun) -> Iterator[EvaluationCommand]:
+    """The evaluations of all rows of one seed."""
+    config, batch = run.config, ("--batch-size", str(run.config.batch_size))
+
+    def command(kind: str, row: str, label: str, results: Path, *options: str) -> EvaluationCommand:
+        arguments = (kind, "--model", str(run.out / row), "--name", row, *options)
+        return EvaluationCommand(f"{row}-{label}", run.out / row, arguments, results)
+
+    def on(dataset: str, split: str, limit: int | None) -> tuple[str, ...]:
+        data = ("--dataset", dataset, "--split", split, *batch, "--registry", str(run.registry))
+        return (*data, *_option("--limit", limit))
+
+    for row in config.rows:
+        for dataset, split in run.splits:
+            options = (*on(dataset, split, config.pairs), *_option("--mode", config.mode))
+            yield command("eval", row, split, results_file(run, row, (dataset, split)), *options)
+    if controls := config.controls:
+        also = [word for one in controls.also for word in ("--also", one)]
+        for row in controls.rows:
+            options = (*on(run.build, controls.split, controls.pairs), *also)
+            yield command("controls", row, "controls", controls_file(run, row), *options)
+    if config.guard:
+        for row in config.guard.rows:
+            results = guard_file(run, row)
+            options = ("--out", str(results.parent), "--episodes", str(config.guard.episodes))
+            yield command("guard", row, "guard", results, *options, "--seed", str(run.seed), *batch)
 
 
-def results_file(config: StudyConfig, model: Path, build: str, split: str) -> Path:
-    """Where `stcr eval` writes the figures of a split, asked as the study asks."""
-    return model / "eval" / AskSettings(mode=config.mode).folder(build, split) / RESULTS
+def results_file(run: SeedRun, row: str, data: tuple[str, str]) -> Path:
+    """Where `stcr eval` writes the results of a row on (dataset, split), with the study's settings."""
+    return run.out / row / "eval" / AskSettings(mode=run.config.mode).folder(*data) / Evaluation.file
 
 
-def controls_file(model: Path, build: str, split: str) -> Path:
-    """Where `stcr controls` writes the rows of a split."""
-    return model / "controls" / AskSettings().folder(build, split) / CONTROLS_JSON
+def controls_file(run: SeedRun, row: str) -> Path:
+    """Where `stcr controls` writes the controls of a row; the study has controls."""
+    assert run.config.controls
+    return run.out / row / "controls" / AskSettings().folder(run.build, run.config.controls.split) / Controls.file
 
 
-def guard_file(model: Path) -> Path:
-    """Where the study has `stcr guard` write."""
-    return model / "guard" / GUARD
+def guard_file(run: SeedRun, row: str) -> Path:
+    """Where `stcr guard` writes the results of a row."""
+    return run.out / row / "guard" / Guard.file
 
 
-def stamp(asking: Asking, model_digest: str, registry: Path) -> str:
-    """A digest of the figures and of all that decided them: command, model by its digest, data, code and libraries."""
-    record = asking.model / RECORD
-    read = [asking.figures, *registry.glob(f"*/{MANIFEST}"), *([record] if record.is_file() else [])]
-    sums = sorted(artefacts.sha256(path) for path in read)
-    return artefacts.digest([asking.words, model_digest, sums, artefacts.code_digest("."), artefacts.provenance()])
-
-
-def _of(out: Path, row: str) -> tuple[str, ...]:
-    return ("--model", str(out / row), "--name", row)
+def stamp(command: EvaluationCommand, model_digest: str, registry: Path) -> str:
+    """A digest of the results and of all that decided them: command, model, data, code and libraries."""
+    record = command.model / RECORD
+    files = [command.results, *registry.glob(f"*/{MANIFEST}"), *([record] if record.is_file() else [])]
+    sums = sorted(artefacts.sha256(path) for path in files)
+    return artefacts.digest([command.arguments, model_digest, sums, artefacts.code_digest("."), artefacts.provenance()])
 
 
 def _option(name: str, value: object | None) -> tuple[str, ...]:

@@ -1,12 +1,11 @@
-"""What a study trains, before it trains: each stage's recipe as it will be seen, its steps and supervised tokens."""
+"""What a study trains, checked before it trains: the recipe of each stage, its steps and its supervised tokens."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -15,19 +14,45 @@ from typing import TYPE_CHECKING, Any
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest, read_yaml
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.study.study_config import BASE, Plan, StudyConfig
+from stcr_plugin.result_files import encode
+from stcr_plugin.study.study_config import BASE, SeedRun, StudyConfig
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.data_config import DataConfig
 
+_IMPORTING = Lock()  # transformers is imported lazily, and two seeds at once would find it half imported
 
-def plans(config: StudyConfig, seed: int, out: Path, build: str) -> list[Plan]:
-    """The stages in the order to run them, each after the one it starts from; their data and base exist.
 
-    Raises ConfigError where rows cannot be trained on as many supervised tokens.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One stage as it is run for one seed.
+
+    Attributes:
+        path: File of the recipe.
+        recipe: The values that `stcr train` reads from `path` and `overrides`.
+        tokens: Supervised tokens of the whole stage, approximately (see `supervised_tokens`).
     """
+
+    name: str
+    path: str
+    overrides: tuple[str, ...]
+    recipe: dict[str, Any]
+    tokens: float
+
+    @property
+    def steps(self) -> int:
+        return int(self.recipe["max_steps"])
+
+
+def plans(run: SeedRun) -> list[Plan]:
+    """The stages of a seed whose data and base exist, each after the one it starts from.
+
+    Raises:
+        ConfigError: Rows cannot be trained on as many supervised tokens.
+    """
+    config = run.config
     order = list(dict.fromkeys(name for end in config.stages for name in config.chain(end)))
-    made = {name: _plan(config, name, seed, out, build) for name in order}
+    made = {name: plan(run, name) for name in order}
     if config.equal == "tokens":
         wanted = sum(made[name].tokens for name in config.chain(config.reference))
         for name in order:
@@ -36,31 +61,33 @@ def plans(config: StudyConfig, seed: int, out: Path, build: str) -> list[Plan]:
                 step = made[name].tokens / made[name].steps
                 if wanted - before < step:
                     raise ConfigError(
-                        f"study {config.name}: equal: tokens, but {config.reference} is trained on {wanted:,.0f} and "
-                        f"{name} on {before:,.0f} before its last stage, where one step takes {step:,.0f}; set fewer "
-                        f"max_steps in what {name} starts from, or take the longest row as the reference"
+                        f"study {config.name}",
+                        f"equal: tokens, but {config.reference} is trained on {wanted:,.0f} and {name} on "
+                        f"{before:,.0f} before its last stage, where one step takes {step:,.0f}",
+                        f"set fewer max_steps in what {name} starts from, or take the longest row as the reference",
                     )
-                made[name] = _plan(config, name, seed, out, build, (f"max_steps={round((wanted - before) / step)}",))
+                made[name] = plan(run, name, (f"max_steps={round((wanted - before) / step)}",))
     return list(made.values())
 
 
-def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more: tuple[str, ...] = ()) -> Plan:
-    stage, registry = config.stages[name], out / "data_registry"
-    trained_on = config.trained_on(name, build)
-    datasets = [f"{of}_{key}" for of, key in trained_on]
+def plan(run: SeedRun, name: str, more: tuple[str, ...] = ()) -> Plan:
+    """The stage `name` with the overrides `more`."""
+    stage, registry, out = run.config.stages[name], run.registry, run.out
+    trained_on = run.config.trained_on(name, run.build)
+    datasets = [f"{build}_{key}" for build, key in trained_on]
     measured = read_yaml(stage.recipe, stage.overrides, resolve=True).get("stcr", {}).get("evaluate")
-    elsewhere = any(of != build for of, _ in trained_on)
+    elsewhere = any(build != run.build for build, _ in trained_on)
     overrides = (
         f"model_name_or_path={out / stage.starts_from}",
         f"dataset={','.join(datasets)}",
         f"dataset_dir={registry}",
         f"output_dir={out / name}",
-        f"seed={seed}",
+        f"seed={run.seed}",
         f"stcr.name={name}",
         "stcr.prepare.data=null",
         "stcr.prepare.base=null",
-        # A stage is measured on the build that it trains on, unless told: on that of all stages then.
-        *([f"stcr.evaluate.dataset={build}"] if elsewhere and measured else []),
+        # By default a stage is measured on the build that it trains on; here all are on the same.
+        *([f"stcr.evaluate.dataset={run.build}"] if elsewhere and measured else []),
         *stage.overrides,
         *more,
     )
@@ -72,14 +99,14 @@ def _plan(config: StudyConfig, name: str, seed: int, out: Path, build: str, more
     per_device = recipe.get("per_device_train_batch_size", 8) * recipe.get("gradient_accumulation_steps", 1)
     samples = recipe["max_steps"] * per_device * ranks
     shares = _shares(recipe, registry, datasets)
-    each = sum(
+    mean = sum(
         share * supervised_tokens(registry, one, out / BASE) for one, share in zip(datasets, shares, strict=True)
     )
-    return Plan(name, stage.recipe, overrides, recipe, recipe["max_steps"], samples * each)
+    return Plan(name=name, path=stage.recipe, overrides=overrides, recipe=recipe, tokens=samples * mean)
 
 
 def _shares(recipe: Mapping[str, Any], registry: Path, datasets: Sequence[str]) -> list[float]:
-    """How large a part of the samples is of each dataset, as LLaMA-Factory mixes them: adds up to 1."""
+    """The share of each dataset in the samples, as LLaMA-Factory mixes them; adds up to 1."""
     from stcr_plugin.registry.manifest import read_manifest
 
     if len(datasets) == 1:
@@ -88,7 +115,7 @@ def _shares(recipe: Mapping[str, Any], registry: Path, datasets: Sequence[str]) 
     if given is not None:
         parts = [float(part) for part in (given.split(",") if isinstance(given, str) else given)]
         if len(parts) != len(datasets):
-            raise ConfigError(f"interleave_probs {given}: must be a share for each of {', '.join(datasets)}")
+            raise ConfigError("interleave_probs", f"got {given}", f"give a share for each of {', '.join(datasets)}")
     elif str(recipe.get("mix_strategy", "concat")).startswith("interleave"):
         parts = [1.0] * len(datasets)  # in turn
     else:
@@ -98,12 +125,9 @@ def _shares(recipe: Mapping[str, Any], registry: Path, datasets: Sequence[str]) 
     return [part / sum(parts) for part in parts]
 
 
-_IMPORTING = Lock()  # transformers fills its module as names are asked for, and two seeds at once find it half full
-
-
-@cache  # many stages train on the same datasets, and their answers are tokenised for it
-def supervised_tokens(registry: Path, dataset: str, model: Path, rows: int = 1000) -> float:
-    """Tokens of a sample's answer and end of turn, on average over up to `rows` rows of a dataset."""
+@cache  # many stages train on the same datasets
+def supervised_tokens(registry: Path, dataset: str, model: Path, *, rows: int = 1000) -> float:
+    """Mean number of tokens of a sample's answer and end of turn, over up to `rows` rows of a dataset."""
     from itertools import islice
 
     with _IMPORTING:
@@ -117,95 +141,86 @@ def supervised_tokens(registry: Path, dataset: str, model: Path, rows: int = 100
 
 
 def recipe_of(path: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The recipe with its overrides, merged as `stcr train` merges them. Raises ConfigError without max_steps."""
+    """The recipe with its overrides, as `stcr train` reads it. Raises ConfigError without max_steps."""
     recipe = read_yaml(path, overrides, resolve=True)
     if not isinstance(recipe.get("max_steps"), int) or recipe["max_steps"] < 1:
-        raise ConfigError(f"{path}: a study counts steps, so set max_steps (num_train_epochs alone does not say them)")
+        raise ConfigError(path, "has no max_steps", "set it: a study counts steps, not num_train_epochs")
     return recipe
 
 
 def made_by(config: StudyConfig) -> dict[str, Any]:
-    """All of a study that decides what a seed of it comes to, but the code: JSON-like, files by digests.
+    """All of a study that decides the figures of a seed, but the code: JSON-like, files by digests.
 
-    Raises ConfigError for a file that is not there.
+    Raises:
+        ConfigError: A file is missing.
     """
-    base = read_yaml(config.base, config.base_overrides, resolve=True) if config.base else {}
-    prior = read_yaml(base["prior"], resolve=True) if base.get("prior") else None
+
+    def values(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+        return read_yaml(path, overrides, resolve=True)
+
+    base = values(config.base, config.base_overrides) if config.base else {}
     files = {
-        "data": [
-            read_yaml(config.data, config.data_overrides, resolve=True),
-            *(read_yaml(path, resolve=True) for path in config.also),
-        ],
-        "base": [base, prior],
+        "data": [values(config.data, config.data_overrides), *map(values, config.also)],
+        "base": [base, values(base["prior"]) if base.get("prior") else None],
         **{
             f"stages.{name}": [recipe_of(stage.recipe, stage.overrides), stage.datasets, stage.starts_from]
             for name, stage in config.stages.items()
         },
     }
     return {
-        **{key: artefacts.digest(values) for key, values in files.items()},
+        **{key: artefacts.digest(part) for key, part in files.items()},
         "model": config.model and Path(config.model).name,
         "equal": [config.equal, *([config.reference] if config.equal == "tokens" else [])],
         "splits": list(config.splits),
         "pairs": config.pairs,
         "mode": config.mode,
-        "controls": _plain(config.controls),
-        "guard": _plain(config.guard),
+        "controls": encode(config.controls),
+        "guard": encode(config.guard),
     }
-
-
-def _plain(settings: Any) -> Any:
-    """As it is read back from JSON."""
-    return settings and json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
 def check_steps(config: StudyConfig) -> None:
-    """Raises ConfigError where rows that shall take equal steps do not."""
-    steps = {
-        row: sum(
-            recipe_of(config.stages[name].recipe, config.stages[name].overrides)["max_steps"]
-            for name in config.chain(row)
-        )
-        for row, stage in config.stages.items()
-        if stage.row
-    }
-    unlike = {row: count for row, count in steps.items() if count != steps.get(config.reference)}
-    if unlike:
+    """Raises ConfigError where rows do not take as many steps as the reference."""
+    own = {name: recipe_of(one.recipe, one.overrides)["max_steps"] for name, one in config.stages.items()}
+    steps = {row: sum(own[name] for name in config.chain(row)) for row in config.rows[1:]}
+    if others := {row: count for row, count in steps.items() if count != steps[config.reference]}:
         raise ConfigError(
-            f"study {config.name}: equal: steps, but {config.reference} takes {steps[config.reference]} and "
-            f"{', '.join(f'{row} {count}' for row, count in unlike.items())}; set max_steps in their overrides"
+            f"study {config.name}",
+            f"equal: steps, but {config.reference} takes {steps[config.reference]} and "
+            f"{', '.join(f'{row} {count}' for row, count in others.items())}",
+            "set max_steps in their overrides",
         )
 
 
 def data_of(config: StudyConfig, seed: int) -> DataConfig:
-    """The configuration of the study's own data for one seed."""
+    """The data config of one seed."""
     from stcr_plugin.registry.data_config import load_data_config
 
     return load_data_config(config.data, [*config.data_overrides, f"seed={seed}"])
 
 
 def check_names(config: StudyConfig) -> None:
-    """Raises ConfigError for a dataset or a split that no build of the study has, before hours of training."""
+    """Raises ConfigError for a dataset or a split that is in none of the study's builds."""
     from stcr_plugin.evaluation.controls import other_data
     from stcr_plugin.registry.data_config import load_data_config
 
     data = data_of(config, config.seeds[0])
     builds = {build.name: build for build in (data, *map(load_data_config, config.also))}
-    asked = [("splits", *one) for one in config.asked(data.name)]
+    splits = [("splits", *one) for one in config.evaluated_on(data.name)]
     if config.controls:
-        asked.append(("controls.split", data.name, config.controls.split))
-        asked += [("controls.also", *one) for one in other_data(config.controls.also).values()]
-    trained = [(f"stages.{name}", *one) for name in config.stages for one in config.trained_on(name, data.name)]
-    for named, kind in ((trained, "dataset"), (asked, "split")):
+        splits.append(("controls.split", data.name, config.controls.split))
+        splits += [("controls.also", *one) for one in other_data(config.controls.also).values()]
+    datasets = [(f"stages.{name}", *one) for name in config.stages for one in config.trained_on(name, data.name)]
+    for named, kind in ((datasets, "dataset"), (splits, "split")):
         for key, build, part in named:
             if build not in builds:
-                raise ConfigError(f"{key}: neither `data` nor `also` builds {build!r}, {nearest(build, list(builds))}")
+                raise ConfigError(key, f"neither `data` nor `also` builds {build!r}", nearest(build, list(builds)))
             known = list(builds[build].datasets if kind == "dataset" else builds[build].splits)
             if part not in known:
-                raise ConfigError(f"{key}: {build} has no {kind} {part!r}, {nearest(part, known)}")
+                raise ConfigError(key, f"{build} has no {kind} {part!r}", nearest(part, known))
 
 
 def placed(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe with its folders as seen from its own: the same however the study's was spelt."""
+    """A recipe with its folders relative to its own: the same however the study's folder was written."""
     folders = ("model_name_or_path", "dataset_dir", "output_dir")
     return {**recipe, **{key: os.path.relpath(recipe[key], recipe["output_dir"]) for key in folders}}

@@ -1,7 +1,8 @@
-"""The outcome of one seed of a study in one file, which has all that the table needs and is small enough to publish.
+"""The outcome of one seed of a study, in one file, and the outcomes of all seeds -> study.json and study.md.
 
-`seedN.jsonl` is beside the folder of the seed. A seed that was trained on another machine joins a study by its file
-alone, and the files of all seeds are enough to make the table again.
+`seedN.jsonl` is beside the folder of the seed. It is small enough to publish or to send: a seed that was trained on
+another machine joins a study by its file alone, and the files of all seeds are enough to make the tables.
+Figures are computed in `scoring.study_figures` and rendered in `report.study_report`.
 """
 
 from __future__ import annotations
@@ -11,168 +12,212 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from stcr_plugin import artefacts, records
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation.control_list import CONTROLS
+from stcr_plugin.figures import GuardKind
 from stcr_plugin.records import StageRecord
-from stcr_plugin.results import ControlRow, Controls
-from stcr_plugin.scoring.metrics import RATES
-from stcr_plugin.scoring.seeds import RARE, SAME
-from stcr_plugin.scoring.study_figures import Cost
+from stcr_plugin.report import study_report
+from stcr_plugin.result_files import Result, decode
+from stcr_plugin.results import ControlRow, Controls, Evaluation, Guard
+from stcr_plugin.scoring import study_figures
+from stcr_plugin.scoring.seeds import SeedResult, over_seeds
+from stcr_plugin.scoring.study_figures import Cost, StudyFigures
 from stcr_plugin.study.evaluations import controls_file, guard_file, results_file
-from stcr_plugin.study.study_config import Plan, StudyConfig
-
-_KEPT = ("seed", *SAME, "mode", "data_digest", "model_digest", "n_pairs", "n_episodes", *RATES, *RARE, "intervals")
-"""Of a results.json; beside these, pair accuracy by episode, phase and window of distance."""
+from stcr_plugin.study.grid import Plan, recipe_of
+from stcr_plugin.study.study_config import SeedRun, StudyConfig
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One seed's figures.
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Result):
+    """The figures of one seed. The file has a line of its own for each result and each control.
 
-    made_by: see `plans.made_by`. revisions: of the code that trained and asked.
-    costs: of each row but the base. results: rows of results.json, their episodes with pair accuracy alone, of every
-    row and split. controls: row -> its controls. ability: row -> what it says to yes/no questions, as in guard.json.
+    Attributes:
+        made_by: See `grid.made_by`.
+        revisions: Of the code that trained and evaluated.
+        ability: Row -> its yes/no questions.
+        costs: Of each row but the base.
+        results: Of every row and split.
+        controls: Row -> its controls.
     """
+
+    command: ClassVar = "stcr study"
 
     study: str
     seed: int
     made_by: Mapping[str, Any]
     revisions: tuple[str, ...]
+    ability: Mapping[str, GuardKind]
     costs: Mapping[str, Cost]
-    results: tuple[Mapping[str, Any], ...]
+    results: tuple[SeedResult, ...]
     controls: Mapping[str, tuple[ControlRow, ...]]
-    ability: Mapping[str, Mapping[str, Any]]
 
 
 def outcome_file(out: Path, seed: int) -> Path:
+    """Where the outcome of a seed is."""
     return out / f"seed{seed}.jsonl"
 
 
-def collect(
-    config: StudyConfig, seed: int, folder: Path, plans: Sequence[Plan], build: str, made_by: Mapping[str, Any]
-) -> Outcome:
-    """What the finished seed in `folder` came to; `build` is the name of the study's data.
+def collect(run: SeedRun, plans: Sequence[Plan], made_by: Mapping[str, Any]) -> Outcome:
+    """The outcome of a finished seed, without other evaluations in the folders of its rows.
 
-    Whatever else lies in the folders of its rows, such as an evaluation by a comparator or controls of another split,
-    is no part of it. Raises DataError where a row lacks figures.
+    Raises:
+        DataError: A row lacks figures.
     """
-    results = [
-        {**artefacts.read_json(results_file(config, folder / row, data, split)), "name": row, "seed": seed}
-        for row in config.rows
-        for data, split in config.asked(build)
-    ]
-    controls = config.controls
+    config = run.config
+    found = {(row, on): Evaluation.read(results_file(run, row, on)) for row in config.rows for on in run.splits}
+    stages = {one.name: record for one in plans if (record := records.read(run.out / one.name))}
+    provenances = [*(one.provenance for one in stages.values()), *(one.provenance for one in found.values())]
     return Outcome(
         study=config.name,
-        seed=seed,
+        seed=run.seed,
         made_by=made_by,
-        revisions=tuple(sorted({_revision(one) for one in (*_records(folder, plans), *results)})),
-        costs={row: _cost(config, row, folder, plans) for row in config.rows if row in config.stages},
-        results=tuple(_trimmed(one) for one in results),
+        revisions=tuple(sorted({str(one["code_revision"]) for one in provenances})),
+        ability={row: Guard.read(guard_file(run, row)).kinds["all"] for row in config.guard_rows},
+        costs={row: _cost(config.chain(row), plans, stages) for row in config.rows if row in config.stages},
+        results=tuple(_seed_result(one, row, run.seed) for (row, _), one in found.items()),
         controls={
             row: tuple(
                 dataclasses.replace(one, looks="", mends="", figures=None, folder="")
-                for one in Controls.read(controls_file(folder / row, build, controls.split)).rows
+                for one in Controls.read(controls_file(run, row)).rows
             )
-            for row in (controls.rows if controls else ())
-            if controls
-        },
-        ability={
-            row: artefacts.read_json(guard_file(folder / row))["kinds"]["all"]
-            for row in (config.guard.rows if config.guard else ())
+            for row in config.control_rows
         },
     )
 
 
-def _trimmed(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of results.json without what no table needs."""
-
-    def part(one: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-        return {key: one[key] for key in (*keys, "n_pairs", "pair_accuracy")}
-
-    phases, distances = result["by_phase"] or {}, result["by_distance"] or {}
-    return {
-        **{key: result[key] for key in _KEPT},
-        "by_phase": {kind: part(one) for kind, one in phases.items()},
-        "by_distance": {"windows": [part(one, "steps") for one in distances.get("windows", ())]},
-        "per_episode": [part(one, "episode_id") for one in result["per_episode"]],
-    }
+def _seed_result(found: Evaluation, row: str, seed: int) -> SeedResult:
+    values = found.row() | {"name": row, "seed": seed}
+    return decode(SeedResult, {key: value for key, value in values.items() if value is not None})
 
 
-def _records(folder: Path, plans: Sequence[Plan]) -> list[Mapping[str, Any]]:
-    return [record.row for plan in plans if (record := records.read(folder / plan.name))]
-
-
-def _revision(artefact: Mapping[str, Any]) -> str:
-    return str(artefact["provenance"]["code_revision"])
-
-
-def _cost(config: StudyConfig, row: str, folder: Path, plans: Sequence[Plan]) -> Cost:
-    chain, planned = config.chain(row), {plan.name: plan for plan in plans}
+def _cost(chain: Sequence[str], plans: Sequence[Plan], stages: Mapping[str, StageRecord]) -> Cost:
+    planned = [one for name in chain for one in plans if one.name == name]
     return Cost(
         tuple(chain),
-        sum(planned[name].steps for name in chain),
-        round(sum(planned[name].tokens for name in chain)),
-        sum((records.read(folder / name) or StageRecord()).seconds or 0.0 for name in chain),
+        steps=sum(one.steps for one in planned),
+        supervised_tokens=round(sum(one.tokens for one in planned)),
+        seconds=sum(stages[name].seconds or 0.0 for name in chain if name in stages),
     )
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
     """A head, then a line for each result and each control."""
-    head = {
-        field.name: getattr(outcome, field.name)
-        for field in dataclasses.fields(outcome)
-        if field.name not in ("results", "controls", "costs")
-    }
-    costs = {row: dataclasses.asdict(cost) for row, cost in outcome.costs.items()}
-    controls = [
-        {"row": row, "control": dataclasses.asdict(one)} for row, found in outcome.controls.items() for one in found
-    ]
-    artefacts.write_jsonl(path, [{**head, "costs": costs}, *({"result": one} for one in outcome.results), *controls])
+    head = outcome.row()
+    results, controls = head.pop("results"), head.pop("controls")
+    lines = [{"row": row, "control": one} for row, found in controls.items() for one in found]
+    artefacts.write_jsonl(path, [head, *({"result": one} for one in results), *lines])
 
 
 def read_outcome(path: Path) -> Outcome:
-    """Raises DataError where the file is no outcome of a seed."""
-    import pydantic
-
-    head, *lines = artefacts.read_jsonl(path) if path.stat().st_size else [{}]
+    """Raises DataError where the file is not the outcome of a seed."""
     results, controls = [], defaultdict(list)
     try:
+        head, *lines = artefacts.read_jsonl(path) if path.stat().st_size else [{}]
         for line in lines:
             if line.keys() == {"result"}:
                 results.append(line["result"])
             else:
                 controls[line["row"]].append(line["control"])
-        values = {**head, "results": results, "controls": controls}
-        return pydantic.TypeAdapter(Outcome).validate_python(values)
-    except (pydantic.ValidationError, TypeError, KeyError, AttributeError) as error:
-        said = error.errors()[0] if isinstance(error, pydantic.ValidationError) else None
-        why = f"{'.'.join(map(str, said['loc']))}: {said['msg']}" if said else str(error)
-        raise DataError(
-            f"{path}: no outcome of a seed ({why}); copy it again, or delete it to train the seed"
-        ) from None
+        return Outcome.from_row({**head, "results": results, "controls": controls}, path)
+    except (DataError, TypeError, KeyError, AttributeError) as error:
+        why = error.problem if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        raise DataError(path, f"not the outcome of a seed ({why})", _FIX) from None
 
 
-def check_outcome(path: Path, outcome: Outcome, config: StudyConfig, seed: int, made: Mapping[str, Any]) -> None:
-    """Whether `outcome`, read from `path`, is what the study would come to with `seed`; it may have more rows.
+_FIX = "copy it again, or delete it to train the seed"
 
-    made: `plans.made_by` of the study. Raises ConfigError where another study made it, DataError where a part lacks.
+
+def check_outcome(path: Path, outcome: Outcome, config: StudyConfig, *, seed: int, made_by: Mapping[str, Any]) -> None:
+    """Check that `outcome`, read from `path`, is that of this study and seed; it may have more rows.
+
+    Raises:
+        ConfigError: Another study made it, or the study has changed since (`made_by`).
+        DataError: A part of it is missing.
     """
-    mend = "delete it to train the seed here, or run the study as it was then"
+    fix = "delete it to train the seed here, or run the study as it was then"
     if (outcome.study, outcome.seed) != (config.name, seed):
-        raise ConfigError(f"{path}: is seed {outcome.seed} of the study {outcome.study!r}; {mend}")
-    for key, now in made.items():
+        raise ConfigError(path, f"is seed {outcome.seed} of the study {outcome.study!r}", fix)
+    for key, now in made_by.items():
         if outcome.made_by.get(key) != now:
-            raise ConfigError(f"{path}: was made with another `{key}` than the study's now; {mend}")
-    asked = [one["name"] for one in outcome.results]
+            raise ConfigError(path, f"was made with another `{key}` than the study's now", fix)
+    names = [one.row.name for one in outcome.results]
     parts = {
-        "results": [row for row in config.rows if asked.count(row) != len(config.splits)],
+        "results": [row for row in config.rows if names.count(row) != len(config.splits)],
         "costs": [row for row in config.rows[1:] if row not in outcome.costs],
-        "controls": [row for row in (config.controls.rows if config.controls else ()) if row not in outcome.controls],
-        "ability": [row for row in (config.guard.rows if config.guard else ()) if row not in outcome.ability],
+        "controls": [row for row in config.control_rows if row not in outcome.controls],
+        "ability": [row for row in config.guard_rows if row not in outcome.ability],
     }
     for part, rows in parts.items():
         if rows:
-            raise DataError(f"{path}: lacks {part} of {', '.join(rows)}; copy it again, or delete it to train the seed")
+            raise DataError(path, f"lacks {part} of {', '.join(rows)}", _FIX)
+
+
+def write_study(config: StudyConfig, out: Path, outcomes: Sequence[Outcome]) -> Path:
+    """Write study.json, study.md and study.png into `out`, from one outcome per seed.
+
+    Returns:
+        The path of study.md.
+
+    Raises:
+        DataError: Two rows were not evaluated on the same pairs.
+    """
+    found = figures_of(config, outcomes)
+    shown = dataclasses.asdict(found)
+    table = {
+        "study": config.name,
+        "asks": config.asks,
+        "config": dataclasses.asdict(config),
+        "costs": shown["costs"],
+        "rows": shown["spreads"],
+        "differences": shown["leads"],
+        "kinds_of_pairs": shown["kinds"],
+        "controls": shown["controls"],
+        "general_ability": shown["ability"],
+        "provenance": artefacts.provenance(),
+    }
+    artefacts.write_json(out / "study.json", table)
+    return study_report.write(out, found)
+
+
+def figures_of(config: StudyConfig, outcomes: Sequence[Outcome]) -> StudyFigures:
+    """The figures of a study, from one outcome per seed."""
+    results = [one for outcome in outcomes for one in outcome.results if one.row.name in config.rows]
+    results.sort(key=lambda one: config.rows.index(one.row.name))
+    stages = config.rows[1:]
+    return StudyFigures(
+        name=config.name,
+        asks=config.asks,
+        seeds=config.seeds,
+        rows=config.rows,
+        reference=config.reference,
+        equal=config.equal,
+        modes={one.row.name: one.mode for one in results},
+        revisions=tuple(sorted({one for outcome in outcomes for one in outcome.revisions})),
+        masked=_masked(config),
+        spreads=over_seeds(results),
+        leads=study_figures.differences(results, stages, config.reference),
+        kinds=study_figures.kinds_of_pairs(results, config.reference),
+        controls=study_figures.controls_over_seeds(
+            [{row: one.controls[row] for row in config.control_rows} for one in outcomes],
+            {name: control.rule for name, control in CONTROLS.items()},
+        ),
+        ability=study_figures.ability_over_seeds(
+            [{row: one.ability[row] for row in config.guard_rows} for one in outcomes]
+        ),
+        costs={row: _mean_cost([outcome.costs[row] for outcome in outcomes]) for row in stages},
+    )
+
+
+def _mean_cost(by_seed: Sequence[Cost]) -> Cost:
+    """That of the first seed, with the mean of all seconds."""
+    return dataclasses.replace(by_seed[0], seconds=sum(one.seconds for one in by_seed) / len(by_seed))
+
+
+def _masked(config: StudyConfig) -> tuple[str, ...]:
+    """Rows with a stage that is trained with the authors' mask."""
+    recipes = {name: recipe_of(stage.recipe, stage.overrides) for name, stage in config.stages.items()}
+    masked = {name for name, recipe in recipes.items() if "authors" in str((recipe.get("stcr") or {}).get("mask"))}
+    return tuple(row for row in config.rows[1:] if masked & {*config.chain(row)})

@@ -1,6 +1,6 @@
-"""A study: a grid of chains over several seeds, from data to one table. What was done is not done again.
+"""A study: a grid of chains over several seeds, from data to one table. What is finished is not done again.
 
-Every stage is a process of its own, as a user would start it, and its log lies beside its folder.
+Every stage is a process of its own, as a user would start it; its log is beside its folder.
 """
 
 from __future__ import annotations
@@ -18,59 +18,77 @@ from typing import Any, TypeVar
 
 from stcr_plugin import artefacts, records
 from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.progress_bar import Progress, progress
 from stcr_plugin.records import StageRecord
-from stcr_plugin.study.evaluations import Asking, askings, stamp
-from stcr_plugin.study.grid import check_names, check_steps, data_of, made_by, placed, plans
-from stcr_plugin.study.outcomes import Outcome, check_outcome, collect, outcome_file, read_outcome, write_outcome
-from stcr_plugin.study.study_config import BASE, Plan, StudyConfig
+from stcr_plugin.study.evaluations import EvaluationCommand, evaluation_commands, stamp
+from stcr_plugin.study.grid import Plan, check_names, check_steps, data_of, made_by, placed, plans
+from stcr_plugin.study.outcomes import (
+    Outcome,
+    check_outcome,
+    collect,
+    outcome_file,
+    read_outcome,
+    write_outcome,
+    write_study,
+)
+from stcr_plugin.study.study_config import BASE, SeedRun, StudyConfig
 
 Result = TypeVar("Result")
 
 
 def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
-    """Train and evaluate every stage for every seed, and write the table; returns the path of study.md.
+    """Train and evaluate every stage for every seed, and write the table.
 
-    `jobs` commands at a time, each with its share of the cores, of `jobs` seeds at most. A stage that has finished as
-    it is asked for is left alone, and a killed one goes on, so the same command goes on with a killed study. A seed
-    whose outcome (`outcomes.outcome_file`) lies in `out` without a folder of its own was trained elsewhere, and is
-    taken as it is. Raises ConfigError for rows that are not equal as asked, a folder of another study or an outcome
-    of another, StcrError with the last words of a command that failed.
+    A finished stage is left alone and a killed one goes on, so the same command goes on with a killed study. A seed
+    with an outcome in `out` (`outcomes.outcome_file`) but without a folder was trained elsewhere; it is taken from the
+    file. A line is printed for each seed that is trained because its outcome is missing.
+
+    Args:
+        config: The study.
+        out: Folder of the results.
+        jobs: Commands at a time, each with its share of the cores; also the most seeds at a time.
+
+    Returns:
+        The path of study.md.
+
+    Raises:
+        ConfigError: The rows are not equal as `equal` demands, or the folder or an outcome is of another study.
+        StcrError: A command failed; it has the end of its log.
     """
-    from stcr_plugin.progress_bar import progress
-    from stcr_plugin.study.study_table import write_study
-
     if jobs < 1:
-        raise ConfigError(f"jobs {jobs}: must be at least 1")
+        raise ConfigError("jobs", f"must be at least 1, got {jobs}")
     check_names(config)
     if config.equal == "steps":
         check_steps(config)
     out.mkdir(parents=True, exist_ok=True)
     made = made_by(config)
-    done = {seed: outcome for seed in config.seeds if (outcome := _from_elsewhere(config, seed, out, made))}
+    done = {seed: outcome for seed in config.seeds if (outcome := _from_elsewhere(config, seed, out, made=made))}
     _claim(out, config)
     here = [seed for seed in config.seeds if seed not in done]
-    apart = [row for asked in (config.controls, config.guard) if asked for row in asked.rows]
-    asked = len(config.rows) * len(config.splits) + len(apart)
-    total = len(here) * (2 + len(config.also) + len(config.stages) + asked)
+    for path in (outcome_file(out, seed) for seed in here):
+        if not path.is_file():
+            print(f"train seed {path.stem.removeprefix('seed')}: no {path.name} in {out}", flush=True)
+    evaluations = len(config.rows) * len(config.splits) + len(config.control_rows) + len(config.guard_rows)
+    total = len(here) * (2 + len(config.also) + len(config.stages) + evaluations)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     with progress(total, f"study {config.name}:", "steps") as bar:
         commands = _Commands(environment, jobs, bar)
-        of_seeds = [partial(_run_seed, config, seed, out, commands, made) for seed in here]
+        of_seeds = [partial(_run_seed, config, seed, out, commands=commands, made=made) for seed in here]
         done |= zip(here, commands.at_once(of_seeds), strict=True)
     return write_study(config, out, [done[seed] for seed in config.seeds])
 
 
-def _from_elsewhere(config: StudyConfig, seed: int, out: Path, made: Mapping[str, Any]) -> Outcome | None:
+def _from_elsewhere(config: StudyConfig, seed: int, out: Path, *, made: Mapping[str, Any]) -> Outcome | None:
     path = outcome_file(out, seed)
     if not path.is_file() or (out / f"seed{seed}").exists():
         return None
     found = read_outcome(path)
-    check_outcome(path, found, config, seed, made)
+    check_outcome(path, found, config, seed=seed, made_by=made)
     return found
 
 
 def _claim(out: Path, config: StudyConfig) -> None:
-    """Keep the configuration in the folder, and refuse another study's. More seeds or rows may join."""
+    """Keep the configuration in the folder, and refuse another study's. Seeds or rows may be added."""
     path = out / "study.config.json"
     fixed = ("name", "data", "base", "model", "data_overrides", "base_overrides")
     values = asdict(config)
@@ -78,16 +96,15 @@ def _claim(out: Path, config: StudyConfig) -> None:
         other = artefacts.read_json(path)
         for key in fixed:
             if artefacts.digest(other.get(key)) != artefacts.digest(values[key]):
-                raise ConfigError(
-                    f"{out}: holds a study with another `{key}`; give another --out, or delete the folder"
-                )
+                problem = f"holds a study with another `{key}`"
+                raise ConfigError(out, problem, "give another --out, or delete the folder")
     artefacts.write_json(path, values)
 
 
 class _Commands:
-    """Runs `stcr` commands as processes, `jobs` at a time, and begins none once something has failed."""
+    """Runs `stcr` commands as processes, `jobs` at a time, and starts none once one has failed."""
 
-    def __init__(self, environment: Mapping[str, str], jobs: int, bar: Any) -> None:
+    def __init__(self, environment: Mapping[str, str], jobs: int, bar: Progress) -> None:
         self.environment = environment
         self.jobs = jobs
         self.bar = bar
@@ -97,12 +114,12 @@ class _Commands:
     def run(self, log: Path, *arguments: str) -> None:
         with self._slots:
             if self._failed.is_set():
-                raise _NotBegunError
+                raise _NotStartedError
             _run([sys.executable, "-m", "stcr_plugin.cli", *arguments], log, self.environment)
         self.bar.update()
 
     def at_once(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
-        """What each of `calls` returns; what is under way when one fails is let end, then its error is raised."""
+        """What each of `calls` returns. Where one fails, the running ones end first, then its error is raised."""
 
         def watched(call: Callable[[], Result]) -> Result:
             try:
@@ -115,36 +132,33 @@ class _Commands:
             running = [pool.submit(watched, call) for call in calls]
         errors = [error for one in running if (error := one.exception())]
         if errors:
-            raise min(errors, key=lambda error: isinstance(error, _NotBegunError))
+            raise min(errors, key=lambda error: isinstance(error, _NotStartedError))
         return [one.result() for one in running]
 
 
-class _NotBegunError(Exception):
-    """Another command has failed, whose error is the one to tell."""
+class _NotStartedError(Exception):
+    """Another command has failed, and its error is the one to raise."""
 
 
-def _run_seed(config: StudyConfig, seed: int, study: Path, commands: _Commands, made: Mapping[str, Any]) -> Outcome:
-    out = study / f"seed{seed}"
-    registry, logs = out / "data_registry", out / "logs"
-    data = data_of(config, seed)
+def _run_seed(config: StudyConfig, seed: int, study: Path, *, commands: _Commands, made: Mapping[str, Any]) -> Outcome:
+    run = SeedRun(config=config, seed=seed, out=study / f"seed{seed}", build=data_of(config, seed).name)
+    out, logs, registry = run.out, run.out / "logs", ("--registry", str(run.registry))
 
     def stcr(log: str, *arguments: str) -> None:
         commands.run(logs / f"{log}.log", *arguments)
 
-    stcr("data", "data", "build", config.data, *config.data_overrides, f"seed={seed}", "--registry", str(registry))
+    stcr("data", "data", "build", config.data, *config.data_overrides, f"seed={seed}", *registry)
     for number, other in enumerate(config.also):
-        stcr(f"data{number + 2}", "data", "build", other, f"seed={seed}", "--registry", str(registry))
+        stcr(f"data{number + 2}", "data", "build", other, f"seed={seed}", *registry)
     if config.model:
         _link(Path(config.model), out / BASE)
         commands.bar.update()
     else:
         assert config.base
-        stcr(
-            BASE, "base", "build", config.base, *config.base_overrides, f"out={out / BASE}", f"seed={seed}",
-            f"dataset={data.name}_forward", "--registry", str(registry),
-        )  # fmt: skip
-    planned = plans(config, seed, out, data.name)
-    missing = {plan.name for plan in planned if not _is_trained(plan, out / plan.name, registry)}
+        own = (f"out={out / BASE}", f"seed={seed}", f"dataset={run.build}_forward")
+        stcr(BASE, "base", "build", config.base, *config.base_overrides, *own, *registry)
+    planned = plans(run)
+    missing = {plan.name for plan in planned if not _is_trained(plan, out / plan.name, run.registry)}
     commands.bar.update(len(planned) - len(missing))
 
     def train_from(parent: str) -> None:
@@ -156,11 +170,21 @@ def _run_seed(config: StudyConfig, seed: int, study: Path, commands: _Commands, 
             stcr(plan.name, "train", plan.path, *plan.overrides)
         train_from(plan.name)
 
-    train_from(BASE)
     digest_of = cache(artefacts.model_digest)
-    asked = askings(config, seed, out, data.name, registry)
-    commands.at_once([partial(_ask, one, digest_of, registry, logs, commands) for one in asked])
-    outcome = collect(config, seed, out, planned, data.name, made)
+
+    def evaluate(command: EvaluationCommand) -> None:
+        """Run one evaluation, unless its results are up to date."""
+        done = logs / f"{command.name}.done"
+        stands = command.results.is_file() and done.is_file()
+        if stands and done.read_text(encoding="utf-8") == stamp(command, digest_of(command.model), run.registry):
+            commands.bar.update()
+            return
+        commands.run(logs / f"{command.name}.log", *command.arguments)
+        artefacts.write_text(done, stamp(command, digest_of(command.model), run.registry))
+
+    train_from(BASE)
+    commands.at_once([partial(evaluate, one) for one in evaluation_commands(run)])
+    outcome = collect(run, planned, made)
     write_outcome(outcome_file(study, seed), outcome)
     return outcome
 
@@ -180,32 +204,16 @@ def _is_trained(plan: Plan, folder: Path, registry: Path) -> bool:
         "on other data": data_then != {one.name: one.config_digest for one in builds},
         "from other weights": parent.model_digest not in (None, record.parent_digest),
     }
-    for how in (how for how, unlike in another.items() if unlike):
-        raise ConfigError(
-            f"{folder}: was trained {how} than the study's now; delete that folder and those of the stages that start "
-            "from it, or give another --out"
-        )
+    for how in (how for how, differs in another.items() if differs):
+        fix = "delete that folder and those of the stages that start from it, or give another --out"
+        raise ConfigError(folder, f"was trained {how} than the study's now", fix)
     return True
-
-
-def _ask(asking: Asking, digest_of: Callable[[Path], str], registry: Path, logs: Path, commands: _Commands) -> None:
-    """Run one evaluation, unless its figures stand and all that decided them is as it was."""
-    done = logs / f"{asking.name}.done"
-
-    def now() -> str:
-        return stamp(asking, digest_of(asking.model), registry)
-
-    if asking.figures.is_file() and done.is_file() and done.read_text(encoding="utf-8") == now():
-        commands.bar.update()
-        return
-    commands.run(logs / f"{asking.name}.log", *asking.words)
-    artefacts.write_text(done, now())
 
 
 def _link(model: Path, out: Path) -> None:
     """`out` with links to the files of `model`: evaluations write beside them, and that folder is not the study's."""
     if not (model / "config.json").is_file():
-        raise ConfigError(f"model: {model} holds no model; `hf download NAME --local-dir {model}` puts one there")
+        raise ConfigError("model", f"{model} holds no model", f"run `hf download NAME --local-dir {model}`")
     out.mkdir(parents=True, exist_ok=True)
     for file in model.iterdir():
         if file.is_file() and not (out / file.name).exists():
@@ -218,6 +226,5 @@ def _run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> N
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=dict(environment))
     if done.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().split("\n")[-8:]
-        raise StcrError(
-            f"{' '.join(command[2:])}: ended with exit code {done.returncode}; the end of {log}:\n" + "\n".join(last)
-        )
+        problem = f"ended with exit code {done.returncode}"
+        raise StcrError(" ".join(command[2:]), problem, f"see the end of {log}:\n" + "\n".join(last))

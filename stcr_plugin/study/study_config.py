@@ -1,10 +1,11 @@
-"""What a study may say: its stages, rows, seeds and what is asked of them, as typed settings."""
+"""The configuration of a study: its stages, rows, seeds and evaluations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 from stcr_plugin.config import nearest, settings
 
@@ -13,11 +14,15 @@ BASE = "base"
 
 @settings
 class StudyStage:
-    """One stage of a study: `recipe` with `overrides` laid over it, on `datasets`.
+    """One stage of a study.
 
-    datasets: keys of the data config, or BUILD:KEY of a config under the study's `also`; the stage's own measurements
-    (`stcr.evaluate`) are on the data config then too.
-    starts_from: another stage, or "base". row: whether it is a row of the table, or only leads to one.
+    Attributes:
+        recipe: Recipe of the training.
+        datasets: Keys of the data config, or BUILD:KEY of a config under the study's `also`. The stage's own
+            measurements (`stcr.evaluate`) are on the data config in both cases.
+        starts_from: Another stage, or "base".
+        overrides: Laid over the recipe.
+        row: Whether it is a row of the table, or only leads to one.
     """
 
     recipe: str
@@ -29,9 +34,13 @@ class StudyStage:
 
 @settings
 class StudyControls:
-    """Which `rows` the controls are put to, on how many `pairs` of a split of the data.
+    """The controls of a study.
 
-    also: other data to judge, BUILD:SPLIT=label, as `stcr controls --also` takes it.
+    Attributes:
+        rows: The rows that are evaluated.
+        split: A split of the data.
+        pairs: At most this many.
+        also: Other data to evaluate on, BUILD:SPLIT=label, as for `stcr controls --also`.
     """
 
     rows: tuple[str, ...]
@@ -42,9 +51,11 @@ class StudyControls:
 
 @settings
 class StudyGuard:
-    """Which `rows` are asked yes/no questions (`stcr guard`), about how many simulated scenes; the first is the before.
+    """The yes/no questions of a study (`stcr guard`).
 
-    The scenes are drawn by the study's seed, the same ones for all rows, and none of them is in the data.
+    Attributes:
+        rows: The rows that are evaluated; the others are compared with the first.
+        episodes: How many simulated scenes. They are drawn by the seed, the same for all rows, and are not in the data.
     """
 
     rows: tuple[str, ...]
@@ -55,17 +66,21 @@ class StudyGuard:
 class StudyConfig:
     """What is trained and compared.
 
-    asks: the question of the study, in a sentence. data, base: configurations, with overrides. model: instead of
-    `base`, the folder of a model that is there already, which every seed starts from. seeds: each has data, base and
-    stages of its own. reference: the row that the others are compared with, pair by pair.
-    equal: "steps" demands that all rows take as many steps from the base on as the reference does; "tokens" sets
-    `max_steps` of each row's last stage so that all are trained on as many supervised tokens, for which no other stage
-    may start from a row but the reference. "nothing" asks nothing.
-    mode: how all rows are asked, whatever each was trained for; null: by its own mode.
-    also: configurations of more data, to train on or to ask about. pairs: so many of each of `splits`, which are splits
-    of the data, or BUILD:SPLIT of a config under `also`.
-    controls: which rows the controls are put to, none where it is null. guard: which rows are asked of their general
-    ability. batch_size: of the evaluation.
+    Attributes:
+        asks: The question of the study, in a sentence.
+        data: Data config; `base` likewise. Both have overrides.
+        seeds: Each has its own data, base and stages.
+        reference: The row that the others are compared with, pair by pair.
+        model: Folder of an existing model that every seed starts from, instead of `base`.
+        splits: Evaluated on these: splits of the data, or BUILD:SPLIT of a config under `also`.
+        also: Configs of more data, to train or evaluate on.
+        equal: "steps": all rows must take as many steps from the base on as the reference. "tokens": `max_steps` of
+            each row's last stage is set so that all are trained on as many supervised tokens; then no other stage
+            may start from a row but the reference. "nothing": no condition.
+        pairs: At most this many per split.
+        mode: Mode of all rows' evaluation, whatever each was trained for; null: its own mode.
+        controls: null: no controls. `guard` likewise.
+        batch_size: Of the evaluation.
     """
 
     name: str
@@ -89,31 +104,28 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"`seeds` must be different numbers from 0 on, at least one, got {list(self.seeds)}")
+            raise ValueError(f"`seeds` must be at least one, different and not negative, got {list(self.seeds)}")
         if (self.base is None) == (self.model is None):
-            raise ValueError(
-                "give either `base`, the configuration of one to build, or `model`, a folder that holds one"
-            )
+            raise ValueError("give either `base`, the config of one to build, or `model`, the folder of one")
         if BASE in self.stages:
-            raise ValueError("no stage may be called base; the base is a row of its own")
+            raise ValueError("a stage cannot be called base, which is a row already")
         for name, stage in self.stages.items():
             if stage.starts_from not in (BASE, *self.stages):
                 known = nearest(stage.starts_from, [BASE, *self.stages])
-                raise ValueError(f"stages.{name}: starts_from {stage.starts_from!r} is no stage, {known}")
+                raise ValueError(f"stages.{name}: starts_from {stage.starts_from!r} is not a stage, {known}")
             self.chain(name)
-        for key, asked in (("controls", self.controls), ("guard", self.guard)):
-            for row in asked.rows if asked else ():
+        for key, part in (("controls", self.controls), ("guard", self.guard)):
+            for row in part.rows if part else ():
                 if row not in self.rows:
-                    raise ValueError(f"{key}.rows: {row!r} is no row, {nearest(row, list(self.rows))}")
+                    raise ValueError(f"{key}.rows: {row!r} is not a row, {nearest(row, list(self.rows))}")
         if self.reference not in self.rows[1:]:
-            raise ValueError(
-                f"`reference` {self.reference!r} is no stage that is a row, {nearest(self.reference, self.rows[1:])}"
-            )
+            known = nearest(self.reference, self.rows[1:])
+            raise ValueError(f"`reference` {self.reference!r} is not a stage that is a row, {known}")
         for name, stage in self.stages.items() if self.equal == "tokens" else ():
             if (row := stage.starts_from) in self.rows and row not in (BASE, self.reference):
                 raise ValueError(
-                    f"equal: tokens sets the steps of the row {row}, which {name} starts from, so {name} would not "
-                    f"take what it should; set stages.{row}.row=false, or equal to steps or nothing"
+                    f"equal: tokens sets the steps of the row {row}, which {name} starts from, so {name} would be "
+                    f"trained on too many or too few; set stages.{row}.row=false, or equal to steps or nothing"
                 )
 
     @property
@@ -121,12 +133,22 @@ class StudyConfig:
         """The rows of the table: the base, and the stages that are rows."""
         return (BASE, *(name for name, stage in self.stages.items() if stage.row))
 
-    def asked(self, build: str) -> list[tuple[str, str]]:
-        """(build, split) of each of `splits`; of `build`, the study's own data, where one names no other."""
+    @property
+    def control_rows(self) -> tuple[str, ...]:
+        """The rows that have controls."""
+        return self.controls.rows if self.controls else ()
+
+    @property
+    def guard_rows(self) -> tuple[str, ...]:
+        """The rows that have yes/no questions."""
+        return self.guard.rows if self.guard else ()
+
+    def evaluated_on(self, build: str) -> list[tuple[str, str]]:
+        """(build, split) of each of `splits`; those without a build are of `build`, the study's data."""
         return _of_builds(self.splits, build)
 
     def trained_on(self, name: str, build: str) -> list[tuple[str, str]]:
-        """(build, key) of each dataset of the stage `name`, in the same way."""
+        """(build, key) of each dataset of the stage `name`, likewise."""
         return _of_builds(self.stages[name].datasets, build)
 
     def chain(self, name: str) -> list[str]:
@@ -134,26 +156,30 @@ class StudyConfig:
         found: list[str] = []
         while name != BASE:
             if name in found:
-                raise ValueError(f"stages.{name}: starts from itself, by way of {' and '.join(found)}")
+                raise ValueError(f"stages.{name}: starts from itself, through {' and '.join(found)}")
             found.insert(0, name)
             name = self.stages[name].starts_from
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeedRun:
+    """One seed of a study, in the folder `out`; `build` is the name of its data."""
+
+    config: StudyConfig
+    seed: int
+    out: Path
+    build: str
+
+    @property
+    def registry(self) -> Path:
+        return self.out / "data_registry"
+
+    @property
+    def splits(self) -> list[tuple[str, str]]:
+        """(build, split) of all that the rows are evaluated on."""
+        return self.config.evaluated_on(self.build)
+
+
 def _of_builds(named: Sequence[str], build: str) -> list[tuple[str, str]]:
     return [(other or build, part) for other, _, part in (one.rpartition(":") for one in named)]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One stage as it is run for one seed: `recipe` as `stcr train` will see it, from `overrides`.
-
-    steps: of this stage. tokens: those of the answers that it is trained on, about (see `supervised_tokens`).
-    """
-
-    name: str
-    path: str
-    overrides: tuple[str, ...]
-    recipe: dict[str, Any]
-    steps: int
-    tokens: float

@@ -13,6 +13,6 @@ def made(registry):
 
 @pytest.fixture(scope="session")
 def texts(made):
-    """(pair_id, order) -> what a model said, every kind of text in both orders."""
+    """(pair_id, order) -> response of a model, every kind of text in both orders."""
     keys = [(row.pair.pair_id, row.order) for row in made.rows]
     return dict(zip(keys, cycle(WORDS), strict=False))

@@ -1,5 +1,6 @@
 import base64
 import csv
+import dataclasses
 import importlib
 import io
 import json
@@ -41,7 +42,7 @@ def test_command_takes_a_style_and_a_warning(registry, tmp_path):
 
 
 def test_lmms_eval_task_names_functions_that_are_there(registry, tmp_path):
-    done = export(registry, "toy", "heldout", tmp_path, "lmms-eval", AskSettings(max_new_tokens=77))
+    done = export(registry, "toy", "heldout", out=tmp_path, format="lmms-eval", settings=AskSettings(max_new_tokens=77))
     task = yaml.load((done.path / f"{done.name}.yaml").read_text(), Loader)  # noqa: S506 - a SafeLoader
     assert task["task"] == done.name
     assert (task["output_type"], task["generation_kwargs"]["max_new_tokens"]) == ("generate_until", 77)
@@ -56,18 +57,18 @@ def test_lmms_eval_task_names_functions_that_are_there(registry, tmp_path):
 def test_lmms_eval_data_load_offline_with_their_pictures(registry, made, tmp_path):
     import datasets
 
-    done = export(registry, "toy", "heldout", tmp_path / "out", "lmms-eval")
+    done = export(registry, "toy", "heldout", out=tmp_path / "out", format="lmms-eval")
     files = {"test": str(done.path / "data.parquet")}
     rows = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))["test"]
     assert len(rows) == len(made.rows) == done.rows
     for row, want in zip(rows, made.rows, strict=True):
         assert (row["img1"].tobytes(), row["img2"].tobytes()) == tuple(pixels(registry, name) for name in want.images)
         assert {name: row[name] for name in want.columns()} == want.columns()
-        assert (row["question"], json.loads(row["benchmark"])) == (want.question, made.asked)
+        assert (row["question"], json.loads(row["benchmark"])) == (want.question, dataclasses.asdict(made.source))
 
 
 def test_vlmevalkit_table_holds_two_pictures_a_row_named_by_content(registry, made, tmp_path):
-    done = export(registry, "toy", "heldout", tmp_path, "vlmevalkit")
+    done = export(registry, "toy", "heldout", out=tmp_path, format="vlmevalkit")
     csv.field_size_limit(sys.maxsize)
     with open(done.path, newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -92,15 +93,15 @@ def test_vlmevalkit_table_holds_two_pictures_a_row_named_by_content(registry, ma
 def test_same_build_gives_the_same_bytes(registry, tmp_path, format):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
-        export(registry, "toy", "heldout", folder, format)
+        export(registry, "toy", "heldout", out=folder, format=format)
     one, two = ({path.relative_to(at): path.read_bytes() for path in at.rglob("*") if path.is_file()} for at in folders)
     assert one == two
     assert len(one) == {"lmms-eval": 3, "vlmevalkit": 2}[format]
 
 
-def test_benchmarks_of_several_wordings_stand_side_by_side(registry, tmp_path):
+def test_folder_holds_benchmarks_of_several_prompt_variants(registry, tmp_path):
     names = {
-        export(registry, "toy", "heldout", tmp_path, "lmms-eval", AskSettings(mode=mode)).name
+        export(registry, "toy", "heldout", out=tmp_path, format="lmms-eval", settings=AskSettings(mode=mode)).name
         for mode in ("cot", "direct")
     }
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -109,18 +110,18 @@ def test_benchmarks_of_several_wordings_stand_side_by_side(registry, tmp_path):
 def test_export_that_cannot_be_written_leaves_nothing_behind(registry, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match="could not write"):
-        export(registry, "toy", "heldout", tmp_path / "out", "vlmevalkit")
+        export(registry, "toy", "heldout", out=tmp_path / "out", format="vlmevalkit")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(ConfigError, match="did you mean 'lmms-eval'"):
-        export(registry, "toy", "heldout", tmp_path, "lmms_eval")
+        export(registry, "toy", "heldout", out=tmp_path, format="lmms_eval")
 
 
 def test_command_says_how_the_benchmark_is_run(registry, tmp_path, capsys):
     options = ["--format", "vlmevalkit", "--out", str(tmp_path), "--registry", str(registry), "--mode", "cot"]
     assert main(["benchmark", "export", "toy", "--split", "heldout", *options]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     about = json.loads(next(tmp_path.glob("*.json")).read_text())
-    assert f"LMUData={tmp_path} python run.py --data {about['name']}" in said
+    assert f"LMUData={tmp_path} python run.py --data {about['name']}" in printed
     assert str(tmp_path) not in about["how"]  # the folder is to be shared
     assert (about["settings"]["mode"], about["rows"], about["pairs"], about["episodes"]) == ("cot", 24, 12, 3)
 

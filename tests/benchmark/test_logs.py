@@ -20,7 +20,7 @@ OWN = {"name", "model", "engine"}
 
 
 class Scripted:
-    """A model that says given texts, as `stcr eval` asks one."""
+    """An engine with given responses."""
 
     def __init__(self, texts):
         self.texts = texts
@@ -35,7 +35,7 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def evaluated(registry, texts, tmp_path_factory):
-    """The folder with the evaluation of a model that says `texts`, without other tools."""
+    """The folder of an evaluation with the responses `texts`, without other tools."""
     out = tmp_path_factory.mktemp("evaluated")
     request = EvalRequest(engine=Scripted(texts), dataset="toy", registry=registry, settings=GENERATED)
     evaluate(request, out)
@@ -72,23 +72,23 @@ def same_results(found, evaluated, log, name):
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "tsv", "csv", "json", "xlsx"])
-def test_texts_come_back_as_they_were_said(registry, made, texts, tmp_path, ending):
+def test_responses_are_read_as_they_were_logged(registry, made, texts, tmp_path, ending):
     if ending == "xlsx":
         pytest.importorskip("openpyxl", reason="needs pip install 'stcr-plugin[vlmevalkit]'")
     path = tmp_path / f"MyModel_{made.name}.{ending}"
     rows = samples(made, texts) if ending == "jsonl" else predictions(made, texts)
     getattr(benchmark_logs, f"write_{ending}")(path, rows)
-    again, log = open_log(path, "toy", "heldout", registry)
+    again, log = open_log(path, "toy", "heldout", registry=registry)
     assert again == made
-    assert dict(log.said) == texts
+    assert dict(log.responses) == texts
     assert (log.tool, log.model) == {"jsonl": ("lmms-eval", tmp_path.name)}.get(ending, ("VLMEvalKit", "MyModel"))
 
 
-def test_wording_and_seed_come_from_the_log(registry, texts, tmp_path):
+def test_prompt_variants_and_seed_come_from_the_log(registry, texts, tmp_path):
     settings = dataclasses.replace(GENERATED, mode="cot", language="zh", part="heldout")
-    made = benchmark(registry, "toy", "heldout", settings, seed=5)
+    made = benchmark(registry, "toy", "heldout", settings=settings, seed=5)
     write_jsonl(tmp_path / "log.jsonl", samples(made, texts))
-    assert open_log(tmp_path / "log.jsonl", "toy", "heldout", registry)[0] == made
+    assert open_log(tmp_path / "log.jsonl", "toy", "heldout", registry=registry)[0] == made
 
 
 def broken(case, rows):
@@ -110,53 +110,53 @@ def broken(case, rows):
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        ("missing", r"no answer to 1 of 24 queries, the first pair heldout-\d+:\d+-\d+, backward \(no row\)"),
-        ("double", r"row 25: pair heldout-\d+:\d+-\d+, forward, stands in row 3 too"),
+        ("missing", r"has no answer to 1 of 24 queries, the first pair heldout-\d+:\d+-\d+, backward \(no row\)"),
+        ("double", r"row 25: pair heldout-\d+:\d+-\d+, forward, is in row 3 too"),
         ("foreign", r"row 1: pair elsewhere:1-2, forward, is not in the benchmark"),
-        ("failed", r"no answer to 1 of 24 queries, .* \(row 7: Failed to obtain answer\)"),
-        ("mixed", r"row 6: of another benchmark than row 1"),
+        ("failed", r"has no answer to 1 of 24 queries, .* \(row 7: Failed to obtain answer\)"),
+        ("mixed", r"row 6: is of another benchmark than row 1"),
         ("no column", r"row 1: not a row of a benchmark that `stcr benchmark` exported \(KeyError: 'pair_id'\)"),
-        ("no label", r"its rows do not say what was asked"),
+        ("no label", r"its rows do not say how they were made"),
     ],
 )
 def test_rows_that_are_not_the_benchmarks_are_named(registry, made, texts, tmp_path, case, reason):
     log = tmp_path / f"m_{made.name}.tsv"
     write_tsv(log, broken(case, list(predictions(made, texts))))
     with pytest.raises(DataError, match=reason) as caught:
-        open_log(log, "toy", "heldout", registry)
+        open_log(log, "toy", "heldout", registry=registry)
     assert str(log) in str(caught.value)
 
 
-def test_answers_asked_for_several_times_are_refused(registry, made, texts, tmp_path):
+def test_repeated_answers_are_refused(registry, made, texts, tmp_path):
     rows = list(samples(made, texts))
     rows[1]["filtered_resps"] = ["img1", "img2"]
     log = tmp_path / "log.jsonl"
     write_jsonl(log, rows)
     with pytest.raises(DataError, match=r"log.jsonl, row 2: .*--repeats 1"):
-        open_log(log, "toy", "heldout", registry)
+        open_log(log, "toy", "heldout", registry=registry)
 
 
-def test_several_logs_or_none_in_a_folder_are_told(registry, made, texts, tmp_path):
+def test_several_logs_or_none_in_a_folder_are_refused(registry, made, texts, tmp_path):
     (tmp_path / "logs").mkdir()
     with pytest.raises(ConfigError, match="found: none"):
-        open_log(tmp_path / "logs", "toy", "heldout", registry)
+        open_log(tmp_path / "logs", "toy", "heldout", registry=registry)
     for model in ("a", "b"):
         write_tsv(tmp_path / "logs" / f"{model}_{made.name}.tsv", predictions(made, texts))
     write_tsv(tmp_path / "logs" / f"{made.name}.tsv", predictions(made, texts))  # the benchmark itself, no log
     with pytest.raises(ConfigError, match=rf"found: [^,]*a_{made.name}.tsv, [^,]*b_{made.name}.tsv;"):
-        open_log(tmp_path / "logs", "toy", "heldout", registry)
+        open_log(tmp_path / "logs", "toy", "heldout", registry=registry)
     with pytest.raises(ConfigError, match="no such file or folder"):
-        open_log(tmp_path / "nowhere", "toy", "heldout", registry)
+        open_log(tmp_path / "nowhere", "toy", "heldout", registry=registry)
     (tmp_path / "log.pkl").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"log.pkl: no log that can be read by its ending"):
-        open_log(tmp_path / "log.pkl", "toy", "heldout", registry)
+    with pytest.raises(ConfigError, match=r"log.pkl: is not a log by its ending"):
+        open_log(tmp_path / "log.pkl", "toy", "heldout", registry=registry)
 
 
 def test_log_of_another_split_is_refused(registry, made, texts, tmp_path):
     log = tmp_path / "log.jsonl"
     write_jsonl(log, samples(made, texts))
-    with pytest.raises(DataError, match="answers to toy, split heldout; name these"):
-        open_log(log, "toy", "train", registry)
+    with pytest.raises(DataError, match="is a log of toy, split heldout; name these"):
+        open_log(log, "toy", "train", registry=registry)
 
 
 def test_xlsx_without_openpyxl_names_the_command(registry, made, tmp_path, monkeypatch):
@@ -164,4 +164,4 @@ def test_xlsx_without_openpyxl_names_the_command(registry, made, tmp_path, monke
     log = tmp_path / f"m_{made.name}.xlsx"
     log.write_bytes(b"")
     with pytest.raises(ConfigError, match=r"pip install 'stcr-plugin\[vlmevalkit\]'.*PRED_FORMAT=tsv"):
-        open_log(log, "toy", "heldout", registry)
+        open_log(log, "toy", "heldout", registry=registry)

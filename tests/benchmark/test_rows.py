@@ -20,8 +20,8 @@ from stcr_plugin.types import ORDERS, Query
         AskSettings(mode="direct", style="letters", warn=True),
     ],
 )
-def test_every_pair_is_asked_in_both_orders_in_the_words_of_an_evaluation(registry, settings):
-    made = benchmark(registry, "toy", "heldout", settings, seed=3)
+def test_every_pair_is_in_both_orders_with_the_questions_of_an_evaluation(registry, settings):
+    made = benchmark(registry, "toy", "heldout", settings=settings, seed=3)
     queries = [Query(pair, order) for pair in read_pairs(registry, "toy", "heldout") for order in ORDERS]
     prompts = prompts_for(queries, settings, seed=3)
     assert [(row.pair, row.order, row.images, row.expected) for row in made.rows] == [
@@ -33,41 +33,41 @@ def test_every_pair_is_asked_in_both_orders_in_the_words_of_an_evaluation(regist
         assert all(name in row.introduction for name in row.names)
 
 
-def test_name_stands_for_all_that_is_asked(registry, tmp_path):
+def test_name_depends_on_all_that_is_shown(registry, tmp_path):
     first = benchmark(registry, "toy", "heldout")
     assert first.name.startswith("stcr_toy_heldout_")
-    assert benchmark(registry, "toy", "heldout", AskSettings(mode="direct", batch_size=1)).name == first.name
+    assert benchmark(registry, "toy", "heldout", settings=AskSettings(mode="direct", batch_size=1)).name == first.name
     others = [
         benchmark(registry, "toy", "heldout", seed=1),
-        benchmark(registry, "toy", "heldout", AskSettings(mode="cot")),
-        benchmark(registry, "toy", "heldout", AskSettings(part="heldout")),
+        benchmark(registry, "toy", "heldout", settings=AskSettings(mode="cot")),
+        benchmark(registry, "toy", "heldout", settings=AskSettings(part="heldout")),
         benchmark(with_another_picture(registry, tmp_path), "toy", "heldout"),
     ]
     assert len({first.name, *(other.name for other in others)}) == 5
 
 
 def test_benchmark_is_made_again_from_what_its_rows_carry(registry):
-    made = benchmark(registry, "toy", "heldout", AskSettings(mode="cot", language="zh"), seed=2)
-    assert benchmark_again(registry, dict(made.asked), "a log") == made
+    made = benchmark(registry, "toy", "heldout", settings=AskSettings(mode="cot", language="zh"), seed=2)
+    assert benchmark_again(registry, made.label, "a log") == made
 
 
-def test_benchmark_of_other_pictures_is_not_taken_for_it(registry, tmp_path):
+def test_benchmark_of_other_pictures_is_refused(registry, tmp_path):
     made = benchmark(registry, "toy", "heldout")
-    with pytest.raises(DataError, match=r"a log: answers to another benchmark .* pictures or wordings differ"):
-        benchmark_again(with_another_picture(registry, tmp_path), dict(made.asked), "a log")
+    with pytest.raises(DataError, match=r"a log: has answers to another benchmark .* pictures or prompts differ"):
+        benchmark_again(with_another_picture(registry, tmp_path), made.label, "a log")
 
 
-@pytest.mark.parametrize("asked", [None, [], {"dataset": "toy"}])
-def test_rows_that_do_not_say_what_was_asked_are_refused(registry, asked):
-    with pytest.raises(DataError, match="a log: its rows do not say what was asked"):
-        benchmark_again(registry, asked, "a log")
+@pytest.mark.parametrize("label", ["", "null", "[]", '{"dataset": "toy"}', "[1]"])
+def test_rows_that_do_not_say_how_they_were_made_are_refused(registry, label):
+    with pytest.raises(DataError, match="a log: its rows do not say how they were made"):
+        benchmark_again(registry, label, "a log")
 
 
 def test_unknown_split_and_language_are_refused(registry):
     with pytest.raises(ConfigError, match="heldout"):
         benchmark(registry, "toy", "heldot")
     with pytest.raises(ConfigError, match="did you mean 'zh'"):
-        benchmark(registry, "toy", "heldout", dataclasses.replace(AskSettings(), language="zn"))
+        benchmark(registry, "toy", "heldout", settings=dataclasses.replace(AskSettings(), language="zn"))
 
 
 def with_another_picture(registry, folder):

@@ -30,7 +30,7 @@ def test_chat_models_are_given_the_turn_of_an_evaluation(made):
     assert {part["url"].mode for part in parts if "url" in part} == {"RGB"}
 
 
-def test_models_that_take_pictures_first_are_told_their_names(made):
+def test_models_that_take_pictures_first_are_given_their_names(made):
     text = task.doc_to_text(document(made, made.rows[0]))
     assert text.startswith("The pictures are, in this order: img1, img2.\n")
     assert text.endswith(made.rows[0].question)
@@ -44,7 +44,7 @@ def test_aggregated_figures_are_those_of_our_metrics(made, texts):
         assert getattr(task, name)([sample[name] for sample in logged]) == getattr(figures(answers), name)
 
 
-def test_pair_that_was_asked_in_one_order_is_left_out_and_told(made, texts, caplog):
+def test_pair_with_one_order_is_left_out_and_logged(made, texts, caplog):
     logged = list(samples(made, texts))
     whole = [sample["forward_accuracy"] for sample in logged[:4]]
     assert task.forward_accuracy([*whole, logged[4]["forward_accuracy"]]) == task.forward_accuracy(whole)
@@ -55,7 +55,7 @@ def test_pair_that_was_asked_in_one_order_is_left_out_and_told(made, texts, capl
 @pytest.mark.slow
 def test_lmms_eval_itself_gives_our_figures_and_its_log_is_read(registry, made, tmp_path):
     pytest.importorskip("lmms_eval", reason="lmms-eval is not installed; pip install lmms-eval")
-    done = export(registry, "toy", "heldout", tmp_path / "out", "lmms-eval")
+    done = export(registry, "toy", "heldout", out=tmp_path / "out", format="lmms-eval")
     command = [sys.executable, "-m", "lmms_eval", "--include_path", str(tmp_path / "out"), "--tasks", done.name]
     command += ["--model", "dummy", "--model_args", "response=img2", "--log_samples", "--output_path"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}

@@ -1,4 +1,4 @@
-"""An exported folder holds the same model, for every reader that there is."""
+"""An exported folder holds the same model, for every reader."""
 
 import json
 import shutil
@@ -53,8 +53,8 @@ def test_full_weights_are_copied_to_the_byte_and_evaluate_the_same(stage, regist
         for name, folder in (("before", stage), ("after", done.out))
     ]
     assert figures(rows[0]) == figures(rows[1])
-    said = [(tmp_path / name / "said.jsonl").read_text() for name in ("before", "after")]
-    assert said[0] == said[1]
+    responses = [(tmp_path / name / "said.jsonl").read_text() for name in ("before", "after")]
+    assert responses[0] == responses[1]
     assert rows[1].settings["image_max_pixels"] == 3136
     assert rows[1].name == "stage2"
     assert "toy_weak" in rows[1].overlap.found.trained
@@ -77,7 +77,7 @@ def test_use_cache_and_generation_config_and_template_travel(stage, tmp_path):
     assert processors[0].tokenizer.get_vocab() == processors[1].tokenizer.get_vocab()
 
 
-def test_older_transformers_find_their_own_words_and_todays_read_the_same(stage, tmp_path):
+def test_older_transformers_find_their_own_keys_and_todays_read_the_same(stage, tmp_path):
     """Without them transformers 4.57.1, which servers still use, stops at the tokenizer (tried by hand)."""
     out = export(stage, tmp_path / "out").out
     text = json.loads((out / "config.json").read_text())["text_config"]
@@ -188,7 +188,7 @@ def test_killed_export_leaves_nothing(stage, tmp_path, monkeypatch):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_what_cannot_be_exported_is_said(stage, model, registry, tmp_path):
+def test_what_cannot_be_exported_is_refused(stage, model, registry, tmp_path):
     with pytest.raises(ChainError, match=r"holds no stage\.json; give the output folder of a finished stage"):
         export(model, tmp_path / "out")
     with pytest.raises(ChainError, match="does not exist"):

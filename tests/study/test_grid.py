@@ -1,4 +1,4 @@
-"""What a study trains: equal steps or tokens, and names that are told before hours of training."""
+"""What a study trains: equal steps or tokens, and wrong names that are refused before training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 from tiny_stage import DATA, RECIPES, Workshop
-from toy_study import stages, study, two_datasets
+from toy_study import seed_run, stages, study, two_datasets
 
 from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.study.grid import check_names, check_steps
+from stcr_plugin.study.grid import Plan, check_names, check_steps
 from stcr_plugin.study.runner import run_study
-from stcr_plugin.study.study_config import Plan, StudyConfig
+from stcr_plugin.study.study_config import StudyConfig
 
 STUDIES = sorted((RECIPES / "studies").glob("*.yaml"))
 
@@ -42,12 +42,12 @@ def test_shipped_studies_are_whole_and_equal_as_they_say(path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("dataset", "words"),
     [
-        ("waek", "stages.weak_only: tiny has no dataset 'waek', did you mean 'weak'"),
-        ("other:waek", "stages.weak_only: other has no dataset 'waek', did you mean 'weak'"),
-        ("ohter:weak", "stages.weak_only: neither `data` nor `also` builds 'ohter', did you mean 'other'"),
+        ("waek", "stages.weak_only: tiny has no dataset 'waek'; did you mean 'weak'"),
+        ("other:waek", "stages.weak_only: other has no dataset 'waek'; did you mean 'weak'"),
+        ("ohter:weak", "stages.weak_only: neither `data` nor `also` builds 'ohter'; did you mean 'other'"),
     ],
 )
-def test_unknown_dataset_is_told_before_anything_is_trained(tmp_path: Path, dataset: str, words: str) -> None:
+def test_unknown_dataset_is_refused_before_anything_is_trained(tmp_path: Path, dataset: str, words: str) -> None:
     workshop = Workshop(tmp_path)
     workshop.write_yaml(workshop.data, DATA)
     workshop.write_yaml(tmp_path / "other.yaml", {**DATA, "name": "other"})
@@ -61,14 +61,16 @@ def test_unknown_dataset_is_told_before_anything_is_trained(tmp_path: Path, data
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"splits": ["dev", "helout"]}, "splits: tiny has no split 'helout', did you mean 'heldout'"),
-        ({"splits": ["tyni:dev"]}, "splits: neither `data` nor `also` builds 'tyni', did you mean 'tiny'"),
+        ({"splits": ["dev", "helout"]}, "splits: tiny has no split 'helout'; did you mean 'heldout'"),
+        ({"splits": ["tyni:dev"]}, "splits: neither `data` nor `also` builds 'tyni'; did you mean 'tiny'"),
         ({"controls": {"rows": ["stage2"], "split": "seen"}}, "controls.split: tiny has no split 'seen'"),
         ({"controls": {"rows": ["stage2"], "split": "dev", "also": ["tiny:dve=x"]}}, "controls.also: .*mean 'dev'"),
         ({"controls": {"rows": ["stage2"], "split": "dev", "also": ["tiny/dev"]}}, "NAME:SPLIT=label"),
     ],
 )
-def test_unknown_split_is_told_before_anything_is_trained(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_unknown_split_is_refused_before_anything_is_trained(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
     workshop = Workshop(tmp_path)
     workshop.write_yaml(workshop.data, DATA)
     with pytest.raises(ConfigError, match=words):
@@ -84,7 +86,7 @@ def test_stage_trains_on_a_dataset_of_other_data(tmp_path: Path, monkeypatch: py
         "stcr_plugin.study.grid.supervised_tokens", lambda _, name, model: counted.append(name) or float(len(name))
     )
     config = study(also=["other.yaml"], stages=stages(weak_only={"datasets": ["other:weak"]}))
-    found = {plan.name: plan for plan in plans(config, 1, tmp_path, "toy")}
+    found = {plan.name: plan for plan in plans(seed_run(config, tmp_path))}
     assert found["weak_only"].recipe["dataset"] == "other_weak"
     assert found["weak_only"].recipe["stcr"]["evaluate"]["dataset"] == "toy"  # as all stages are measured
     assert found["stage2"].recipe["dataset"] == "toy_weak"
@@ -92,7 +94,7 @@ def test_stage_trains_on_a_dataset_of_other_data(tmp_path: Path, monkeypatch: py
     assert counted == ["toy_cot", "toy_weak", "other_weak"]
     unmeasured = {"datasets": ["other:weak"], "overrides": ["stcr.evaluate=null"]}
     config = study(also=["other.yaml"], stages=stages(weak_only=unmeasured))
-    assert plans(config, 1, tmp_path, "toy")[-1].recipe["stcr"]["evaluate"] is None
+    assert plans(seed_run(config, tmp_path))[-1].recipe["stcr"]["evaluate"] is None
 
 
 def test_passive_video_is_made_of_the_pairs_that_the_chain_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,12 +110,12 @@ def test_passive_video_is_made_of_the_pairs_that_the_chain_is_trained_on(monkeyp
 
 
 def test_recipe_is_the_same_however_the_folder_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stcr_plugin.study.grid import _plan, placed
+    from stcr_plugin.study.grid import placed, plan
 
     monkeypatch.setattr("stcr_plugin.study.grid.supervised_tokens", lambda *_: 8.0)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
-    plans = [_plan(study(), "stage2", 1, out / "seed1", "toy") for out in (Path("s"), tmp_path / "s", Path("link/s"))]
+    plans = [plan(seed_run(study(), out / "seed1"), "stage2") for out in (Path("s"), tmp_path / "s", Path("link/s"))]
     assert len({plan.recipe["output_dir"] for plan in plans}) == 3
     assert placed(plans[0].recipe) == placed(plans[1].recipe) == placed(plans[2].recipe)
     others = [{"learning_rate": 0.5}, {"model_name_or_path": "s/seed1/base"}]
@@ -125,12 +127,12 @@ def test_equal_tokens_sets_the_steps_of_the_last_stage(tmp_path: Path, monkeypat
 
     per_sample = {"cot": 40.0, "weak": 8.0}
     monkeypatch.setattr(module, "supervised_tokens", lambda _, name, model: per_sample[name.removeprefix("toy_")])
-    found: list[Plan] = module.plans(study(equal="tokens"), 1, tmp_path, "toy")
+    found: list[Plan] = module.plans(seed_run(study(equal="tokens"), tmp_path))
     tokens = {plan.name: plan.tokens for plan in found}
     assert tokens["weak_only"] == pytest.approx(tokens["stage1"] + tokens["stage2"], rel=1e-3)
     assert {plan.name: plan.steps for plan in found}["weak_only"] > 3 * found[0].steps
     with pytest.raises(ConfigError, match=r"weak_only is trained on [\d,]+ and stage2 on [\d,]+ before its last stage"):
-        module.plans(study(equal="tokens", reference="weak_only"), 1, tmp_path, "toy")
+        module.plans(seed_run(study(equal="tokens", reference="weak_only"), tmp_path))
 
 
 def test_equal_tokens_refuses_the_shipped_studies_in_which_a_row_leads_to_another(
@@ -144,7 +146,7 @@ def test_equal_tokens_refuses_the_shipped_studies_in_which_a_row_leads_to_anothe
 
 
 def test_tokens_of_a_stage_are_weighted_as_its_datasets_are_mixed(tmp_path: Path) -> None:
-    from stcr_plugin.study.grid import _plan
+    from stcr_plugin.study.grid import plan
 
     _, (cot, weak), (long, short) = two_datasets(tmp_path)
     assert cot > 2 * weak
@@ -153,14 +155,14 @@ def test_tokens_of_a_stage_are_weighted_as_its_datasets_are_mixed(tmp_path: Path
 
     def each(*overrides: str) -> float:
         stage = {"datasets": ["cot", "weak"], "overrides": [*small, *overrides]}
-        return _plan(study(stages=stages(weak_only=stage)), "weak_only", 1, tmp_path, "toy").tokens / 80
+        return plan(seed_run(study(stages=stages(weak_only=stage)), tmp_path), "weak_only").tokens / 80
 
     assert each() == pytest.approx((long * cot + short * weak) / (long + short))
     assert each("max_samples=6") == pytest.approx((cot + weak) / 2)
     assert each("mix_strategy=interleave_under") == pytest.approx((cot + weak) / 2)
     given = ("mix_strategy=interleave_over", "interleave_probs='0.2,0.8'")
     assert each(*given) == pytest.approx(0.2 * cot + 0.8 * weak)
-    with pytest.raises(ConfigError, match=r"interleave_probs 0\.5,0\.3,0\.2: must be a share for each of toy_cot"):
+    with pytest.raises(ConfigError, match=r"interleave_probs: got 0\.5,0\.3,0\.2; give a share for each of toy_cot"):
         each("mix_strategy=interleave_over", "interleave_probs='0.5,0.3,0.2'")
 
 
@@ -190,5 +192,5 @@ def test_tokens_of_a_stage_are_those_of_all_its_processes(
     del recipe["per_device_train_batch_size"]  # LLaMA-Factory then takes 8
     OmegaConf.save(recipe, tmp_path / "weak.yaml")
     stage = {"recipe": str(tmp_path / "weak.yaml"), "overrides": ["max_steps=10", *overrides]}
-    plan = module._plan(study(stages=stages(weak_only=stage)), "weak_only", 1, tmp_path, "toy")
-    assert plan.tokens == 10 * 8 * 8.0 * ranks
+    found = module.plan(seed_run(study(stages=stages(weak_only=stage)), tmp_path), "weak_only")
+    assert found.tokens == 10 * 8 * 8.0 * ranks

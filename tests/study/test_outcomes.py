@@ -1,4 +1,4 @@
-"""What a seed came to, in one file: seeds that were trained elsewhere join a study by it."""
+"""The outcome of a seed, in one file: seeds that were trained elsewhere join a study by it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_stage import DATA, Workshop
-from toy_study import stages, study
+from tiny_stage import DATA, RECIPES, Workshop
+from toy_study import seed_run, stages, study, two_datasets
 
+from stcr_plugin.artefacts import provenance
+from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.figures import Measure, Verdict
+from stcr_plugin.result_files import decode
+from stcr_plugin.results import ControlRow, ControlsOf
 from stcr_plugin.scoring.metrics import RATES
-from stcr_plugin.scoring.seeds import RARE
-from stcr_plugin.study.grid import made_by
-from stcr_plugin.study.outcomes import Cost, Outcome, outcome_file, read_outcome, write_outcome
+from stcr_plugin.scoring.seeds import RARE, SeedResult
+from stcr_plugin.scoring.verdicts import RULES
+from stcr_plugin.study.grid import made_by, plans
+from stcr_plugin.study.outcomes import (
+    Cost,
+    Outcome,
+    collect,
+    outcome_file,
+    read_outcome,
+    write_outcome,
+    write_study,
+)
 from stcr_plugin.study.runner import run_study
 from stcr_plugin.study.study_config import StudyConfig
 
 
-def result(row: str, seed: int, right: int) -> dict[str, Any]:
+def result(row: str, seed: int, right: int) -> SeedResult:
     accuracy = 100 * right / 4
-    return {
+    values = {
         "seed": seed,
         "name": row,
         "dataset": "tiny",
@@ -39,10 +53,11 @@ def result(row: str, seed: int, right: int) -> dict[str, Any]:
         "by_distance": {"windows": []},
         "per_episode": [{"episode_id": name, "n_pairs": 4, "pair_accuracy": accuracy} for name in ("a", "b")],
     }
+    return decode(SeedResult, values)
 
 
 def two_seeds(root: Path, **changes: Any) -> StudyConfig:
-    """A study of seeds 1 and 2, and in the folder `out` what each came to elsewhere."""
+    """A study of seeds 1 and 2, and in the folder `out` the outcome of each, trained elsewhere."""
     root.mkdir(exist_ok=True)
     workshop = Workshop(root)
     workshop.write_yaml(workshop.data, DATA)
@@ -54,7 +69,7 @@ def two_seeds(root: Path, **changes: Any) -> StudyConfig:
             seed=seed,
             made_by=made_by(config),
             revisions=("abc",),
-            costs={row: Cost((row,), 2, 100, 60.0 * seed) for row in ("stage2", "weak_only")},
+            costs={row: Cost((row,), 2, supervised_tokens=100, seconds=60.0 * seed) for row in ("stage2", "weak_only")},
             results=(result("base", seed, 0), result("stage2", seed, 4), result("weak_only", seed, right)),
             controls={},
             ability={},
@@ -76,8 +91,8 @@ def test_table_of_seeds_trained_elsewhere_is_written_without_training(
     table = json.loads((tmp_path / "out" / "study.json").read_text())
     accuracies = {one["of"]["name"]: one["figures"]["pair_accuracy"]["values"] for one in table["rows"]}
     assert accuracies == {"base": [0.0, 0.0], "stage2": [100.0, 100.0], "weak_only": [75.0, 50.0]}
-    (rival,) = table["differences"]
-    assert rival["points"]["mean"] == -37.5
+    (baseline,) = table["differences"]
+    assert baseline["points"]["mean"] == -37.5
     assert table["costs"]["weak_only"]["seconds"] == 90.0
 
 
@@ -91,6 +106,22 @@ def test_seed_with_a_folder_is_run_here(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("stcr_plugin.study.runner._run", run)
     with pytest.raises(DataError, match="ran seed2"):
         run_study(config, tmp_path / "out")
+
+
+def test_seed_without_a_file_is_named_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, printed = two_seeds(tmp_path), list[str]()
+    outcome_file(tmp_path / "out", 2).unlink()
+
+    def run(*_: object) -> None:
+        printed.append(capsys.readouterr().out)
+        raise DataError("ran")
+
+    monkeypatch.setattr("stcr_plugin.study.runner._run", run)
+    with pytest.raises(DataError, match="ran"):
+        run_study(config, tmp_path / "out")
+    assert printed == [f"train seed 2: no seed2.jsonl in {tmp_path / 'out'}\n"]
 
 
 @pytest.mark.parametrize(
@@ -111,13 +142,13 @@ def test_seed_of_another_study_is_refused(tmp_path: Path, changes: dict[str, Any
     for seed in (1, 2):
         outcome_file(tmp_path / "out", seed).rename(outcome_file(tmp_path / "other" / "out", seed))
     with pytest.raises(
-        ConfigError, match=rf"seed1\.jsonl: was made with another `{key}` .* delete it to train the seed"
+        ConfigError, match=rf"seed1\.jsonl: was made with another `{key}` .*; delete it to train the seed"
     ):
         run_study(other, tmp_path / "other" / "out")
     assert not (tmp_path / "other" / "out" / "study.config.json").exists()
 
 
-def test_rows_and_words_may_be_fewer_and_others_than_then(tmp_path: Path) -> None:
+def test_study_may_have_fewer_rows_and_another_question_than_the_file(tmp_path: Path) -> None:
     config = two_seeds(tmp_path)
     fewer = {name: stage for name, stage in config.stages.items() if name != "weak_only"}
     run_study(dataclasses.replace(config, stages=fewer, asks="What else?"), tmp_path / "out")
@@ -125,7 +156,7 @@ def test_rows_and_words_may_be_fewer_and_others_than_then(tmp_path: Path) -> Non
     assert [one["of"]["name"] for one in table["rows"]] == ["base", "stage2"]
 
 
-def test_file_of_another_seed_or_study_is_told_by_its_name(tmp_path: Path) -> None:
+def test_file_of_another_seed_or_study_is_refused(tmp_path: Path) -> None:
     config = two_seeds(tmp_path)
     outcome_file(tmp_path / "out", 1).replace(outcome_file(tmp_path / "out", 2))
     with pytest.raises(ConfigError, match=r"seed2\.jsonl: is seed 1 of the study 'toy'"):
@@ -144,18 +175,109 @@ def test_file_of_another_seed_or_study_is_told_by_its_name(tmp_path: Path) -> No
         lambda text: text + "null\n",
     ],
 )
-def test_damaged_file_is_told(tmp_path: Path, damage: Any) -> None:
+def test_damaged_file_is_named(tmp_path: Path, damage: Any) -> None:
     two_seeds(tmp_path)
     path = outcome_file(tmp_path / "out", 1)
     path.write_text(damage(path.read_text()), encoding="utf-8")
-    with pytest.raises(DataError, match=r"seed1\.jsonl: no outcome of a seed .*copy it again"):
+    with pytest.raises(DataError, match=r"seed1\.jsonl: not the outcome of a seed .*copy it again"):
         read_outcome(path)
 
 
-def test_file_without_a_row_of_the_study_is_told(tmp_path: Path) -> None:
+def test_file_without_a_row_of_the_study_is_named(tmp_path: Path) -> None:
     config = two_seeds(tmp_path)
     path = outcome_file(tmp_path / "out", 2)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]), encoding="utf-8")
     with pytest.raises(DataError, match=r"seed2\.jsonl: lacks results of weak_only; copy it again"):
         run_study(config, tmp_path / "out")
+
+
+def outcome_of_oracles(root: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 1) -> tuple[StudyConfig, Outcome]:
+    """A study whose rows all are the oracle "right" on `heldout`, and the outcome of its only seed.
+
+    Beside it lie, in the same folders, a comparator's results and the controls of another split.
+    """
+    from stcr_plugin.engines.oracles import Oracle
+    from stcr_plugin.engines.settings import AskSettings
+    from stcr_plugin.evaluation.controls import write
+    from stcr_plugin.evaluation.evaluate import evaluate
+    from stcr_plugin.evaluation.request import EvalRequest
+    from stcr_plugin.registry.manifest import read_pairs
+
+    masked = stages(
+        weak_only={"overrides": ["stcr.mask=authors", "max_steps=4"]}, stage2={"overrides": ["max_steps=2"]}
+    )
+    controls, data, base = {"rows": ["stage2"], "split": "heldout"}, root / "data.yaml", root / "base.yaml"
+    data.write_text("name: toy\n", encoding="utf-8")
+    base.write_text("seed: 0\n", encoding="utf-8")
+    config = study(data=str(data), base=str(base), stages=masked, splits=["heldout"], seeds=[seed], controls=controls)
+    folder = root / f"seed{seed}"
+    registry, _, _ = two_datasets(folder)
+    header = ControlsOf(name="x", dataset="toy", split="x", n_pairs=1, n_episodes=1, mode="direct")
+    pairs = read_pairs(registry, "toy", "heldout")
+    for oracle, where in (("right", "toy-heldout"), ("coin", "toy-heldout-swap_ensemble")):
+        engine, direct = Oracle(oracle, pairs), AskSettings(mode="direct")
+        request = EvalRequest(engine=engine, dataset="toy", registry=registry, settings=direct, resamples=20)
+        found = evaluate(request, root / oracle)
+        for name in config.rows:
+            found.write(folder / name / "eval" / where / "results.json")
+    verdicts: dict[str, Verdict] = {"heldout": "holds", "dev": "fails"}
+    for split, verdict in verdicts.items():
+        measures = {"pair_accuracy": Measure(90.0), "difference": Measure(-2.0), "unparsed_rate": Measure(1.0)}
+        row = ControlRow("wording", "", "", "", RULES["keeps"].words, verdict, "", measures=measures)
+        write(folder / "stage2" / "controls" / f"toy-{split}", header, [row])
+    run = seed_run(config, folder, seed)
+    return config, collect(run, plans(run), made_by(config))
+
+
+def test_table_has_the_rows_of_the_study_and_says_what_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, outcome = outcome_of_oracles(tmp_path, monkeypatch)
+    text = write_study(config, tmp_path, [outcome]).read_text()
+    table = json.loads((tmp_path / "study.json").read_text())
+    assert [(row["of"]["name"], row["of"]["split"]) for row in table["rows"]] == [
+        (name, "heldout") for name in config.rows
+    ]
+    assert all(row["figures"]["pair_accuracy"]["values"] == [100.0] for row in table["rows"])
+    assert [one["verdicts"] for one in table["controls"]] == [["holds"]]
+    assert set(table["controls"][0]["measures"]) == {"pair_accuracy", "difference", "unparsed_rate"}
+    assert "| `wording` | stage2 | 1 holds | pair accuracy % 90.0; difference -2.0 |" in text
+    assert "One seed does not show how another training run would come out." in text
+    assert "| weak_only | direct | 100.0 |" in text
+    assert "| +0.0 | - | - | +0.0 to +0.0 |" in text
+    assert "In weak_only the loss also covers the end of the prompt and its image tokens" in text
+    assert f"at code revision {provenance()['code_revision']}." in text
+    (tmp_path / "seed1" / "base" / "eval" / "toy-heldout" / "results.json").unlink()
+    with pytest.raises(DataError, match=r"base/eval/toy-heldout/results\.json: no such file"):
+        collect(seed_run(config, tmp_path / "seed1"), [], {})
+
+
+def test_outcome_file_has_all_that_the_table_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, outcome = outcome_of_oracles(tmp_path, monkeypatch)
+    text = write_study(config, tmp_path / "first", [outcome]).read_text()
+    write_outcome(tmp_path / "seed1.jsonl", outcome)
+    again = read_outcome(tmp_path / "seed1.jsonl")
+    assert write_study(config, tmp_path / "second", [again]).read_text() == text
+    assert (tmp_path / "second" / "study.json").read_text() == (tmp_path / "first" / "study.json").read_text()
+    write_outcome(tmp_path / "again.jsonl", again)
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "seed1.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["seeds", "ablation", "few_labels"])
+def test_published_table_is_made_of_the_published_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    published = Path("docs/results") / name
+    paths = sorted(published.glob("seed*.jsonl"))
+    outcomes = [read_outcome(path) for path in paths]
+    for path, outcome in zip(paths, outcomes, strict=True):
+        write_outcome(tmp_path / path.name, outcome)
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+    config = load(StudyConfig, RECIPES / f"studies/{name}.yaml", [f"seeds={[one.seed for one in outcomes]}"])
+    text = write_study(config, tmp_path, outcomes).read_text(encoding="utf-8")
+    assert text == (published / "study.md").read_text(encoding="utf-8")
+    tables = [json.loads((folder / "study.json").read_text()) for folder in (published, tmp_path)]
+    for key in ("costs", "rows", "differences", "kinds_of_pairs", "controls", "general_ability"):
+        assert tables[0][key] == tables[1][key]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 from tiny_stage import DATA, RECIPES, TINY, Workshop
-from toy_study import stages, study
+from toy_study import seed_run, stages, study
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, StcrError
@@ -23,7 +23,7 @@ from stcr_plugin.study.study_config import StudyConfig, StudyControls
 def test_every_seed_starts_from_links_to_the_model_that_is_there(tmp_path: Path) -> None:
     from stcr_plugin.study.runner import _link
 
-    with pytest.raises(ConfigError, match="holds no model; `hf download NAME --local-dir"):
+    with pytest.raises(ConfigError, match="holds no model; run `hf download NAME --local-dir"):
         _link(tmp_path / "real", tmp_path / "seed1/base")
     (tmp_path / "real").mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -109,7 +109,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, root: Path, run: Callable[[Path], Non
     workshop = Workshop(root)
     workshop.write_yaml(workshop.data, DATA)
     monkeypatch.setattr("stcr_plugin.study.grid.supervised_tokens", lambda *_: 8.0)
-    monkeypatch.setattr("stcr_plugin.study.study_table.write_study", lambda config, out, outcomes: out)
+    monkeypatch.setattr("stcr_plugin.study.runner.write_study", lambda config, out, outcomes: out)
     for name in ("collect", "write_outcome"):
         monkeypatch.setattr(module, name, lambda *arguments: None)
     monkeypatch.setattr(module, "_run", lambda command, log, environment: run(log))
@@ -130,7 +130,7 @@ def test_jobs_of_one_seed_run_at_once_and_none_before_what_it_starts_from(
         most = max(most, len(under_way))
         begun.append(log.stem)
         if log.stem in ("stage1", "weak_only"):
-            both.wait(30)  # which no one passes alone
+            both.wait(30)  # passed only by two at once
         if log.stem == "stage2":
             assert "stage1" in ended
             second_stage.set()
@@ -148,8 +148,8 @@ def test_jobs_of_one_seed_run_at_once_and_none_before_what_it_starts_from(
     assert sorted(begun[5:]) == ["base-dev", "stage2-dev", "weak_only-dev"]
 
 
-def test_figures_that_stand_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stcr_plugin.study.evaluations import askings
+def test_results_that_are_up_to_date_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stcr_plugin.study.evaluations import evaluation_commands
 
     begun, weights, seed_folder = list[str](), {"stage2": "first"}, tmp_path / "out" / "seed1"
     registry = seed_folder / "data_registry"
@@ -158,13 +158,13 @@ def test_figures_that_stand_are_not_asked_for_again(tmp_path: Path, monkeypatch:
         if log.stem == "data":
             (registry / "tiny").mkdir(parents=True, exist_ok=True)
             (registry / "tiny" / "manifest.json").write_text("{}", encoding="utf-8")
-        for one in askings(config, 1, seed_folder, "tiny", registry):
+        for one in evaluation_commands(seed_run(config, seed_folder, build="tiny")):
             if one.name == log.stem:
                 begun.append(log.stem)
-                one.figures.parent.mkdir(parents=True, exist_ok=True)
-                one.figures.write_text("figures", encoding="utf-8")
+                one.results.parent.mkdir(parents=True, exist_ok=True)
+                one.results.write_text("figures", encoding="utf-8")
 
-    def asked(of: StudyConfig) -> list[str]:
+    def evaluated(of: StudyConfig) -> list[str]:
         begun.clear()
         run_study(of, tmp_path / "out")
         return sorted(begun)
@@ -174,24 +174,26 @@ def test_figures_that_stand_are_not_asked_for_again(tmp_path: Path, monkeypatch:
     config = dataclasses.replace(made, seeds=(1,), controls=controls)
     monkeypatch.setattr("stcr_plugin.artefacts.model_digest", lambda folder: weights.get(folder.name, folder.name))
     every = ["base-dev", "stage2-controls", "stage2-dev", "weak_only-dev"]
-    assert asked(config) == every
-    assert asked(config) == []
+    assert evaluated(config) == every
+    assert evaluated(config) == []
     weights["stage2"] = "second"
-    assert asked(config) == ["stage2-controls", "stage2-dev"]
-    assert asked(dataclasses.replace(config, pairs=7)) == ["base-dev", "stage2-dev", "weak_only-dev"]
-    first = next(askings(config, 1, seed_folder, "tiny", registry)).figures
+    assert evaluated(config) == ["stage2-controls", "stage2-dev"]
+    assert evaluated(dataclasses.replace(config, pairs=7)) == ["base-dev", "stage2-dev", "weak_only-dev"]
+    first = next(evaluation_commands(seed_run(config, seed_folder, build="tiny"))).results
     first.write_text("of other pairs, by hand", encoding="utf-8")
-    assert asked(dataclasses.replace(config, pairs=7)) == ["base-dev"]
+    assert evaluated(dataclasses.replace(config, pairs=7)) == ["base-dev"]
     first.unlink()
-    assert asked(dataclasses.replace(config, pairs=7)) == ["base-dev"]
+    assert evaluated(dataclasses.replace(config, pairs=7)) == ["base-dev"]
     (registry / "tiny" / "manifest.json").write_text('{"other": 1}', encoding="utf-8")
     monkeypatch.setattr(
         "stcr_plugin.study.runner._run", lambda command, log, environment: log.stem != "data" and run(log)
     )
-    assert asked(dataclasses.replace(config, pairs=7)) == every
+    assert evaluated(dataclasses.replace(config, pairs=7)) == every
 
 
-def test_nothing_is_begun_after_a_failure_whose_words_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_started_after_a_failure_whose_error_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from stcr_plugin.study import runner as module
 
     begun, commands = list[tuple[str, str]](), list[module._Commands]()
@@ -220,7 +222,7 @@ def test_nothing_is_begun_after_a_failure_whose_words_are_told(tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_failed_command_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_failed_command_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
     config = tiny_study(tmp_path, data_overrides=["splits.train.episodes=999"])
-    with pytest.raises(StcrError, match=r"data build.*ended with exit code 1; the end of .*data\.log"):
+    with pytest.raises(StcrError, match=r"data build.*ended with exit code 1; see the end of .*data\.log"):
         run_study(config, tmp_path / "out")

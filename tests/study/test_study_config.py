@@ -1,4 +1,4 @@
-"""What the configuration of a study may say."""
+"""The configuration of a study."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def test_chain_lists_the_stages_from_the_base_on() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"stages": stages(stage1={"starts_from": "stage2"})}, "starts from itself, by way of stage"),
-        ({"stages": stages(stage2={"starts_from": "stage3"})}, "'stage3' is no stage, did you mean 'stage"),
+        ({"stages": stages(stage1={"starts_from": "stage2"})}, "starts from itself, through stage"),
+        ({"stages": stages(stage2={"starts_from": "stage3"})}, "'stage3' is not a stage, did you mean 'stage"),
         ({"reference": "weak"}, "did you mean 'weak_only'"),
-        ({"reference": "stage1"}, "`reference` 'stage1' is no stage that is a row, did you mean 'stage2'"),
-        ({"reference": "base"}, "`reference` 'base' is no stage that is a row"),
+        ({"reference": "stage1"}, "`reference` 'stage1' is not a stage that is a row, did you mean 'stage2'"),
+        ({"reference": "base"}, "`reference` 'base' is not a stage that is a row"),
         ({"equal": "tokens", "stages": stages(stage1={"row": True})}, r"the row stage1, which stage2 .*\.row=false"),
-        ({"seeds": [1, 1]}, "different numbers"),
-        ({"seeds": [-1]}, "from 0 on"),
+        ({"seeds": [1, 1]}, "different and not negative"),
+        ({"seeds": [-1]}, "not negative"),
         ({"seeds": []}, "at least one"),
-        ({"stages": {**MINIMAL["stages"], "base": MINIMAL["stages"]["weak_only"]}}, "no stage may be called base"),
-        ({"controls": {"rows": ["stage1"]}}, "controls.rows: 'stage1' is no row, did you mean 'stage2'"),
-        ({"guard": {"rows": ["weak"]}}, "guard.rows: 'weak' is no row, did you mean 'weak_only'"),
+        ({"stages": {**MINIMAL["stages"], "base": MINIMAL["stages"]["weak_only"]}}, "a stage cannot be called base"),
+        ({"controls": {"rows": ["stage1"]}}, "controls.rows: 'stage1' is not a row, did you mean 'stage2'"),
+        ({"guard": {"rows": ["weak"]}}, "guard.rows: 'weak' is not a row, did you mean 'weak_only'"),
         ({"model": "models/real"}, "give either `base`, .* or `model`"),
         ({"sedes": [1]}, "unknown key 'sedes', did you mean 'seeds'"),
     ],

@@ -1,0 +1,76 @@
+"""The figures of a study over its seeds, and their tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stcr_plugin.figures import GuardKind
+from stcr_plugin.report import study_report
+from stcr_plugin.report.document import Document, Section, markdown
+from stcr_plugin.result_files import decode
+from stcr_plugin.scoring.metrics import RATES
+from stcr_plugin.scoring.seeds import SeedResult
+from stcr_plugin.scoring.study_figures import StudyFigures, ability_over_seeds, kinds_of_pairs
+
+
+def figures(**parts: Any) -> StudyFigures:
+    """The figures of a study with `parts` alone."""
+    of = {"name": "toy", "asks": "", "seeds": (1, 2), "rows": (), "reference": "stage2", "equal": "nothing"}
+    empty: dict[str, Any] = {
+        "modes": {}, "revisions": ("a",), "masked": (), "spreads": (), "leads": (), "kinds": (), "controls": (),
+        "ability": (), "costs": {},
+    }  # fmt: skip
+    return StudyFigures(**{**of, **empty, **parts})
+
+
+def test_rows_of_two_modes_are_named() -> None:
+    two, one = (figures(modes={"stage1": "cot", "stage2": mode}) for mode in ("direct", "cot"))
+    assert "a difference between rows of two modes is also one of how they are evaluated." in study_report.method(two)
+    assert "two modes" not in study_report.method(one)
+
+
+def test_kinds_of_pairs_are_compared_with_the_reference_seed_by_seed() -> None:
+    def result(name: str, seed: int, within: float | None, near: float) -> SeedResult:
+        phases = {} if within is None else {"within": {"pair_accuracy": within, "n_pairs": 20}}
+        windows = [{"steps": "5..11", "pair_accuracy": near, "n_pairs": 30}]
+        parts = {"by_phase": phases, "by_distance": {"windows": windows}}
+        of = {"name": name, "seed": seed, "dataset": "toy", "split": "heldout", "per_episode": []}
+        return decode(SeedResult, {**of, **dict.fromkeys(("n_pairs", "n_episodes", *RATES), 0), **parts})
+
+    results = [result("stage2", 1, 80.0, 90.0), result("stage2", 2, 70.0, 94.0)]
+    results += [result("weak_only", 1, 60.0, 91.0), result("weak_only", 2, 64.0, 93.0)]
+    chain, baseline, *near = kinds_of_pairs(results, "stage2")
+    assert (chain.kind, chain.row, chain.more) == ("within one phase", "stage2", None)
+    assert (baseline.row, baseline.pairs, baseline.pair_accuracy.mean) == ("weak_only", 40, 62.0)
+    assert baseline.more is not None
+    assert baseline.more.values == (-20.0, -6.0)
+    assert [(one.kind, one.row, one.pairs) for one in near] == [
+        ("5..11 steps", "stage2", 60),
+        ("5..11 steps", "weak_only", 60),
+    ]
+    text = markdown(Document("", [Section("", study_report.kinds(figures(kinds=[baseline])))]))
+    assert "| toy, heldout | within one phase | weak_only | 62.0 ± 2.8 | -13.0 ± 9.9 | 40 |" in text
+    without = [result("stage2", 1, None, 90.0), *results[1:]]  # no such pairs under one seed
+    assert {one.kind for one in kinds_of_pairs(without, "stage2")} == {"5..11 steps"}
+
+
+def test_general_ability_is_compared_with_the_first_row_seed_by_seed() -> None:
+    rates = ("accuracy", "precision", "recall", "f1", "unparsed_rate")
+    accuracies = {"base": (80.0, 70.0), "stage2": (60.0, 56.0)}
+    by_seed = [
+        {
+            row: decode(GuardKind, {"n": 10, **dict.fromkeys(rates, values[number]), "yes_ratio": 50.0})
+            for row, values in accuracies.items()
+        }
+        for number in range(2)
+    ]
+    first, second = ability_over_seeds(by_seed)
+    assert first.more is None
+    assert second.more is not None
+    assert second.more.mean == pytest.approx(-17.0)
+    assert second.questions == 20
+    text = markdown(Document("", [Section("", study_report.ability(figures(ability=[first, second])))]))
+    assert "-17.0 ± 4.2" in text
+    assert study_report.ability(figures(ability=ability_over_seeds([{}, {}]))) == []
