@@ -34,7 +34,7 @@ class RowKey:
 
 @dataclass(frozen=True)
 class SeedFigures:
-    """The part of `results.Figures` that is compared over seeds."""
+    """The part of `figures.Figures` that is compared over seeds."""
 
     n_pairs: int
     n_episodes: int

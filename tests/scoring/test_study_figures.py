@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from stcr_plugin.figures import GuardKind
 from stcr_plugin.report import study_report
 from stcr_plugin.report.document import Document, Section, markdown
 from stcr_plugin.result_files import decode
-from stcr_plugin.results import GuardKind
 from stcr_plugin.scoring.metrics import RATES
 from stcr_plugin.scoring.seeds import SeedResult
 from stcr_plugin.scoring.study_figures import StudyFigures, ability_over_seeds, kinds_of_pairs

@@ -14,8 +14,9 @@ from toy_study import seed_run, stages, study, two_datasets
 from stcr_plugin.artefacts import provenance
 from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.figures import Measure, Verdict
 from stcr_plugin.result_files import decode
-from stcr_plugin.results import ControlRow, ControlsOf, Measure, Verdict
+from stcr_plugin.results import ControlRow, ControlsOf
 from stcr_plugin.scoring.metrics import RATES
 from stcr_plugin.scoring.seeds import RARE, SeedResult
 from stcr_plugin.scoring.verdicts import RULES
