@@ -118,7 +118,7 @@ def benchmark(
     settings = dataclasses.replace(settings or AskSettings(), generate=True)
     settings = dataclasses.replace(settings, mode=settings.mode or "direct")
     queries = [Query(pair, order) for pair in read_pairs(registry, dataset, split) for order in ORDERS]
-    prompts = prompts_for(queries, settings, seed, teaches_ties(read_manifest(registry, dataset)))
+    prompts = prompts_for(queries, settings, seed, ties=teaches_ties(read_manifest(registry, dataset)))
     if not queries:
         raise DataError(dataset, f"split {split} has no pairs", "build it with more episodes, or name another")
     introduction = _introduction(settings.language)

@@ -112,12 +112,12 @@ def _described_pictures(
     rules: Pretraining, seed: int
 ) -> tuple[list[npt.NDArray[np.uint8]], list[str], list[str], npt.NDArray[np.float32]]:
     """Pictures, task texts, captions, and targets [n, 8]: positions in the picture (-2..2), grip, holding (-1, 1)."""
-    from stcr_plugin.samples.cot import load_wordings
+    from stcr_plugin.samples.cot import load_phrases
 
     # Another seed than that of the demonstrations that stages train on.
     source = TabletopSource(TabletopConfig(seen=rules.episodes, heldout=0), seed=seed + 1_000_003)
     rng = np.random.default_rng(seed)  # not artefacts.rng: the same seed keeps giving the same base
-    wording = load_wordings(source.kind)["en"]
+    phrases = load_phrases(source.kind)["en"]
     pictures, tasks, captions, positions = [], [], [], []
     for episode in source.episodes():
         assert isinstance(episode, Episode)
@@ -127,7 +127,7 @@ def _described_pictures(
             state = states[index]
             pictures.append(picture.copy())
             tasks.append(episode.task)
-            captions.append(wording.say(source.claims(state)) + ".")
+            captions.append(phrases.say(source.claims(state)) + ".")
             spots = [4 * share - 2 for name in ("hand", "object", "goal") for share in state[f"{name}_at"]]
             holding = state["phase"] in ("lift", "move")
             positions.append([*spots, 2 * state["gripper"] - 1, 2.0 * holding - 1])

@@ -14,7 +14,7 @@ from typing import Any
 from stcr_plugin.config import nearest, read_yaml
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.samples.questions import ask
+from stcr_plugin.samples.questions import question_text
 from stcr_plugin.scoring.parsing import NEITHER
 from stcr_plugin.types import Prompt, Query, Response, Shown
 
@@ -33,12 +33,14 @@ def prompts_for(queries: Sequence[Query], settings: AskSettings, seed: int = 0, 
     Raises:
         ConfigError: For an unknown style or language.
     """
-    return [_prompt(query, settings, seed, ties) for query in queries]
+    return [_prompt(query, settings, seed, ties=ties) for query in queries]
 
 
 def _prompt(query: Query, settings: AskSettings, seed: int, ties: bool) -> Prompt:
     names = names_of(settings.style, settings.language, len(query.images))
-    question = ask(query, settings.mode or "direct", settings.language, seed=seed, part=settings.part, ties=ties)
+    question = question_text(
+        query, settings.mode or "direct", settings.language, seed=seed, part=settings.part, ties=ties
+    )
     return Prompt(
         item=query.pair.pair_id,
         episode_id=query.pair.episode_id,

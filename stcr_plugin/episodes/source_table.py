@@ -39,7 +39,7 @@ class SourceKind:
         source: The EpisodeSource class, called with the settings.
         seeded: Whether `source` takes the build's seed as a second argument; simulators do.
         claims: How the claims of its frames are written, for Chain-of-Thought text: language -> fields of
-            `samples.cot.Wording`, or a YAML file of that form. None: its pairs can only become weak samples.
+            `samples.cot.Phrases`, or a YAML file of that form. None: its pairs can only become weak samples.
     """
 
     config: type[Any]

@@ -16,7 +16,7 @@ from stcr_plugin.engines.prompts import PROMPT_VARIANTS, prompts_for, renamed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation import descriptions
-from stcr_plugin.samples.questions import ask
+from stcr_plugin.samples.questions import question_text
 from stcr_plugin.scoring.verdicts import NotApplicableError
 from stcr_plugin.types import ORDERS, Change, Prompt, Query, Shown
 
@@ -43,7 +43,7 @@ class Plain:
     def prompts(self, queries: Sequence[Query] | None = None, ties: bool | None = None, **changes: Any) -> list[Prompt]:
         settings = from_mapping(AskSettings, dataclasses.asdict(self.settings) | changes, "the control's settings")
         offered = self.ties if ties is None else ties
-        return prompts_for(self.queries if queries is None else queries, settings, self.seed, offered)
+        return prompts_for(self.queries if queries is None else queries, settings, self.seed, ties=offered)
 
 
 Make = Callable[[Plain, list[Prompt]], list[Prompt]]
@@ -131,7 +131,9 @@ def _decomposed(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     def question(query: Query, prompt: Prompt) -> str:
         # What the usual question ends with (neither, a warning) stays: it is not part of the decomposition.
         settings = plain.settings
-        usual = renamed(ask(query, "cot", settings.language, seed=plain.seed, part=settings.part), prompt.names)
+        usual = renamed(
+            question_text(query, "cot", settings.language, seed=plain.seed, part=settings.part), prompt.names
+        )
         template = texts[_drawn([plain.seed, query.pair.pair_id, "decomposition"], len(texts))]
         return _filled(template, query, prompt) + prompt.question.removeprefix(usual)
 
@@ -172,7 +174,7 @@ def _blind(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
             shown=(),
             labels=(),
             reasons=False,
-            question=_filled(template, queries[prompt.item, prompt.order], prompt, halves),
+            question=_filled(template, queries[prompt.item, prompt.order], prompt, halves=halves),
         )
         for prompt, halves in _own(plain, prompts)
     ]
@@ -190,7 +192,7 @@ def _swapped_description(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
 
 
 def _true(plain: Plain, prompts: Sequence[Prompt]) -> list[tuple[Prompt, descriptions.Halves]]:
-    found = descriptions.true(plain.registry, plain.dataset, plain.queries, plain.settings.language)
+    found = descriptions.true(plain.registry, plain.dataset, plain.queries, language=plain.settings.language)
     return [(prompt, found[prompt.item, prompt.order]) for prompt in prompts if (prompt.item, prompt.order) in found]
 
 
@@ -200,7 +202,7 @@ def _oracle(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     return [
         dataclasses.replace(
             prompt,
-            question=prompt.question + _filled(template, queries[prompt.item, prompt.order], prompt, halves),
+            question=prompt.question + _filled(template, queries[prompt.item, prompt.order], prompt, halves=halves),
         )
         for prompt, halves in _true(plain, prompts)
     ]
@@ -311,9 +313,9 @@ CONTROLS: Mapping[str, Control] = {
             f"{_BOTH_ORDERS}; ties taught (`ties: teach`)",
             make=_pictures(lambda shown: (shown[0],) * len(shown)),
         ),
-        _taken("blank_first", "with a blank first picture", 0, "blank"),
-        _taken("blank_second", "with a blank second picture", 1, "blank"),
-        _taken("noise", "with noise for the second picture", 1, "noise"),
+        _taken("blank_first", "with a blank first picture", 0, change="blank"),
+        _taken("blank_second", "with a blank second picture", 1, change="blank"),
+        _taken("noise", "with noise for the second picture", 1, change="noise"),
         Control(
             "text_only",
             "unswayed",

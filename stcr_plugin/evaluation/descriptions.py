@@ -51,11 +51,11 @@ def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) 
     pairs = {query.pair.pair_id: query.pair for query in queries}
     source, episodes = source_of(config, {pair.episode_id for pair in pairs.values()})
     first = next(iter(pairs.values()))
-    _check_pictures(source, episodes[first.episode_id], first, config.frames, registry)
+    _check_pictures(source, episodes[first.episode_id], first, rules=config.frames, registry=registry)
     if isinstance(source, PairSource):
         texts = _published(source, episodes, pairs)
     else:
-        texts = _worded(source, config.source.kind, language, episodes, pairs)
+        texts = _worded(source, config.source.kind, language, episodes=episodes, pairs=pairs)
     found = {}
     for query in queries:
         if query.pair.pair_id in texts:
@@ -84,9 +84,9 @@ def _worded(
     source: EpisodeSource, kind: str, language: str, episodes: Mapping[str, Episode], pairs: Mapping[str, Pair]
 ) -> dict[str, Halves]:
     """pair_id -> the earlier and the later frame in words."""
-    from stcr_plugin.samples.cot import load_wordings
+    from stcr_plugin.samples.cot import load_phrases
 
-    texts_of = load_wordings(kind)
+    texts_of = load_phrases(kind)
     if language not in texts_of:
         raise ConfigError(f"language {language!r}", "has no texts for claims", nearest(language, list(texts_of)))
     states = {episode_id: source.states(episode) for episode_id, episode in episodes.items()}

@@ -17,7 +17,7 @@ from stcr_plugin.engines.cache import collect_responses, picture_digests, write_
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.results import Guard, GuardComparison, GuardDifference
-from stcr_plugin.samples.general import Label, Question, draw_number, names_in, questions_about
+from stcr_plugin.samples.general import Label, Question, names_in, questions_about, random_number
 from stcr_plugin.scoring import yes_no
 from stcr_plugin.scoring.yes_no import Reply
 from stcr_plugin.types import Episode, Prompt, Response, Shown
@@ -52,7 +52,7 @@ def scene_questions(out: Path, episodes: int, seed: int, language: str = "en") -
     scenes: dict[str, tuple[Visible, ...]] = {}
     for episode in progress(source.episodes(), "guard: drawing", "pictures", total=episodes):
         assert isinstance(episode, Episode)
-        index = draw_number(seed, episode.episode_id) % episode.n_frames
+        index = random_number(seed, episode.episode_id) % episode.n_frames
         name = f"pictures/{episode.episode_id}.png"
         scenes[name] = source.things(episode, index)
         (picture,) = source.frames(episode, [index])
@@ -138,7 +138,7 @@ def guard(
     subject = request.subject(folder, mode="direct")
     settings, engine = subject.settings, subject.engine
     with artefacts.locked(out / ".lock"):
-        questions = read_pope(pope, folder) if pope else scene_questions(out, episodes, seed, settings.language)
+        questions = read_pope(pope, folder) if pope else scene_questions(out, episodes, seed, language=settings.language)
         if not pope:
             artefacts.write_jsonl(out / QUESTIONS, _pope_rows(questions))
         names = names_in(settings.language)

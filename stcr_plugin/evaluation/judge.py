@@ -22,7 +22,7 @@ from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.engines.subject import subject
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.samples.questions import unusable
+from stcr_plugin.samples.questions import why_unusable
 from stcr_plugin.scoring.bradley_terry import Comparison, bradley_terry, outcome
 from stcr_plugin.scoring.parsing import answered
 from stcr_plugin.types import ORDERS, Answer, Pair, Prompt, Query, Response
@@ -120,19 +120,19 @@ def judge_all(
     for pictures, task in asked:
         if not FEWEST <= len(pictures) <= MOST:
             raise ConfigError(f"{len(pictures)} pictures", f"{FEWEST} to {MOST} can be judged", "name as many")
-        if reason := unusable(task):
+        if reason := why_unusable(task):
             raise ConfigError("task", reason, "name what is being done in a few words")
     with tempfile.TemporaryDirectory(prefix="stcr-judge-") as made:
         files = [_files(pictures, Path(made) / str(number)) for number, (pictures, _) in enumerate(asked)]
         queries = [
-            Query(_pair(task, images, first, second), order)
+            Query(_pair(task, images, first, second=second), order)
             for images, (_, task) in zip(files, asked, strict=True)
             for first, second in combinations(range(len(images)), 2)
             for order in ORDERS
         ]
-        answers = iter(_answers(engine, queries, asking, ties))
+        answers = iter(_answers(engine, queries, asking, ties=ties))
     return [
-        _judgement(task, tuple(_name(one, place) for place, one in enumerate(pictures)), asking, answers)
+        _judgement(task, tuple(_name(one, place) for place, one in enumerate(pictures)), asking, answers=answers)
         for pictures, task in asked
     ]
 

@@ -29,10 +29,10 @@ def contamination(
 ) -> TrainingOverlap:
     """What the evaluation of `pairs` shares with all that the model's chain was trained on.
 
-    A part of the chain that cannot be read is named in `unknown`, and is no reason to fail an evaluation. Without a
+    A part of the chain that cannot be read is named in `unknown` and does not fail an evaluation. Without a
     model's folder, as behind a server, nothing is known. `questions`: of the prompts, a pair's two orders in turn.
     """
-    from stcr_plugin.registry.overlap import asked_side, compare, merged, wording
+    from stcr_plugin.registry.overlap import compare, evaluated_side, merged, prompt_variant
 
     if model_dir is None:
         return TrainingOverlap(unknown="the model is not a folder here, so nothing is known of its training")
@@ -40,8 +40,8 @@ def contamination(
     found = None
     if trained:
         tasks = (pair.task for pair in pairs for _ in ORDERS)
-        variants = [wording(question, task) for question, task in zip(questions, tasks, strict=True)]
-        found = compare(merged(trained), asked_side(registry, dataset, split, pairs, variants), seed)
+        variants = [prompt_variant(question, task) for question, task in zip(questions, tasks, strict=True)]
+        found = compare(merged(trained), evaluated_side(registry, dataset, split, pairs=pairs, questions=variants), seed)
         if found.leaks:
             logging.getLogger(__name__).warning(
                 "the model was trained on what it is evaluated on: %d of %d episodes and %d of %d pictures are in its "

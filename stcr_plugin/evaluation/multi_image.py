@@ -25,7 +25,7 @@ from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.figures import GroupSettings
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.results import MultiImage
-from stcr_plugin.samples.questions import fill
+from stcr_plugin.samples.questions import fill_task
 from stcr_plugin.scoring import group_figures
 from stcr_plugin.scoring.group_figures import GroupAnswer
 from stcr_plugin.scoring.parsing import named_in, parse_order
@@ -180,7 +180,7 @@ def prompt(group: Group, shown: Sequence[int], asked: GroupSettings, *, settings
         order="-".join(str(frame) for frame in shown),
         shown=tuple(Shown(group.images[frame]) for frame in shown),
         labels=names,
-        question=fill(template, group.task) + (words["warning"] if settings.warn else ""),
+        question=fill_task(template, group.task) + (words["warning"] if settings.warn else ""),
         names=names,
         reasons=mode == "cot" or asked.ask == "order",
     )

@@ -86,7 +86,7 @@ def rank_frames(request: EvalRequest, strip: Strip, out: Path, *, comparisons: i
             given.extend(answer for both in answers for answer in both)
             return [Comparison(*pair, *outcome(both)) for pair, both in zip(pairs, answers, strict=True)]
 
-        scores, made = rank(len(strip.images), comparisons, seed, compare)
+        scores, made = rank(len(strip.images), comparisons, seed, compare=compare)
         result = dataclasses.replace(
             _ranking(strip, scores, made, given=given),
             settings=dataclasses.asdict(settings),

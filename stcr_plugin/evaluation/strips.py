@@ -14,7 +14,7 @@ from stcr_plugin.config import nearest
 from stcr_plugin.engines.cache import picture_digests
 from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.evaluation.ground_truth import true_progress
-from stcr_plugin.samples.questions import unusable
+from stcr_plugin.samples.questions import why_unusable
 from stcr_plugin.types import Pair
 
 FRAMES = 16  # of an episode or a video, by default
@@ -214,6 +214,6 @@ def _truth(registry: Path, dataset: str, episode_id: str) -> dict[int, float | N
 
 
 def _usable(task: str) -> str:
-    if reason := unusable(task):
+    if reason := why_unusable(task):
         raise ConfigError("--task", reason, "name what is being done in a few words")
     return task

@@ -52,7 +52,7 @@ def evaluation(plan: Plan) -> Iterator[Verdict]:
     from stcr_plugin.evaluation.evaluate import spread
     from stcr_plugin.evaluation.leakage import contamination
     from stcr_plugin.registry.manifest import read_pairs
-    from stcr_plugin.registry.overlap import asked_side, compare, merged, side
+    from stcr_plugin.registry.overlap import compare, evaluated_side, merged, side
     from stcr_plugin.report.overlap_words import overlap_words
 
     registry, datasets = plan.recipe.registry, plan.recipe.datasets
@@ -76,7 +76,9 @@ def evaluation(plan: Plan) -> Iterator[Verdict]:
     yield ok("evaluation", f"{len(pairs)} pairs of {name}:{rule.split}, before, after or every few steps as set")
     sides = [side(dataset, registry) for dataset in datasets if _is_ours(plan, dataset)]
     if sides:
-        yield from _overlap(compare(merged(sides), asked_side(registry, name, rule.split, pairs=pairs, questions=())))
+        yield from _overlap(
+            compare(merged(sides), evaluated_side(registry, name, rule.split, pairs=pairs, questions=()))
+        )
     others = [dataset for dataset in datasets if not _is_ours(plan, dataset)]
     if others:
         what = f"{', '.join(others)} was not built by `stcr data build`, so its episodes are unknown"

@@ -52,7 +52,7 @@ from stcr_plugin.registry.receipts import (
     Sampled,
     Staged,
 )
-from stcr_plugin.registry.shards import in_tar, wordings_of
+from stcr_plugin.registry.shards import in_tar, phrases_of
 from stcr_plugin.registry.training_sets import TrainingSet, choices, write_sets
 from stcr_plugin.registry.workers import Job, Runner, WorkerPool, runner
 from stcr_plugin.types import Episode, EpisodeSource, Exclusion
@@ -88,7 +88,7 @@ def build(config: DataConfig, registry: str | Path, pool: WorkerPool = WorkerPoo
             publishing.dataset_info(config, registry, {})
             publishing.refuse_other_files(config, registry)
             source = open_source(config.source, config.seed)
-            wordings_of(config, source)
+            phrases_of(config, source)
             staging = registry / config.name / f".build-{config_digest(config)[:8]}"
             manifest = _make(Context(config, source, Place(registry, staging, frames_folder(config))), pool)
         if publishing.left_over(registry, manifest):  # by this run, or by one that was killed before it had cleaned up

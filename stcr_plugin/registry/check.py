@@ -16,7 +16,7 @@ from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import picture_store
 from stcr_plugin.registry.manifest import Manifest, SetRule
 from stcr_plugin.samples.general import SHOWN, names_in
-from stcr_plugin.samples.questions import fill, paraphrases, questions
+from stcr_plugin.samples.questions import fill_task, paraphrases, questions
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
 
@@ -209,7 +209,7 @@ def _row_faults(
     if manifests.teaches_ties(manifest):
         question = question.removesuffix(questions()[row["language"]].neither)
     heldout = paraphrases("cot" if rule.kind == "cot" else "direct", row["language"], "heldout")
-    if question in {fill(template, pair.task) for template in heldout}:
+    if question in {fill_task(template, pair.task) for template in heldout}:
         yield "the question is a held-out paraphrase, which training must not see"
 
 

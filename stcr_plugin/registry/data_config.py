@@ -15,7 +15,7 @@ from stcr_plugin.config import load, nearest, settings
 from stcr_plugin.episodes.source_table import SourceConfig, find_kind, installed_code
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.samples.cot import claims_digest
-from stcr_plugin.samples.general import WORDING
+from stcr_plugin.samples.general import YESNO_FILE
 from stcr_plugin.samples.questions import PROMPTS, questions
 from stcr_plugin.splits import SplitRule
 
@@ -201,8 +201,8 @@ def _adapter() -> Any:
 
 
 def config_digest(config: DataConfig) -> str:
-    """Digest of all that decides the build's bytes: the configuration, the wordings and the version of the code."""
-    prompts = {path.name: artefacts.sha256(path) for path in (PROMPTS / "questions.yaml", WORDING)}
+    """Digest of all that decides the build's bytes: the configuration, the prompts and the version of the code."""
+    prompts = {path.name: artefacts.sha256(path) for path in (PROMPTS / "questions.yaml", YESNO_FILE)}
     code = [artefacts.code_digest(*_DECIDE), installed_code(config.source.kind)]
     return artefacts.digest([plain(config), prompts, claims_digest(config.source.kind), code])
 

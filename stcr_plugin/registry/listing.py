@@ -13,7 +13,7 @@ from stcr_plugin.registry.data_config import DataConfig
 from stcr_plugin.registry.manifest import count_excluded
 from stcr_plugin.registry.receipts import Shard
 from stcr_plugin.registry.shards import skipped
-from stcr_plugin.samples.questions import unusable
+from stcr_plugin.samples.questions import why_unusable
 from stcr_plugin.splits import assign_splits, held_out_twice
 from stcr_plugin.types import Episode, EpisodeSource, Exclusion
 
@@ -92,7 +92,7 @@ def _usable_parts(item: Episode | Exclusion, config: DataConfig) -> Iterator[Epi
     good = []
     for segment in item.segments:
         where = f"episode {item.episode_id}, frames {segment.start}-{segment.end}"
-        if reason := unusable(segment.task):
+        if reason := why_unusable(segment.task):
             yield Exclusion("segment", where, reason)
         elif not 0 <= segment.start <= segment.end <= item.n_frames:
             yield Exclusion("segment", where, "the segment leaves its episode")

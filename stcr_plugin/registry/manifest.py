@@ -346,7 +346,7 @@ def count_rows(rows: Sequence[Mapping[str, Any]]) -> RowCounts:
 
 
 def total(counts: Sequence[C]) -> C:
-    """The sum of figures of one kind, at least one, field by field; keys inside stand in order, numbers by value."""
+    """The sum of figures of one kind, at least one, field by field; keys inside are in order, numbers by value."""
     summed: dict[str, Any] = {}
     for name in vars(counts[0]):
         values = [getattr(figures, name) for figures in counts]

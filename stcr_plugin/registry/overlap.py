@@ -1,9 +1,9 @@
-"""What two datasets share: episodes, pictures, wording; and how near the pictures of one are to those of the other.
+"""What two datasets share: episodes, pictures, prompt variants; and how near the pictures of one are to those of the other.
 
 A model that is evaluated on what it was trained on is not evaluated. Three kinds of things are compared:
 
 - Shared episodes and identical pictures. These are facts, and no split should have them.
-- Shared wording. Mostly wanted: the question is the same in training and in use.
+- Shared prompt variants. Mostly wanted: the question is the same in training and in use.
 - Near pictures. This is a hint. Recordings of one static scene all look alike, so no fixed distance separates a copy
   from the next demonstration on the same table. The data are the measure: a picture is near where its nearest training
   picture is nearer than two neighbouring frames of one training episode typically are. Beside that share is the same
@@ -60,7 +60,7 @@ class Side:
 
     Attributes:
         episodes: (recording, episode id); no recording twice, while ids may be.
-        questions: Wordings with {task} for the task.
+        questions: Prompt variants with {task} for the task.
         owners: Index into `episodes`, [n].
         frames: Native frame, [n].
         sums: The first 64 bits of the SHA-256, [n].
@@ -99,7 +99,7 @@ def side(name: str, registry: str | Path) -> Side:
     splits = [split] if split else list(manifest.splits)
     tasks = _tasks(registry, manifest, splits)
     questions = {
-        wording(row["messages"][0]["content"], task)
+        prompt_variant(row["messages"][0]["content"], task)
         for dataset, rule in manifest.rules.items()
         if rule.split in splits
         for row, task in _dataset_rows(registry, dataset, tasks)
@@ -115,13 +115,15 @@ def _dataset_side(name: str, registry: str | Path, manifest: Manifest) -> Side:
         shown.update(row["images"])
         found.add(row["episode_id"])
         tasks.add(task)
-        questions.add(wording(row["messages"][0]["content"], task))
+        questions.add(prompt_variant(row["messages"][0]["content"], task))
     parts = _Parts(registry, manifest, [split], sorted(found), shown)
     return _side(name, parts, tasks, questions=questions)
 
 
-def asked_side(registry: str | Path, name: str, split: str, pairs: Sequence[Pair], questions: Iterable[str]) -> Side:
-    """The side that an evaluation is: `pairs` of one split, with the wordings of the `questions` about them."""
+def evaluated_side(
+    registry: str | Path, name: str, split: str, pairs: Sequence[Pair], questions: Iterable[str]
+) -> Side:
+    """The side that an evaluation is: `pairs` of one split, with the prompt variants of the `questions` about them."""
     manifest = manifests.read_manifest(registry, name)
     shown = {image for pair in pairs for image in (pair.earlier_image, pair.later_image)}
     ids = sorted({pair.episode_id for pair in pairs})
@@ -130,7 +132,7 @@ def asked_side(registry: str | Path, name: str, split: str, pairs: Sequence[Pair
     return _side(title, _Parts(registry, manifest, [split], ids, shown), tasks, questions=questions)
 
 
-def wording(question: str, task: str) -> str:
+def prompt_variant(question: str, task: str) -> str:
     """A question without its `<image>` markers and with {task} in place of the task's text."""
     filled = task.strip().rstrip(".。")
     text = question.replace("<image>", "")

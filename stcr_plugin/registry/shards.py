@@ -29,8 +29,8 @@ from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.registry.data_config import DataConfig, DatasetRule
 from stcr_plugin.registry.manifest import count_pairs, count_rows, dataset_name, pair_of
 from stcr_plugin.registry.receipts import Choice, Context, Drawn, Pictured, Rows, Sampled, Shard
-from stcr_plugin.samples.cot import Wording, check_target, cot_sample, given_sample, is_described, load_wordings
-from stcr_plugin.samples.questions import unusable
+from stcr_plugin.samples.cot import Phrases, check_target, cot_sample, given_sample, is_described, load_phrases
+from stcr_plugin.samples.questions import why_unusable
 from stcr_plugin.samples.weak import weak_sample
 from stcr_plugin.types import (
     ORDERS,
@@ -181,30 +181,30 @@ def samples(
             _row(given_sample(query, given[query.pair.pair_id], language, seed=config.seed, ties=offers), language)
             for query, language in _queries(chosen, rule)
         ], 0
-    wordings = wordings_of(config, source)
+    by_language = phrases_of(config, source)
     states = _states(source, episodes, chosen)
     rows, checked = [], 0
     for query, language in _queries(chosen, rule):
         shown = _shown(query, states)
-        phrases = wordings[language]
+        phrases = by_language[language]
         made = cot_sample(query, shown, source, phrases=phrases, language=language, seed=config.seed, ties=offers)
         checked += check_target(made.target, query, shown, source=source, phrases=phrases)
         rows.append(_row(made, language))
     return rows, checked
 
 
-def wordings_of(config: DataConfig, source: EpisodeSource) -> dict[str, Wording]:
+def phrases_of(config: DataConfig, source: EpisodeSource) -> dict[str, Phrases]:
     """Language -> phrases of the source's claims, for the CoT datasets; empty where none are needed."""
     described = {key: rule for key, rule in config.datasets.items() if rule.kind == "cot"}
     if not described or isinstance(source, PairSource):
         return {}
-    wordings = load_wordings(config.source.kind)
+    by_language = load_phrases(config.source.kind)
     for key, rule in described.items():
         for language in rule.languages:
-            if language not in wordings:
+            if language not in by_language:
                 problem = f"there are no claim texts in {language!r}"
-                raise ConfigError(f"datasets.{key}.languages", problem, nearest(language, list(wordings)))
-    return wordings
+                raise ConfigError(f"datasets.{key}.languages", problem, nearest(language, list(by_language)))
+    return by_language
 
 
 def in_tar(config: DataConfig) -> bool:
@@ -286,7 +286,7 @@ def skipped(item: Exclusion, config: DataConfig) -> Exclusion:
 def _bad_text(pair: GivenPair) -> str | None:
     """Why a published pair's texts must not go into a conversation, or None. It may have no description."""
     texts = (pair.task, *(text for text in pair.descriptions if text))
-    return next((reason for text in texts if (reason := unusable(text))), None)
+    return next((reason for text in texts if (reason := why_unusable(text))), None)
 
 
 def shard_pairs(path: Path) -> Iterator[Pair]:

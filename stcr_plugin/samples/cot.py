@@ -21,7 +21,7 @@ _START, _BETWEEN, _END = "spatial details: img1: ", ". img2: ", "."
 
 
 @settings
-class Wording:
+class Phrases:
     """How claims are written in one language, and how they are read back.
 
     A value that reads as an integer is one.
@@ -100,7 +100,7 @@ class Wording:
         return {word: meaning for meaning, word in self.words.items()}
 
 
-def load_wordings(source_kind: str) -> dict[str, Wording]:
+def load_phrases(source_kind: str) -> dict[str, Phrases]:
     """How the claims of one kind of source are written: language -> phrases.
 
     Built-in kinds have them in prompts/claims_<kind>.yaml; an installed one brings them with it (`SourceKind.claims`).
@@ -124,7 +124,7 @@ def load_wordings(source_kind: str) -> dict[str, Wording]:
             raise ConfigError(
                 f"{where}, {name}", "is not a mapping", "write `separator`, `claims` and `words` under it"
             )
-    return {name: from_mapping(Wording, values, f"{where}, {name}") for name, values in claims.items()}
+    return {name: from_mapping(Phrases, values, f"{where}, {name}") for name, values in claims.items()}
 
 
 def claims_digest(source_kind: str) -> str | None:
@@ -147,7 +147,7 @@ def cot_sample(
     states: tuple[State, State],
     source: EpisodeSource,
     *,
-    phrases: Wording,
+    phrases: Phrases,
     language: str,
     seed: int,
     ties: bool = False,
@@ -200,7 +200,7 @@ def _sample(query: Query, texts: tuple[str, str], language: str, *, seed: int, t
 
 
 def check_target(
-    target: str, query: Query, states: tuple[State, State], *, source: EpisodeSource, phrases: Wording
+    target: str, query: Query, states: tuple[State, State], *, source: EpisodeSource, phrases: Phrases
 ) -> int:
     """Read a finished target text back and compare it with the truth.
 

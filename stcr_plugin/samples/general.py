@@ -24,7 +24,7 @@ Label = Literal["yes", "no"]
 Thing = tuple[str, str]
 """Colour and shape."""
 
-WORDING = PROMPTS / "yesno.yaml"
+YESNO_FILE = PROMPTS / "yesno.yaml"
 KINDS = ("random", "popular", "adversarial")
 SEEN_SHARE, SEEN_PIXELS = 0.6, 16  # of a thing that counts as present: its visible share and pixels, at least
 SHOWN = "img1: <image>\n"  # one picture as the guard shows it (evaluation/prompts.content), before the question
@@ -75,7 +75,7 @@ def questions_about(scenes: Mapping[str, tuple[Visible, ...]], seed: int, langua
     questions = []
     for name, things in scenes.items():
         # In another order for each picture, so that ties are not always broken the same way.
-        order = {thing: draw_number(seed, f"{name} {thing}") for thing in _all_things()}
+        order = {thing: random_number(seed, f"{name} {thing}") for thing in _all_things()}
         present = _present(things, order)
         absent = sorted((thing for thing in order if _surely_absent(thing, things)), key=order.__getitem__)
         colours, shapes = {one.colour for one in things}, {one.shape for one in things}
@@ -134,9 +134,9 @@ def _text(words: Mapping[str, Any], thing: Thing) -> str:
 
 
 def _words_of(language: str) -> dict[str, Any]:
-    texts = read_yaml(WORDING)
+    texts = read_yaml(YESNO_FILE)
     if language not in texts:
-        raise ConfigError(WORDING, f"no question in language {language!r}, {nearest(language, list(texts))}")
+        raise ConfigError(YESNO_FILE, f"no question in language {language!r}, {nearest(language, list(texts))}")
     found: dict[str, Any] = texts[language]
     return found
 
@@ -147,7 +147,7 @@ def names_in(language: str) -> tuple[str, str]:
     return str(yes), str(no)
 
 
-def draw_number(seed: int, text: str) -> int:
+def random_number(seed: int, text: str) -> int:
     """A large random number, the same for the same `seed` and `text`."""
     return int(artefacts.digest([seed, text])[:16], 16)
 
@@ -203,7 +203,7 @@ def general_rows(
                     "language": language,
                 }
             )
-    order = np.random.default_rng(draw_number(seed, "general")).permutation(len(rows))
+    order = np.random.default_rng(random_number(seed, "general")).permutation(len(rows))
     return [rows[position] for position in order.tolist()]
 
 
@@ -213,7 +213,7 @@ def _balanced(scenes: Mapping[str, tuple[Visible, ...]], seed: int, language: st
     Where that is impossible, for a thing in most of the pictures, as nearly as possible.
     """
     words = _words_of(language)
-    orders = {name: {thing: draw_number(seed, f"{name} {thing}") for thing in _all_things()} for name in scenes}
+    orders = {name: {thing: random_number(seed, f"{name} {thing}") for thing in _all_things()} for name in scenes}
     shown = {name: _present(things, orders[name]) for name, things in scenes.items()}
     owed = Counter(thing for present in shown.values() for thing in present)
     for name, present in shown.items():

@@ -81,22 +81,24 @@ def question(kind: Kind, language: str, pair_id: str, *, seed: int, part: Part =
 
 def prompt(query: Query, kind: Kind, language: str, *, seed: int, part: Part = "train", ties: bool = False) -> str:
     """The whole user message: one `<image>` per image, then the question about the query's task."""
-    return "<image>" * len(query.images) + ask(query, kind, language, seed=seed, part=part, ties=ties)
+    return "<image>" * len(query.images) + question_text(query, kind, language, seed=seed, part=part, ties=ties)
 
 
-def ask(query: Query, kind: Kind, language: str, *, seed: int, part: Part = "train", ties: bool = False) -> str:
+def question_text(
+    query: Query, kind: Kind, language: str, *, seed: int, part: Part = "train", ties: bool = False
+) -> str:
     """The question about the query's task, which offers "neither" as an answer where `ties` are taught."""
-    text = fill(question(kind, language, query.pair.pair_id, seed=seed, part=part), query.pair.task)
+    text = fill_task(question(kind, language, query.pair.pair_id, seed=seed, part=part), query.pair.task)
     return f"{text}{questions()[language].neither}" if ties else text
 
 
-def fill(template: str, task: str) -> str:
+def fill_task(template: str, task: str) -> str:
     """A variant with the task in it; the task's own full stop is removed, since the variant has one."""
     # str.replace, not str.format: a task text may contain braces.
     return template.replace("{task}", task.strip().rstrip(".。"))
 
 
-def unusable(task: str) -> str | None:
+def why_unusable(task: str) -> str | None:
     """Why a task text must not be in a prompt, or None: it is empty, or would be read as a picture or a turn."""
     if not task.strip():
         return "the task text is empty"

@@ -30,7 +30,7 @@ from stcr_plugin.episodes.rollout import CAMERAS, Facts, Painter, Scene
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.manifest import read_manifest
-from stcr_plugin.samples.cot import load_wordings
+from stcr_plugin.samples.cot import load_phrases
 from stcr_plugin.types import Claim, Episode, Exclusion, Omission
 
 SMALL = MetaworldConfig(
@@ -353,7 +353,7 @@ def test_wrong_frames_and_foreign_episodes_are_refused(source, recorded):
 
 
 def test_claims_are_true_and_read_back_in_every_language(source, recorded):
-    texts = load_wordings("metaworld")
+    texts = load_phrases("metaworld")
     assert set(texts) == {"en", "zh"}
     seen = set()
     for _, states in recorded.values():
@@ -368,7 +368,7 @@ def test_claims_are_true_and_read_back_in_every_language(source, recorded):
 
 def test_every_word_of_a_claim_is_translated():
     words = {*RANK, "open", "partly open", "closed", "held", "touched", "free"}
-    assert set(load_wordings("metaworld")["zh"].words) == words
+    assert set(load_phrases("metaworld")["zh"].words) == words
 
 
 @pytest.mark.parametrize("name", ["bin-picking-v3", "drawer-open-v3"])

@@ -15,7 +15,7 @@ from stcr_plugin.episodes import source_table
 from stcr_plugin.episodes.source_table import BUILT_IN, find_kind, installed_code, open_source, source_settings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry.data_config import DataConfig, config_digest, frames_folder, plain
-from stcr_plugin.samples.cot import load_wordings
+from stcr_plugin.samples.cot import load_phrases
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples/custom_source"
@@ -144,7 +144,7 @@ def test_an_installed_kind_brings_its_claim_texts(install, tmp_path, form):
     file.write_text(json.dumps(WORDS))
     more = f", claims={WORDS!r}" if form == "mapping" else f", claims=__import__('pathlib').Path({str(file)!r})"
     install(code=CODE.format(more=more))
-    assert load_wordings("drawers")["en"].claims == WORDS["en"]["claims"]
+    assert load_phrases("drawers")["en"].claims == WORDS["en"]["claims"]
     before = config_digest(data_config({"kind": "drawers", "root": "here"}))
     file.write_text(json.dumps(WORDS).replace("drawer is", "drawer stands"))
     changed = config_digest(data_config({"kind": "drawers", "root": "here"})) != before
@@ -166,7 +166,7 @@ def test_an_installed_kind_brings_its_claim_texts(install, tmp_path, form):
 def test_missing_claim_texts_say_what_is_missing(install, claims, words):
     install(code=CODE.format(more=claims))
     with pytest.raises((ConfigError, DataError), match=words):
-        load_wordings("drawers")
+        load_phrases("drawers")
 
 
 def recordings(root):

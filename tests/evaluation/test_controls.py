@@ -26,7 +26,7 @@ from stcr_plugin.registry.manifest import dataset_rows, read_manifest, read_pair
 from stcr_plugin.registry.manifest import pair_files as files_of
 from stcr_plugin.report.controls_table import controls_console, controls_markdown
 from stcr_plugin.results import ControlRow, Controls
-from stcr_plugin.samples.questions import fill, paraphrases
+from stcr_plugin.samples.questions import fill_task, paraphrases
 from stcr_plugin.scoring import metrics, verdicts
 from stcr_plugin.scoring.verdicts import RULES, judged, measured
 from stcr_plugin.types import ORDERS, Answer, Pair, Query, Response
@@ -124,7 +124,9 @@ def sided(prompt):
 def parrot(registry):
     """Looks where the question is one of training, to the letter, and goes by place in all others."""
     pairs = read_pairs(registry, "toy", "heldout")
-    known = {fill(text, pair.task) for pair in pairs for kind in ("cot", "direct") for text in paraphrases(kind, "en")}
+    known = {
+        fill_task(text, pair.task) for pair in pairs for kind in ("cot", "direct") for text in paraphrases(kind, "en")
+    }
     return lambda prompt: by_sight(prompt) if prompt.question in known else 0.9
 
 

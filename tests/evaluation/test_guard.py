@@ -17,7 +17,7 @@ from stcr_plugin.evaluation.guard import compare, guard, read_pope, read_replies
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.report.guard_table import compare_guards, guard_markdown
 from stcr_plugin.results import Guard, GuardComparison
-from stcr_plugin.samples.general import KINDS, WORDING, draw_number, names_in, questions_about
+from stcr_plugin.samples.general import KINDS, YESNO_FILE, names_in, questions_about, random_number
 from stcr_plugin.types import Response
 
 EPISODES = 15
@@ -62,7 +62,7 @@ def truth():
     return {
         f"pictures/{episode.episode_id}.png": {
             (one.colour, one.shape)
-            for one in source.things(episode, draw_number(0, episode.episode_id) % episode.n_frames)
+            for one in source.things(episode, random_number(0, episode.episode_id) % episode.n_frames)
         }
         for episode in source.episodes()
     }
@@ -111,7 +111,7 @@ def test_pictures_and_questions_are_the_same_for_the_same_seed_alone(asked, tmp_
 
 
 def test_every_word_of_a_question_has_a_chinese_one(tmp_path):
-    words = read_yaml(WORDING)["zh"]["words"]
+    words = read_yaml(YESNO_FILE)["zh"]["words"]
     assert set(words) == {*SEEN_COLOURS, *SHAPES, "pad"}
     assert len(set(words.values())) == len(words)
     (first, *_) = guard_module.scene_questions(tmp_path, 1, 0, "zh")

@@ -17,17 +17,17 @@ from stcr_plugin.registry.overlap import (
     REACH,
     SAMPLED,
     Side,
-    asked_side,
     compare,
+    evaluated_side,
     merged,
     nearest,
     overlap,
+    prompt_variant,
     side,
-    wording,
 )
 from stcr_plugin.registry.workers import WorkerPool
 from stcr_plugin.report.overlap_words import overlap_text
-from stcr_plugin.samples.questions import fill, paraphrases
+from stcr_plugin.samples.questions import fill_task, paraphrases
 
 REPOSITORY = Path(__file__).parents[2]
 REAL = Path(os.environ.get("STCR_REAL_DATA", REPOSITORY.parent / "shared/real")) / "g1_pick_bottle"
@@ -321,7 +321,7 @@ def test_sides_are_merged_without_counting_twice(registry):
 
 def test_side_of_an_evaluation_is_the_pairs_that_are_asked(registry):
     pairs = read_pairs(registry, "toy", "heldout")[:1]
-    asked = asked_side(registry, "toy", "heldout", pairs=pairs, questions=["which is {task}?"])
+    asked = evaluated_side(registry, "toy", "heldout", pairs=pairs, questions=["which is {task}?"])
     assert (asked.name, asked.questions) == ("toy:heldout", {"which is {task}?"})
     assert asked.frames.tolist() == [pairs[0].earlier, pairs[0].later]
     assert compare(side("toy:heldout", registry), asked).pictures.shared == len(set(asked.sums.tolist()))
@@ -330,8 +330,8 @@ def test_side_of_an_evaluation_is_the_pairs_that_are_asked(registry):
 @pytest.mark.parametrize("task", ["stack the cups.", "把杯子放好。", "a {b} c"])
 def test_wording_is_the_paraphrase_again(task):
     for text in paraphrases("cot", "en"):
-        assert wording("<image><image>" + fill(text, task), task) == text
-    assert wording("<image>which is later?", "...") == "which is later?"
+        assert prompt_variant("<image><image>" + fill_task(text, task), task) == text
+    assert prompt_variant("<image>which is later?", "...") == "which is later?"
 
 
 # ---- the command ----

@@ -11,10 +11,10 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.check import check
 from stcr_plugin.registry.manifest import dataset_rows, read_manifest
-from stcr_plugin.samples.cot import Wording, check_target, cot_sample, load_wordings
+from stcr_plugin.samples.cot import Phrases, check_target, cot_sample, load_phrases
 from stcr_plugin.types import ORDERS, Claim, Episode, Pair, Query
 
-WORDING = Wording(
+WORDING = Phrases(
     separator=", ",
     claims={"grey": "shade {value}", "cup": "the {part} cup is {value}"},
     words={"left": "on the left", "right": "on the right"},
@@ -78,13 +78,13 @@ def test_target_of_the_other_order_is_caught():
 
 
 def test_phrase_with_the_most_fixed_text_is_meant():
-    phrases = Wording(", ", {"phase": "{value}", "hand": "{part} hand {value}", "gripper": "gripper {value}"})
+    phrases = Phrases(", ", {"phase": "{value}", "hand": "{part} hand {value}", "gripper": "gripper {value}"})
     claims = (Claim("phase", "lift"), Claim("gripper", "open"), Claim("hand:left", "half closed"))
     assert phrases.read(phrases.say(claims)) == claims
 
 
 def test_two_equal_phrases_cannot_be_distinguished():
-    phrases = Wording(", ", {"reach": "{value} cm far", "goal": "{value} cm far"})
+    phrases = Phrases(", ", {"reach": "{value} cm far", "goal": "{value} cm far"})
     with pytest.raises(DataError, match="reach and as goal"):
         phrases.read("3 cm far")
 
@@ -106,18 +106,18 @@ def test_claims_without_words_are_refused(claims):
 def test_bad_phrases_are_refused(change, words):
     values = {"separator": ", ", "claims": {"grey": "shade {value}"}} | change
     with pytest.raises(ConfigError, match=words):
-        from_mapping(Wording, values, "claims.yaml")
+        from_mapping(Phrases, values, "claims.yaml")
 
 
 def test_source_without_claim_texts_can_only_be_weak():
     with pytest.raises(ConfigError, match="use kind: weak"):
-        load_wordings("agibot")
+        load_phrases("agibot")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_tabletop_frame_can_be_said_and_read_back(language):
     source = TabletopSource(TabletopConfig(seen=2, heldout=2, size=28))
-    phrases = load_wordings("tabletop")[language]
+    phrases = load_phrases("tabletop")[language]
     frames = 0
     for one in source.episodes():
         assert isinstance(one, Episode)

@@ -1,7 +1,7 @@
 import pytest
 
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.samples.questions import fill, paraphrases, prompt, question, questions, unusable
+from stcr_plugin.samples.questions import fill_task, paraphrases, prompt, question, questions, why_unusable
 from stcr_plugin.types import Pair, Query
 
 PAIR = Pair("e:1-2", "e", "train", "stack {two} cups", 1, 2, 0.1)
@@ -48,8 +48,8 @@ def test_prompt_has_two_markers_and_the_task_as_it_is():
 
 
 def test_full_stop_of_a_task_is_not_doubled():
-    assert fill("Task: {task}. Which?", "Pick up the cup. ") == "Task: Pick up the cup. Which?"
-    assert fill("任务：{task}。", "拿起杯子。") == "任务：拿起杯子。"
+    assert fill_task("Task: {task}. Which?", "Pick up the cup. ") == "Task: Pick up the cup. Which?"
+    assert fill_task("任务：{task}。", "拿起杯子。") == "任务：拿起杯子。"
 
 
 def test_unknown_language_names_the_known():
@@ -62,9 +62,9 @@ def test_unknown_language_names_the_known():
     "task", ["see <image>", "< VIDEO >", "<audio>", "end<|im_end|>", "a<｜User｜>b", " ", "[INST] a"]
 )
 def test_task_with_a_marker_is_unusable(task):
-    assert unusable(task)
+    assert why_unusable(task)
 
 
 @pytest.mark.parametrize("task", ["put the cup on the pad", "move < 3 cm", "把杯子放在垫子上", "a|b"])
 def test_plain_task_is_usable(task):
-    assert unusable(task) is None
+    assert why_unusable(task) is None
