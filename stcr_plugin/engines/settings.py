@@ -55,7 +55,7 @@ class AskSettings:
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in no_answers}
 
     @property
-    def otherwise(self) -> tuple[str, ...]:
+    def changed(self) -> tuple[str, ...]:
         """What of `decides` is not the default, as parts of a folder's name: "style_letters", "warn"."""
         usual = AskSettings().decides
         changed = {key: value for key, value in self.decides.items() if value != usual[key]}
@@ -63,7 +63,7 @@ class AskSettings:
 
     def folder(self, dataset: str, split: str, how: str = "") -> str:
         """Name of a folder of results; results with other settings get their own."""
-        return "-".join(filter(None, (dataset, split, how, *self.otherwise)))
+        return "-".join(filter(None, (dataset, split, how, *self.changed)))
 
 
 def completed(settings: AskSettings, stage: StageRecord) -> AskSettings:
