@@ -26,6 +26,13 @@ Omitted = Annotated[T, _OMITTED]
 """A value whose key is left out of the file where it is the default."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """The key of a field in the file, where it is not the field's name: `Annotated[str, Key("mends")]`."""
+
+    name: str
+
+
 class Result:
     """A result that is one JSON file. Subclasses are frozen dataclasses; their fields are the file's keys, in order.
 
@@ -73,7 +80,7 @@ def encode(value: Any) -> Any:
             if mark is _INLINE:
                 row |= {} if own is None else encode(own)
             elif mark is not _OMITTED or own != field.default:
-                row[field.name] = encode(own)
+                row[_key(field, mark)] = encode(own)
         return row
     if isinstance(value, Mapping):
         return {key: encode(one) for key, one in value.items()}
@@ -144,10 +151,10 @@ def _of_object(cls: Any, value: Any, at: str) -> Any:
             kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not types.NoneType]
             absent = hint is not kinds[0] and not any(one.name in value for one, _, _ in _fields(kinds[0]))
             given[field.name] = None if absent else _decoded(kinds[0], value, at)
-        elif field.name in value:
-            given[field.name] = _decoded(hint, value[field.name], _below(at, field.name))
+        elif (key := _key(field, mark)) in value:
+            given[field.name] = _decoded(hint, value[key], _below(at, key))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise _WrongError(f"{_below(at, field.name)!r} is missing")
+            raise _WrongError(f"{_below(at, key)!r} is missing")
     try:
         return cls(**given)
     except ValueError as error:
@@ -156,7 +163,7 @@ def _of_object(cls: Any, value: Any, at: str) -> Any:
 
 @cache
 def _fields(cls: Any) -> list[tuple[dataclasses.Field[Any], Any, object]]:
-    """(field, type, _INLINE or _OMITTED or None) of each field."""
+    """(field, type, _INLINE, _OMITTED, a Key or None) of each field."""
     hints = typing.get_type_hints(cls, include_extras=True)
     found = []
     for field in dataclasses.fields(cls):
@@ -164,6 +171,10 @@ def _fields(cls: Any) -> list[tuple[dataclasses.Field[Any], Any, object]]:
         kind, mark = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, None)
         found.append((field, kind, mark))
     return found
+
+
+def _key(field: dataclasses.Field[Any], mark: object) -> str:
+    return mark.name if isinstance(mark, Key) else field.name
 
 
 def _below(at: str, key: object) -> str:

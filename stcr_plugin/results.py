@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from stcr_plugin.figures import (
     NOTHING_SHARED,
@@ -30,7 +30,7 @@ from stcr_plugin.figures import (
     Tokens,
     Verdict,
 )
-from stcr_plugin.result_files import Inline, Omitted, Result
+from stcr_plugin.result_files import Inline, Key, Omitted, Result
 
 # ---- what two datasets share ----
 
@@ -195,7 +195,7 @@ class ControlRow:
     Attributes:
         asks: What the model is asked.
         looks: What a model that looks at the pictures would do.
-        mends: Which training data would fix a failure.
+        fix: Which training data would fix a failure.
         rule: How the verdict is reached.
         why: The figures that the verdict was reached by.
         informative: It shows what the model uses; none of its outcomes is a fault.
@@ -207,7 +207,7 @@ class ControlRow:
     name: str
     asks: str
     looks: str
-    mends: str
+    fix: Annotated[str, Key("mends")]
     rule: str
     verdict: Verdict
     why: str

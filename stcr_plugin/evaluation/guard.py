@@ -138,7 +138,9 @@ def guard(
     subject = request.subject(folder, mode="direct")
     settings, engine = subject.settings, subject.engine
     with artefacts.locked(out / ".lock"):
-        questions = read_pope(pope, folder) if pope else scene_questions(out, episodes, seed, language=settings.language)
+        questions = (
+            read_pope(pope, folder) if pope else scene_questions(out, episodes, seed, language=settings.language)
+        )
         if not pope:
             artefacts.write_jsonl(out / QUESTIONS, _pope_rows(questions))
         names = names_in(settings.language)
@@ -211,7 +213,7 @@ def compare(runs: Sequence[Path], out: Path | None = None) -> GuardComparison:
                 raise DataError(run, f"has {what} than {runs[0]}", "run `stcr guard` with the same options on all")
     replies = [read_replies(Path(run) / ANSWERS) for run in runs]
     differences = tuple(
-        GuardDifference(one.name, str(run), yes_no.differences(own, replies[0], one.resamples, one.seed))
+        GuardDifference(one.name, str(run), yes_no.differences(own, replies[0], one.resamples, seed=one.seed))
         for run, one, own in zip(runs[1:], found[1:], replies[1:], strict=True)
     )
     result = GuardComparison(runs=tuple(found), differences=differences, provenance=artefacts.provenance())

@@ -41,7 +41,9 @@ def contamination(
     if trained:
         tasks = (pair.task for pair in pairs for _ in ORDERS)
         variants = [prompt_variant(question, task) for question, task in zip(questions, tasks, strict=True)]
-        found = compare(merged(trained), evaluated_side(registry, dataset, split, pairs=pairs, questions=variants), seed)
+        found = compare(
+            merged(trained), evaluated_side(registry, dataset, split, pairs=pairs, questions=variants), seed
+        )
         if found.leaks:
             logging.getLogger(__name__).warning(
                 "the model was trained on what it is evaluated on: %d of %d episodes and %d of %d pictures are in its "

@@ -45,4 +45,4 @@ class EvalRequest:
             ConfigError: There is neither an engine nor a model.
             DataError: The model's folder or its stage.json cannot be used.
         """
-        return subject(self.model, pictures or self.registry, self.settings, self.engine, **changes)
+        return subject(self.model, pictures or self.registry, self.settings, engine=self.engine, **changes)

@@ -96,7 +96,7 @@ def of_episode(
     if task not in tasks:
         raise ConfigError(f"{dataset}: episode {episode_id}", f"has no task {task!r}", nearest(task, tasks))
     truth = _truth(registry, dataset, episode_id)
-    return _strip(registry, dataset, split, found[episode_id, task], frames, truth)
+    return _strip(registry, dataset, split, pairs=found[episode_id, task], frames=frames, truth=truth)
 
 
 def of_split(
@@ -118,7 +118,9 @@ def of_split(
         )
     kept = set(drawn)
     return [
-        _strip(registry, dataset, split, pairs, frames, {}) for (episode, _), pairs in found.items() if episode in kept
+        _strip(registry, dataset, split, pairs=pairs, frames=frames, truth={})
+        for (episode, _), pairs in found.items()
+        if episode in kept
     ]
 
 

@@ -45,7 +45,7 @@ def control_counts(rows: Sequence[ControlRow]) -> str:
 
 def control_fixes(rows: Sequence[ControlRow]) -> list[str]:
     """A line for each row at fault: which training data would fix it."""
-    return [f"{code(row.name)} ({row.verdict}): {row.mends}." for row in rows if row.at_fault]
+    return [f"{code(row.name)} ({row.verdict}): {row.fix}." for row in rows if row.at_fault]
 
 
 def control_rules(rows: Sequence[ControlRow]) -> list[str]:

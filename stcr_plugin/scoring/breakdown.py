@@ -45,7 +45,7 @@ def breakdowns(pairs: Sequence[Pair], answers: Sequence[Answer], *, resamples: i
     what lies between 11 and 12 steps among them. "<5" holds pairs that the benchmark has none of.
     Quarters: equally many pairs, as far as pairs of the same distance allow, for data of other distances.
     """
-    every = _figures(_groups(pairs), answers, resamples, seed)
+    every = _figures(_groups(pairs), answers, resamples, seed=seed)
 
     def of(kind: str) -> dict[Any, PairFigures]:
         return {label: part for (one, label), part in every.items() if one == kind}

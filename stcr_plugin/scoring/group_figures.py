@@ -178,7 +178,7 @@ def _scaled(bounds: Bounds | None, scale: int) -> Bounds | None:
 
 
 def _texts(asked: GroupSettings) -> tuple[str, str, str, str, str]:
-    """name, asks, looks, mends and rule of the row."""
+    """The name of the row, what is asked, what looking would do, the fix and the rule."""
     count = asked.pictures
     looks = {
         "closest": "names the picture that is closest to completion, whatever its position",

@@ -80,7 +80,7 @@ def collect(run: SeedRun, plans: Sequence[Plan], made_by: Mapping[str, Any]) -> 
         results=tuple(_seed_result(one, row, run.seed) for (row, _), one in found.items()),
         controls={
             row: tuple(
-                dataclasses.replace(one, looks="", mends="", figures=None, folder="")
+                dataclasses.replace(one, looks="", fix="", figures=None, folder="")
                 for one in Controls.read(controls_file(run, row)).rows
             )
             for row in config.control_rows
