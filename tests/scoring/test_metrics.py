@@ -325,9 +325,9 @@ def test_no_interval_of_ties_where_there_are_none():
 
 def test_ties_alone_have_no_accuracy():
     ties = asked([pair(i, i, "neither") for i in range(3)], lambda query: "neither")
-    with pytest.raises(DataError, match="all 3 pairs: are ties"):
+    with pytest.raises(DataError, match="all 3 pairs are ties"):
         figures(ties)
-    with pytest.raises(DataError, match="all 3 pairs: are ties"):
+    with pytest.raises(DataError, match="all 3 pairs are ties"):
         paired_difference(ties, ties)
     rest = asked([pair("last", 9)], lambda query: "img1")
     assert [row.episode_id for row in per_episode(ties + rest)] == ["e9"]
