@@ -1,8 +1,8 @@
 """A finished build in the files of STCR's authors, so that their code trains or is measured on the very same rows.
 
 Formats as in episodes/spatiallogic.py, in the newer spelling. Picture paths are relative to the registry folder; give
-it as their `--base_dir`. A question in JSON is ours, in the prompt variant that the row was built with; their evaluation
-script takes the CSV's task_name and asks its own question.
+it as their `--base_dir`. A question in JSON is ours, in the prompt variant that the row was built with; their
+evaluation script takes the CSV's task_name and asks its own question.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What two datasets share: episodes, pictures, prompt variants; and how near the pictures of one are to those of the other.
+"""What two datasets share: episodes, pictures and prompt variants, and how near their pictures are to each other.
 
 A model that is evaluated on what it was trained on is not evaluated. Three kinds of things are compared:
 
