@@ -154,7 +154,7 @@ def test_answers_to_anything_else_are_not_used_again(model, registry, tmp_path, 
         config = json.loads((weights / "config.json").read_text())
         (weights / "config.json").write_text(json.dumps({**config, "use_cache": False}))
     elif change == "wording":
-        monkeypatch.setattr(prompts, "ask", lambda *arguments, **named: "Another wording?")
+        monkeypatch.setattr(prompts, "question_text", lambda *arguments, **named: "Another wording?")
     elif change == "code":
         monkeypatch.setattr(artefacts, "code_digest", lambda *rooms: "of another engine")
     else:
