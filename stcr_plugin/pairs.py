@@ -182,7 +182,7 @@ def _candidates(
         counts.append(end - start - here)
     if not segment_of:
         return excluded, {}
-    rng = np.random.default_rng(int(artefacts.digest([seed, episode.episode_id])[:16], 16))
+    rng = artefacts.rng(seed, episode.episode_id)
     ends = np.cumsum(np.concatenate(counts))
     total = int(ends[-1])
     # Overlapping segments may offer the same two frames, so a few more are drawn than are needed.

@@ -33,7 +33,7 @@ def _noise(picture: Image, path: str) -> Image:
     import numpy as np
     from PIL import Image
 
-    random = np.random.default_rng(int(artefacts.digest([path])[:16], 16))
+    random = artefacts.rng(path)
     return Image.fromarray(random.integers(0, 256, (picture.height, picture.width, 3), dtype=np.uint8))
 
 

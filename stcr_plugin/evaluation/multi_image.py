@@ -120,14 +120,13 @@ def draw_groups(
     no longest distance. truth: episode_id -> progress of each frame; a frame of unknown progress is in no group,
     nor do two that `rules` call a tie. Without it the later of two frames is the closer one.
     """
-    import numpy as np
 
     episodes: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         episodes[pair.episode_id].append(pair)
     groups = []
     for episode_id, own in episodes.items():
-        random = np.random.default_rng(int(artefacts.digest([seed, episode_id, asked.pictures])[:16], 16))
+        random = artefacts.rng(seed, episode_id, asked.pictures)
         closeness = None if truth is None else truth[episode_id]
         apart = rules.distances(own[0].distance / own[0].seconds)[0]
         segments = [part for part in _segments(own) if len(part[1]) >= asked.pictures]
@@ -156,9 +155,8 @@ def arranged(group: Group, asked: GroupSettings, seed: int) -> list[tuple[int, .
 
     Each entry is the frame (of `group.frames`) in each place. All rotations put each frame once in each place.
     """
-    import numpy as np
 
-    random = np.random.default_rng(int(artefacts.digest([seed, group.group_id, "arrangement"])[:16], 16))
+    random = artefacts.rng(seed, group.group_id, "arrangement")
     first = [int(frame) for frame in random.permutation(asked.pictures)]
     return [(*first[turn:], *first[:turn]) for turn in range(asked.rotations or asked.pictures)]
 
