@@ -25,7 +25,7 @@ def add_commands(commands: Commands) -> None:
 
 def _build_options(parser: Parser) -> None:
     parser.add_argument("config", help="data config, YAML")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of the config")
     registry_option(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per core); the result is the same"

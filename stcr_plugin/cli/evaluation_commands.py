@@ -157,7 +157,9 @@ def _multi_image(arguments: argparse.Namespace) -> None:
 
 
 def _rank_options(parser: Parser) -> None:
-    parser.add_argument("picture", type=Path, nargs="*", metavar="PICTURE", help="picture files, or one video file")
+    parser.add_argument(
+        "picture", type=Path, nargs="*", default=[], metavar="PICTURE", help="picture files, or one video file"
+    )
     registry_option(parser)
     model_option(parser)
     parser.add_argument("--task", help="the task in a few words; of an episode only if it has several")

@@ -45,7 +45,7 @@ def add_commands(commands: Commands) -> None:
 
 def _base_options(parser: Parser) -> None:
     parser.add_argument("config", help="base config, YAML")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of the config")
     registry_option(parser)
 
 
@@ -58,7 +58,7 @@ def _base(arguments: argparse.Namespace) -> None:
 
 def _recipe_options(parser: Parser) -> None:
     parser.add_argument("recipe", help="recipe, YAML, as for llamafactory-cli train")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override keys of the recipe")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of the recipe")
     parser.add_argument("--registry", type=Path, metavar="DIR", help=f"{REGISTRY} (default: the recipe's dataset_dir)")
 
 
@@ -113,7 +113,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _study_options(parser: Parser) -> None:
     parser.add_argument("config", help="study config, YAML, such as recipes/studies/ablation.yaml")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="override keys of the config, such as 'seeds=[5]'"
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="override keys of the config, such as 'seeds=[5]'"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: runs/studies/NAME)")
     parser.add_argument(
