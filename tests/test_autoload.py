@@ -156,7 +156,7 @@ def test_llamafactorys_v1_stops_at_a_recipe_of_ours_with_one_line(tmp_path: Path
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("stcr: ")]
-    assert line == "stcr: USE_V1 is set: the plugin works with LLaMA-Factory's stable trainer; unset USE_V1"
+    assert line == "stcr: USE_V1: is set, and the plugin works with LLaMA-Factory's stable trainer; unset USE_V1"
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ Lengths are metres as in the simulator. A step is one control step (1/80 s), a f
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ctypes.util import find_library
@@ -265,6 +267,7 @@ class Painter:
             fix = f"run {_INSTALL}, or set MUJOCO_GL to a backend that works here"
             raise ConfigError("source metaworld", problem, fix) from None
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self.closed = False
         self._picture = np.empty((height, width, 3), dtype=np.uint8)
         self._view = mujoco.MjrRect(0, 0, width, height)
         self._option = mujoco.MjvOption()
@@ -273,6 +276,7 @@ class Painter:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = model.camera(camera).id
+        atexit.register(_close, weakref.ref(self))  # EGL ends at exit too, after which a context cannot be freed
 
     def draw(self, env: Any, facts: Facts) -> Picture:
         """The picture of one recorded frame; `env` is its rollout's own, since resetting moves bodies of the model."""
@@ -296,9 +300,16 @@ class Painter:
         return np.ascontiguousarray(self._picture[:, ::-1] if self._turned else self._picture[::-1])
 
     def close(self) -> None:
+        """Free what the painter holds in the graphics library."""
+        self.closed = True
         self._gl.make_current()
         self._context.free()
         self._gl.free()
+
+
+def _close(painter: weakref.ref[Painter]) -> None:
+    if (open_still := painter()) is not None and not open_still.closed:
+        open_still.close()
 
 
 @dataclass(frozen=True)

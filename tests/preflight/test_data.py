@@ -87,12 +87,12 @@ def test_processes_see_what_one_sees(shared: Workshop, tmp_path: Path, monkeypat
     cut = tmp_path / "cut.png"
     cut.write_bytes(Path(paths[0]).read_bytes()[:-100])
     paths.append(str(cut))
-    alone = data._look(paths, "", set(paths), {})
+    alone = data._look(paths, "", set(paths), sums={})
     monkeypatch.setattr(data, "_WORTH_A_PROCESS", 50)
-    assert data._look(paths, "", set(paths), {}) == alone
+    assert data._look(paths, "", set(paths), sums={}) == alone
     assert [path for path, look in alone.items() if look.fault] == [str(cut)]
     # A look at the head alone passes a cut picture.
-    assert not data._look(paths, "", set(), {})[str(cut)].fault
+    assert not data._look(paths, "", set(), sums={})[str(cut)].fault
 
 
 def test_spread_takes_the_first_and_as_many_as_asked() -> None:
