@@ -109,7 +109,8 @@ real: | $(READY)
 # ---- checks
 
 # Each process of the tests computes on one thread; a module's tests stay in one process, and share what they make.
-TESTS := python -m pytest -n 2 --dist loadfile
+# Modules keep the order of tests/conftest.py: the longest first.
+TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 test test-fast: export OMP_NUM_THREADS := 1
 test: | $(READY)

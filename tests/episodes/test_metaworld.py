@@ -61,6 +61,7 @@ def sim():
         pytest.skip(f"Meta-World cannot be drawn here: {obstacle()}")
 
 
+@pytest.mark.slow
 def test_training_libraries_may_be_imported_after_drawing(sim):
     probe = PROBE.replace("painter.close()", "import torchvision\npainter.close()")
     assert subprocess.run([sys.executable, "-c", probe], timeout=120).returncode == 0

@@ -108,7 +108,7 @@ def test_before_the_first_step_a_signal_ends_the_process_at_once(
     "place",
     [
         "stcr_plugin.frameworks.llamafactory.experiment._set_template",
-        "stcr_plugin.frameworks.stage_record.Record.on_step_begin",
+        pytest.param("stcr_plugin.frameworks.stage_record.Record.on_step_begin", marks=pytest.mark.slow),
     ],
 )
 def test_a_second_signal_while_the_record_is_written_loses_nothing(

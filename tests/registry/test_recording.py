@@ -18,6 +18,7 @@ REAL = Path(os.environ.get("STCR_REAL_DATA", REPOSITORY.parent / "shared/real"))
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real data are not at {REAL} (set STCR_REAL_DATA)")
 
 
+@pytest.mark.slow
 def test_recordings_become_checked_training_sets_with_a_split_that_covers_the_drift(tmp_path: Path) -> None:
     few = ["pairs.per_episode=6", "datasets.cot.pairs=90", "datasets.weak.pairs=90", "datasets.forward.pairs=40"]
     config = load_data_config(REPOSITORY / "recipes/data/g1_pick_bottle.yaml", [f"source.root={REAL}", *few])
