@@ -93,10 +93,10 @@ demo-seeds: | $(READY)
 # ---- the same chain, smaller and on easier pairs: a first look in a few minutes, not the published figures.
 
 quick: | $(READY)
-	@echo "make quick: 600 episodes instead of 1,500, easier pairs, shorter stages; the full chain is make demo"
+	@echo "make quick: fewer episodes, easier scenes and pairs, no augmentation, shorter stages; the full chain is make demo"
 	$(MAKE) demo RUN=runs/quick DATA=recipes/data/tabletop_quick.yaml SPLITS=seen PAIRS=300 \
-	  BASE='pretraining.episodes=400 pretraining.steps=700' STAGE1='max_steps=250' \
-	  STAGE2='max_steps=900 learning_rate=1.5e-3'
+	  BASE='pretraining.episodes=400 pretraining.steps=700' STAGE1='max_steps=150 stcr.augment=null' \
+	  STAGE2='max_steps=750 learning_rate=1.5e-3 stcr.augment=null'
 
 # ---- the same chain on recordings of a real robot; REAL is the LeRobot folder that DATA describes.
 
