@@ -41,6 +41,7 @@ _MODEL_FILES = (
     "generation_config.json",
     *PROCESSOR_FILES,
 )
+_NOT_JSON = (ValueError, RecursionError)  # ValueError: not JSON, or a number that never ends
 # How libraries written in Rust and C++ (safetensors, torch.save) say that the disk is full: they give no errno.
 _FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")
 
@@ -134,7 +135,8 @@ def room_for(folder: str | Path, need: Callable[[], int]) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    """UTF-8; half of a surrogate pair, as in a cut emoji, becomes `?`."""
+    write_bytes(path, text.encode("utf-8", "replace"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -150,28 +152,37 @@ def read_json(path: str | Path) -> Any:
     """Raises DataError for a missing file or one that is not JSON."""
     try:
         return json.loads(_text(path, "not readable as JSON"))
-    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number that never ends
+    except _NOT_JSON as error:
         raise DataError(path, f"not readable as JSON ({error})") from None
 
 
 def read_jsonl(path: str | Path) -> Iterator[Any]:
     """Raises DataError naming the row (from 1) that is not JSON."""
     # Not splitlines: a text inside a row may hold U+2028 or U+0085, at which it would cut.
-    for number, line in enumerate(_text(path, "not readable").split("\n"), 1):
+    text = _text(path, "not readable").replace("\r\n", "\n").replace("\r", "\n")
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
+            except _NOT_JSON as error:
                 raise DataError(f"{path}, row {number}", f"not readable as JSON ({error})") from None
 
 
 def _text(path: str | Path, problem: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        data = Path(path).read_bytes()
+        refuse_lfs_pointer(path, data)
+        return data.decode("utf-8")
     except FileNotFoundError:
         raise DataError(path, "no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(path, f"{problem} ({error})") from None
+
+
+def refuse_lfs_pointer(path: str | Path, start: bytes) -> None:
+    """Raises DataError where a file that starts with `start` is only the text that Git LFS keeps in its place."""
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise DataError(path, "a Git LFS pointer, not the file itself", "run `git lfs pull` in its folder")
 
 
 def inside(root: str | Path, relative: str) -> Path:
@@ -194,7 +205,9 @@ def sha256_of(data: bytes) -> str:
 
 def digest(value: Any) -> str:
     """SHA-256 (hex) of a JSON-like value, the same for the same value whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    ).hexdigest()
 
 
 def rng(*key: Any) -> np.random.Generator:

@@ -408,3 +408,26 @@ def test_other_errors_pass_a_writer_as_they_are(tmp_path, error):
     with pytest.raises(type(error)) as caught, artefacts.room_for(tmp_path, lambda: 1):
         raise error
     assert caught.value is error
+
+
+def test_a_git_lfs_pointer_is_named_with_the_command_that_fetches_the_file(tmp_path: Path) -> None:
+    pointer = tmp_path / "info.json"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    for read in (artefacts.read_json, lambda path: list(artefacts.read_jsonl(path))):
+        with pytest.raises(DataError, match=r"a Git LFS pointer, .*; run `git lfs pull`"):
+            read(pointer)
+
+
+@pytest.mark.parametrize("row", ["[" * 100_000, "1" * 5_000, "{", "NaN x"])
+def test_a_row_that_is_not_json_is_named_whatever_it_is(tmp_path: Path, row: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(f'{{"a": 1}}\r\n{row}\r\n')
+    rows = artefacts.read_jsonl(tmp_path / "rows.jsonl")
+    assert next(rows) == {"a": 1}
+    with pytest.raises(DataError, match=r"rows.jsonl, row 2: not readable as JSON"):
+        next(rows)
+
+
+def test_half_a_surrogate_pair_is_written_with_replacement(tmp_path: Path) -> None:
+    artefacts.write_json(tmp_path / "a.json", {"text": "cut \ud83d"})
+    assert artefacts.read_json(tmp_path / "a.json") == {"text": "cut ?"}
+    assert artefacts.digest("cut \ud83d") != artefacts.digest("cut ?")
