@@ -51,9 +51,11 @@ def _report_options(parser: Parser) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from stcr_plugin.report.chain_report import PAGE, report, summary
+    from stcr_plugin.report.runs import read
 
-    written = report(arguments.runs, arguments.out, arguments.registry, seed=arguments.seed)
-    print(summary(arguments.runs))
+    found = read(arguments.runs)
+    written = report(found, arguments.out, arguments.registry, seed=arguments.seed)
+    print(summary(found))
     print(f"report: {written.with_name(PAGE)} (one file that opens offline) and {written.name}")
 
 

@@ -26,7 +26,7 @@ from stcr_plugin.report.document import (
 )
 from stcr_plugin.report.evidence import counts_of_controls, evidence
 from stcr_plugin.report.html import page
-from stcr_plugin.report.runs import KINDS, Runs, read
+from stcr_plugin.report.runs import KINDS, Runs
 
 REPORT, PAGE, CHAIN, EVIDENCE, PLOT = "report.md", "report.html", "chain.json", "evidence.json", "accuracies.png"
 LARGEST = 6_000_000
@@ -36,7 +36,7 @@ _ROWS = ("settings", "seed", "resamples", "limit", "engine", "model_digest", "da
 
 
 def report(
-    runs: Sequence[Path],
+    found: Runs,
     out: Path,
     registry: Path = Path("data_registry"),
     *,
@@ -46,13 +46,13 @@ def report(
     """Write report.html, report.md, chain.json, evidence.json and plots into a folder.
 
     Results of `stcr controls`, `stcr rank`, `stcr guard` and of groups of images, up to two folders deep in a run, have
-    sections of their own. Rows keep the order of `runs`. The text compares the first run with "stage2" (without one:
+    sections of their own. Rows keep the order of the runs. The text compares the first run with "stage2" (without one:
     with the last that is not "weak_only"), and "stage2" with "weak_only", pair by pair where the answers.jsonl of both
     exist; a table compares it with every run. Evaluations with other settings (prompt variant, language, image names, a
     warning, generated answers, image sizes) are compared only with their like.
 
     Args:
-        runs: Folders with `eval/*/results.json` or results.json, and perhaps a stage.json.
+        found: The results of the runs, of `runs.read`.
         out: Folder of the report.
         registry: Folder of the registry, for the pictures of the gallery.
         seed: Seed that draws the pairs of the gallery.
@@ -60,11 +60,8 @@ def report(
 
     Returns:
         The path of report.md.
-
-    Raises:
-        DataError: A run has no results, or a file with an unexpected format.
     """
-    found, out = read(runs), Path(out)
+    out = Path(out)
     of = chain.chains(found.chain)
     compared, without = comparison.comparisons(of)
     first = [*_results(found, of, out), *comparison.section(compared, without), *_evidence(found, of, out)]
@@ -83,9 +80,8 @@ def report(
     return out / REPORT
 
 
-def summary(runs: Sequence[Path]) -> str:
+def summary(found: Runs) -> str:
     """Plain text for a terminal: the figures of each run and split, and the verdict on the end of each chain."""
-    found = read(runs)
     rows = [(f"{one.name}, {one.of.split}", one.of.figures) for one in found.chain]
     verdicts = [chain.finding(one.after).text for one in chain.chains(found.chain)]
     return "\n".join([tables.console_table(rows), "", *verdicts])

@@ -7,6 +7,7 @@ from chain_of_runs import answered_chain, judged
 
 from stcr_plugin.evaluation.evaluate import read_answers
 from stcr_plugin.report.chain_report import report
+from stcr_plugin.report.runs import read
 from stcr_plugin.scoring import significance
 
 
@@ -20,7 +21,7 @@ def answers(run):
 
 
 def test_end_of_the_chain_is_compared_with_every_run(runs, tmp_path):
-    text = report(runs, tmp_path / "out").read_text()
+    text = report(read(runs), tmp_path / "out").read_text()
     rows = json.loads((tmp_path / "out" / "evidence.json").read_text())["comparisons"]
     assert [(row["one"], row["other"], row["n_pairs"]) for row in rows] == [
         ("stage2", "base", 200),
@@ -38,7 +39,7 @@ def test_end_of_the_chain_is_compared_with_every_run(runs, tmp_path):
 
 
 def test_two_looks_are_paid_for(runs, tmp_path):
-    report(runs, tmp_path / "out")
+    report(read(runs), tmp_path / "out")
     base, weak = json.loads((tmp_path / "out" / "evidence.json").read_text())["comparisons"]
     assert base["by_episode"]["p"] < weak["by_episode"]["p"]
     assert base["p_holm"] == pytest.approx(2 * base["by_episode"]["p"])
@@ -48,12 +49,12 @@ def test_two_looks_are_paid_for(runs, tmp_path):
 def test_runs_of_other_pairs_are_named_and_left_out(runs, tmp_path):
     path = runs[2] / "eval" / "heldout" / "answers.jsonl"
     path.write_text(path.read_text().replace('"p7"', '"q7"'))
-    text = report(runs, tmp_path / "out").read_text()
+    text = report(read(runs), tmp_path / "out").read_text()
     rows = json.loads((tmp_path / "out" / "evidence.json").read_text())["comparisons"]
     assert [row["other"] for row in rows] == ["base"]
     assert "- toy, heldout: `stage2` and `weak_only`: the two sets of answers are to different pairs" in text
 
 
 def test_single_run_is_compared_with_none(runs, tmp_path):
-    text = report(runs[1:2], tmp_path / "out").read_text()
+    text = report(read(runs[1:2]), tmp_path / "out").read_text()
     assert "Run against run" not in text

@@ -29,6 +29,7 @@ from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.evaluation.strips import of_split
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report.chain_report import report
+from stcr_plugin.report.runs import read
 from stcr_plugin.results import Controls, MultiImage
 from stcr_plugin.scoring import verdicts
 from stcr_plugin.scoring.group_figures import control_row
@@ -96,7 +97,7 @@ class Page(HTMLParser):
 
 
 def page(runs, out, registry=Path("nowhere"), **more):
-    report(runs, out, registry, **more)
+    report(read(runs), out, registry, **more)
     return Page((out / "report.html").read_text(encoding="utf-8"))
 
 
@@ -322,7 +323,7 @@ def test_responses_are_shown_without_pictures_where_the_data_are_missing(runs, r
 
 def test_markdown_and_page_are_the_same_again(runs, registry, tmp_path, whole):
     out, _ = whole
-    report(runs, tmp_path, registry)
+    report(read(runs), tmp_path, registry)
     for path in sorted(out.iterdir()):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
     linked = re.findall(r"\]\((\S+\.png)\)", (out / "report.md").read_text())
@@ -334,10 +335,10 @@ def test_file_with_an_unexpected_format_is_refused(runs, registry, tmp_path):
     run = shutil.copytree(runs[2], tmp_path / "run")
     (run / "guard" / "guard.json").write_text("{}")
     with pytest.raises(DataError, match=r"guard\.json: not what `stcr guard` writes \('name' is missing\)"):
-        report([run], tmp_path / "out", registry)
+        report(read([run]), tmp_path / "out", registry)
     alone = shutil.copytree(runs[2] / "eval" / "toy-heldout-swap", tmp_path / "alone")
     with pytest.raises(DataError, match=r"no results\.json of a plain evaluation"):
-        report([alone], tmp_path / "out", registry)
+        report(read([alone]), tmp_path / "out", registry)
 
 
 def test_control_rows_added_later_are_in_the_report(runs, registry, tmp_path):

@@ -12,6 +12,7 @@ from stcr_plugin.errors import DataError
 from stcr_plugin.figures import Breakdowns
 from stcr_plugin.report.chain import says_img2
 from stcr_plugin.report.chain_report import report
+from stcr_plugin.report.runs import read
 from stcr_plugin.report.tables import console_table
 from stcr_plugin.results import Evaluation
 from stcr_plugin.scoring.metrics import figures
@@ -19,7 +20,7 @@ from stcr_plugin.types import Answer
 
 
 def written(runs, out):
-    return report(runs, out).read_text()
+    return report(read(runs), out).read_text()
 
 
 def test_gap_before_and_after_is_reported(tmp_path):
@@ -333,7 +334,7 @@ def test_single_episode_is_named_and_nothing_compared(tmp_path):
 
 def test_chain_file_lists_rows_in_the_order_given_without_episodes(tmp_path):
     runs = chain(tmp_path, results(96.0, 94.5, 91.0), results(95.0, 94.0, 90.0))
-    report(runs[::-1], tmp_path / "out")
+    report(read(runs[::-1]), tmp_path / "out")
     rows = json.loads((tmp_path / "out" / "chain.json").read_text())
     assert [(row["name"], row["split"]) for row in rows] == [
         ("weak_only", "heldout"),
@@ -347,7 +348,7 @@ def test_chain_file_lists_rows_in_the_order_given_without_episodes(tmp_path):
 
 def test_every_split_has_its_row_its_words_and_its_panel(tmp_path):
     run = write(tmp_path, "stage1", results(80.0, 70.0, 60.0))
-    report([run], tmp_path / "one")
+    report(read([run]), tmp_path / "one")
     write(tmp_path, "stage1", results(75.0, 65.0, 55.0, split="looks"))
     text = written([run], tmp_path / "two")
     assert "| stage1 | toy | heldout | direct | 80.0 | 70.0 | +10.0 | 60.0 (57.0 to 63.0) |" in text
@@ -396,19 +397,19 @@ def test_results_directly_in_the_folder_are_found(tmp_path):
 def test_same_results_give_the_same_bytes(tmp_path):
     runs = chain(tmp_path, results(96.0, 94.5, 91.0), results(95.0, 94.0, 90.0))
     for out in ("a", "b"):
-        report(runs, tmp_path / out)
+        report(read(runs), tmp_path / out)
     for name in ("report.md", "report.html", "chain.json", "evidence.json", "accuracies.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_run_without_results_or_with_foreign_ones_is_refused(tmp_path):
     with pytest.raises(DataError, match="run `stcr eval`"):
-        report([tmp_path], tmp_path / "out")
+        report(read([tmp_path]), tmp_path / "out")
     (tmp_path / "results.json").write_text('{"name": "x"}')
     with pytest.raises(DataError, match=r"results\.json.*'dataset' is missing"):
-        report([tmp_path], tmp_path / "out")
+        report(read([tmp_path]), tmp_path / "out")
     with pytest.raises(DataError, match="no runs"):
-        report([], tmp_path / "out")
+        report(read([]), tmp_path / "out")
 
 
 def test_names_cannot_break_the_table(tmp_path):
