@@ -28,7 +28,7 @@ STAGE1 ?=
 STAGE2 ?=
 WEAK_ONLY ?=
 
-.PHONY: install demo demo-ablation demo-seeds quick real test test-fast check check-static docs bench gpu clean
+.PHONY: install demo demo-ablation demo-seeds quick real test test-fast check check-static docs bench kills gpu clean
 
 install: $(READY)
 
@@ -114,10 +114,10 @@ TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --duration
 
 test test-fast: export OMP_NUM_THREADS := 1
 test: | $(READY)
-	$(TESTS) -m "not gpu"
+	$(TESTS) -m "not gpu and not kill"
 
 test-fast: | $(READY)
-	$(TESTS) -m "not gpu and not slow"
+	$(TESTS) -m "not gpu and not kill and not slow"
 
 check-static: | $(READY)
 	ruff check .
@@ -128,6 +128,11 @@ check: check-static test
 
 bench: | $(READY)
 	python -m pytest tests/speed -m bench
+
+# Every command that makes something, killed at ten random moments: it ends as an unbroken run. Takes minutes.
+kills: export OMP_NUM_THREADS := 1
+kills: | $(READY)
+	python -m pytest tests/kill -m kill -s
 
 docs: | $(READY)
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

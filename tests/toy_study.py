@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tiny_stage import RECIPES
+from omegaconf import OmegaConf
+from tiny_stage import DATA, RECIPES, TINY, Workshop
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.study.study_config import SeedRun, StudyConfig
@@ -35,6 +36,25 @@ def seed_run(config: StudyConfig, out: Path, seed: int = 1, build: str = "toy") 
 
 def stages(**changes: Any) -> dict[str, Any]:
     return {name: {**stage, **changes.get(name, {})} for name, stage in MINIMAL["stages"].items()}
+
+
+def tiny_study(root: Path, **changes: Any) -> StudyConfig:
+    """A study whose every command takes seconds, its files in `root`."""
+    workshop = Workshop(root)
+    workshop.write_yaml(workshop.data, DATA)
+    prior = OmegaConf.merge(OmegaConf.load(RECIPES / "stage0_prior.yaml"), OmegaConf.from_dotlist(list(TINY)))
+    OmegaConf.save(prior, root / "prior.yaml")
+    reading = {"episodes": 2, "frames": 2, "steps": 2, "batch_size": 2}
+    base = {"out": "unused", "prior": str(root / "prior.yaml"), "split": "dev", "gap_over": -101}
+    workshop.write_yaml(root / "base.yaml", {**base, "pretraining": reading})
+    small = [*TINY, "stcr.evaluate.split=dev", "max_steps=2"]
+    longer = stages(stage1={"overrides": small}, stage2={"overrides": small})
+    longer["weak_only"]["overrides"] = [*small, "max_steps=4"]
+    controls = {"rows": ["stage2"], "split": "dev", "pairs": 2}
+    files = {"data": str(workshop.data), "base": str(root / "base.yaml")}
+    guard = {"rows": ["base", "stage2"], "episodes": 3}
+    options = {"splits": ["dev", "heldout"], "pairs": 4, "equal": "steps", "controls": controls, "guard": guard}
+    return study(**files, **options, stages=longer, **changes)
 
 
 def two_datasets(folder: Path) -> tuple[Path, list[float], list[int]]:

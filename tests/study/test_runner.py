@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
-from tiny_stage import DATA, RECIPES, TINY, Workshop
-from toy_study import seed_run, stages, study
+from tiny_stage import DATA, Workshop
+from toy_study import seed_run, study, tiny_study
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, StcrError
@@ -33,24 +32,6 @@ def test_every_seed_starts_from_links_to_the_model_that_is_there(tmp_path: Path)
     (tmp_path / "seed1/base/results.json").write_text("{}", encoding="utf-8")
     assert (tmp_path / "seed1/base/model.safetensors").read_text(encoding="utf-8") == "model.safetensors"
     assert sorted(file.name for file in (tmp_path / "real").iterdir()) == ["config.json", "model.safetensors"]
-
-
-def tiny_study(root: Path, **changes: Any) -> StudyConfig:
-    workshop = Workshop(root)
-    workshop.write_yaml(workshop.data, DATA)
-    prior = OmegaConf.merge(OmegaConf.load(RECIPES / "stage0_prior.yaml"), OmegaConf.from_dotlist(list(TINY)))
-    OmegaConf.save(prior, root / "prior.yaml")
-    reading = {"episodes": 2, "frames": 2, "steps": 2, "batch_size": 2}
-    base = {"out": "unused", "prior": str(root / "prior.yaml"), "split": "dev", "gap_over": -101}
-    workshop.write_yaml(root / "base.yaml", {**base, "pretraining": reading})
-    small = [*TINY, "stcr.evaluate.split=dev", "max_steps=2"]
-    longer = stages(stage1={"overrides": small}, stage2={"overrides": small})
-    longer["weak_only"]["overrides"] = [*small, "max_steps=4"]
-    controls = {"rows": ["stage2"], "split": "dev", "pairs": 2}
-    files = {"data": str(workshop.data), "base": str(root / "base.yaml")}
-    guard = {"rows": ["base", "stage2"], "episodes": 3}
-    options = {"splits": ["dev", "heldout"], "pairs": 4, "equal": "steps", "controls": controls, "guard": guard}
-    return study(**files, **options, stages=longer, **changes)
 
 
 @pytest.mark.slow

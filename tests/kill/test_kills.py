@@ -1,0 +1,161 @@
+"""`make kills`: a command killed at ten random moments ends in the same bytes or figures as an unbroken run.
+
+STCR_KILL_SEED draws other moments. A run that ends before its kill is compared, and the next one starts from nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from release_stage import finished
+from tiny_stage import DATA, RECIPES, Workshop, losses, quiet_environment, stage_row
+from toy_study import tiny_study
+
+from stcr_plugin.artefacts import model_digest
+from stcr_plugin.records import is_finished
+
+KILLS = 10
+SEED = int(os.environ.get("STCR_KILL_SEED", "0"))
+OF_THE_CLOCK = {"seconds", "provenance", "out", "date"}
+Command = Callable[[Workshop, Path], list[str | Path]]
+
+
+def build(workshop: Workshop, out: Path) -> list[str | Path]:
+    values = DATA | {"source": DATA["source"] | {"seen": 60}, "pairs": DATA["pairs"] | {"per_episode": 12}}
+    splits = DATA["splits"] | {"train": {"episodes": 50, "group": "seen"}}
+    data = workshop.write_yaml(workshop.root / "kill.yaml", values | {"name": "killed", "splits": splits})
+    return ["data", "build", data, "--registry", out]
+
+
+def evaluation(workshop: Workshop, out: Path) -> list[str | Path]:
+    split = ["--dataset", "tiny", "--split", "train", "--registry", workshop.registry]
+    return ["eval", "--model", workshop.base, *split, "--mode", "cot", "--set", "max_new_tokens=24", "--out", out]
+
+
+def training(workshop: Workshop, out: Path) -> list[str | Path]:
+    more = ("max_steps=30", "save_strategy=steps", "save_steps=2", "stcr.evaluate.every_steps=10")
+    return ["train", RECIPES / "weak_only.yaml", *workshop.overrides("weak", out.name, workshop.base, *more)]
+
+
+def export(workshop: Workshop, out: Path) -> list[str | Path]:
+    stage = workshop.root / "stage2"
+    if not stage.exists():
+        values = {"data": [], "datasets": ["tiny_weak"]}
+        finished(shutil.copytree(workshop.base, stage), workshop.registry, **values)
+    return ["export", stage, "--registry", workshop.registry, "--out", out]
+
+
+def study(workshop: Workshop, out: Path) -> list[str | Path]:
+    config = workshop.root / "study.yaml"
+    if not config.exists():
+        values = dataclasses.asdict(tiny_study(workshop.root, seeds=[1]))
+        config.write_text(yaml.safe_dump(json.loads(json.dumps(values))), encoding="utf-8")
+    return ["study", config, "--out", out]
+
+
+def every_file(out: Path) -> dict[str, Any]:
+    """Name -> content of every file but hidden ones, JSON without what the clock says."""
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    names = [path.relative_to(out) for path in files]
+    return {
+        str(name): timeless(json.loads((out / name).read_bytes()))
+        if name.suffix == ".json"
+        else (out / name).read_bytes()
+        for name in names
+        if not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: timeless(one) for key, one in value.items() if key not in OF_THE_CLOCK}
+    return [timeless(one) for one in value] if isinstance(value, list) else value
+
+
+def trained(out: Path) -> dict[str, Any]:
+    record = stage_row(out)
+    assert record["finished"]
+    return {"figures": timeless(record["figures"]), "losses": losses(out), "weights": model_digest(out)}
+
+
+def studied(out: Path) -> dict[str, Any]:
+    """The table and the weights of every stage; times and paths of the folder apart."""
+    table = timeless(json.loads((out / "study.json").read_text(encoding="utf-8")))
+    table.pop("costs", None)
+    weights = {str(path.relative_to(out)): model_digest(path.parent) for path in sorted(out.rglob("stage.json"))}
+    assert weights
+    return {"table": table, "weights": weights}
+
+
+KINDS: dict[str, tuple[Command, Callable[[Path], dict[str, Any]]]] = {
+    "data build": (build, every_file),
+    "eval": (evaluation, every_file),
+    "train": (training, trained),
+    "export": (export, every_file),
+    "study": (study, studied),
+}
+
+
+def start(workshop: Workshop, command: Sequence[str | Path]) -> subprocess.Popen[bytes]:
+    log = open(workshop.root / "log.txt", "ab")  # noqa: SIM115 - the process writes to it
+    with log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "stcr_plugin.cli", *map(str, command)],
+            env=quiet_environment(workshop.root),
+            cwd=workshop.root,
+            stdout=log,
+            stderr=log,
+        )
+
+
+@pytest.mark.kill
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_ten_random_moments_it_ends_as_an_unbroken_run(workshop: Workshop, kind: str) -> None:
+    command, outcome = KINDS[kind]
+    name = kind.replace(" ", "_")
+    straight, killed = workshop.root / f"{name}_straight", workshop.root / f"{name}_killed"
+    log = workshop.root / "log.txt"
+
+    def finish(out: Path) -> dict[str, Any]:
+        if is_finished(out):  # a stage that was killed after its record; it would not be trained again
+            return outcome(out)
+        assert start(workshop, command(workshop, out)).wait(900) == 0, log.read_text(encoding="utf-8")[-5000:]
+        return outcome(out)
+
+    began = time.monotonic()
+    expected = finish(straight)
+    lasts = time.monotonic() - began
+    drawn = random.Random(f"{SEED} {kind}")
+    moments: list[float] = []
+    while len(moments) < KILLS:
+        if is_finished(killed):
+            assert outcome(killed) == expected
+            shutil.rmtree(killed)
+        process = start(workshop, command(workshop, killed))
+        delay = drawn.uniform(0.1, lasts)
+        try:
+            status = process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            assert process.wait(60) == -signal.SIGKILL
+            moments.append(delay)
+        else:
+            assert status == 0, log.read_text(encoding="utf-8")[-5000:]
+            assert outcome(killed) == expected
+            shutil.rmtree(killed)
+    assert finish(killed) == expected
+    print(f"\n{kind}: unbroken {lasts:.1f} s; killed after " + ", ".join(f"{moment:.1f}" for moment in moments) + " s")
