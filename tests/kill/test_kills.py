@@ -65,7 +65,7 @@ def study(workshop: Workshop, out: Path) -> list[str | Path]:
 
 
 def every_file(out: Path) -> dict[str, Any]:
-    """Name -> content of every file but hidden ones, JSON without what the clock says."""
+    """Name -> content of every file but hidden ones, without the folder's name, JSON without what the clock says."""
     files = sorted(path for path in out.rglob("*") if path.is_file())
     names = [path.relative_to(out) for path in files]
     return {
