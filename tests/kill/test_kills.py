@@ -149,7 +149,8 @@ def test_killed_at_ten_random_moments_it_ends_as_an_unbroken_run(workshop: Works
             status = process.wait(delay)
         except subprocess.TimeoutExpired:
             process.kill()
-            assert process.wait(60) == -signal.SIGKILL
+            status = process.wait(60)
+        if status == -signal.SIGKILL:
             moments.append(delay)
         else:
             assert status == 0, log.read_text(encoding="utf-8")[-5000:]
