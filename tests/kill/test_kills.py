@@ -46,7 +46,11 @@ def evaluation(workshop: Workshop, out: Path) -> list[str | Path]:
 
 def training(workshop: Workshop, out: Path) -> list[str | Path]:
     more = ("max_steps=30", "save_strategy=steps", "save_steps=2", "stcr.evaluate.every_steps=10")
-    return ["train", RECIPES / "weak_only.yaml", *workshop.overrides("weak", out.name, workshop.base, *more)]
+    return [
+        "train",
+        RECIPES / "weak_only.yaml",
+        *workshop.overrides("weak", str(out.relative_to(workshop.root)), workshop.base, *more),
+    ]
 
 
 def export(workshop: Workshop, out: Path) -> list[str | Path]:
@@ -65,7 +69,7 @@ def study(workshop: Workshop, out: Path) -> list[str | Path]:
 
 
 def every_file(out: Path) -> dict[str, Any]:
-    """Name -> content of every file but hidden ones, without the folder's name, JSON without what the clock says."""
+    """Name -> content of every file but hidden ones, JSON without what the clock says."""
     files = sorted(path for path in out.rglob("*") if path.is_file())
     names = [path.relative_to(out) for path in files]
     return {
@@ -125,7 +129,7 @@ def start(workshop: Workshop, command: Sequence[str | Path]) -> subprocess.Popen
 def test_killed_at_ten_random_moments_it_ends_as_an_unbroken_run(workshop: Workshop, kind: str) -> None:
     command, outcome = KINDS[kind]
     name = kind.replace(" ", "_")
-    straight, killed = workshop.root / f"{name}_straight", workshop.root / f"{name}_killed"
+    straight, killed = workshop.root / "straight" / name, workshop.root / "killed" / name
     log = workshop.root / "log.txt"
 
     def finish(out: Path) -> dict[str, Any]:
