@@ -316,6 +316,53 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class ClaimFigures:
+    """The `n` claims of one family, and the share of them that is true."""
+
+    n: int
+    true: Measure
+
+
+@dataclass(frozen=True)
+class WrongAnswers:
+    """How many wrong answers come from what.
+
+    A claim decides where it is about something in which the two pictures differ, in truth or by the answer.
+
+    Attributes:
+        seeing: A deciding claim is false.
+        judging: All deciding claims are true, and the conclusion is wrong.
+        unknown: Nothing is said that decides, or some of it cannot be read.
+    """
+
+    seeing: int = 0
+    judging: int = 0
+    unknown: int = 0
+
+
+@dataclass(frozen=True)
+class Factuality:
+    """What a model wrote of its pictures against their true states, in percent.
+
+    Attributes:
+        claims_true: Of the claims in its answers; with false and unreadable ones they are 100.
+        claims_missing: Share of the claims of a true description about which an answer says nothing.
+        families: Family of claims -> its figures.
+        n_undescribed: Answers that describe no picture.
+    """
+
+    claims_true: Measure
+    claims_false: Measure
+    claims_unreadable: Measure
+    claims_missing: Measure
+    families: Mapping[str, ClaimFigures]
+    wrong: WrongAnswers
+    n_claims: int
+    n_answers: int
+    n_undescribed: int
+
+
+@dataclass(frozen=True)
 class YesNoFigures:
     """The figures of yes/no questions as POPE defines them (Li et al. 2023, arXiv 2305.10355), yes being positive.
 

@@ -15,6 +15,7 @@ from stcr_plugin.figures import (
     Breakdowns,
     Difference,
     EpisodeFigures,
+    Factuality,
     Figures,
     GroupFigures,
     GroupPart,
@@ -78,6 +79,19 @@ class TrainingOverlap:
 
 
 @dataclass(frozen=True)
+class ClaimAccount:
+    """What a model wrote, against the true states of the build's source.
+
+    Attributes:
+        found: None where the truth is not known.
+        unknown: Why it is not, "" where it is.
+    """
+
+    found: Inline[Factuality | None] = None
+    unknown: Omitted[str] = ""
+
+
+@dataclass(frozen=True)
 class PlainAccuracy:
     """What the plain prompt gives on the same pairs; `difference` is the comparator's pair accuracy minus it."""
 
@@ -122,6 +136,7 @@ class Evaluation(Result):
         limit: How many pairs were to be evaluated at most; None for all.
         tokens: Sums over the answers whose tokens were counted; None where none were.
         cost: In the currency of the engine's prices; None without prices.
+        claims: What the answers say of the pictures; None where none of them gives reasons.
         engine: The engine's identity.
     """
 
@@ -148,6 +163,7 @@ class Evaluation(Result):
     tokens: Tokens | None = None
     cost: float | None = None
     overlap: TrainingOverlap | None = None
+    claims: Omitted[ClaimAccount | None] = None
     engine: Mapping[str, Any] = field(default_factory=dict)
     model_digest: str | None = None
     data_digest: str | None = None

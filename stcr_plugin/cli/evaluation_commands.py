@@ -61,6 +61,7 @@ def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -
     from stcr_plugin.evaluation.evaluate import evaluate
     from stcr_plugin.report.comparator_words import comparator_words
     from stcr_plugin.report.evaluation_page import write_evaluation_page
+    from stcr_plugin.report.factuality_words import claim_words
     from stcr_plugin.report.overlap_words import overlap_words
     from stcr_plugin.report.tables import console_table
 
@@ -73,6 +74,8 @@ def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -
         print(comparator_words(found.comparator, found.figures))
     if found.overlap:
         print(overlap_words(found.overlap))
+    if found.claims:
+        print(claim_words(found.claims))
     print(f"results: {out}")
 
 

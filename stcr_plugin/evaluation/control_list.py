@@ -17,6 +17,7 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation import descriptions
 from stcr_plugin.samples.questions import question_text
+from stcr_plugin.scoring.factuality import Halves, own_halves
 from stcr_plugin.scoring.verdicts import NotApplicableError
 from stcr_plugin.types import ORDERS, Change, Prompt, Query, Shown
 
@@ -143,10 +144,10 @@ def _decomposed(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     ]
 
 
-def _own(plain: Plain, prompts: Sequence[Prompt]) -> list[tuple[Prompt, descriptions.Halves]]:
+def _own(plain: Plain, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Halves]]:
     """The prompts of pairs that the model itself described in both orders, with its description."""
     found = {
-        (prompt.item, prompt.order): descriptions.own(plain.texts[prompt.item, prompt.order], prompt.names)
+        (prompt.item, prompt.order): own_halves(plain.texts[prompt.item, prompt.order], prompt.names)
         for prompt in prompts
     }
     kept = []
@@ -159,7 +160,7 @@ def _own(plain: Plain, prompts: Sequence[Prompt]) -> list[tuple[Prompt, descript
     return kept
 
 
-def _begun(prompt: Prompt, halves: descriptions.Halves, **changes: Any) -> Prompt:
+def _begun(prompt: Prompt, halves: Halves, **changes: Any) -> Prompt:
     """The description as the beginning of the model's own turn, as its training writes it; what is left is to judge."""
     begin = f"spatial details: {descriptions.described(halves, prompt.names)}\n"
     return dataclasses.replace(prompt, begin=begin, reasons=False, **changes)
@@ -191,7 +192,7 @@ def _swapped_description(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     return [_begun(prompt, (second, first)) for prompt, (first, second) in _own(plain, prompts)]
 
 
-def _true(plain: Plain, prompts: Sequence[Prompt]) -> list[tuple[Prompt, descriptions.Halves]]:
+def _true(plain: Plain, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Halves]]:
     found = descriptions.true(plain.registry, plain.dataset, plain.queries, language=plain.settings.language)
     return [(prompt, found[prompt.item, prompt.order]) for prompt in prompts if (prompt.item, prompt.order) in found]
 
@@ -212,7 +213,7 @@ def _oracle_begun(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     return [_begun(prompt, halves) for prompt, halves in _true(plain, prompts)]
 
 
-def _filled(template: str, query: Query, prompt: Prompt, halves: descriptions.Halves | None = None) -> str:
+def _filled(template: str, query: Query, prompt: Prompt, halves: Halves | None = None) -> str:
     """A prompt variant of controls.yaml with the pictures' names, the task and the description in it."""
     values = {"task": query.pair.task.strip().rstrip(".。")}
     if halves:

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stcr_plugin.config import nearest
-from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.evaluation.ground_truth import config_of, source_of
-from stcr_plugin.types import Episode, EpisodeSource, Pair, PairSource, Query
+from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.results import ClaimAccount
+from stcr_plugin.scoring.factuality import Described, Halves, Truth, factuality
+from stcr_plugin.scoring.factuality import described as held_against
+from stcr_plugin.types import Answer, Episode, EpisodeSource, Pair, PairSource, Prompt, Query, State
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.data_config import FrameRules
+    from stcr_plugin.samples.cot import Phrases
 
-Halves = tuple[str, str]
-"""What the first and the second picture of a prompt show."""
-
-_JUDGMENT = re.compile(r"closer[\s_-]+to[\s_-]+completion", re.IGNORECASE)
+Asked = tuple[Query, Prompt, Answer]
+"""A query, how it was asked, and its answer."""
 
 
 def described(halves: Halves, names: Sequence[str]) -> str:
     """The halves as CoT samples write them: `img1: ... img2: ...` with the names that the pictures have."""
     return f"{names[0]}: {halves[0]}. {names[1]}: {halves[1]}."
-
-
-def own(text: str, names: Sequence[str]) -> Halves | None:
-    """What `text`, a reasoned answer, says of each picture, without its judgment; None where it says nothing of one."""
-    before = _JUDGMENT.split(text, maxsplit=1)[0]
-    heads = [re.search(rf"(?<!\w){re.escape(name)}[\"'`*_]*\s*[:：]", before, re.IGNORECASE) for name in names[:2]]
-    first, second = heads
-    if first is None or second is None or second.start() < first.end():
-        return None
-    halves = (before[first.end() : second.start()], before[second.end() :])
-    one, two = (" ".join(half.split()).strip(" \"'`*_{},").rstrip(".。") for half in halves)
-    return (one, two) if one and two else None
 
 
 def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) -> dict[tuple[str, str], Halves]:
@@ -84,21 +74,66 @@ def _worded(
     source: EpisodeSource, kind: str, language: str, episodes: Mapping[str, Episode], pairs: Mapping[str, Pair]
 ) -> dict[str, Halves]:
     """pair_id -> the earlier and the later frame in words."""
+    phrases = _phrases(kind, language)
+    states = _states(source, episodes)
+    found = {}
+    for pair in pairs.values():
+        earlier, later = (
+            phrases.say(source.claims(states[pair.episode_id][frame])) for frame in (pair.earlier, pair.later)
+        )
+        found[pair.pair_id] = (earlier, later)
+    return found
+
+
+def _phrases(kind: str, language: str) -> Phrases:
     from stcr_plugin.samples.cot import load_phrases
 
     texts_of = load_phrases(kind)
     if language not in texts_of:
         raise ConfigError(f"language {language!r}", "has no texts for claims", nearest(language, list(texts_of)))
-    states = {episode_id: source.states(episode) for episode_id, episode in episodes.items()}
-    found = {}
-    for pair in pairs.values():
-        of_episode = states[pair.episode_id]
+    return texts_of[language]
+
+
+def _states(source: EpisodeSource, episodes: Mapping[str, Episode]) -> dict[str, Sequence[State]]:
+    """episode_id -> the states of its frames. Raises DataError for an episode without any."""
+    states: dict[str, Sequence[State]] = {}
+    for episode_id, episode in episodes.items():
+        of_episode = source.states(episode)
         if of_episode is None:
-            raise DataError(f"episode {pair.episode_id}", "the source records no states of it")
-        earlier, later = (
-            texts_of[language].say(source.claims(of_episode[frame])) for frame in (pair.earlier, pair.later)
-        )
-        found[pair.pair_id] = (earlier, later)
+            raise DataError(f"episode {episode_id}", "the source records no states of it")
+        states[episode_id] = of_episode
+    return states
+
+
+def claim_account(request: EvalRequest, asked: Sequence[Asked], language: str) -> ClaimAccount:
+    """What reasoned answers say of their pictures, held against the states of the build's source."""
+    try:
+        answers = _held_against_truth(request, asked, language)
+    except StcrError as error:
+        return ClaimAccount(unknown=str(error))
+    return ClaimAccount(factuality(answers, request.resamples, request.seed))
+
+
+def _held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: str) -> list[Described]:
+    from stcr_plugin.registry.manifest import read_manifest
+
+    config = config_of(read_manifest(request.registry, request.dataset))
+    phrases = _phrases(config.source.kind, language)
+    source, episodes = source_of(config, {query.pair.episode_id for query, _, _ in asked})
+    first = asked[0][0].pair
+    _check_pictures(source, episodes[first.episode_id], first, rules=config.frames, registry=request.registry)
+    states = _states(source, episodes)
+
+    def truth(query: Query, frame: int) -> Truth:
+        state = states[query.pair.episode_id][frame]
+        return Truth(source.claims(state), lambda claim: source.holds(claim, state))
+
+    found = []
+    for query, prompt, answer in asked:
+        shown = (query.pair.earlier, query.pair.later)
+        first_frame, second_frame = shown if query.order == "forward" else shown[::-1]
+        truths = (truth(query, first_frame), truth(query, second_frame))
+        found.append(held_against(answer, prompt.names, truths, read=phrases.read_pieces))
     return found
 
 

@@ -13,7 +13,7 @@ from stcr_plugin.engines.cache import collect_responses, picture_digests, write_
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import Engine, Priced
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation import comparators
+from stcr_plugin.evaluation import comparators, descriptions
 from stcr_plugin.evaluation.comparators import Comparator
 from stcr_plugin.evaluation.leakage import contamination
 from stcr_plugin.evaluation.request import EvalRequest
@@ -99,6 +99,11 @@ def evaluate(
             tokens=_tokens(answers),
             cost=_cost(engine, answers),
             overlap=shared,
+            claims=descriptions.claim_account(
+                request, list(zip(queries, prompts, answers, strict=True)), settings.language
+            )
+            if settings.mode == "cot"
+            else None,
             engine=dict(identity),
             model_digest=identity.get("model_digest"),
             data_digest=data_digest,

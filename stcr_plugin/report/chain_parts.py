@@ -10,6 +10,7 @@ from stcr_plugin.figures import PhaseCell, QuarterFigures, WindowFigures
 from stcr_plugin.report import tables
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import Block, Cell, Fold, Heading, Heat, Section, Table, Words, code, figures, share
+from stcr_plugin.report.factuality_words import CHAIN_HEADS, claim_cells
 from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.report.runs import Measured
 from stcr_plugin.results import Evaluation
@@ -120,6 +121,29 @@ def _in_order(cells: Sequence[PhaseCell]) -> list[str]:
             first[cell.earlier] += cell.figures.n_pairs
             either.update({cell.earlier: cell.figures.n_pairs, cell.later: cell.figures.n_pairs})
     return sorted(either, key=lambda phase: (-first[phase] / (either[phase] or 1), phase))
+
+
+def claims(measured: Sequence[Measured]) -> list[Section]:
+    """What the answers of each run say of their pictures, where they were held against the truth."""
+    found = [(one, one.of.claims.found) for one in measured if one.of.claims and one.of.claims.found]
+    if not found:
+        return []
+    lines: list[list[Cell]] = [
+        [*claim_cells([one.name, one.of.dataset, one.of.split], claims)] for one, claims in found
+    ]
+    return [
+        Section(
+            "What they wrote",
+            [
+                Words(
+                    "Claims in the answers against the recorded states. A wrong answer is a seeing error where a claim "
+                    "that decides is false, and a judging error where all of those are true; a claim decides where it "
+                    "is about something in which the two pictures differ."
+                ),
+                Table(["name", "dataset", "split", *CHAIN_HEADS], lines, "Claims in the answers"),
+            ],
+        )
+    ]
 
 
 def overlaps(measured: Sequence[Measured]) -> list[Section]:

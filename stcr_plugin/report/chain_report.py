@@ -119,6 +119,7 @@ def _evidence(found: Runs, of: Sequence[Chain], out: Path) -> list[Section]:
         *chain_parts.by_distance(of),
         *chain_parts.by_task(of),
         *chain_parts.by_phase(of),
+        *chain_parts.claims(found.chain),
         *evidence(found, out),
     ]
 

@@ -11,8 +11,9 @@ from stcr_plugin.evaluation.evaluate import ANSWERS, read_answers
 from stcr_plugin.figures import Breakdowns, Permutation
 from stcr_plugin.report import plots, tables
 from stcr_plugin.report.comparator_words import comparator_words
+from stcr_plugin.report.factuality_words import HEADS, claim_words, family_cells
 from stcr_plugin.report.overlap_words import overlap_words
-from stcr_plugin.results import Evaluation
+from stcr_plugin.results import ClaimAccount, Evaluation
 from stcr_plugin.scoring import breakdown, metrics
 from stcr_plugin.types import Answer, Pair
 
@@ -87,12 +88,21 @@ def _markdown(found: Evaluation, rows: Sequence[tuple[str, tables.HasFigures]], 
         "## What the figures mean",
         tables.meanings_table([part for _, part in rows]),
         *_parts(found.parts),
+        *_claims(found.claims),
         "## Right and wrong examples",
         "Forward shows the earlier frame as img1, backward shows it as img2.",
         f"![Examples]({SHEET})",
         tables.markdown(["verdict", "task", "frames", "response forward", "response backward"], lines),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _claims(account: ClaimAccount | None) -> list[str]:
+    """What the answers say of their pictures."""
+    if account is None:
+        return []
+    parts = ["## What it wrote", tables.cell(claim_words(account))]
+    return [*parts, tables.markdown(HEADS, family_cells(account.found))] if account.found else parts
 
 
 def _gap_words(found: Permutation, gap: float) -> str:

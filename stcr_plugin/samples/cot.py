@@ -59,6 +59,17 @@ class Phrases:
         """The claims that `text` states. Raises DataError for a piece that fits no phrase, or several alike."""
         return tuple(self._claim(piece) for piece in text.split(self.separator))
 
+    def read_pieces(self, text: str) -> tuple[Claim | None, ...]:
+        """As `read`, with None for each piece that fits no phrase, or several alike."""
+
+        def claim(piece: str) -> Claim | None:
+            try:
+                return self._claim(piece.strip())
+            except DataError:
+                return None
+
+        return tuple(claim(piece) for piece in text.split(self.separator) if piece.strip())
+
     def _phrase(self, claim: Claim) -> str:
         family, _, part = claim.name.partition(":")
         phrase = self.claims.get(family)

@@ -1,0 +1,57 @@
+"""What a model wrote of its pictures, in words and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stcr_plugin.figures import Factuality, Measure
+from stcr_plugin.report import tables
+from stcr_plugin.results import ClaimAccount
+
+HEADS = ("claims", "number", "true %")
+
+
+def share(found: Measure) -> str:
+    """A share in percent with its interval, "-" where there is none."""
+    bounds = f" ({tables.number(found.low)} to {tables.number(found.high)})" if found.interval else ""
+    return f"{tables.number(found.value)}{bounds}"
+
+
+def claim_words(account: ClaimAccount) -> str:
+    """One paragraph: how much of what was written is true, and what wrong answers come from."""
+    found = account.found
+    if found is None:
+        return f"What the model wrote was not checked: {account.unknown}."
+    return (
+        f"Of {found.n_claims} claims in {found.n_answers} answers, {share(found.claims_true)} % are true of their "
+        f"picture's recorded state, {share(found.claims_false)} % false and {share(found.claims_unreadable)} % cannot "
+        f"be read; {found.n_undescribed} answers describe no picture, and {share(found.claims_missing)} % of what a "
+        f"true description says is missing. {_wrong(found)}"
+    )
+
+
+def _wrong(found: Factuality) -> str:
+    wrong = found.wrong
+    total = wrong.seeing + wrong.judging + wrong.unknown
+    if not total:
+        return "No answer that names a picture is wrong."
+    return (
+        f"Of {total} wrong answers, {wrong.seeing} are seeing errors (a claim that decides is false), {wrong.judging} "
+        f"judging errors (all claims that decide are true) and {wrong.unknown} say nothing readable that decides. A "
+        "claim decides where it is about something in which the two pictures differ."
+    )
+
+
+def family_cells(found: Factuality) -> list[list[str]]:
+    """A line per family of claims, as HEADS names the cells."""
+    return [[family, str(one.n), share(one.true)] for family, one in found.families.items()]
+
+
+def claim_cells(labels: Sequence[str], found: Factuality) -> list[str]:
+    """A line of CHAIN_HEADS after `labels`."""
+    wrong = found.wrong
+    shares = (found.claims_true, found.claims_false, found.claims_unreadable, found.claims_missing)
+    return [*labels, *map(share, shares), *map(str, (wrong.seeing, wrong.judging, wrong.unknown))]
+
+
+CHAIN_HEADS = ("true %", "false %", "unreadable %", "missing %", "seeing errors", "judging errors", "unknown")

@@ -1,0 +1,169 @@
+"""What a model wrote about two pictures -> which of its claims are true, and what its wrong answers come from."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from stcr_plugin.figures import ClaimFigures, Factuality, Measure, WrongAnswers
+from stcr_plugin.scoring.metrics import pooled_interval
+from stcr_plugin.types import Answer, Claim
+
+Halves = tuple[str, str]
+"""What the first and the second picture of a prompt show, in words."""
+
+_JUDGMENT = re.compile(r"closer[\s_-]+to[\s_-]+completion", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of one picture.
+
+    Attributes:
+        claims: What a true description of it says.
+        holds: Whether a claim is true of it.
+    """
+
+    claims: tuple[Claim, ...]
+    holds: Callable[[Claim], bool]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One claim as an answer states it, of one picture.
+
+    Attributes:
+        family: The claim's family; "" where it cannot be read.
+        verdict: Against the picture's true state.
+        decides: Whether it is about something in which the two pictures differ, in truth or by the answer.
+    """
+
+    family: str
+    verdict: Literal["true", "false", "unreadable"]
+    decides: bool = False
+
+
+@dataclass(frozen=True)
+class Described:
+    """An answer with what it says of its pictures.
+
+    Attributes:
+        statements: Empty where it describes none.
+        missing: Claims of the true descriptions about which it says nothing.
+        wanted: Claims of the true descriptions.
+    """
+
+    answer: Answer
+    statements: tuple[Statement, ...]
+    missing: int
+    wanted: int
+
+
+def own_halves(text: str, names: Sequence[str]) -> Halves | None:
+    """What `text`, a reasoned answer, says of each picture, without its judgment; None where it says nothing of one."""
+    before = _JUDGMENT.split(text, maxsplit=1)[0]
+    heads = [re.search(rf"(?<!\w){re.escape(name)}[\"'`*_]*\s*[:：]", before, re.IGNORECASE) for name in names[:2]]
+    first, second = heads
+    if first is None or second is None or second.start() < first.end():
+        return None
+    halves = (before[first.end() : second.start()], before[second.end() :])
+    one, two = (" ".join(half.split()).strip(" \"'`*_{},").rstrip(".。") for half in halves)
+    return (one, two) if one and two else None
+
+
+def described(
+    answer: Answer,
+    names: Sequence[str],
+    truths: tuple[Truth, Truth],
+    *,
+    read: Callable[[str], Sequence[Claim | None]],
+) -> Described:
+    """Hold an answer against the truth.
+
+    Args:
+        answer: The answer, whose text describes both pictures.
+        names: The names of the pictures in its prompt.
+        truths: Of the first and of the second picture of the prompt.
+        read: The claims that a text states, None for a piece that cannot be read.
+    """
+    wanted = sum(len(truth.claims) for truth in truths)
+    halves = own_halves(answer.text, names)
+    if halves is None:
+        return Described(answer, (), wanted, wanted)
+    stated = [read(half) for half in halves]
+    differing = _differing(*(truth.claims for truth in truths)) | _differing(*stated)
+    statements, missing = [], 0
+    for claims, truth in zip(stated, truths, strict=True):
+        for claim in claims:
+            if claim is None:
+                statements.append(Statement("", "unreadable"))
+            else:
+                verdict: Literal["true", "false"] = "true" if truth.holds(claim) else "false"
+                statements.append(Statement(claim.name.partition(":")[0], verdict, claim.name in differing))
+        missing += len({claim.name for claim in truth.claims} - {claim.name for claim in claims if claim})
+    return Described(answer, tuple(statements), missing, wanted)
+
+
+def factuality(answers: Sequence[Described], resamples: int = 2000, seed: int = 0) -> Factuality:
+    """The figures of described answers, with intervals by the bootstrap over episodes (`metrics.intervals`)."""
+    families = sorted({one.family for answer in answers for one in answer.statements if one.family})
+
+    def shares(kind: str, family: str | None = None) -> Measure:
+        """The share of claims, of one family where it is given, whose verdict is `kind`."""
+
+        def counts(answer: Described) -> tuple[int, int]:
+            mine = [one for one in answer.statements if family is None or one.family == family]
+            return sum(one.verdict == kind for one in mine), len(mine)
+
+        return _measure(answers, counts, resamples, seed=seed)
+
+    wrong = [one for one in answers if one.answer.chosen is not None and not one.answer.right]
+    causes = [_cause(one) for one in wrong]
+    return Factuality(
+        claims_true=shares("true"),
+        claims_false=shares("false"),
+        claims_unreadable=shares("unreadable"),
+        claims_missing=_measure(answers, lambda one: (one.missing, one.wanted), resamples, seed=seed),
+        families={
+            family: ClaimFigures(
+                sum(one.family == family for answer in answers for one in answer.statements), shares("true", family)
+            )
+            for family in families
+        },
+        wrong=WrongAnswers(**{cause: causes.count(cause) for cause in ("seeing", "judging", "unknown")}),
+        n_claims=sum(len(one.statements) for one in answers),
+        n_answers=len(answers),
+        n_undescribed=sum(not one.statements for one in answers),
+    )
+
+
+def _cause(wrong: Described) -> str:
+    """Why an answer is wrong, as `WrongAnswers` says."""
+    deciding = [one.verdict for one in wrong.statements if one.decides]
+    if "false" in deciding:
+        return "seeing"
+    unread = any(one.verdict == "unreadable" for one in wrong.statements)
+    return "unknown" if unread or not deciding else "judging"
+
+
+def _differing(first: Sequence[Claim | None], second: Sequence[Claim | None]) -> set[str]:
+    """Names of the claims that are not the same of both pictures."""
+    return {claim.name for claim in {*first} ^ {*second} if claim}
+
+
+def _measure(
+    answers: Sequence[Described], counts: Callable[[Described], tuple[int, int]], resamples: int, *, seed: int
+) -> Measure:
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for answer in answers:
+        part, whole = counts(answer)
+        of_episode = sums[answer.answer.episode_id]
+        of_episode[0] += part
+        of_episode[1] += whole
+    part, whole = (sum(of[column] for of in sums.values()) for column in (0, 1))
+    if not whole:
+        return Measure(None)
+    return Measure(100 * part / whole, pooled_interval(sums, resamples, seed))

@@ -1,0 +1,122 @@
+"""What answers say of their pictures, held against the simulator: a truthful describer, liars, and other sources."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stcr_plugin import artefacts
+from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.evaluation.ground_truth import config_of, source_of
+from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.figures import WrongAnswers
+from stcr_plugin.registry.manifest import read_manifest, read_pairs
+from stcr_plugin.report.evaluation_page import write_evaluation_page
+from stcr_plugin.results import Evaluation
+from stcr_plugin.samples.cot import load_phrases
+from stcr_plugin.types import Claim, Prompt, Query, Response
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+class Describer:
+    """Describes each picture from its true state; a share of its claims is false. Its answers are right, or wrong."""
+
+    def __init__(self, registry: Path, lies: float = 0.0, wrong: bool = False, language: str = "en") -> None:
+        config = config_of(read_manifest(registry, "toy"))
+        self.pairs = {pair.pair_id: pair for pair in read_pairs(registry, "toy", "heldout")}
+        self.source, episodes = source_of(config, {pair.episode_id for pair in self.pairs.values()})
+        self.states = {name: self.source.states(episode) for name, episode in episodes.items()}
+        self.phrases = load_phrases("tabletop")[language]
+        self.lies, self.wrong, self.lied, self.said = lies, wrong, 0, 0
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"engine": "describer", "lies": self.lies, "wrong": self.wrong}
+
+    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
+        for number, prompt in enumerate(prompts):
+            query = Query(self.pairs[prompt.item], "forward" if prompt.order == "forward" else "backward")
+            frames = (query.pair.earlier, query.pair.later)
+            shown = frames if query.order == "forward" else frames[::-1]
+            halves = [self.describe(prompt, query.pair.episode_id, frame) for frame in shown]
+            chosen = query.answer if not self.wrong else {"img1": "img2", "img2": "img1"}[query.answer]
+            text = f"spatial details: img1: {halves[0]}. img2: {halves[1]}.\ncloser to completion: {chosen}"
+            yield number, Response(text)
+
+    def describe(self, prompt: Prompt, episode: str, frame: int) -> str:
+        state = self.states[episode][frame]
+        random = artefacts.rng(prompt.item, prompt.order, frame)
+        claims = []
+        for claim in self.source.claims(state):
+            lie = random.random() < self.lies
+            self.lied, self.said = self.lied + lie, self.said + 1
+            claims.append(Claim(claim.name, _false(claim)) if lie else claim)
+        return self.phrases.say(claims)
+
+
+def _false(claim: Claim) -> str | int:
+    if isinstance(claim.value, int):
+        return claim.value + 30
+    return {"open": "closed", "closed": "open"}.get(claim.value, "place" if claim.value != "place" else "approach")
+
+
+def described(registry: Path, out: Path, engine: Any, **settings: Any) -> Evaluation:
+    asked = AskSettings(mode="cot", **settings)
+    return evaluate(EvalRequest(engine=engine, dataset="toy", registry=registry, settings=asked, resamples=50), out)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_truthful_describer_has_every_claim_true(registry: Path, tmp_path: Path, language: str) -> None:
+    found = described(registry, tmp_path, Describer(registry, language=language), language=language)
+    claims = found.claims.found
+    assert (claims.claims_true.value, claims.claims_missing.value, claims.n_undescribed) == (100, 0, 0)
+    assert set(claims.families) >= {"phase", "gripper", "reach", "goal"}
+    assert Evaluation.read(tmp_path / "results.json") == found
+    write_evaluation_page(tmp_path, registry, found)
+    assert f"Of {claims.n_claims} claims in {claims.n_answers} answers, 100.0" in (tmp_path / "report.md").read_text()
+
+
+def test_a_liar_has_as_many_false_claims_as_it_told(registry: Path, tmp_path: Path) -> None:
+    engine = Describer(registry, lies=0.2)
+    claims = described(registry, tmp_path, engine).claims.found
+    assert 0.1 < engine.lied / engine.said < 0.3
+    assert claims.claims_true.value == pytest.approx(100 * (1 - engine.lied / engine.said))
+    assert claims.claims_false.value == pytest.approx(100 * engine.lied / engine.said)
+
+
+def test_true_claims_with_a_wrong_conclusion_are_judging_errors(registry: Path, tmp_path: Path) -> None:
+    engine = Describer(registry, wrong=True)
+    found = described(registry, tmp_path, engine)
+    alike = [
+        pair
+        for pair in engine.pairs.values()
+        if len({engine.source.claims(engine.states[pair.episode_id][at]) for at in (pair.earlier, pair.later)}) == 1
+    ]
+    assert found.figures.pair_accuracy == 0
+    queries = found.figures.n_queries
+    assert found.claims.found.wrong == WrongAnswers(0, queries - 2 * len(alike), unknown=2 * len(alike))
+
+
+def test_other_pictures_than_those_of_the_build_have_no_truth(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stcr_plugin.registry.picture_store.fingerprint", lambda data: str(len(data)) + str(id(data)))
+    found = described(registry, tmp_path, Describer(registry))
+    assert found.claims.found is None
+    assert "the source gives other pictures than those that were built" in found.claims.unknown
+
+
+def test_an_evaluation_without_reasons_has_no_claims_and_the_file_no_key(registry: Path, tmp_path: Path) -> None:
+    from stcr_plugin.engines.oracles import Oracle
+
+    engine = Oracle("right", read_pairs(registry, "toy", "heldout"))
+    request = EvalRequest(engine=engine, dataset="toy", registry=registry, resamples=50)
+    found = evaluate(request, tmp_path)
+    assert found.claims is None
+    assert "claims" not in artefacts.read_json(tmp_path / "results.json")
+    assert dataclasses.replace(found) == Evaluation.read(tmp_path / "results.json")
