@@ -169,6 +169,21 @@ def test_answers_of_earlier_versions_serve_the_same_run_and_are_kept_from_anothe
     assert "asking again" in caplog.text
 
 
+def test_answers_of_the_version_before_pictures_were_compared_are_used_again(tmp_path):
+    """Their digests are of prompts whose pictures had a path and a change, and nothing else."""
+    rows = []
+    for prompt in prompts(range(2)):
+        row = dataclasses.asdict(prompt)
+        row["shown"] = [{"image": one.image, "change": one.change} for one in prompt.shown]
+        digest = artefacts.digest([row, [SUMS[one.image] for one in prompt.shown]])
+        rows.append({"item": prompt.item, "order": prompt.order, "prompt": digest, "text": f"kept {prompt.question}"})
+    (tmp_path / "said.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    artefacts.write_json(tmp_path / "asked.json", asked(range(2)) | {"engine": Parrot().identity()})
+    engine = Parrot()
+    assert ask(engine, tmp_path, range(2))[::2] == ["kept 0 which?", "kept 1 which?"]
+    assert engine.asked == []
+
+
 def test_prompt_that_is_asked_twice_and_a_spoilt_file_are_refused(tmp_path):
     twice = prompts([1]) + [dataclasses.replace(one, question="again?") for one in prompts([1])]
     with pytest.raises(DataError, match="p1 is asked twice in forward order"):
