@@ -58,6 +58,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Measure -> how a report names it, and what it counts, of all the pairs or groups that it applies to."""
+_CHANCES = {"still_right": f" where chance is {CHANCE:.0f} for a judge that ignores order and 25 for a coin"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def said(name: str, measure: Measure) -> str:
     interval = (
         "no interval" if not bounds else "alike in all episodes" if len(set(bounds)) == 1 else " to ".join(bounds)
     )
-    return f"{heading} {value} ({interval})"
+    return f"{heading} {value} ({interval}){_CHANCES.get(name, '')}"
 
 
 _OF_FIGURES = ("pair_accuracy", "earlier_closer_accuracy", "position_bias", "unparsed_rate")

@@ -1,8 +1,12 @@
 """Judges that cheat: what exposes each, and the table of docs/cheats.md."""
 
+import re
+from pathlib import Path
+
 import pytest
 from cheating_judges import JUDGES, build_recordings, published, table, verdicts
 
+import stcr_plugin
 from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.sealed import sealed, unsealed
@@ -97,3 +101,20 @@ def test_recording_that_is_stored_in_reverse_gives_an_engine_the_same_but_for_ra
 def test_sealed_prompts_are_opened_again_whole():
     prompts = prompts_of([pair_of(1)])
     assert [unsealed(one) for one in sealed(prompts)] == [unsealed(one) for one in prompts] == prompts
+
+
+def test_only_those_that_need_the_truth_open_what_is_sealed():
+    package = Path(stcr_plugin.__file__).parent
+    opening = re.compile(r"from stcr_plugin\.engines\.sealed import (?!sealed$)(.+)", re.MULTILINE)
+    found = {
+        str(path.relative_to(package)): match[1]
+        for path in package.rglob("*.py")
+        if (match := opening.search(path.read_text(encoding="utf-8")))
+    }
+    assert found == {
+        "benchmark/logs.py": "unsealed",
+        "engines/oracles.py": "unsealed",
+        "engines/picture_loading.py": "inside",
+        "engines/server.py": "named",
+        "engines/vllm.py": "named",
+    }

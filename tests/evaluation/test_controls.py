@@ -368,7 +368,7 @@ def test_pairs_that_the_model_did_not_describe_are_left_out_and_counted(registry
     class Silent(Judge):
         def respond(self, prompts):
             for number, said in super().respond(prompts):
-                prompt = prompts[number]
+                prompt = unsealed(prompts[number])
                 mute = prompt.reasons and (prompt.item, prompt.order) == (silent, "backward")
                 yield number, Response(said.text.partition("\n")[2]) if mute else said
 
@@ -615,6 +615,14 @@ def test_nothing_is_shown_by_a_single_episode():
     assert judged(RULES["keeps"], alone, 10)[1] == "pair accuracy % 80.0 (no interval); difference +80.0 (no interval)"
 
 
+def test_figure_of_what_is_left_stands_beside_chance():
+    left = {"still_right": Measure(56.0, (51.2, 60.9))}
+    assert judged(RULES["lost"], left, 10) == (
+        "fails",
+        "still right % 56.0 (51.2 to 60.9) where chance is 50 for a judge that ignores order and 25 for a coin",
+    )
+
+
 def test_too_few_episodes_show_nothing(monkeypatch):
     monkeypatch.undo()
     sure = {"pair_accuracy": Measure(99.0, (98.0, 100.0))}
@@ -720,7 +728,7 @@ def test_real_model_goes_through_controls_loaded_once(model, registry, tmp_path,
     loads = []
     real = local.load
     monkeypatch.setattr(local, "load", lambda folder: loads.append(folder) or real(folder))
-    names = ["letters", "noise", "text_only", "oracle_begin"]
+    names = ["letters", "noise", "masked_change", "masked_border", "reversed", "text_only", "undone", "oracle_begin"]
     request = EvalRequest(model=model, dataset="toy", registry=registry, settings=DIRECT, limit=4, resamples=100)
     rows = controls(request, tmp_path / "out", only=names).rows
     assert len(loads) == 1
