@@ -175,6 +175,11 @@ def one_picture(prompt: Prompt, seen: Sequence[Seen]) -> bool | None:
     return None if found is None else found > -(52 - FRAMES)
 
 
+def coin(prompt: Prompt, seen: Sequence[Seen]) -> bool | None:
+    """By all that it is given, but for the random texts, so that it falls the same way in every run."""
+    return hashlib.sha256(b"".join([prompt.question.encode(), *(one.tobytes() for one in seen)])).digest()[0] % 2 == 0
+
+
 def by_question(prompt: Prompt, seen: Sequence[Seen]) -> bool | None:
     return hashlib.sha256(prompt.question.encode()).digest()[0] % 2 == 0
 
@@ -253,7 +258,7 @@ JUDGES: Mapping[str, Judge] = {
     "looks": _pixels("*looks, and reads the task*", looks),
     "writes": _pixels("*the same, only writes: the second picture where it sees nothing*", looks, writes=True),
     "second": _oracle("always the second picture", "position-only"),
-    "coin": _oracle("a coin", "coin"),
+    "coin": _pixels("a coin", coin),
     "text": _pixels("the words of the question alone", by_question),
     "clock": _oracle("the clock (`chronological`, which is given the order)", "chronological"),
     "names": _pixels("frame numbers in paths, else the order, if it were given them", by_name),

@@ -30,7 +30,8 @@ _GREY = (128, 128, 128)
 def change(picture: Image, shown: Shown, opened: Callable[[str], Image]) -> Image:
     """`picture`, which is that of `shown`, with the change of `shown`; `opened` gives the picture of a path."""
     if shown.change in _OF_PAIR:
-        return _OF_PAIR[shown.change](picture, opened(shown.other), sorted((shown.image, shown.other)))
+        other = opened(shown.other)
+        return _OF_PAIR[shown.change](picture, other, visibly_different(picture, other))
     return _OF_ONE[shown.change](picture, shown.image)
 
 
@@ -57,14 +58,13 @@ def _border() -> Cells:
     return cells
 
 
-def _elsewhere(changed: Cells, key: list[str]) -> Cells:
-    """As many of the other cells, or all of them where they are fewer."""
+def _elsewhere(changed: Cells) -> Cells:
+    """As many of the other cells, or all of them where they are fewer; the same for the same changed cells."""
     import numpy as np
 
-    free = np.flatnonzero(~changed)
-    drawn = artefacts.rng("mask elsewhere", *key).permutation(free)[: int(changed.sum())]
+    random = artefacts.rng("mask elsewhere", np.packbits(changed).tobytes().hex())
     cells = np.zeros(changed.size, dtype=np.bool_)
-    cells[drawn] = True
+    cells[random.permutation(np.flatnonzero(~changed))[: int(changed.sum())]] = True
     return cells.reshape(changed.shape)
 
 
@@ -105,12 +105,8 @@ _OF_ONE: Mapping[str, Callable[[Image, str], Image]] = {
     "noise": _noise,
     "mask border": lambda picture, path: _composed(picture, _border()),
 }
-_OF_PAIR: Mapping[str, Callable[[Image, Image, list[str]], Image]] = {
-    "mask change": lambda picture, other, key: _composed(picture, visibly_different(picture, other)),
-    "mask elsewhere": lambda picture, other, key: _composed(
-        picture, _elsewhere(visibly_different(picture, other), key)
-    ),
-    "swap rest": lambda picture, other, key: _composed(
-        picture, ~visibly_different(picture, other) | _border(), fill=other
-    ),
+_OF_PAIR: Mapping[str, Callable[[Image, Image, Cells], Image]] = {
+    "mask change": lambda picture, other, changed: _composed(picture, changed),
+    "mask elsewhere": lambda picture, other, changed: _composed(picture, _elsewhere(changed)),
+    "swap rest": lambda picture, other, changed: _composed(picture, ~changed | _border(), fill=other),
 }
