@@ -20,7 +20,7 @@ Order = Literal["forward", "backward"]
 ORDERS: tuple[Order, Order] = ("forward", "backward")
 Closer = Literal["earlier", "later", "neither"]
 Choice = Literal["img1", "img2", "neither"]
-Change = Literal["", "mirror", "blank", "noise"]
+Change = Literal["", "mirror", "blank", "noise", "mask change", "mask elsewhere", "mask border", "swap rest"]
 State = Mapping[str, Any]
 """The true state of one frame as its source records it: name -> number, word or boolean."""
 
@@ -219,12 +219,14 @@ class Shown:
 
     Attributes:
         image: Path relative to the registry folder.
-        change: What is done to it first. mirror: left and right change places. blank: all of it one middle grey.
-            noise: uniform random pixels, the same for the same path. A blank or noise picture keeps its size.
+        change: What is done to it first; its size stays. mirror: left and right change places. blank: all of it one
+            middle grey. noise: uniform random pixels, the same for the same path. The rest: see picture_changes.
+        other: The other picture of a pair, for a change that compares the two.
     """
 
     image: str
     change: Change = ""
+    other: str = ""
 
 
 @dataclass(frozen=True)

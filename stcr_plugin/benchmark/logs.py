@@ -19,6 +19,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.benchmark.rows import Benchmark, benchmark_again, title
 from stcr_plugin.benchmark.task import RECORD
 from stcr_plugin.config import nearest
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.request import EvalRequest
@@ -60,7 +61,7 @@ class Log:
         return {"engine": self.tool, "log": self.path.name, "log_digest": artefacts.sha256(self.path)}
 
     def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        for index, prompt in enumerate(prompts):
+        for index, prompt in enumerate(map(unsealed, prompts)):
             yield index, Response(self.responses[prompt.item, prompt.order])
 
 

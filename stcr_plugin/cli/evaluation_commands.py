@@ -104,8 +104,11 @@ def _comparator(arguments: argparse.Namespace) -> None:
 
 
 def _controls_options(parser: Parser) -> None:
+    from stcr_plugin.evaluation.control_list import CONTROLS
+
     split_options(parser, "controls")
-    parser.add_argument("--only", metavar="A,B", help="run only these controls (default: all that apply)")
+    names = ", ".join(CONTROLS)
+    parser.add_argument("--only", metavar="A,B", help=f"run only these controls (default: all that apply): {names}")
     parser.add_argument(
         "--also",
         action="append",

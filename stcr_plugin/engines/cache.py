@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.engines.prompts import prompt_row
+from stcr_plugin.engines.sealed import sealed
 from stcr_plugin.engines.settings import Engine
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import Prompt, Response
@@ -46,22 +48,36 @@ def collect_responses(
     if len(set(keys)) < len(keys):
         item, order = next(key for key in keys if keys.count(key) > 1)
         raise DataError(out, f"{item} is asked twice in {order} order", "ask it once")
-    texts = [dataclasses.asdict(prompt) for prompt in prompts]
+    texts = [prompt_row(prompt) for prompt in prompts]
     digests = {
-        key: artefacts.digest([text, [pictures[one.image] for one in prompt.shown]])
+        key: artefacts.digest(
+            [text, [pictures[path] for one in prompt.shown for path in (one.image, one.other) if path]]
+        )
         for key, prompt, text in zip(keys, prompts, texts, strict=True)
     }
     header = {**asked, "engine": dict(engine.identity()), "prompts_digest": artefacts.digest(texts)}
     known = _earlier(out, header, digests)
-    missing = [prompt for prompt, key in zip(prompts, keys, strict=True) if digests[key] not in known]
+    missing = _either_order_first([p for p, key in zip(prompts, keys, strict=True) if digests[key] not in known])
     if missing:
         with open(out / SAID, "a", encoding="utf-8") as file:
-            for number, response in engine.respond(missing):
+            for number, response in engine.respond(sealed(missing)):
                 key = missing[number].item, missing[number].order
                 known[digests[key]] = response
                 file.write(_line(key, digests[key], response))
                 file.flush()
     return [known[digests[key]] for key in keys]
+
+
+def _paths(prompt: Prompt) -> list[str]:
+    return [path for one in prompt.shown for path in (one.image, one.other) if path]
+
+
+def _either_order_first(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts of one item in a drawn order, so that an engine that counts does not know which is forward."""
+    first = {prompt.item: number for number, prompt in reversed(list(enumerate(prompts)))}
+    return sorted(
+        prompts, key=lambda prompt: (first[prompt.item], artefacts.digest(["first", prompt.item, prompt.order]))
+    )
 
 
 def picture_digests(root: Path, shown: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,13 @@ from stcr_plugin.engines.prompts import answer_tokens, conversation, end_of_turn
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.types import Prompt, Response
 
-CODE = ("engines/local.py", "engines/loading.py", "engines/picture_loading.py", "engines/prompts.py")
+CODE = (
+    "engines/local.py",
+    "engines/loading.py",
+    "engines/picture_changes.py",
+    "engines/picture_loading.py",
+    "engines/prompts.py",
+)
 """The modules that decide a response besides the model."""
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
+from stcr_plugin.engines.prompts import prompt_row
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.scoring.parsing import NEITHER
 from stcr_plugin.types import ORDERS, Pair, Prompt, Query, Response
@@ -55,7 +56,7 @@ class Oracle:
         }
 
     def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(map(unsealed, prompts)):
             chosen = ORACLES[self.name](self, prompt)
             text = prompt.answer.format(name=chosen)
             if prompt.reasons:
@@ -85,12 +86,15 @@ def _second(oracle: Oracle, prompt: Prompt) -> str:
 def _coin(oracle: Oracle, prompt: Prompt) -> str:
     """By the whole prompt with its order, so that the two orders of a pair are independent. Never "neither"."""
     pictures = [name for name in prompt.names if name != NEITHER]
-    return pictures[int(artefacts.digest([oracle.seed, asdict(prompt)])[:16], 16) % len(pictures)]
+    return pictures[int(artefacts.digest([oracle.seed, prompt_row(prompt)])[:16], 16) % len(pictures)]
 
 
 def _closer(oracle: Oracle, prompt: Prompt) -> str:
+    """By the pictures that are shown, also where the recording is stored in reverse."""
     named = {"img1": prompt.names[0], "img2": prompt.names[1], NEITHER: NEITHER}
-    return named[oracle.query(prompt).answer]
+    query, shown = oracle.query(prompt), tuple(one.image for one in prompt.shown)
+    swapped = shown != query.images and shown == query.images[::-1]
+    return named[Query(query.pair, ORDERS[query.order == "forward"] if swapped else query.order).answer]
 
 
 def _later(oracle: Oracle, prompt: Prompt) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stcr_plugin import artefacts
+from stcr_plugin.engines.picture_changes import change
+from stcr_plugin.engines.sealed import inside
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import DataError
 from stcr_plugin.registry.picture_store import decode, read
@@ -25,36 +25,12 @@ class Pictures:
 
     def open(self, shown: Shown, item: str) -> Image:
         """The picture, changed and sized. Raises DataError naming the file and `item`, the pair that shows it."""
-        picture = open_picture(self.registry, shown.image, item)
-        return fit(_CHANGES[shown.change](picture, shown.image), *self.settings.pixels)
-
-
-def _noise(picture: Image, path: str) -> Image:
-    import numpy as np
-    from PIL import Image
-
-    random = artefacts.rng(path)
-    return Image.fromarray(random.integers(0, 256, (picture.height, picture.width, 3), dtype=np.uint8))
-
-
-def _blank(picture: Image, path: str) -> Image:
-    from PIL import Image
-
-    return Image.new("RGB", picture.size, (128, 128, 128))
-
-
-def _mirrored(picture: Image, path: str) -> Image:
-    from PIL import ImageOps
-
-    return ImageOps.mirror(picture)
-
-
-_CHANGES: Mapping[str, Callable[[Image, str], Image]] = {
-    "": lambda picture, path: picture,
-    "mirror": _mirrored,
-    "blank": _blank,
-    "noise": _noise,
-}
+        image, other = inside(shown.image), inside(shown.other)
+        picture = open_picture(self.registry, image, inside(item))
+        changed = change(
+            picture, Shown(image, shown.change, other), lambda path: open_picture(self.registry, path, inside(item))
+        )
+        return fit(changed, *self.settings.pixels)
 
 
 def fit(image: Image, max_pixels: int, min_pixels: int) -> Image:

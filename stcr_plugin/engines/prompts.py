@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,12 @@ def end_of_turn(tokenizer: Any) -> str:
 def generates(prompt: Prompt, settings: AskSettings) -> bool:
     """Whether the answer is generated and parsed, not compared."""
     return prompt.reasons or settings.generate
+
+
+def prompt_row(prompt: Prompt) -> dict[str, Any]:
+    """All of a prompt as a mapping, for digests: without a field that earlier versions had not, where it is empty."""
+    shown = [{key: value for key, value in asdict(one).items() if value or key != "other"} for one in prompt.shown]
+    return {**asdict(replace(prompt, shown=())), "shown": shown}
 
 
 def answer_tokens(tokenizer: Any, prompt: Prompt) -> tuple[list[int], dict[str, list[int]]]:

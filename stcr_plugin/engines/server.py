@@ -28,6 +28,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import option, settings
 from stcr_plugin.engines.picture_loading import Pictures
 from stcr_plugin.engines.prompts import content, generates
+from stcr_plugin.engines.sealed import named
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, ServerError
 from stcr_plugin.types import Prompt, Response, Shown
@@ -144,7 +145,7 @@ class ServerEngine:
                 bar.update()
 
     def _refuse(self, prompt: Prompt) -> None:
-        where = f"{prompt.item}, {prompt.order}"
+        where = named(prompt)
         if prompt.begin:
             raise ConfigError(where, "a server cannot continue a response that is begun for it", "use --engine local")
         if not generates(prompt, self.ask):
@@ -188,7 +189,7 @@ class ServerEngine:
         """Raises ServerError where no try brought a response, or where the server refuses the request."""
         import openai
 
-        where = f"{prompt.item}, {prompt.order}"
+        where = named(prompt)
         server = f"{self.server.url} (model {self.server.model})"
         create: Any = client.chat.completions.with_raw_response.create
         body = self._body(prompt, await asyncio.to_thread(self._urls, prompt))

@@ -93,7 +93,11 @@ def completed(settings: AskSettings, stage: StageRecord) -> AskSettings:
 
 
 class Engine(Protocol):
-    """Takes prompts and gives responses. A new engine implements these two methods."""
+    """Takes prompts and gives responses. A new engine implements these two methods.
+
+    The prompts of an evaluation are sealed (engines/sealed.py): their ids, order and paths are random texts, and
+    `picture_loading.Pictures` opens their pictures.
+    """
 
     def identity(self) -> Mapping[str, Any]:
         """What decides its responses besides the prompts: JSON-like, never a key.

@@ -18,6 +18,7 @@ from stcr_plugin.engines.loading import adapter_base, load_processor
 from stcr_plugin.engines.local import CODE
 from stcr_plugin.engines.picture_loading import Pictures
 from stcr_plugin.engines.prompts import answer_tokens, conversation, end_of_turn, generates, likeliest
+from stcr_plugin.engines.sealed import named
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.types import Prompt, Response
@@ -73,7 +74,7 @@ class VllmEngine:
         for prompt in prompts:
             if len(prompt.shown) > self.vllm.pictures:
                 raise ConfigError(
-                    f"{prompt.item}, {prompt.order}",
+                    named(prompt),
                     f"shows {len(prompt.shown)} pictures",
                     f"set `pictures` of the vllm engine to {len(prompt.shown)} or more",
                 )

@@ -16,7 +16,8 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.control_list import CONTROLS, Control, Plain
+from stcr_plugin.evaluation.control_list import CONTROLS, Control
+from stcr_plugin.evaluation.control_prompts import Plain
 from stcr_plugin.evaluation.evaluate import ANSWERS, evaluate, read_answers, spread
 from stcr_plugin.evaluation.multi_image import evaluate_groups
 from stcr_plugin.evaluation.request import EvalRequest
@@ -122,7 +123,7 @@ class _Run:
                 raise
             return _row(control, "not applicable", str(reason))  # not every engine lets its model's turn be begun
         answers, part = read_answers(self.out / control.name / ANSWERS), PairFigures(found.figures, found.intervals)
-        measures = measured(part, answers, self.answers, resamples=found.resamples, seed=found.seed)
+        measures = measured(part, answers, self.answers, resamples=found.resamples, seed=found.seed, ties=found.ties)
         verdict, why = judged(RULES[control.rule], measures, found.figures.n_episodes)
         left_out = len(self.asked.queries) // len(ORDERS) - found.figures.n_pairs - found.figures.n_ties
         row = _row(control, verdict, why)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from stcr_plugin import artefacts
 from stcr_plugin.engines.local import LocalEngine
 from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.sealed import sealed
 from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.engines.subject import subject
 from stcr_plugin.errors import ConfigError, DataError
@@ -174,7 +175,7 @@ def _answers(engine: Engine, queries: Sequence[Query], settings: AskSettings, ti
 
 
 def _said(engine: Engine, prompts: Sequence[Prompt]) -> list[Response]:
-    found = dict(engine.respond(prompts))
+    found = dict(engine.respond(sealed(prompts)))
     return [found[number] for number in range(len(prompts))]
 
 

@@ -16,7 +16,7 @@ class NotApplicableError(DataError):
     """Why a control does not apply to this model or this data."""
 
 
-MARGIN = 10.0  # points of pair accuracy that a harmless change may cost, and a harmful one must
+MARGIN = 10.0  # points of pair accuracy that a harmless change may cost
 CHANCE = 50.0  # pair accuracy, in percent, of a judge that ignores order but cannot tell the frames apart
 SWAY = 15.0  # points from 50 % that the second position may have where both are equal
 CLEAR = 75.0  # percent that pair accuracy must exceed where all that is needed is given
@@ -29,10 +29,16 @@ Measures = Mapping[str, Measure]
 MEANINGS: Mapping[str, tuple[str, str]] = {
     "pair_accuracy": ("pair accuracy %", "pairs right in both orders"),
     "earlier_closer_accuracy": ("earlier closer %", "the same, of the pairs whose earlier frame is closer"),
+    "still_right": (
+        "still right %",
+        "of the pairs that the plain run is right about in both orders, those that are right in both again; chance is "
+        "50 for a judge that ignores order, 25 for a coin, 0 for a judge by place",
+    ),
     "difference": ("difference", "pair accuracy minus that of the plain run on the same pairs, in points"),
     "position_bias": ("position bias %", "answers that name the second place"),
     "unparsed_rate": ("unparsed %", "answers that name no picture or both"),
     "second": ("second place %", "of the answers that could be read, those that name it; neither counts as half"),
+    "neither": ("neither %", "answers that name neither, where that was offered"),
     "second_probability": ("P(second) %", "mean probability of naming the second place"),
     "closest": ("closest named right %", "of groups of three and more pictures, answers that name the closest"),
     "whole_order": ("whole order right %", "of groups of pictures, answers that list all in their order"),
@@ -52,15 +58,21 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Measure -> how a report names it, and what it counts, of all the pairs or groups that it applies to."""
+_CHANCES = {"still_right": f" where chance is {CHANCE:.0f} for a judge that ignores order and 25 for a coin"}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a verdict follows from the measures `judged`. Without intervals nothing is shown."""
+    """How a verdict follows from the measures `judged`. Without intervals nothing is shown.
+
+    Attributes:
+        inapplicable: Why the verdict is "not applicable", where it can be.
+    """
 
     words: str
     judged: tuple[str, ...]
     verdict: Callable[[Measures], Verdict]
+    inapplicable: str = ""
 
 
 def judged(rule: Rule, measures: Measures, episodes: int) -> tuple[Verdict, str]:
@@ -70,9 +82,12 @@ def judged(rule: Rule, measures: Measures, episodes: int) -> tuple[Verdict, str]
     2008, Review of Economics and Statistics 90).
     """
     why = [said(name, measures[name]) for name in rule.judged if name in measures]
+    verdict = rule.verdict(measures)
+    if verdict == "not applicable":
+        return verdict, "; ".join([*why, rule.inapplicable])
     if episodes < FEWEST:
         return "not shown", "; ".join([*why, f"{episodes} episodes, a verdict needs {FEWEST}"])
-    return rule.verdict(measures), "; ".join(why)
+    return verdict, "; ".join(why)
 
 
 def said(name: str, measure: Measure) -> str:
@@ -85,7 +100,7 @@ def said(name: str, measure: Measure) -> str:
     interval = (
         "no interval" if not bounds else "alike in all episodes" if len(set(bounds)) == 1 else " to ".join(bounds)
     )
-    return f"{heading} {value} ({interval})"
+    return f"{heading} {value} ({interval}){_CHANCES.get(name, '')}"
 
 
 _OF_FIGURES = ("pair_accuracy", "earlier_closer_accuracy", "position_bias", "unparsed_rate")
@@ -99,7 +114,13 @@ def measures_of(figures: Figures, intervals: Intervals | None) -> dict[str, Meas
 
 
 def measured(
-    found: PairFigures, answers: Sequence[Answer], plain: Sequence[Answer], *, resamples: int, seed: int
+    found: PairFigures,
+    answers: Sequence[Answer],
+    plain: Sequence[Answer],
+    *,
+    resamples: int,
+    seed: int,
+    ties: bool = False,
 ) -> dict[str, Measure]:
     """Every measure of `answers`.
 
@@ -109,6 +130,7 @@ def measured(
         plain: Of the plain run; those to the same pairs are used.
         resamples: Of the bootstrap, which is that of metrics.intervals.
         seed: Of the bootstrap.
+        ties: "Neither" was offered as an answer.
 
     Raises:
         DataError: The plain run lacks a pair.
@@ -126,6 +148,12 @@ def measured(
     def share(counted: Iterable[tuple[str, float, float]]) -> Measure:
         return _share(counted, resamples, seed)
 
+    right, right_before = _right_twice(answers), _right_twice(list(before.values()))
+    measures["still_right"] = share(
+        (episode, was and right[pair, episode], was) for (pair, episode), was in right_before.items()
+    )
+    if ties:
+        measures["neither"] = share((one.episode_id, one.chosen == "neither", 1) for one in answers)
     measures["second"] = share((one.episode_id, _second(one), one.chosen is not None) for one in answers)
     if any(one.logprob_img1 is not None for one in answers):
         measures["second_probability"] = share((one.episode_id, _second_probability(one), 1) for one in answers)
@@ -167,6 +195,12 @@ def _second_probability(answer: Answer) -> float:
     return (second + neither / 2) / (first + second + neither)
 
 
+def _right_twice(answers: Sequence[Answer]) -> dict[tuple[str, str], bool]:
+    """(pair_id, episode) -> whether both orders are right, without ties."""
+    pairs = metrics.untied(metrics.by_pair(answers)).items()
+    return {(pair_id, forward.episode_id): forward.right and backward.right for pair_id, (forward, backward) in pairs}
+
+
 def _frames(answers: Sequence[Answer]) -> dict[str, tuple[str, str | None]]:
     """pair_id -> its episode, and the frame chosen in both orders ("earlier", "later"); None where they differ."""
     found: dict[str, tuple[str, str | None]] = {}
@@ -201,12 +235,16 @@ def _keeps(measures: Measures) -> Verdict:
     return "holds" if difference.low > -MARGIN and accuracy.low > CHANCE else "not shown"
 
 
-def _falls(measures: Measures) -> Verdict:
-    difference = measures["difference"]
-    return "holds" if difference.high < -MARGIN else "fails" if difference.low > -MARGIN else "not shown"
+def _lost(measures: Measures) -> Verdict:
+    still = measures["still_right"]
+    if still.low > CHANCE:
+        return "fails"
+    return "holds" if still.high < CLEAR else "not shown"
 
 
 def _unswayed(measures: Measures) -> Verdict:
+    if "second_probability" not in measures and "neither" not in measures:
+        return "not applicable"
     second = measures.get("second_probability", measures["second"])
     if second.value is None:
         return "not shown"
@@ -236,18 +274,22 @@ RULES: Mapping[str, Rule] = {
         ("pair_accuracy", "difference"),
         _keeps,
     ),
-    "falls": Rule(
-        f"pair accuracy must fall by more than {MARGIN:.0f} points, since what is needed to know is taken away: holds "
-        f"where the interval of the difference lies below -{MARGIN:.0f}, fails where it lies above",
-        ("pair_accuracy", "difference", "position_bias"),
-        _falls,
+    "lost": Rule(
+        "of the pairs that the plain run is right about in both orders, no more than chance may be right in both again "
+        f"({CHANCE:.0f} % for a judge that ignores order, 25 for a coin), since what is needed to know is taken away: "
+        f"fails where the interval lies above {CHANCE:.0f} %; holds where it does not and lies below {CLEAR:.0f} %, so "
+        f"that more than half of what was known is shown to be gone",
+        ("still_right", "pair_accuracy", "difference", "position_bias"),
+        _lost,
     ),
     "unswayed": Rule(
         f"the second place may draw {50 - SWAY:.0f} to {50 + SWAY:.0f} %: holds where the interval lies inside, fails "
         "where it lies outside; of the mean probability where probabilities were compared, since the likelier of two "
-        "places is always the same one where there is nothing to see, else of the answers",
-        ("second_probability", "second"),
+        "places is always the same one where there is nothing to see, else of the answers; not applicable where a "
+        "model only writes and is not offered neither, since it must then name a place by some rule",
+        ("second_probability", "second", "neither"),
         _unswayed,
+        "the model writes its answer and is not offered neither, so it has to name a place",
     ),
     "agrees": Rule(
         f"of the pairs of which the plain run chooses one frame in both orders, the same frame must be chosen again in "

@@ -9,6 +9,7 @@ from benchmark_logs import GENERATED, predictions, samples, write_jsonl, write_t
 from stcr_plugin.benchmark.logs import FAILED, open_log, read
 from stcr_plugin.benchmark.rows import benchmark
 from stcr_plugin.cli import main
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import evaluate, read_answers
 from stcr_plugin.evaluation.request import EvalRequest
@@ -29,7 +30,7 @@ class Scripted:
         return {"engine": "scripted"}
 
     def respond(self, prompts):
-        for index, prompt in enumerate(prompts):
+        for index, prompt in enumerate(map(unsealed, prompts)):
             yield index, Response(self.texts[prompt.item, prompt.order])
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from stcr_plugin.cli import main
 from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation.comparators import COMPARATORS, PLAIN, comparator
@@ -32,7 +33,7 @@ class Judge:
         return {"engine": "judge", "looks": self.looks, "bias": self.bias, "writes": self.writes}
 
     def respond(self, prompts):
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(map(unsealed, prompts)):
             self.asked.append(prompt)
             first, second = (int(Path(one.image).stem) for one in prompt.shown)
             strength = {"": self.looks, "mirror": self.mirrored, "blank": 0}[prompt.shown[0].change]

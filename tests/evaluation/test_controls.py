@@ -10,6 +10,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.cli import main
 from stcr_plugin.engines import local
 from stcr_plugin.engines.oracles import Oracle
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import descriptions
@@ -28,6 +29,7 @@ from stcr_plugin.report.controls_table import controls_console, controls_markdow
 from stcr_plugin.results import ControlRow, Controls
 from stcr_plugin.samples.questions import fill_task, paraphrases
 from stcr_plugin.scoring import metrics, verdicts
+from stcr_plugin.scoring.factuality import own_halves
 from stcr_plugin.scoring.verdicts import RULES, judged, measured
 from stcr_plugin.types import ORDERS, Answer, Pair, Query, Response
 
@@ -60,7 +62,7 @@ class Judge:
         return {"engine": "judge"}
 
     def respond(self, prompts):
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(map(unsealed, prompts)):
             self.asked += 1
             likely = self.second(prompt)
             first, second, *_ = prompt.names
@@ -74,7 +76,8 @@ class Judge:
 
 
 def frame_of(shown):
-    return int(re.search(r"(\d+)\.png", shown.image)[1]) if shown.change in ("", "mirror") else None
+    hidden = ("blank", "noise", "mask change")
+    return None if shown.change in hidden else int(re.search(r"(\d+)\.png", shown.image)[1])
 
 
 def compared(first, second):
@@ -121,6 +124,20 @@ def sided(prompt):
     return place(prompt) if any(one.change == "mirror" for one in prompt.shown) else by_sight(prompt)
 
 
+def fragile(prompt):
+    """Looks at pictures that are whole."""
+    return place(prompt) if any(one.change for one in prompt.shown) else by_sight(prompt)
+
+
+def clock(prompt):
+    """Is told the order of the recording."""
+    return 0.1 if prompt.order == "backward" else 0.9
+
+
+def minds_task(prompt):
+    return 1 - by_sight(prompt) if "undo" in prompt.question else by_sight(prompt)
+
+
 def parrot(registry):
     """Looks where the question is one of training, to the letter, and goes by place in all others."""
     pairs = read_pairs(registry, "toy", "heldout")
@@ -143,6 +160,9 @@ KNOWN = {
     "eyes": lambda registry: eyes_only,
     "memory": lambda registry: from_memory,
     "sided": lambda registry: sided,
+    "fragile": lambda registry: fragile,
+    "clock": lambda registry: clock,
+    "minds task": lambda registry: minds_task,
     "parrot": parrot,
     "heedful": heedful,
 }
@@ -153,7 +173,11 @@ EXPECTED = {
     "mirrored": (DIRECT, "sight", "sided"),
     "same_picture": (DIRECT, "sight", "place"),
     **dict.fromkeys(("blank_first", "blank_second", "noise"), (DIRECT, "sight", "memory")),
+    "masked_change": (DIRECT, "sight", "memory"),
+    **dict.fromkeys(("masked_elsewhere", "masked_border"), (DIRECT, "sight", "fragile")),
+    "reversed": (DIRECT, "sight", "clock"),
     "text_only": (DIRECT, "sight", "place"),
+    "undone": (DIRECT, "minds task", "sight"),
     "other_task": (DIRECT, "heedful", "sight"),
     "blind": (COT, "words", "eyes"),
     "blind_begin": (COT, "words", "eyes"),
@@ -207,7 +231,9 @@ def test_plain_run_is_a_row_that_can_fail(registry, tmp_path):
 
 class Recorder(Judge):
     def respond(self, prompts):
-        self.prompts = list(prompts)
+        given = [unsealed(prompt) for prompt in prompts]
+        place = {prompt.item: number for number, prompt in reversed(list(enumerate(given)))}
+        self.prompts = sorted(given, key=lambda prompt: (place[prompt.item], ORDERS.index(prompt.order)))
         yield from super().respond(prompts)
 
 
@@ -225,6 +251,9 @@ def put(registry, out, name, settings=DIRECT):
         ("blank_first", ("blank", "")),
         ("blank_second", ("", "blank")),
         ("noise", ("", "noise")),
+        ("masked_change", ("mask change", "mask change")),
+        ("masked_border", ("mask border", "mask border")),
+        ("reversed", ("swap rest", "swap rest")),
     ],
 )
 def test_pictures_are_changed_in_the_place_that_is_said(registry, tmp_path, name, changes):
@@ -313,7 +342,7 @@ def test_true_descriptions_are_those_of_the_cot_samples(registry):
         details = row["messages"][1]["content"].rpartition("\n")[0]
         halves = found[row["pair_id"], row["order"]]
         assert details == f"spatial details: {descriptions.described(halves, ('img1', 'img2'))}"
-        assert descriptions.own(row["messages"][1]["content"], ("img1", "img2")) == halves
+        assert own_halves(row["messages"][1]["content"], ("img1", "img2")) == halves
 
 
 @pytest.mark.parametrize(
@@ -331,7 +360,7 @@ def test_true_descriptions_are_those_of_the_cot_samples(registry):
     ],
 )
 def test_own_description_is_what_stands_before_the_judgment(text, names, halves):
-    assert descriptions.own(text, names) == halves
+    assert own_halves(text, names) == halves
 
 
 def test_pairs_that_the_model_did_not_describe_are_left_out_and_counted(registry, tmp_path):
@@ -340,7 +369,7 @@ def test_pairs_that_the_model_did_not_describe_are_left_out_and_counted(registry
     class Silent(Judge):
         def respond(self, prompts):
             for number, said in super().respond(prompts):
-                prompt = prompts[number]
+                prompt = unsealed(prompts[number])
                 mute = prompt.reasons and (prompt.item, prompt.order) == (silent, "backward")
                 yield number, Response(said.text.partition("\n")[2]) if mute else said
 
@@ -552,14 +581,17 @@ def measures(**given):
         ("keeps", {"pair_accuracy": (80, 90), "difference": (-20, -11)}, "fails"),
         ("keeps", {"pair_accuracy": (50, 90), "difference": (-5, 5)}, "not shown"),
         ("keeps", {"pair_accuracy": (30, 50), "difference": (-5, 5)}, "fails"),
-        ("falls", {"difference": (-90, -11)}, "holds"),
-        ("falls", {"difference": (-12, -5)}, "not shown"),
-        ("falls", {"difference": (-9, 5)}, "fails"),
-        ("unswayed", {"second": (40, 60)}, "holds"),
-        ("unswayed", {"second": (30, 60)}, "not shown"),
-        ("unswayed", {"second": (70, 90)}, "fails"),
-        ("unswayed", {"second": (0, 10)}, "fails"),
-        ("unswayed", {"second": None}, "not shown"),
+        ("lost", {"still_right": (0, 10)}, "holds"),
+        ("lost", {"still_right": (40, 60)}, "holds"),
+        ("lost", {"still_right": (40, 76)}, "not shown"),
+        ("lost", {"still_right": (51, 60)}, "fails"),
+        ("lost", {"still_right": None}, "not shown"),
+        ("unswayed", {"second": (40, 60), "neither": (0, 0)}, "holds"),
+        ("unswayed", {"second": (30, 60), "neither": (0, 0)}, "not shown"),
+        ("unswayed", {"second": (70, 90), "neither": (0, 0)}, "fails"),
+        ("unswayed", {"second": (0, 10), "neither": (0, 0)}, "fails"),
+        ("unswayed", {"second": None, "neither": (0, 0)}, "not shown"),
+        ("unswayed", {"second": (100, 100)}, "not applicable"),
         ("unswayed", {"second": (0, 10), "second_probability": (45, 50)}, "holds"),
         ("agrees", {"same_frame": (76, 90)}, "holds"),
         ("agrees", {"same_frame": (60, 80)}, "not shown"),
@@ -582,6 +614,14 @@ def test_nothing_is_shown_by_a_single_episode():
     alone = {name: Measure(80.0) for name in verdicts.MEANINGS}
     assert {name: rule.verdict(alone) for name, rule in RULES.items()} == dict.fromkeys(RULES, "not shown")
     assert judged(RULES["keeps"], alone, 10)[1] == "pair accuracy % 80.0 (no interval); difference +80.0 (no interval)"
+
+
+def test_figure_of_what_is_left_stands_beside_chance():
+    left = {"still_right": Measure(56.0, (51.2, 60.9))}
+    assert judged(RULES["lost"], left, 10) == (
+        "fails",
+        "still right % 56.0 (51.2 to 60.9) where chance is 50 for a judge that ignores order and 25 for a coin",
+    )
 
 
 def test_too_few_episodes_show_nothing(monkeypatch):
@@ -614,6 +654,7 @@ def test_measures_are_counted_on_the_same_pairs():
             "position_bias": 62.5,
             "unparsed_rate": 12.5,
             "difference": -25.0,  # a stays right, b does not
+            "still_right": 50.0,
             "second": 100 * 5 / 7,  # of the seven that named a picture
             "same_answer": 100 * 4 / 8,
             "same_frame": 100 / 3,  # a
@@ -622,6 +663,46 @@ def test_measures_are_counted_on_the_same_pairs():
     )
     with pytest.raises(DataError, match="other pairs"):
         measured(PairFigures(metrics.figures(plain)), plain, now, resamples=100, seed=0)
+
+
+@pytest.mark.parametrize("control", ["same_picture", "text_only"])
+def test_judge_that_can_only_write_may_name_a_place_unless_neither_is_offered(registry, tmp_path, monkeypatch, control):
+    """Right, deterministic, and with a rule for ties: the second picture, or neither where it may say so."""
+
+    class Writer(Judge):
+        def respond(self, prompts):
+            for number, said in super().respond(prompts):
+                names = prompts[number].names
+                yield number, Response(said.text or prompts[number].answer.format(name=self.tie or names[-1]))
+
+    written = dataclasses.replace(DIRECT, generate=True)
+
+    def row(name, tie=None):
+        writer = Writer(by_sight)
+        writer.tie = tie
+        return run(registry, tmp_path / name, None, written, [control], writer)[control]
+
+    bound = row("bound")
+    assert (bound.verdict, bound.measures["second"].value, bound.at_fault) == ("not applicable", 100, False)
+    assert bound.why == (
+        "second place % 100.0 (alike in all episodes); the model writes its answer and is not offered neither, so it "
+        "has to name a place"
+    )
+    monkeypatch.setattr("stcr_plugin.registry.manifest.teaches_ties", lambda manifest: True)
+    free, biased = row("free"), row("biased", "img2")
+    assert (free.verdict, free.measures["neither"].value, free.measures["second"].value) == ("holds", 100, 50)
+    assert (biased.verdict, biased.measures["neither"].value) == ("fails", 0)
+
+
+def test_pair_is_still_right_only_if_it_was(registry, tmp_path):
+    """Ties do not count: that neither is closer is as right when nothing is seen."""
+    right, wrong = ("img2", "img1"), ("img1", "img2")
+    plain = answers({"a": right, "b": right, "c": wrong})
+    now = answers({"a": right, "b": ("img2", "img2"), "c": right})
+    tie = Query(Pair("t", "t", "", "", 0, 1, 1.0, closer="neither"), "forward")
+    ties = [Answer("t", "t", order, tie.answer, "neither", "") for order in ORDERS]
+    found = measured(PairFigures(metrics.figures(now + ties)), now + ties, plain + ties, resamples=100, seed=0)
+    assert found["still_right"].value == 50
 
 
 def test_probability_of_the_second_place_halves_what_neither_has():
@@ -648,7 +729,7 @@ def test_real_model_goes_through_controls_loaded_once(model, registry, tmp_path,
     loads = []
     real = local.load
     monkeypatch.setattr(local, "load", lambda folder: loads.append(folder) or real(folder))
-    names = ["letters", "noise", "text_only", "oracle_begin"]
+    names = ["letters", "noise", "masked_change", "masked_border", "reversed", "text_only", "undone", "oracle_begin"]
     request = EvalRequest(model=model, dataset="toy", registry=registry, settings=DIRECT, limit=4, resamples=100)
     rows = controls(request, tmp_path / "out", only=names).rows
     assert len(loads) == 1

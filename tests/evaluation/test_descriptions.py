@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stcr_plugin import artefacts
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.ground_truth import config_of, source_of
@@ -39,7 +40,7 @@ class Describer:
         return {"engine": "describer", "lies": self.lies, "wrong": self.wrong}
 
     def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(map(unsealed, prompts)):
             query = Query(self.pairs[prompt.item], "forward" if prompt.order == "forward" else "backward")
             frames = (query.pair.earlier, query.pair.later)
             shown = frames if query.order == "forward" else frames[::-1]

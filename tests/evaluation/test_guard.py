@@ -9,6 +9,7 @@ from PIL import Image
 from stcr_plugin.cli import main
 from stcr_plugin.config import read_yaml
 from stcr_plugin.engines.prompts import content
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.episodes.tabletop import SEEN_COLOURS, SHAPES, TabletopConfig, TabletopSource
 from stcr_plugin.errors import ConfigError, DataError
@@ -33,7 +34,7 @@ class Teller:
         return {"engine": self.name}
 
     def respond(self, prompts):
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(map(unsealed, prompts)):
             if self.asked == self.patience:
                 raise KeyboardInterrupt
             self.asked += 1

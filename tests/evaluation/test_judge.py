@@ -15,6 +15,7 @@ from stcr_plugin.engines.loading import load
 from stcr_plugin.engines.local import respond
 from stcr_plugin.engines.oracles import Oracle
 from stcr_plugin.engines.prompts import prompts_for
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.server import ServerEngine, ServerSettings
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
@@ -45,7 +46,7 @@ class Bright:
         return {"engine": "bright"}
 
     def respond(self, prompts):
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(map(unsealed, prompts)):
             self.asked.append(prompt)
             first, second = (Image.open(ROOT / shown.image).getpixel((0, 0))[0] / 60 for shown in prompt.shown)
             odds = second - first + self.bias

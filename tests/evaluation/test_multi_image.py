@@ -8,6 +8,7 @@ from toy_build import build_toy
 
 from stcr_plugin.cli import main
 from stcr_plugin.config import from_mapping
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.multi_image import (
@@ -54,7 +55,7 @@ class Judge:
         return {"engine": "judge", "place": self.place}
 
     def respond(self, prompts):
-        for number, one in enumerate(prompts):
+        for number, one in enumerate(map(unsealed, prompts)):
             self.asked += 1
             frames = [int(Path(shown.image).stem) for shown in one.shown]
             places = sorted(range(len(frames)), key=lambda place: -frames[place])

@@ -13,6 +13,7 @@ from toy_build import build_toy
 
 from stcr_plugin.cli import main
 from stcr_plugin.engines.oracles import Oracle
+from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import rank, strips
@@ -76,7 +77,7 @@ class Judge:
         return {"engine": "judge", "bias": self.bias}
 
     def respond(self, prompts):
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(map(unsealed, prompts)):
             self.asked += 1
             first, second = (int(text) for text in prompt.item.rsplit(":", 1)[1].split("-"))
             odds = self.worth[second] - self.worth[first]
