@@ -33,7 +33,8 @@ from stcr_plugin.episodes.recordings import (
     named_frames,
 )
 from stcr_plugin.episodes.stillness import picture_motion
-from stcr_plugin.episodes.video import Video, frames_at, probe
+from stcr_plugin.episodes.video import frames_at, probe
+from stcr_plugin.episodes.video_file import Video
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.types import Episode, Exclusion, Segment, State
 

@@ -12,7 +12,7 @@ from stcr_plugin.episodes import archive
 from stcr_plugin.episodes.archive import Slice
 from stcr_plugin.episodes.proprioception import Vectors
 from stcr_plugin.episodes.recordings import check_finite
-from stcr_plugin.episodes.video import Video
+from stcr_plugin.episodes.video_file import Video
 from stcr_plugin.errors import DataError
 
 _GRIPPER = 100.0  # mm of opening that count as much as 1 rad of a joint

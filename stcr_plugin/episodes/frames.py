@@ -15,8 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import video
 from stcr_plugin.episodes.episode_table import READERS, as_frame, as_rate, as_text, blank, read_states, read_table
@@ -123,9 +121,8 @@ class FramesSource(Unclaimed):
         self._excluded: list[Exclusion] = []
         self._records = self._read_records()
         self._owners: dict[Path, str] = {}
-        # An episode's pictures, states and times are used one after the other, so the last one is remembered.
+        # An episode's pictures and states are used one after the other, so the last one is remembered.
         self._pictures = lru_cache(1)(list_pictures)
-        self._times = lru_cache(1)(video.frame_times)
         self._motion = lru_cache(1)(self._measure_motion)
 
     def episodes(self) -> Iterator[Episode | Exclusion]:
@@ -153,8 +150,8 @@ class FramesSource(Unclaimed):
         So index i is the folder's i-th picture in natural order (frame_2 before frame_10) or the i-th picture that a
         video shows, whatever its time stamps and whatever `fps` says. `fps` only turns distances into seconds: one
         given by the table or the configuration is believed (a file's own may be that of its playback), and a video
-        of variable rate, whose seconds would be wrong, is refused unless one is given. A photo's mark of how it was
-        held (EXIF) is applied, a video's is not. Raises DataError naming the file.
+        of variable rate, whose seconds would be wrong, is refused unless one is given. A mark of how the
+        camera was held is applied, a photo's (EXIF) and a video's. Raises DataError naming the file.
         """
         check_indices(episode, indices)
         record = self._record(episode)
@@ -165,14 +162,11 @@ class FramesSource(Unclaimed):
             for index in indices:
                 yield decoded(files[index], size)
             return
-        times = self._times(path)
+        times = video.frame_times(path)
         _unchanged(path, len(times), episode)
         if self._given_fps(record) is None:
             video.check_even(path, times)
-        # With half of the smallest step as tolerance, a time names its own frame and no other.
-        step = float(np.diff(times).min())
-        seconds = [float(times[index]) for index in indices]
-        yield from video.frames_at(path, seconds, 1 / step, threads=self.config.threads)
+        yield from video.frames_numbered(path, indices, threads=self.config.threads)
 
     def states(self, episode: Episode) -> Sequence[State] | None:
         """The rows of the episode's `states` file, with "motion" by `picture_motion` where that is configured and the

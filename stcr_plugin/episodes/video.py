@@ -1,20 +1,24 @@
-"""Frame-exact reading of single pictures from a video, whatever its codec, by presentation time.
+"""Frame-exact reading of single pictures from a video, whatever its container and codec.
 
-A video is a file or a slice of an archive, which is read without unpacking it.
+The frames of a video are those that decoding it from its start gives, in that order; their times are seconds from the
+first one, also where a file starts late. Two ways lead to them. Where packets carry the true times of their frames, a
+picture is found by its time: only packets from its key frame on are decoded. Everywhere else (AVI, MPEG-TS, raw
+streams, ...) all frames are decoded and counted, which is slower and as exact.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stcr_plugin.episodes import archive
-from stcr_plugin.episodes.archive import Slice
+from stcr_plugin.episodes.video_file import AGAIN, Video, VideoFile, ffmpeg_error, opened
+from stcr_plugin.episodes.video_picture import picture_of, warn_of_hdr
 from stcr_plugin.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,71 +28,95 @@ if TYPE_CHECKING:
 
     Times = npt.NDArray[np.float64]
 
-Video = Path | Slice
 UNEVEN = 0.25  # seconds by which a frame may miss an even clock before its video counts as one of variable rate
-_AGAIN = "download it again"
+_HEAD = 64  # packets at the start that tell whether frames are reordered
+_SKIPPED = 20  # bytes; a smaller packet of MPEG-4 Part 2 may say "no new frame"
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a container says of its first video stream: number of frames and the time (s) where the last one starts."""
+    """What can be said of a video without its pictures.
+
+    Attributes:
+        frames: How many a decoder shows.
+        last_seconds: Where the last one starts, from the first one on.
+        rate: Frames per second as the file states them, 0 where it does not.
+        timed: False for a raw stream, whose times and rate are made up (25 fps).
+    """
 
     frames: int
     last_seconds: float
+    rate: float = 0.0
+    timed: bool = True
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """All frames of a video.
+
+    Attributes:
+        times: Seconds of each from the first one on, ascending [frames].
+        stamps: Of each, in units of the stream, where packets carry them truly; None where frames must be counted.
+    """
+
+    times: Times
+    stamps: npt.NDArray[np.int64] | None
+    timed: bool
 
 
 def probe(path: Video) -> VideoFacts:
-    """Open `path` without decoding.
+    """The facts of a video, decoding it only where its container leaves no other way (see above).
 
     Raises DataError for a file that is not a video, has no frame, or whose data end before its index does.
     """
-    with _opened(path) as opened:
-        stream = opened.stream
-        length = stream.duration
-        if length is None or not stream.frames:  # a fragmented file has no index: look at every packet
-            times = [packet.pts for packet in opened.packets()]
-            if not times:
-                raise DataError(str(path), "a video without a frame", _AGAIN)
-            return VideoFacts(len(times), float(max(times) * stream.time_base))
-        end = (stream.start_time or 0) + length
-        frame = length / stream.frames
-        opened.seek(round(end - frame))
-        last = max((packet.pts for packet in opened.packets()), default=None)
-        if last is None or last < end - 1.5 * frame:
-            raise DataError(str(path), f"truncated: its index promises {stream.frames} frames", _AGAIN)
-        return VideoFacts(stream.frames, float(last * stream.time_base))
+    with opened(path) as file:
+        stream, origin = file.stream, _origin(file)
+        rate = float(stream.average_rate or 0)
+        if origin is not None and stream.duration is not None and stream.frames:
+            last = _last(file) - origin
+            # An index also counts frames that were trimmed away and are never shown.
+            if abs(last * file.unit * rate - (stream.frames - 1)) <= 0.5:
+                return VideoFacts(stream.frames, last * file.unit, rate)
+    line = _timeline(path)
+    return VideoFacts(len(line.times), float(line.times[-1]), rate, line.timed)
 
 
 def count_and_rate(path: Path, fps: float | None) -> tuple[int, float]:
     """Number of frames and frames per second of a video: `fps` if given, else the file's own rate.
 
-    Raises DataError as `probe` does, and where the rate is unknown because the video has less than two frames.
+    Raises DataError as `probe` does, and where the rate is unknown: of a raw stream, and of less than two frames.
     """
     facts = probe(path)
-    with _opened(path) as opened:
-        first = float((opened.stream.start_time or 0) * opened.stream.time_base)
-        stated = float(opened.stream.average_rate or 0)
-    count, lasts = facts.frames, facts.last_seconds - first
-    # An index also counts frames that were trimmed away and are never shown; then every packet must be looked at.
-    if abs(lasts * stated - (count - 1)) > 0.5:
-        count = len(frame_times(path))
     if fps is not None:
-        return count, fps
-    if count < 2 or lasts <= 0:
-        raise DataError(str(path), f"{count} frame(s) in {max(lasts, 0):.2f} s; a pair needs two")
-    own = (count - 1) / lasts
+        return facts.frames, fps
+    if not facts.timed:
+        raise DataError(str(path), "a raw stream, which has no frame rate", "give `fps`, or convert it to MP4")
+    if facts.frames < 2 or facts.last_seconds <= 0:
+        raise DataError(str(path), f"{facts.frames} frame(s) in {facts.last_seconds:.2f} s; a pair needs two")
+    own = (facts.frames - 1) / facts.last_seconds
     # Some containers round times to milliseconds: where the stated rate agrees, it is the exact one.
-    return count, stated if abs(stated - own) < 0.01 * own else own
+    return facts.frames, facts.rate if abs(facts.rate - own) < 0.01 * own else own
 
 
-def frame_times(path: Path) -> Times:
-    """Presentation time of each frame in seconds, ascending [frames]. Reads the packets, decodes none."""
-    with _opened(path) as opened:
-        stamps = [packet.pts for packet in opened.packets() if not packet.is_discard]
-        times: Times = np.multiply(np.sort(np.array(stamps, dtype=np.int64)), float(opened.stream.time_base))
-    if not (np.diff(times) > 0).all():
-        raise DataError(str(path), "two of its frames have the same time", "encode the video again")
-    return times
+def frame_times(path: Video) -> Times:
+    """When each frame is shown, in seconds from the first one on, ascending [frames]."""
+    return _timeline(path).times
+
+
+def number_at(path: Video, seconds: float) -> int:
+    """Number of the frame that is shown at `seconds` after the first one: the last that has started by then.
+
+    Raises DataError for a time after the last frame, and for a raw stream, which has no times.
+    """
+    line = _timeline(path)
+    if not line.timed:
+        raise DataError(str(path), "a raw stream, which has no times", "convert it to MP4")
+    times = line.times
+    last = float(times[-1])
+    step = last / max(1, len(times) - 1)  # how long the last frame is shown is rarely stored
+    if seconds > last + step:
+        raise DataError(str(path), f"has no frame at {seconds:g} s, its last one is shown at {last:.2f} s")
+    return int(np.searchsorted(times, seconds + 0.0005, side="right")) - 1  # times may be rounded to milliseconds
 
 
 def check_even(path: Path, times: Times) -> None:
@@ -102,112 +130,265 @@ def check_even(path: Path, times: Times) -> None:
         )
 
 
-def frames_at(path: Video, seconds: Sequence[float], fps: float, *, threads: int = 0) -> Iterator[Picture]:
-    """The pictures shown at some presentation times.
+def frames_numbered(path: Video, numbers: Sequence[int], *, threads: int = 0) -> Iterator[Picture]:
+    """The pictures of some frames, by their ascending numbers from 0. Otherwise as `frames_at`."""
+    if not numbers:
+        return
+    line = _timeline(path)
+    seconds = [float(line.times[number]) for number in numbers]
+    if line.stamps is None:
+        yield from _counted(path, numbers, seconds=seconds, threads=threads)
+        return
+    wanted = [int(line.stamps[number]) for number in numbers]
+    with opened(path) as file:
+        packets = _window(file, wanted[0], wanted[-1])
+        yield from _found(file, packets, wanted, seconds=seconds, threads=threads)
 
-    A picture is found by its time stamp (within half a frame of `fps`), never by counting, so reordered frames
-    and seeks cannot shift it. The compressed packets from the key frame before the first time to the last time
-    are read once; of those only the ones go to the decoder that a wanted frame depends on, that is from its key
-    frame on. Damage inside the data is found by the decoder; only for a video with open groups of pictures (rare)
-    may it be concealed.
+
+def frames_at(path: Video, seconds: Sequence[float], fps: float, *, threads: int = 0) -> Iterator[Picture]:
+    """The pictures shown at some times, each within half a frame of `fps` of its time.
+
+    Where packets carry true times, those from the key frame before the first time to the last time are read once; of
+    them only the ones go to the decoder that a wanted frame depends on, that is from its key frame on. Damage inside
+    the data is found by the decoder; only for a video with open groups of pictures (rare) may it be concealed.
 
     Args:
         path: The video.
-        seconds: Presentation times, ascending.
+        seconds: Times, ascending, from the first frame of the video on.
         fps: Frames per second of the video.
         threads: Threads of the decoder; 0 lets it choose.
 
     Yields:
-        A picture for each time, uint8 [height, width, 3], RGB.
+        A picture for each time, uint8 [height, width, 3], RGB, turned as it is stored to be shown.
 
     Raises:
         DataError: Naming the file and the time that fails, after the pictures before it were given.
     """
     if not seconds:
         return
-    with _opened(path) as opened:
-        codec = opened.stream.codec_context
-        codec.thread_type, codec.thread_count = "AUTO", threads
-        tolerance = 0.5 / fps
-        packets = _window(opened, seconds[0] - tolerance, seconds[-1] + tolerance)
-        wanted, problem = _match(packets, seconds, unit=float(opened.stream.time_base), tolerance=tolerance)
-        if not _open_groups(packets):
-            codec.options = {"err_detect": "explode"}  # damaged data is an error then, not a guess
-        found: dict[int, Picture] = {}
-        stamps = set(wanted)
-        given = 0
-        for start, stop in _jobs(packets, wanted):
-            codec.flush_buffers()  # a jump: forget references to frames that are left out
-            try:
-                for packet in [*packets[start:stop], None]:
-                    for frame in codec.decode(packet):
-                        if frame.pts in stamps and not frame.is_corrupt:
-                            found[frame.pts] = frame.to_ndarray(format="rgb24")
-                    # Decoders give frames in order of time, so a picture is handed on as soon as it is its turn.
-                    while given < len(wanted) and wanted[given] in found:
-                        yield found.pop(wanted[given])
-                        given += 1
-            except _ffmpeg_error() as error:
-                problem = f"the frame at {seconds[given]:.3f} s or soon after cannot be decoded ({error})"
-                raise DataError(str(path), problem, _AGAIN) from None
-            if given < len(wanted) and any(packet.pts == wanted[given] for packet in packets[start:stop]):
+    tolerance = 0.5 / fps
+    with opened(path) as file:
+        origin = _origin(file)
+        if origin is None:
+            line = _timeline(path)
+            origin = None if line.stamps is None else int(line.stamps[0])
+        if origin is not None:
+            first, last = (seconds[0] - tolerance) / file.unit, (seconds[-1] + tolerance) / file.unit
+            packets = _window(file, origin + first, origin + last)
+            stamps = np.array(sorted(packet.pts for packet in packets if not packet.is_discard), dtype=np.int64)
+            places, problem = _match(np.multiply(stamps - origin, file.unit), seconds, tolerance=tolerance)
+            wanted = [int(stamps[place]) for place in places]
+            yield from _found(file, packets, wanted, seconds=seconds, threads=threads)
+    if origin is None:
+        times = line.times if line.timed else np.arange(len(line.times)) / fps
+        places, problem = _match(times, seconds, tolerance=tolerance)
+        yield from _counted(path, places, seconds=seconds, threads=threads)
+    if problem:
+        raise DataError(str(path), problem)
+
+
+def _match(times: Times, seconds: Sequence[float], *, tolerance: float) -> tuple[list[int], str]:
+    """The place in `times` that is nearest to each of `seconds`, strictly ascending.
+
+    Stops at the first one that no frame, or the frame of the one before, is near to; the second value says why.
+    """
+    if not len(times):
+        return [], f"no frame can be read at {seconds[0]:.3f} s, the video is truncated"
+    places: list[int] = []
+    for second in seconds:
+        nearest = int(np.abs(times - second).argmin())
+        if abs(times[nearest] - second) > tolerance:
+            end = f"the last that can be read is at {times[-1]:.3f} s"
+            return places, f"no frame at {second:.3f} s, {end}; the video is truncated or of another episode"
+        if places and nearest <= places[-1]:
+            return places, f"two frames of the data fall on the one at {second:.3f} s; fps in the meta data is wrong"
+        places.append(nearest)
+    return places, ""
+
+
+# ---- the frames of a video ----
+
+
+def _origin(file: VideoFile) -> int | None:
+    """The stamp of the first frame, where a video's first packets show that stamps are true; None if they do not."""
+    if not file.indexed or file.stream.codec_context.name == "mpeg4":
+        return None
+    head: list[Any] = []
+    for packet in file.packets():
+        head.append(packet)
+        if len(head) == _HEAD or not (file.stream.codec_context.has_b_frames or packet.is_discard):
+            break
+    if not _truly_stamped(file, head):
+        return None
+    return min((packet.pts for packet in head if not packet.is_discard), default=None)
+
+
+def _truly_stamped(file: VideoFile, packets: Sequence[Any]) -> bool:
+    """Whether each packet carries the time at which its own frame, and no other, is shown."""
+    stamps = [packet.pts for packet in packets]
+    if not stamps or None in stamps or len(set(stamps)) < len(stamps):
+        return False
+    if not packets[0].is_keyframe or min(stamps) < stamps[0]:  # these frames lack the key frame that they need
+        return False
+    codec = file.stream.codec_context
+    if codec.name == "mpeg4" and any(packet.size < _SKIPPED for packet in packets):
+        return False
+    # A codec that reorders frames, but stamps that ascend: the stamps may be times of decoding. Not where key frames
+    # are so dense that there is nothing to reorder.
+    keys = [place for place, packet in enumerate(packets) if packet.is_keyframe]
+    longest = max(stop - start for start, stop in itertools.pairwise([*keys, len(packets)]))
+    return longest <= 2 or not codec.has_b_frames or stamps != sorted(stamps)
+
+
+def _last(file: VideoFile) -> int:
+    """The stamp of the last frame of a video that has an index."""
+    stream = file.stream
+    file.seek(round((stream.start_time or 0) + stream.duration * (1 - 1 / stream.frames)))
+    last = max((packet.pts for packet in file.packets() if not packet.is_discard), default=None)
+    _check_end(file, last)
+    return int(last or 0)
+
+
+def _check_end(file: VideoFile, last: int | None) -> None:
+    """Raises DataError where the last frame that is there, at the stamp `last`, is not the last of the index."""
+    stream = file.stream
+    if stream.duration is not None and stream.frames:
+        end, frame = (stream.start_time or 0) + stream.duration, stream.duration / stream.frames
+        if last is None or last < end - 1.5 * frame:
+            raise DataError(str(file.path), f"truncated: its index promises {stream.frames} frames", AGAIN)
+
+
+def _timeline(path: Video) -> _Timeline:
+    """Of a video; the last few are remembered, as one is asked for again and again."""
+    size, changed = 0, 0
+    if isinstance(path, Path) and path.is_file():
+        size, changed = path.stat().st_size, path.stat().st_mtime_ns
+    return _read_timeline(path, size, changed)
+
+
+@lru_cache(4)
+def _read_timeline(path: Video, _size: int, _changed: int) -> _Timeline:
+    with opened(path) as file:
+        if not file.indexed:
+            return _decoded_timeline(file, ())
+        packets = list(file.packets())
+        if not packets:
+            _check_end(file, None)
+            raise DataError(str(path), "a video without a frame", AGAIN)
+        shown = sorted(packet.pts for packet in packets if not packet.is_discard and packet.pts is not None)
+        if shown and _truly_stamped(file, packets):
+            stamps = np.array(shown, dtype=np.int64)
+            return _Timeline((stamps - stamps[0]) * file.unit, stamps, timed=True)
+    with opened(path) as file:
+        return _decoded_timeline(file, shown)
+
+
+def _decoded_timeline(file: VideoFile, shown: Sequence[int]) -> _Timeline:
+    """By decoding. Where that confirms the stamps of the packets, `shown`, frames can be found by them after all."""
+    stamps = [frame.pts for frame in _all_frames(file, threads=0)]
+    if not stamps:
+        raise DataError(str(file.path), "a video without a frame", AGAIN)
+    count, rate = len(stamps), float(file.stream.average_rate or 0)
+    if stamps == list(shown):
+        known = np.array(stamps, dtype=np.int64)
+        return _Timeline((known - known[0]) * file.unit, known, timed=True)
+    if file.timed and None not in stamps and len(set(stamps)) == count:  # stamped in the order of decoding
+        times = np.array(sorted(stamps), dtype=np.int64)
+        _check_end(file, int(times[-1]))
+        return _Timeline((times - times[0]) * file.unit, None, timed=True)
+    return _Timeline(np.arange(count) / (rate or 25.0), None, timed=file.timed and rate > 0)
+
+
+def _all_frames(file: VideoFile, threads: int) -> Iterator[Any]:
+    """PyAV's frames by decoding everything, in the order in which they are shown."""
+    codec = file.stream.codec_context
+    codec.thread_type, codec.thread_count = "AUTO", threads
+    count = 0
+    try:
+        for packet in itertools.chain(file.packets(whole=True), [None]):
+            for frame in codec.decode(packet):
+                count += 1
+                yield frame
+    except ffmpeg_error() as error:
+        problem = f"what follows its first {count} frames cannot be decoded ({error})"
+        raise DataError(str(file.path), problem, AGAIN) from None
+
+
+# ---- pictures ----
+
+
+def _counted(path: Video, numbers: Sequence[int], *, seconds: Sequence[float], threads: int) -> Iterator[Picture]:
+    """The pictures of the frames `numbers`, by decoding up to the last of them; `seconds` names them in errors."""
+    given = 0
+    with opened(path) as file:
+        warn_of_hdr(file.stream.codec_context.color_trc, str(path))
+        frames = enumerate(_all_frames(file, threads))
+        while given < len(numbers):
+            number, frame = next(frames, (-1, None))
+            if frame is None or (number == numbers[given] and frame.is_corrupt):
                 problem = f"the frame at {seconds[given]:.3f} s cannot be decoded, the file is damaged"
-                raise DataError(str(path), problem, _AGAIN)
-        if problem:
-            raise DataError(str(path), problem)
+                raise DataError(str(path), problem, AGAIN)
+            if number == numbers[given]:
+                yield picture_of(frame, str(path))
+                given += 1
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """An open video; `container` and `stream` are PyAV's."""
-
-    path: Video
-    container: Any
-    stream: Any
-
-    def seek(self, time: int) -> None:
-        """To the key frame at or before `time`, in stream units."""
+def _found(
+    file: VideoFile, packets: Sequence[Any], wanted: Sequence[int], *, seconds: Sequence[float], threads: int
+) -> Iterator[Picture]:
+    """The pictures of the stamps `wanted`, from the `packets` of a window; `seconds` names them in errors."""
+    path, codec = str(file.path), file.stream.codec_context
+    codec.thread_type, codec.thread_count = "AUTO", threads
+    warn_of_hdr(codec.color_trc, path)
+    if not _open_groups(packets):
+        codec.options = {"err_detect": "explode"}  # damaged data is an error then, not a guess
+    found: dict[int, Picture] = {}
+    stamps = set(wanted)
+    given = 0
+    for start, stop in _jobs(packets, wanted):
+        codec.flush_buffers()  # a jump: forget references to frames that are left out
         try:
-            self.container.seek(time, stream=self.stream)
-        except _ffmpeg_error() as error:
-            raise DataError(str(self.path), f"cannot be read as a video ({error})", _AGAIN) from None
+            for packet in [*packets[start:stop], None]:
+                for frame in codec.decode(packet):
+                    if frame.pts in stamps and not frame.is_corrupt:
+                        found[frame.pts] = picture_of(frame, path)
+                # Decoders give frames in order of time, so a picture is handed on as soon as it is its turn.
+                while given < len(wanted) and wanted[given] in found:
+                    yield found.pop(wanted[given])
+                    given += 1
+        except ffmpeg_error() as error:
+            problem = f"the frame at {seconds[given]:.3f} s or soon after cannot be decoded ({error})"
+            raise DataError(path, problem, AGAIN) from None
+        if given < len(wanted) and any(packet.pts == wanted[given] for packet in packets[start:stop]):
+            problem = f"the frame at {seconds[given]:.3f} s cannot be decoded, the file is damaged or has no key frames"
+            raise DataError(path, problem, f"{AGAIN}, or encode it again")
+    if given < len(wanted):
+        raise DataError(path, f"no frame can be read at {seconds[given]:.3f} s, the video is truncated")
 
-    def packets(self) -> Iterator[Any]:
-        """The packets from the current position; a cut-off one ends them."""
-        try:
-            for packet in self.container.demux(self.stream):
-                if packet.size and packet.pts is not None:
-                    if packet.is_corrupt:
-                        return
-                    yield packet
-        except _ffmpeg_error() as error:
-            raise DataError(str(self.path), f"cannot be read as a video ({error})", _AGAIN) from None
 
-
-@contextmanager
-def _opened(path: Video) -> Iterator[_Opened]:
-    import av
-
-    if isinstance(path, Path) and not path.is_file():
-        raise DataError(path, "no such video file", "download it")
-    if (path.size if isinstance(path, Slice) else path.stat().st_size) == 0:
-        raise DataError(str(path), "an empty file (0 bytes)", _AGAIN)
-    with ExitStack() as stack:
-        file = stack.enter_context(archive.opened(path)) if isinstance(path, Slice) else str(path)
-        try:
-            container = stack.enter_context(av.open(file))
-        except _ffmpeg_error() as error:
-            raise DataError(str(path), f"cannot be opened as a video ({error})", _AGAIN) from None
-        if not container.streams.video:
-            raise DataError(str(path), "holds no video stream", "give a video file")
-        yield _Opened(path, container, container.streams.video[0])
+def _window(file: VideoFile, first: float, last: float) -> list[Any]:
+    """Every packet, in decoding order, from a key frame shown at or before the stamp `first` until past `last`."""
+    begins = file.stream.start_time or 0
+    for target in (round(first), None):
+        if target is not None and target <= begins:
+            continue
+        file.seek(begins if target is None else target)
+        packets = []
+        for packet in file.packets():
+            if packet.dts is not None and packet.dts > last:  # a frame is never shown before it is decoded
+                break
+            if packet.pts is not None:
+                packets.append(packet)
+        if packets and packets[0].is_keyframe and packets[0].pts <= first:
+            break
+    return packets
 
 
 def _jobs(packets: Sequence[Any], wanted: Sequence[int]) -> list[tuple[int, int]]:
     """Ranges [start, stop) of `packets` to decode, in order; those that touch are one, so a scan stays a scan."""
     position = {packet.pts: index for index, packet in enumerate(packets)}
     ranges = []
-    for index in (position[pts] for pts in wanted):
+    for index in (position[pts] for pts in wanted if pts in position):
         start = index
         # A frame shown before its own key frame (open group of pictures) needs the key frame before that one.
         while start > 0 and not (packets[start].is_keyframe and packets[start].pts <= packets[index].pts):
@@ -231,46 +412,3 @@ def _open_groups(packets: Sequence[Any]) -> bool:
         if packet.pts < key:
             return True
     return False
-
-
-def _window(opened: _Opened, start: float, end: float) -> list[Any]:
-    """Every packet, in decoding order, from a key frame shown at or before `start` (s) until past `end` (s)."""
-    unit, begins = opened.stream.time_base, opened.stream.start_time or 0
-    first, last = start / unit, end / unit
-    for target in (max(round(first), 0), None):
-        if target is None or target > begins:
-            opened.seek(begins if target is None else target)
-        packets = []
-        for packet in opened.packets():
-            if packet.dts is not None and packet.dts > last:  # a frame is never shown before it is decoded
-                break
-            packets.append(packet)
-        if packets and packets[0].is_keyframe and packets[0].pts <= first:
-            break
-    return packets
-
-
-def _match(packets: Sequence[Any], seconds: Sequence[float], *, unit: float, tolerance: float) -> tuple[list[int], str]:
-    """The time stamp (in stream units) of the frame nearest to each of `seconds`, strictly ascending.
-
-    Stops at the first one that no frame, or the frame of the one before, is near to; the second value says why.
-    """
-    stamps = np.array(sorted(packet.pts for packet in packets), dtype=np.int64)
-    if not len(stamps):
-        return [], f"no frame can be read at {seconds[0]:.3f} s, the video is truncated"
-    wanted: list[int] = []
-    for second in seconds:
-        nearest = int(stamps[np.abs(stamps * unit - second).argmin()])
-        if abs(nearest * unit - second) > tolerance:
-            end = f"the last that can be read is at {stamps[-1] * unit:.3f} s"
-            return wanted, f"no frame at {second:.3f} s, {end}; the video is truncated or of another episode"
-        if wanted and nearest <= wanted[-1]:
-            return wanted, f"two frames of the data fall on the one at {second:.3f} s; fps in the meta data is wrong"
-        wanted.append(nearest)
-    return wanted, ""
-
-
-def _ffmpeg_error() -> type[Exception]:
-    from av.error import FFmpegError
-
-    return FFmpegError

@@ -108,9 +108,9 @@ def judge_all(
     """The judgement of each (pictures, task), all in one run of batches.
 
     model: a model's folder, loaded for this call, or what `opened` gives, which stays loaded; an engine of another make
-    must have ROOT for the folder of its pictures. pictures: files, "VIDEO@SECONDS", PIL images or uint8 arrays
-    [height, width, 3], RGB. settings: of a folder alone, completed by the model's stage. ties: "neither" is offered, as
-    in the training of a build that teaches ties.
+    must have ROOT for the folder of its pictures. pictures: files, "VIDEO@SECONDS" (counted from its first frame), PIL
+    images or uint8 arrays [height, width, 3], RGB. settings: of a folder alone, completed by the model's stage. ties:
+    "neither" is offered, as in the training of a build that teaches ties.
 
     A model that reasons (mode cot) is left to write; then, where the engine can begin its turn, its names are compared
     behind its own reasons, so that the probability is that of a model which has just given them.
@@ -277,15 +277,10 @@ def _file(name: str, frame: Path) -> Path:
 
 
 def _frame(video: Path, seconds: float) -> Picture:
-    """The frame of a video that is shown at `seconds`. Raises DataError for a time after its last frame."""
-    from stcr_plugin.episodes.video import frames_at, probe
+    """The frame that is shown `seconds` after the video's first one. Raises DataError for a time after its last one."""
+    from stcr_plugin.episodes.video import frames_numbered, number_at
 
-    facts = probe(video)
-    step = facts.last_seconds / max(1, facts.frames - 1)
-    if seconds > facts.last_seconds + step:
-        raise DataError(video, f"has no frame at {seconds:g} s, its last one is shown at {facts.last_seconds:.2f} s")
-    at = min(round(seconds / step) * step, facts.last_seconds) if step else 0.0
-    return next(iter(frames_at(video, [at], 1 / step if step else 1.0)))
+    return next(frames_numbered(video, [number_at(video, seconds)]))
 
 
 def _written(picture: Image | Picture, path: Path) -> Path:

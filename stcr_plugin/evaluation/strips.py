@@ -141,19 +141,18 @@ def of_pictures(paths: Sequence[Path], task: str) -> Strip:
 
 
 def of_video(path: Path, task: str, out: Path, *, frames: int = FRAMES) -> Strip:
-    """`frames` pictures of a video file, from its first to its last at even times, written into the folder `out`."""
+    """`frames` pictures of a video file, evenly spaced from its first to its last, written into the folder `out`."""
     import numpy as np
 
-    from stcr_plugin.episodes.video import frames_at, probe
+    from stcr_plugin.episodes.video import frame_times, frames_numbered
     from stcr_plugin.registry.data_config import FrameRules
     from stcr_plugin.registry.picture_store import encode
 
-    task, facts = _usable(task), probe(path)
-    numbers = [int(number) for number in np.linspace(0, facts.frames - 1, min(frames, facts.frames)).round()]
-    step = facts.last_seconds / max(1, facts.frames - 1)  # s a frame; of a video of variable rate, on average
-    seconds = [number * step for number in numbers]
+    task, times = _usable(task), frame_times(path)
+    numbers = [int(number) for number in np.linspace(0, len(times) - 1, min(frames, len(times))).round()]
+    seconds = [float(times[number]) for number in numbers]
     names = [f"frame_{number:06d}.png" for number in numbers]
-    for name, picture in zip(names, frames_at(path, seconds, 1 / step if step else 1.0), strict=True):
+    for name, picture in zip(names, frames_numbered(path, numbers), strict=True):
         artefacts.write_bytes(out / name, encode(picture, FrameRules(format="png")))
     return Strip(
         out, path.stem, task, images=tuple(names), frames=tuple(numbers), seconds=tuple(seconds),

@@ -303,7 +303,7 @@ def _linked(path):
 VIDEOS = {
     _empty: "0 bytes",
     _corrupt: "cannot be opened as a video",
-    _truncated: "cannot be read as a video",
+    _truncated: "truncated: its index promises 20 frames",
     _missing: "no head_color.mp4 of episode 327-1, unpacked",
     _linked: "leaves its folder",
 }
@@ -336,7 +336,7 @@ def test_damage_inside_a_video_names_episode_and_frame(tmp_path):
     path = broken(tmp_path / "data")
     data = bytearray(path.read_bytes())
     start = data.index(b"mdat") + 4
-    data[start + 600 : start + 1500] = b"\x55" * 900
+    data[start + 900 : start + 1500] = b"\x55" * 600
     path.write_bytes(data)
     episodes, _ = listed(tmp_path / "data")
     with pytest.raises(DataError, match=r"episode 327-1, frame \d+: .*head_color\.mp4: the frame at"):

@@ -171,11 +171,11 @@ def archived(folder, data):
     return archives.index(folder / "a.tar", (".mp4",)).members["1/v.mp4"]
 
 
-def test_a_video_whose_index_is_cut_off_is_an_error_while_seeking(tmp_path):
+def test_a_video_whose_index_is_cut_off_is_truncated(tmp_path):
     path = tmp_path / "v.mp4"
     made.write_video(path, [(1, 20)], "h264 short", FPS)
     path.write_bytes(path.read_bytes()[:-300])  # its index ends in the middle of the table of key frames
-    with pytest.raises(DataError, match=r"v\.mp4: cannot be read as a video"):
+    with pytest.raises(DataError, match=r"v\.mp4: truncated: its index promises 20 frames"):
         probe(path)
     with pytest.raises(DataError, match=r"v\.mp4: "):
         list(frames_at(path, [0.5], FPS))
