@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 UNEVEN = 0.25  # seconds by which a frame may miss an even clock before its video counts as one of variable rate
 _HEAD = 64  # packets at the start that tell whether frames are reordered
-_SKIPPED = 20  # bytes; a smaller packet of MPEG-4 Part 2 may say "no new frame"
+_SKIPPED = 10  # bytes; a smaller packet of MPEG-4 Part 2 may say "no new frame"
 
 
 @dataclass(frozen=True)
@@ -304,14 +304,16 @@ def _all_frames(file: VideoFile, threads: int) -> Iterator[Any]:
     codec = file.stream.codec_context
     codec.thread_type, codec.thread_count = "AUTO", threads
     count = 0
-    try:
-        for packet in itertools.chain(file.packets(whole=True), [None]):
-            for frame in codec.decode(packet):
-                count += 1
-                yield frame
-    except ffmpeg_error() as error:
-        problem = f"what follows its first {count} frames cannot be decoded ({error})"
-        raise DataError(str(file.path), problem, AGAIN) from None
+    for packet in itertools.chain(file.packets(whole=True), [None]):
+        try:
+            frames = codec.decode(packet)
+        except ffmpeg_error() as error:
+            if not count:  # a recording may start in the middle, what comes before its first key frame is not shown
+                continue
+            problem = f"what follows its first {count} frames cannot be decoded ({error})"
+            raise DataError(str(file.path), problem, AGAIN) from None
+        count += len(frames)
+        yield from frames
 
 
 # ---- pictures ----

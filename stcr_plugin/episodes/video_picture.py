@@ -54,6 +54,8 @@ def _rgb(frame: Any, where: str) -> Picture:
     if matrix not in _SCALER:
         problem = f"its colours are coded by a matrix that is not supported (number {matrix} of ITU-T H.273)"
         raise DataError(where, problem, "encode the video again as BT.709")
+    if name == "gray":  # for which the scaler ignores the range
+        frame = frame.reformat(format="gray10le", src_color_range=range_, dst_color_range=range_)
     return frame.to_ndarray(  # type: ignore[no-any-return]
         format="rgb24", src_colorspace=_SCALER[matrix], dst_colorspace=_DEFAULT, src_color_range=range_
     )

@@ -8,9 +8,11 @@ import av
 import lerobot_dataset as made
 import numpy as np
 import pytest
+import video_files
 
 from stcr_plugin.episodes import archive as archives
-from stcr_plugin.episodes.video import frames_at, probe
+from stcr_plugin.episodes import video as room
+from stcr_plugin.episodes.video import count_and_rate, frame_times, frames_at, frames_numbered, number_at, probe
 from stcr_plugin.errors import DataError
 
 FPS, FRAMES = 10, 90
@@ -23,16 +25,8 @@ def video(request, tmp_path_factory):
     return path
 
 
-def sequential(path):
-    """Every picture by plain decoding from the start, in order of time."""
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-
-
 def packets_decoded(monkeypatch, path, indices):
     """How many packets reach the decoder for `indices`."""
-    from stcr_plugin.episodes import video as room
-
     jobs = room._jobs
     counted = []
     monkeypatch.setattr(room, "_jobs", lambda packets, wanted: counted.extend(jobs(packets, wanted)) or counted)
@@ -41,7 +35,7 @@ def packets_decoded(monkeypatch, path, indices):
 
 
 def test_every_single_frame_equals_the_sequential_decode(video):
-    expected = sequential(video)
+    expected = video_files.sequential(video)
     assert len(expected) == FRAMES
     for index in range(FRAMES):
         (got,) = frames_at(video, [index / FPS], FPS, threads=1)
@@ -51,7 +45,7 @@ def test_every_single_frame_equals_the_sequential_decode(video):
 
 @pytest.mark.parametrize("indices", [range(FRAMES), range(0, FRAMES, 7), [0, 1, 2, 44, 45, 88, 89], [38, 39, 40, 41]])
 def test_many_frames_in_one_call_equal_the_sequential_decode(video, indices):
-    expected = sequential(video)
+    expected = video_files.sequential(video)
     got = list(frames_at(video, [index / FPS for index in indices], FPS))
     assert [made.number(picture) for picture in got] == [(3, index) for index in indices]
     assert all(np.array_equal(picture, expected[index]) for picture, index in zip(got, indices, strict=True))
@@ -100,7 +94,7 @@ def test_a_video_cut_after_its_index_gives_what_is_there_then_names_the_time(tmp
 def test_damage_in_the_middle_is_an_error_and_no_altered_picture(tmp_path, codec):
     path = tmp_path / "v.mp4"
     made.write_video(path, [(1, FRAMES)], codec, FPS)
-    expected = sequential(path)
+    expected = video_files.sequential(path)
     with av.open(str(path)) as container:
         packets = [(packet.size, packet.pos) for packet in container.demux(video=0) if packet.size][30:60]
     size, position = max(packets)
@@ -179,3 +173,218 @@ def test_a_video_whose_index_is_cut_off_is_truncated(tmp_path):
         probe(path)
     with pytest.raises(DataError, match=r"v\.mp4: "):
         list(frames_at(path, [0.5], FPS))
+
+
+# ---- containers ----
+
+CONTAINERS = {
+    "mp4": ["h264", "h264 open", "h264 pairs", "hevc", "mpeg4", "mpeg2", "vp9", "av1", "mjpeg"],
+    "mov": ["h264", "hevc", "prores", "mjpeg"],
+    "mkv": ["h264", "h264 open", "hevc", "mpeg4", "mpeg2", "vp8", "vp9", "av1", "mjpeg", "ffv1"],
+    "webm": ["vp8", "vp9", "av1"],
+    "avi": ["h264", "h264 open", "h264 plain", "mpeg4", "mjpeg", "ffv1", "huffyuv"],
+    "ts": ["h264", "h264 open", "hevc", "mpeg2", "mpeg4"],
+    "mpg": ["h264", "mpeg2"],
+    "flv": ["h264"],
+    "wmv": ["h264", "wmv"],
+    "nut": ["h264"],
+    "ogv": ["vp8"],
+    "gif": ["gif"],
+    "apng": ["apng"],
+    "ivf": ["vp8", "vp9", "av1"],
+    "h264": ["h264", "h264 plain"],
+    "hevc": ["hevc"],
+    "obu": ["av1"],
+    "mjpeg": ["mjpeg"],
+}
+RAW = ("h264", "hevc", "obu", "mjpeg")
+CODECS = [(container, codec) for container, codecs in CONTAINERS.items() for codec in codecs]
+COUNTED = {"mp4": [], "mov": [], "mkv": ["vp8"], "webm": ["vp8"]}
+
+
+def check_frames(path, pictures=None):
+    """Whichever frames are taken, they are those of the sequential decode, found by number and by time."""
+    expected = video_files.sequential(path) if pictures is None else pictures
+    last = len(expected) - 1
+    times = frame_times(path)
+    assert (probe(path).frames, len(times), times[0]) == (len(expected), len(expected), 0)
+    assert probe(path).last_seconds == pytest.approx(times[-1])
+    fps = 1 / float(np.diff(times).min()) if last else 1.0
+    for numbers in ([last], [last // 2], [1, last // 3, last // 3 + 1, last], range(last + 1)):
+        numbers = sorted({min(number, last) for number in numbers})
+        by_time = frames_at(path, [float(times[number]) for number in numbers], fps, threads=1)
+        for found in (frames_numbered(path, numbers, threads=1), by_time):
+            for got, number in zip(found, numbers, strict=True):
+                np.testing.assert_array_equal(got, expected[number])
+    return times
+
+
+@pytest.mark.parametrize(("container", "codec"), CODECS)
+def test_any_container_gives_the_frames_of_a_sequential_decode(tmp_path, container, codec):
+    path = video_files.write(tmp_path / f"v.{container}", codec)
+    expected = video_files.sequential(path)
+    assert [made.number(picture) for picture in expected] == [(1, number) for number in range(video_files.FRAMES)]
+    times = check_frames(path, expected)
+    if container not in RAW:
+        np.testing.assert_allclose(times, np.arange(video_files.FRAMES) / video_files.RATE, atol=0.0006)
+    counted = room._timeline(path).stamps is None
+    assert counted == (codec in COUNTED.get(container, [codec]))
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_stamps_of_decoding_are_not_taken_for_times_of_showing(tmp_path, container):
+    avi = video_files.write(tmp_path / "v.avi", "h264")
+    path = video_files.remux(avi, tmp_path / f"v.{container}")  # an AVI stamps frames in the order of decoding
+    check_frames(path, video_files.sequential(avi))
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_a_file_that_starts_late_counts_from_its_first_frame(tmp_path, container):
+    late = [3000 + 100 * number for number in range(30)]
+    path = video_files.write(tmp_path / f"v.{container}", "h264", times=late)
+    with av.open(str(path)) as opened:
+        assert opened.streams.video[0].start_time * opened.streams.video[0].time_base > 2
+    np.testing.assert_allclose(check_frames(path), np.arange(30) / 10, atol=0.0006)
+
+
+SPECIAL = {
+    "fragments": ("mp4", {"movflags": "frag_keyframe+empty_moov"}),
+    "fragments with an index": ("mp4", {"movflags": "dash+frag_keyframe+empty_moov+global_sidx"}),
+    "no edit list": ("mp4", {"use_editlist": "0"}),
+    "negative offsets": ("mp4", {"movflags": "negative_cts_offsets"}),
+    "live": ("mkv", {"live": "1"}),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_other_forms_of_a_container(tmp_path, kind):
+    container, options = SPECIAL[kind]
+    check_frames(video_files.write(tmp_path / f"v.{container}", "h264", options=options))
+
+
+@pytest.mark.parametrize(("container", "skip"), [("mp4", 5), ("mkv", 5), ("ts", 5), ("mp4", 12), ("mkv", 12)])
+def test_a_video_cut_out_of_another_has_the_frames_that_can_be_decoded(tmp_path, container, skip):
+    codec = "h264" if container == "ts" else "h264 open"
+    whole = video_files.write(tmp_path / "whole.mp4", codec)
+    path = video_files.remux(whole, tmp_path / f"v.{container}", skip=skip)  # starts within a group of pictures
+    pictures = list(frames_numbered(path, range(probe(path).frames)))
+    assert 5 < len(pictures) < 30 - skip
+    assert [made.number(picture)[1] for picture in pictures] == list(range(30 - len(pictures), 30))
+    check_frames(path, pictures)
+
+
+@pytest.mark.parametrize("container", ["mp4", "avi", "ts", "gif", "h264"])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_the_shortest_videos(tmp_path, container, frames):
+    codec = {"gif": "gif", "avi": "mjpeg"}.get(container, "h264")
+    assert len(check_frames(video_files.write(tmp_path / f"v.{container}", codec, frames=frames))) == frames
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "av1"), ("mkv", "vp9"), ("avi", "ffv1"), ("gif", "gif")])
+def test_odd_sizes(tmp_path, container, codec):
+    check_frames(video_files.write(tmp_path / f"v.{container}", codec, frames=9, size=(97, 65)))
+
+
+def test_the_first_video_stream_that_is_no_cover_picture_is_read(tmp_path):
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=8000)
+        streams = [container.add_stream(name, rate=10) for name in ("mjpeg", "libx264")]
+        for size, stream in zip((32, 64), streams, strict=True):
+            stream.width, stream.height = size, size
+        streams[0].pix_fmt, streams[0].disposition = "yuvj420p", av.stream.Disposition.attached_pic.value
+        for number in range(3):
+            noise = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.float32), "fltp", "mono")
+            noise.rate, noise.pts = 8000, 800 * number
+            container.mux(sound.encode(noise))
+            for stream in streams[number > 0 :]:
+                picture = np.full((stream.width, stream.height, 3), 80 * number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux([packet for stream in (sound, *streams) for packet in stream.encode()])
+    # Move the cover before the tracks, as other writers do.
+    data = path.read_bytes()
+    tracks, cover = data.index(b"trak") - 4, data.index(b"udta") - 4
+    path.write_bytes(data[:tracks] + data[cover:] + data[tracks:cover])
+    with av.open(str(path)) as opened:
+        assert [stream.width for stream in opened.streams.video] == [32, 64]
+    assert [picture.shape for picture in frames_numbered(path, [0, 2])] == [(64, 64, 3)] * 2
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_a_time_of_a_video_of_variable_rate_is_that_of_the_frame_shown_then(tmp_path, container):
+    times = [0, 100, 200, 1500, 1600, 4000, 4100, 4200]
+    path = video_files.write(tmp_path / f"v.{container}", "h264", times=times)
+    check_frames(path)
+    shown = {0.0: 0, 0.09: 0, 0.1: 1, 1.4: 2, 1.5: 3, 3.9: 4, 4.0: 5, 4.2: 7, 4.3: 7}
+    assert {second: number_at(path, second) for second in shown} == shown
+    with pytest.raises(DataError, match=r"has no frame at 9 s, its last one is shown at 4\.20 s"):
+        number_at(path, 9.0)
+
+
+def test_a_raw_stream_has_no_rate_and_no_seconds(tmp_path):
+    path = video_files.write(tmp_path / "v.h264", "h264")
+    assert count_and_rate(path, 10.0) == (30, 10.0)
+    with pytest.raises(DataError, match=r"v\.h264: a raw stream, which has no frame rate; give `fps`, or convert it"):
+        count_and_rate(path, None)
+    with pytest.raises(DataError, match=r"v\.h264: a raw stream, which has no times; convert it to MP4"):
+        number_at(path, 1.0)
+    (got,) = frames_at(path, [1.7], 10)  # whoever knows the rate may ask by time
+    assert made.number(got) == (1, 17)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mkv", "h264"), ("webm", "vp9"), ("mpg", "mpeg2"), ("avi", "mjpeg")])
+def test_a_file_that_ends_too_early_is_named(tmp_path, container, codec):
+    path = video_files.write(tmp_path / f"v.{container}", codec)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    with pytest.raises(DataError, match=rf"v\.{container}: .*download it again"):
+        probe(path)
+
+
+def test_a_loss_inside_a_transport_stream_is_named(tmp_path):
+    path = video_files.write(tmp_path / "v.ts", "h264")
+    data = path.read_bytes()
+    middle = len(data) // 376 * 188
+    path.write_bytes(data[:middle] + data[middle + 3 * 188 :])
+    with pytest.raises(DataError, match=r"v\.ts: damaged, joined or cut off after its first \d+ frames"):
+        probe(path)
+
+
+def test_an_indexed_video_is_not_decoded_to_be_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "_all_frames", lambda *more, **named: pytest.fail("decoded"))
+    for codec in ("h264", "h264 open", "h264 pairs", "h264 plain", "hevc", "av1", "mpeg4"):
+        assert probe(video_files.write(tmp_path / f"{codec}.mp4", codec)).frames == video_files.FRAMES
+
+
+def test_metadata_need_not_be_utf8(tmp_path):
+    path = tmp_path / "v.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        container.metadata["title"] = "Kamera NAME"
+        for number in range(3):
+            picture = np.full((64, 64, 3), number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"NAME", b"\xc0\xfc\xe9\xe4"))
+    with pytest.raises(UnicodeDecodeError), av.open(str(path)):
+        pass
+    assert len(list(frames_numbered(path, range(probe(path).frames)))) == 3
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_a_git_lfs_pointer_is_named(tmp_path, sliced):
+    (tmp_path / "v.mp4").write_bytes(POINTER)
+    with pytest.raises(DataError, match=r"v\.mp4: a Git LFS pointer, .*; run `git lfs pull`"):
+        probe(archived(tmp_path, POINTER) if sliced else tmp_path / "v.mp4")
+
+
+@pytest.mark.parametrize(("container", "codec"), [("ts", "h264"), ("mkv", "hevc"), ("avi", "mpeg4")])
+def test_a_slice_of_an_archive_may_be_of_any_container(tmp_path, container, codec):
+    path = video_files.write(tmp_path / f"v.{container}", codec)
+    part = archived(tmp_path, path.read_bytes())
+    for got, expected in zip(frames_numbered(part, [0, 7, 29]), frames_numbered(path, [0, 7, 29]), strict=True):
+        np.testing.assert_array_equal(got, expected)
