@@ -20,7 +20,7 @@ def _judge_options(parser: Parser) -> None:
         "named",
         nargs="+",
         metavar="MODEL PICTURE",
-        help="a model's folder (none with a server), then picture files or VIDEO@SECONDS",
+        help="a model's folder (none with a server), then picture files or VIDEO@SECONDS, counted from its first frame",
     )
     parser.add_argument("--task", required=True, help="the task in a few words")
     parser.add_argument("--json", action="store_true", help="print the whole judgement as JSON")

@@ -99,6 +99,8 @@ def _scan(path: Path, suffixes: tuple[str, ...], size: int) -> Index:
     refused: list[tuple[str, str]] = []
     problem = ""
     file = opened(Slice(path=path, name=path.name, offset=0, size=size))
+    artefacts.refuse_lfs_pointer(path, file.read(_BLOCK))
+    file.seek(0)
     try:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it holds nothing that needs closing
     except tarfile.TarError as error:

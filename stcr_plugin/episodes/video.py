@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stcr_plugin.episodes.archive import Slice
 from stcr_plugin.episodes.video_file import AGAIN, Video, VideoFile, ffmpeg_error, opened
 from stcr_plugin.episodes.video_picture import picture_of, warn_of_hdr
 from stcr_plugin.errors import DataError
@@ -260,14 +261,13 @@ def _check_end(file: VideoFile, last: int | None) -> None:
 
 def _timeline(path: Video) -> _Timeline:
     """Of a video; the last few are remembered, as one is asked for again and again."""
-    size, changed = 0, 0
-    if isinstance(path, Path) and path.is_file():
-        size, changed = path.stat().st_size, path.stat().st_mtime_ns
-    return _read_timeline(path, size, changed)
+    file = path.path if isinstance(path, Slice) else path
+    facts = file.stat() if file.is_file() else None
+    return _read_timeline(path, facts and (facts.st_size, facts.st_mtime_ns))
 
 
 @lru_cache(4)
-def _read_timeline(path: Video, _size: int, _changed: int) -> _Timeline:
+def _read_timeline(path: Video, _state: tuple[int, int] | None) -> _Timeline:
     with opened(path) as file:
         if not file.indexed:
             return _decoded_timeline(file, ())

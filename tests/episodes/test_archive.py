@@ -196,3 +196,9 @@ def test_a_file_that_is_not_a_tar_is_named(tmp_path, mode):
         path.write_bytes(b"no tar at all" * 100 if mode == "no tar" else b"")
     with pytest.raises(DataError, match=r"a\.tar: cannot be (read as an uncompressed tar|opened)"):
         index(path, (".mp4",))
+
+
+def test_an_archive_that_is_a_git_lfs_pointer_is_named(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
+    with pytest.raises(DataError, match=r"a\.tar: a Git LFS pointer, .*; run `git lfs pull`"):
+        index(tmp_path / "a.tar", (".mp4",))

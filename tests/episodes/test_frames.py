@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import video_files
 from PIL import Image
 
 from stcr_plugin.config import from_mapping
@@ -225,6 +226,33 @@ def test_times_that_a_container_rounds_do_not_blur_the_rate(root):
     write_uneven(root / "box.mkv", [i / 30 for i in range(42)], rate=30)
     (episode,) = split(open_rows(root, [ROWS[1] | {"path": "box.mkv"}]))[0]
     assert (episode.n_frames, episode.fps) == (42, 30)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("v.avi", "h264"), ("v.ts", "h264"), ("v.gif", "gif"), ("v.webm", "vp8")])
+def test_a_video_of_any_container_is_counted_as_it_is_decoded(root, name, codec):
+    video_files.write(root / name, codec)
+    source = open_rows(root, [ROWS[1] | {"path": name}])
+    (episode,) = split(source)[0]
+    assert (episode.n_frames, episode.fps) == (30, pytest.approx(10))
+    assert numbers(source, episode, [0, 1, 5, 29]) == [(1, 0), (1, 1), (1, 5), (1, 29)]
+
+
+def test_a_raw_stream_needs_a_given_rate(root):
+    video_files.write(root / "v.h264", "h264")
+    rows = [ROWS[1] | {"path": "v.h264"}]
+    (excluded,) = split(open_rows(root, rows))[1]
+    assert "a raw stream, which has no frame rate" in excluded.reason
+    source = open_rows(root, rows, fps=10)
+    (episode,) = split(source)[0]
+    assert numbers(source, episode, [3, 29]) == [(1, 3), (1, 29)]
+
+
+def test_a_rotated_phone_video_is_upright(root):
+    video_files.turn(root / "box.mp4", (0, 1, -1, 0))
+    source = open_rows(root, ROWS[1:])
+    (episode,) = split(source)[0]
+    (picture,) = source.frames(episode, [7])
+    assert made.number(np.rot90(picture)) == (2, 7)
 
 
 def test_frames_that_were_trimmed_from_a_video_do_not_count(root):

@@ -5,8 +5,10 @@ import json
 import math
 import shutil
 
+import lerobot_dataset
 import numpy as np
 import pytest
+import video_files
 from PIL import Image
 
 from stcr_plugin.cli import main
@@ -155,6 +157,26 @@ def test_stage_tells_mode_and_sizes_and_pictures_may_be_in_memory(model, picture
     found = judge_all(one, [(kind, TASK) for kind in kinds])
     assert [each.pictures for each in found[1:]] == [("picture 1", "picture 2")] * 2
     assert [each.probabilities for each in found] == [pytest.approx(found[0].probabilities, abs=1e-5)] * 3
+
+
+class Numbers(Bright):
+    """Reads the numbers that the pictures show."""
+
+    def respond(self, prompts):
+        self.read = [
+            [lerobot_dataset.number(np.asarray(Image.open(ROOT / shown.image)))[1] for shown in prompt.shown]
+            for prompt in prompts
+        ]
+        return super().respond(prompts)
+
+
+@pytest.mark.parametrize("name", ["take.mp4", "take.mkv", "take.ts"])
+def test_frame_of_a_video_of_variable_rate_is_the_one_shown_at_that_second(tmp_path, name):
+    times = [4000, 4100, 4200, 7000, 7100, 7200]  # seconds are counted from the first frame
+    path = video_files.write(tmp_path / name, "h264", times=times)
+    engine = Numbers()
+    judge((engine, AskSettings(mode="direct")), [f"{path}@2.9", f"{path}@3.05"], TASK)
+    assert engine.read == [[2, 3], [3, 2]]
 
 
 def test_frame_of_a_video_is_that_of_its_time(tmp_path):

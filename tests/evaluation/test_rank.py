@@ -7,6 +7,7 @@ import logging
 import lerobot_dataset as made
 import numpy as np
 import pytest
+import video_files
 from PIL import Image
 from scipy.stats import spearmanr
 from toy_build import build_toy
@@ -316,6 +317,17 @@ def test_truth_of_a_build_by_other_code_is_not_believed(registry, monkeypatch, c
     monkeypatch.setattr("stcr_plugin.registry.data_config.frames_folder", lambda config: "toy/frames-of-other-code")
     assert strips.of_episode(registry, "toy", "heldout", episode_id=episode).truth == ()
     assert "the code that makes its pictures has changed" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.avi", "v.ts"])
+def test_frames_of_a_video_stand_at_the_seconds_at_which_they_are_shown(tmp_path, name):
+    times = [100 * number + 3000 * (number > 4 and name != "v.avi") for number in range(9)]
+    path = video_files.write(tmp_path / name, "h264", times=None if name == "v.avi" else times, frames=9)
+    found = strips.of_video(path, "a task", tmp_path / "frames", frames=3)
+    assert found.frames == (0, 4, 8)
+    assert found.seconds == pytest.approx([0, 0.4, times[8] / 1000])
+    pictures = [np.asarray(Image.open(found.root / image)) for image in found.images]
+    assert [made.number(picture)[1] for picture in pictures] == [0, 4, 8]
 
 
 def test_video_is_cut_evenly_and_exactly(tmp_path):
