@@ -165,7 +165,7 @@ class Numbers(Bright):
     def respond(self, prompts):
         self.read = [
             [lerobot_dataset.number(np.asarray(Image.open(ROOT / shown.image)))[1] for shown in prompt.shown]
-            for prompt in prompts
+            for prompt in map(unsealed, prompts)
         ]
         return super().respond(prompts)
 
