@@ -1,0 +1,70 @@
+"""Which features of a LeRobot dataset are cameras, and which of those show colour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stcr_plugin.config import nearest
+from stcr_plugin.episodes.stored_values import single
+from stcr_plugin.errors import ConfigError, DataError
+
+STORED_AS = ("video", "image")  # dtypes of cameras: a video file, or a picture in each row
+_DEPTH = frozenset({"depth", "disparity"})
+_MASKS = frozenset({"mask", "masks", "segmentation", "seg"})
+_COLOUR = frozenset({"rgb", "color", "colour"})
+_GREY = "of one grey channel"
+
+
+def choose_camera(features: Mapping[str, Mapping[str, Any]], wanted: str | None, path: Path) -> str:
+    """The camera to use: `wanted`, or the first that shows colour, videos before single pictures.
+
+    Raises ConfigError for an unknown camera and for a depth map or masks, DataError where there is no camera.
+    """
+    cameras = [name for dtype in STORED_AS for name, feature in features.items() if feature.get("dtype") == dtype]
+    if not cameras:
+        raise DataError(path, "no feature of dtype video or image", "give a dataset with a camera")
+    colour = [name for name in cameras if not why_not_colour(name, features[name])]
+    if wanted is None:
+        if not colour:
+            listed = ", ".join(f"{name} is {why_not_colour(name, features[name])}" for name in cameras)
+            raise ConfigError(path, f"no camera shows colour: {listed}", "name one of grey pictures as `camera`")
+        return colour[0]
+    if wanted not in cameras:
+        raise ConfigError(path, f"no camera {wanted!r}, {nearest(wanted, cameras)}")
+    reason = why_not_colour(wanted, features[wanted])
+    if reason and reason != _GREY:
+        raise ConfigError(path, f"the camera {wanted!r} is {reason}, not colour pictures", _instead(colour))
+    return wanted
+
+
+def why_not_colour(name: str, feature: Mapping[str, Any] | None = None) -> str:
+    """What the pictures of a camera are if not colour, by its entry in info.json and its name; "" for colour."""
+    feature = feature or {}
+    info: dict[str, Any] = {}
+    for part in (feature, feature.get("video_info"), feature.get("info")):
+        info |= (
+            {str(key).removeprefix("video."): single(value) for key, value in part.items()}
+            if isinstance(part, Mapping)
+            else {}
+        )
+    if str(info.get("is_depth_map")).lower() in ("true", "1"):
+        return "a depth map"
+    pixels = str(info.get("pix_fmt", ""))
+    if re.match(r"gray(9|1\d)", pixels):
+        return "a depth map"
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    if not words & _COLOUR:
+        if words & _DEPTH:
+            return "a depth map"
+        if words & _MASKS:
+            return "masks"
+    shape = feature.get("shape")
+    single_plane = isinstance(shape, list) and len(shape) == 3 and 1 in (shape[0], shape[2])
+    return _GREY if single_plane or pixels.startswith("gray") or str(info.get("channels")) == "1" else ""
+
+
+def _instead(colour: Sequence[str]) -> str:
+    return f"choose one of: {', '.join(colour)}" if colour else "choose a dataset with a colour camera"
