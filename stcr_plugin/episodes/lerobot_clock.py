@@ -48,8 +48,7 @@ def picture_times(
     times = read_times(stretch.video)
     first, stop = np.searchsorted(times, np.array([stretch.start, stretch.end]) - 0.5 / fps)
     if stop - first != length:
-        _check_rate(stretch.video, times, fps)
-        _refuse_count(stretch.video, int(stop - first), length, fps=fps)
+        _refuse_count(stretch.video, times, fps, frames=int(stop - first), rows=length)
     found: Times = times[first:stop]
     _check_rate(stretch.video, found, fps)
     return found
@@ -58,18 +57,23 @@ def picture_times(
 def _whole_file(video: Path, length: int, *, fps: float, read_times: Callable[[Path], Times]) -> Times:
     times = read_times(video)
     if len(times) != length:
-        _refuse_count(video, len(times), length, fps=fps)
+        _refuse_count(video, times, fps, frames=len(times), rows=length)
     _check_rate(video, times, fps)
     return times
 
 
-def _refuse_count(video: Path, frames: int, rows: int, *, fps: float) -> None:
+def _refuse_count(video: Path, times: Times, fps: float, *, frames: int, rows: int) -> None:
+    if len(times) > 1 and not same_length(float(np.median(np.diff(times))), 1 / fps):
+        _refuse_rate(video, times, fps)
     drift = f"a drift of {abs(frames - rows) / fps:.2f} s"
     raise DataError(video, f"{frames} frames for {rows} rows, {drift}", "download it again, or convert it again")
 
 
 def _check_rate(video: Path, times: Times, fps: float) -> None:
-    lasts = float(times[-1] - times[0])
-    if not same_length(lasts, (len(times) - 1) / fps):
-        problem = f"its frames run at {(len(times) - 1) / lasts:.4g} a second, info.json says {fps:g} fps"
-        raise DataError(video, problem, _RATE)
+    if not same_length(float(times[-1] - times[0]), (len(times) - 1) / fps):
+        _refuse_rate(video, times, fps)
+
+
+def _refuse_rate(video: Path, times: Times, fps: float) -> None:
+    rate = (len(times) - 1) / float(times[-1] - times[0])
+    raise DataError(video, f"its frames run at {rate:.4g} a second, info.json says {fps:g} fps", _RATE)

@@ -146,7 +146,7 @@ def contradictions(meta: Meta, records: Iterable[Record]) -> dict[int, Exclusion
     for index, other in sorted(overlapping(videos, 0.5 / meta.fps).items()):
         mine, fix = (
             videos[index],
-            "correct from_timestamp and file_index in the meta data, or convert the dataset again",
+            "correct from_timestamp, file_index or fps in the meta data",
         )
         reason = f"claims {mine.span} of its video, and episode {other} {videos[other].span} of the same"
         fix = "correct video_path in meta/info.json" if mine.whole else fix

@@ -39,7 +39,7 @@ def check_span(start: float, end: float, *, length: int, fps: float) -> None:
     if abs(lasts - expected) > max(0.5 / fps, _DRIFT * expected):
         raise ValueError(
             f"its {length} frames in {lasts:.2f} s of its video (from_timestamp {start:.2f}, to_timestamp {end:.2f}) "
-            f"are {length / lasts:.4g} a second, info.json says {fps:g}"
+            f"are {length / lasts:.4g} a second, info.json says {fps:g} fps"
             if lasts > 0
             else f"its {length} frames last {lasts:.2f} s of its video"
         )

@@ -82,7 +82,7 @@ def claimed(**columns):
 SELF = {
     "to before from": ({"to_timestamp": 2.0}, "before it starts"),
     "longer than its frames": ({"to_timestamp": 9.1}, "its 41 frames in 6.10 s"),
-    "a frame short": ({"to_timestamp": 7.0}, "are 10.25 a second, info.json says 10"),
+    "a frame short": ({"to_timestamp": 7.0}, "are 10.25 a second, info.json says 10 fps"),
     "before the video": ({"from_timestamp": -3.0, "to_timestamp": 1.1}, "before the start"),
     "no start": ({"from_timestamp": None}, "from_timestamp is empty"),
     "no number": ({"from_timestamp": np.inf}, "from_timestamp inf is not a number"),
