@@ -100,7 +100,7 @@ def edit_parquet(path: Path, columns: Mapping[str, Any]) -> None:
     _write_parquet(path, table)
 
 
-def store_pictures(root: Path, version: str, shape: str = "bytes") -> Path:
+def store_pictures(root: Path, shape: str = "bytes") -> Path:
     """Turn the camera of a written dataset into single pictures, one in each row, as LeRobot does without videos."""
     info = json.loads((root / "meta/info.json").read_text())
     info["features"][CAMERA] |= {"dtype": "image"}

@@ -30,7 +30,7 @@ def choose_camera(features: Mapping[str, Mapping[str, Any]], wanted: str | None,
     if wanted is None:
         if not colour:
             listed = ", ".join(f"{name} is {why_not_colour(name, features[name])}" for name in cameras)
-            raise ConfigError(path, f"no camera shows colour: {listed}", "name one of grey pictures as `camera`")
+            raise ConfigError(path, f"no camera shows colour: {listed}", "set source.camera to one of grey pictures")
         return colour[0]
     if wanted not in cameras:
         raise ConfigError(path, f"no camera {wanted!r}, {nearest(wanted, cameras)}")
@@ -43,17 +43,14 @@ def choose_camera(features: Mapping[str, Mapping[str, Any]], wanted: str | None,
 def why_not_colour(name: str, feature: Mapping[str, Any] | None = None) -> str:
     """What the pictures of a camera are if not colour, by its entry in info.json and its name; "" for colour."""
     feature = feature or {}
-    info: dict[str, Any] = {}
-    for part in (feature, feature.get("video_info"), feature.get("info")):
-        info |= (
-            {str(key).removeprefix("video."): single(value) for key, value in part.items()}
-            if isinstance(part, Mapping)
-            else {}
-        )
-    if str(info.get("is_depth_map")).lower() in ("true", "1"):
-        return "a depth map"
-    pixels = str(info.get("pix_fmt", ""))
-    if re.match(r"gray(9|1\d)", pixels):
+    parts = [part for part in (feature, feature.get("video_info"), feature.get("info")) if isinstance(part, Mapping)]
+
+    def stated(key: str) -> set[str]:
+        named = (part[name] for part in parts for name in (key, f"video.{key}") if name in part)
+        return {str(single(value)).lower() for value in named if not isinstance(value, Mapping)}
+
+    pixels = stated("pix_fmt")
+    if stated("is_depth_map") & {"true", "1"} or any(re.match(r"gray(9|1\d)", form) for form in pixels):
         return "a depth map"
     words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
     if not words & _COLOUR:
@@ -62,8 +59,9 @@ def why_not_colour(name: str, feature: Mapping[str, Any] | None = None) -> str:
         if words & _MASKS:
             return "masks"
     shape = feature.get("shape")
-    single_plane = isinstance(shape, list) and len(shape) == 3 and 1 in (shape[0], shape[2])
-    return _GREY if single_plane or pixels.startswith("gray") or str(info.get("channels")) == "1" else ""
+    one_plane = isinstance(shape, list) and len(shape) == 3 and 1 in (shape[0], shape[2])
+    grey = one_plane or "1" in stated("channels") or any(form.startswith("gray") for form in pixels)
+    return _GREY if grey else ""
 
 
 def _instead(colour: Sequence[str]) -> str:

@@ -144,12 +144,9 @@ def contradictions(meta: Meta, records: Iterable[Record]) -> dict[int, Exclusion
     videos = {index: record.stretch for index, record in of.items() if record.stretch is not None}
     found: dict[int, Exclusion] = {}
     for index, other in sorted(overlapping(videos, 0.5 / meta.fps).items()):
-        mine, fix = (
-            videos[index],
-            "correct from_timestamp, file_index or fps in the meta data",
-        )
+        mine = videos[index]
         reason = f"claims {mine.span} of its video, and episode {other} {videos[other].span} of the same"
-        fix = "correct video_path in meta/info.json" if mine.whole else fix
+        fix = f"correct {'video_path' if mine.whole else 'from_timestamp, file_index or fps'} in the meta data"
         found[index] = Exclusion(f"episode {index}", str(mine.video), f"{reason}; {fix}")
     if "index" not in meta.features:
         rows = {
