@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin.config import nearest
+from stcr_plugin.episodes.recordings import named_as
 from stcr_plugin.episodes.stored_values import single
 from stcr_plugin.errors import ConfigError, DataError
 
 STORED_AS = ("video", "image")  # dtypes of cameras: a video file, or a picture in each row
-_DEPTH = frozenset({"depth", "disparity"})
-_MASKS = frozenset({"mask", "masks", "segmentation", "seg"})
-_COLOUR = frozenset({"rgb", "color", "colour"})
 _GREY = "of one grey channel"
 
 
@@ -52,12 +50,8 @@ def why_not_colour(name: str, feature: Mapping[str, Any] | None = None) -> str:
     pixels = stated("pix_fmt")
     if stated("is_depth_map") & {"true", "1"} or any(re.match(r"gray(9|1\d)", form) for form in pixels):
         return "a depth map"
-    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
-    if not words & _COLOUR:
-        if words & _DEPTH:
-            return "a depth map"
-        if words & _MASKS:
-            return "masks"
+    if named := named_as(name):
+        return named
     shape = feature.get("shape")
     one_plane = isinstance(shape, list) and len(shape) == 3 and 1 in (shape[0], shape[2])
     grey = one_plane or "1" in stated("channels") or any(form.startswith("gray") for form in pixels)
