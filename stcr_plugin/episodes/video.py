@@ -81,7 +81,7 @@ def count_and_rate(path: Path, fps: float | None) -> tuple[int, float]:
     return count, stated if abs(stated - own) < 0.01 * own else own
 
 
-def frame_times(path: Path) -> Times:
+def frame_times(path: Video) -> Times:
     """Presentation time of each frame in seconds, ascending [frames]. Reads the packets, decodes none."""
     with _opened(path) as opened:
         stamps = [packet.pts for packet in opened.packets() if not packet.is_discard]
