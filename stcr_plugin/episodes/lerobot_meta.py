@@ -9,6 +9,7 @@ import math
 import re
 import string
 from collections.abc import Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Meta:
             name: feature for name, feature in features.items() if isinstance(feature, dict)
         }
         self.camera = choose_camera(self.features, camera, self.path)
+        self._folder = lru_cache(1024)(partial(inside_download, root))
         self._templates = {name: self._template(info, name) for name in ("data_path", *self._video_paths)}
 
     @property
@@ -94,7 +96,10 @@ class Meta:
         parts = relative.split("/")
         if len(relative) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in parts):
             raise DataError(self.path, f"the path that {template} gives is too long", _REPAIR)
-        return inside_download(self.root, relative)
+        folder, _, name = relative.rpartition("/")
+        path = self._folder(folder) / name
+        # Only a link can lead elsewhere than its folder, and a hundred thousand paths take long to follow.
+        return inside_download(self.root, relative) if name in ("", ".", "..") or path.is_symlink() else path
 
     def _template(self, info: Mapping[str, Any], name: str) -> str:
         """A path template, checked once: plain fields that are known, of a bounded width."""

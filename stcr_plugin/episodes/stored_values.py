@@ -34,6 +34,8 @@ def number(name: str, value: Any) -> float:
 
 def whole(name: str, value: Any, least: int = 0) -> int:
     """Raises ValueError for what is not a whole number from `least`; `name` is the column or key."""
+    if type(value) is int and least <= value <= _LARGEST:  # as nearly all are
+        return value
     read = number(name, value)
     if not read.is_integer() or abs(read) > _LARGEST:
         raise ValueError(f"its {name} {shown(single(value))} is not a whole number")
