@@ -158,25 +158,43 @@ def read_json(path: str | Path) -> Any:
 
 def read_jsonl(path: str | Path) -> Iterator[Any]:
     """Raises DataError naming the row (from 1) that is not JSON."""
+    for _, value in numbered_jsonl(path):
+        if isinstance(value, DataError):
+            raise value
+        yield value
+
+
+def numbered_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Number (from 1) and value of each row that is not blank; the value of one that is not JSON is its DataError.
+
+    Raises DataError for a file that cannot be read at all.
+    """
     # Not splitlines: a text inside a row may hold U+2028 or U+0085, at which it would cut.
-    text = _text(path, "not readable").replace("\r\n", "\n").replace("\r", "\n")
-    for number, line in enumerate(text.split("\n"), 1):
+    data = _bytes(path, "not readable").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             try:
-                yield json.loads(line)
+                yield number, json.loads(line.decode("utf-8"))
             except _NOT_JSON as error:
-                raise DataError(f"{path}, row {number}", f"not readable as JSON ({error})") from None
+                yield number, DataError(f"{path}, row {number}", f"not readable as JSON ({error})")
 
 
 def _text(path: str | Path, problem: str) -> str:
     try:
+        return _bytes(path, problem).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"{problem} ({error})") from None
+
+
+def _bytes(path: str | Path, problem: str) -> bytes:
+    try:
         data = Path(path).read_bytes()
-        refuse_lfs_pointer(path, data)
-        return data.decode("utf-8")
     except FileNotFoundError:
         raise DataError(path, "no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise DataError(path, f"{problem} ({error})") from None
+    refuse_lfs_pointer(path, data)
+    return data
 
 
 def refuse_lfs_pointer(path: str | Path, start: bytes) -> None:

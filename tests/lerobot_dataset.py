@@ -6,9 +6,12 @@ was given by looking at it, without trusting any reader.
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 CAMERA = "observation.images.head"
 TASK = "put the cup on the shelf"
@@ -66,6 +70,60 @@ def write_video(path: Path, shots: Sequence[tuple[int, int]], codec: str, fps: i
             for frame in range(frames):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(episode, frame), format="rgb24")))
         container.mux(stream.encode())
+
+
+def write_timed(path: Path, episode: int, seconds: Sequence[float], codec: str = "h264 long") -> None:
+    """An mp4 whose frame i is shown at seconds[i], to the millisecond."""
+    name, options = CODECS[codec]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(name, rate=1000, options=dict(options))
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        stream.codec_context.thread_count = 1
+        for number_of_frame, second in enumerate(seconds):
+            frame = av.VideoFrame.from_ndarray(picture(episode, number_of_frame), format="rgb24")
+            frame.pts, frame.time_base = round(1000 * second), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def edit_parquet(path: Path, columns: Mapping[str, Any]) -> None:
+    """Give columns of a parquet file other values; None takes a column away."""
+    table = pq.read_table(path, partitioning=None)
+    for name, values in columns.items():
+        position = table.schema.get_field_index(name)
+        if position >= 0:
+            table = table.remove_column(position)
+        if values is not None:
+            table = table.append_column(name, values if isinstance(values, pa.Array) else pa.array(values))
+    _write_parquet(path, table)
+
+
+def store_pictures(root: Path, shape: str = "bytes") -> Path:
+    """Turn the camera of a written dataset into single pictures, one in each row, as LeRobot does without videos."""
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"][CAMERA] |= {"dtype": "image"}
+    info["video_path"] = None
+    (root / "meta/info.json").write_text(json.dumps(info))
+    shutil.rmtree(root / "videos")
+    for path in sorted(root.glob("data/**/*.parquet")):
+        rows = pq.read_table(path, columns=["episode_index", "frame_index"], partitioning=None).to_pylist()
+        pictures = []
+        for row in rows:
+            data, episode, frame = io.BytesIO(), row["episode_index"], row["frame_index"]
+            Image.fromarray(picture(episode, frame)).save(data, "PNG")
+            name = f"images/{CAMERA}/episode_{episode:06d}/frame_{frame:06d}.png"
+            if shape == "path":
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(data.getvalue())
+            stored = {"bytes": None if shape == "path" else data.getvalue(), "path": name}
+            pictures.append(data.getvalue() if shape == "binary" else stored)
+        edit_parquet(path, {CAMERA: pictures})
+    for path in root.glob("meta/episodes/**/*.parquet"):
+        names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+        edit_parquet(path, {f"videos/{CAMERA}/{name}": None for name in names})
+    return root
 
 
 def write_frameless(path: Path) -> None:
@@ -135,6 +193,8 @@ def write_v30(root: Path, layout: Layout, per_file: int = 2) -> Path:
             row = {"episode_index": episode, "tasks": [TASK], "length": frames}
             row |= {"data/chunk_index": 0, "data/file_index": number_of_file}
             row |= {f"videos/{CAMERA}/chunk_index": 0, f"videos/{CAMERA}/file_index": number_of_file}
+            first = sum(layout.lengths[:episode])
+            row |= {"dataset_from_index": first, "dataset_to_index": first + frames}
             row |= {f"videos/{CAMERA}/from_timestamp": begin / layout.fps}
             row |= {f"videos/{CAMERA}/to_timestamp": (begin + frames) / layout.fps}
             rows.append(row)
@@ -170,6 +230,7 @@ def _write_rows(path: Path, shots: Sequence[tuple[int, int]], layout: Layout) ->
             "timestamp": pa.array(np.arange(frames) / layout.fps, pa.float32()),
             "frame_index": range(frames),
             "episode_index": [episode] * frames,
+            "index": range(sum(layout.lengths[:episode]), sum(layout.lengths[:episode]) + frames),
             "task_index": [0] * frames,
         }
         if layout.subtasks:

@@ -43,9 +43,11 @@ def _build(arguments: argparse.Namespace) -> None:
     from stcr_plugin.registry.build import build, load_data_config
     from stcr_plugin.registry.manifest import read_manifest
     from stcr_plugin.registry.workers import WorkerPool
-    from stcr_plugin.report.check_words import build_text
+    from stcr_plugin.report.check_words import build_text, camera_text
 
     config = load_data_config(arguments.config, arguments.overrides)
+    if camera := camera_text(config.source):
+        print(camera, flush=True)
     manifest = build(config, arguments.registry, WorkerPool(arguments.workers, arguments.ray))
     print(build_text(read_manifest(arguments.registry, config.name)))
     print(f"built: {manifest}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -30,10 +31,11 @@ from stcr_plugin.episodes.recordings import (
     check_indices,
     exclusion,
     inside_download,
+    named_as,
     named_frames,
 )
 from stcr_plugin.episodes.stillness import picture_motion
-from stcr_plugin.episodes.video import frames_at, probe
+from stcr_plugin.episodes.video import VideoFacts, frame_times, frames_at, probe
 from stcr_plugin.episodes.video_file import Video
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.types import Episode, Exclusion, Segment, State
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from stcr_plugin.types import Picture
 
 _VIDEOS, _READINGS = "observations", "proprio_stats"
+_SLOWER = 0.02  # share by which a video's own rate may differ from source.fps
 _SUFFIXES = (".mp4", ".h5")  # of the archives' members that are listed; depth pictures are not
 
 
@@ -72,6 +75,8 @@ class AgibotConfig:
             raise ValueError("`fps` must be above 0 and `threads` not negative")
         if not re.fullmatch(r"[\w-]+", self.camera):
             raise ValueError(f"`camera` is a video's name without its ending, got {self.camera!r}")
+        if named := named_as(self.camera):
+            raise ValueError(f"`camera` {self.camera!r} is {named}, not colour pictures; take one such as head_color")
         if self.tasks == ():
             raise ValueError("`tasks` names at least one task, or is null for all")
 
@@ -123,11 +128,17 @@ class AgibotSource(Unclaimed):
                 continue
             yield from task.excluded
             yield from found.excluded
+            owners: dict[str, list[str]] = {}
+            for record in task.records.values():
+                with suppress(DataError):
+                    owners.setdefault(str(self._video(record.episode_id)), []).append(record.episode_id)
             for record in task.records.values():
                 listed += 1
                 try:
                     video = self._video(record.episode_id)
                     videos += 1
+                    if others := [name for name in owners.get(str(video), ()) if name != record.episode_id]:
+                        raise DataError(str(video), f"the video of episode {others[0]} too", "give each its own video")
                     yield from self._episode(record, video)
                 except DataError as error:
                     yield exclusion(f"episode {record.episode_id}", record.where, error)
@@ -141,9 +152,17 @@ class AgibotSource(Unclaimed):
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
         """The pictures at ascending `indices`, each uint8 [height, width, 3]. Raises DataError naming the episode."""
         check_indices(episode, indices)
-        times = [index / episode.fps for index in indices]
         video = self._video(episode.episode_id)
-        pictures = frames_at(video, times, episode.fps, threads=self.config.threads)
+        if _even(probe(video), episode.fps):
+            times = np.arange(episode.n_frames) / episode.fps
+        else:
+            times = frame_times(video)
+            if len(times) != episode.n_frames:
+                raise DataError(
+                    f"episode {episode.episode_id}: {video}", f"{len(times)} frames, {episode.n_frames} were listed"
+                )
+        seconds = [float(times[index]) for index in indices]
+        pictures = frames_at(video, seconds, episode.fps, threads=self.config.threads)
         yield from named_frames(pictures, f"episode {episode.episode_id}", indices)
 
     def states(self, episode: Episode) -> Sequence[State]:
@@ -172,23 +191,26 @@ class AgibotSource(Unclaimed):
         facts, fps = probe(video), self.config.fps
         if facts.frames < 2:
             raise DataError(str(video), f"{facts.frames} frame; a pair needs two")
-        end = (facts.frames - 1) / fps
-        if abs(facts.last_seconds - end) > 0.5 / fps:
+        count, lasts = facts.frames, facts.last_seconds
+        if not _even(facts, fps):  # frames are counted, so the clock only has to run at the right rate
+            times = frame_times(video)
+            count, lasts = len(times), float(times[-1] - times[0])
+        end = (count - 1) / fps
+        if abs(lasts - end) > max(0.5 / fps, _SLOWER * end):
             raise DataError(
                 str(video),
-                f"the last of its {facts.frames} frames is at {facts.last_seconds:.2f} s, "
-                f"at {fps:g} fps it would be at {end:.2f} s",
+                f"its {count} frames last {lasts:.2f} s, at {fps:g} fps they would last {end:.2f} s",
                 "set source.fps to the video's own rate",
             )
-        segments = [] if record.actions else [Segment(record.name, 0, facts.frames)]
+        segments = [] if record.actions else [Segment(record.name, 0, count)]
         for action in record.actions:
             try:
-                segments.append(action_segment(action, facts.frames))
+                segments.append(action_segment(action, count))
             except ValueError as error:
                 yield Exclusion("segment", f"episode {record.episode_id} ({record.where})", str(error))
         if not segments:
             raise DataError(record.where, "not one of its segments can be used")
-        own, found, count = record.episode_id, tuple(segments), facts.frames
+        own, found = record.episode_id, tuple(segments)
         yield Episode(self.kind, own, record.name, fps=fps, n_frames=count, segments=found, group=record.task)
 
     def _motion(self, episode: Episode) -> Sequence[float] | None:
@@ -281,6 +303,11 @@ class AgibotSource(Unclaimed):
                 elif number is not None:
                     parts[number] = part
         return _Archived(parts, tuple(excluded))
+
+
+def _even(facts: VideoFacts, fps: float) -> bool:
+    """Whether a video keeps an even clock of `fps` from 0."""
+    return abs(facts.last_seconds - (facts.frames - 1) / fps) <= 0.5 / fps
 
 
 def _episode_of(part: Slice, file: str, task: str) -> str | None:

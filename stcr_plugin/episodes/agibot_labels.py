@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stcr_plugin.artefacts import read_json
 from stcr_plugin.episodes.recordings import check_text
+from stcr_plugin.episodes.stored_values import is_empty, shown, single, whole
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import Exclusion
 
@@ -43,7 +44,7 @@ class Record:
     name: str
     actions: tuple[Any, ...]
     doubts: tuple[tuple[int, int | None], ...]
-    where: str
+    where: str = field(compare=False)
 
     @property
     def episode_id(self) -> str:
@@ -60,34 +61,41 @@ class TaskInfo:
 
 def read_task(path: Path, task: str) -> TaskInfo:
     """Raises DataError for a file that is not a list of entries."""
-    try:
-        entries = read_json(path)
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        raise DataError(path, f"not readable as JSON ({error})", "download it again") from None
+    entries = read_json(path)
     if not isinstance(entries, list):
         raise DataError(path, f"expected a list of episodes, found {type(entries).__name__}", "download it again")
     records: dict[str, Record] = {}
     excluded: list[Exclusion] = []
+    contradicted: set[str] = set()
     for position, entry in enumerate(entries, 1):
         where = f"{path}, entry {position}"
         try:
             record = _read_record(entry, task, where)
-            if record.number in records:
-                raise ValueError(f"episode {record.number} is listed twice; {records[record.number].where} is used")
-            records[record.number] = record
         except ValueError as error:
             excluded.append(Exclusion("episode", where, str(error)))
+            continue
+        first, what = records.get(record.number), f"episode {record.episode_id}"
+        if first == record:
+            excluded.append(Exclusion(what, where, "listed twice with the same facts; it is taken once"))
+        elif first is None and record.number not in contradicted:
+            records[record.number] = record
+        else:
+            contradicted.add(record.number)
+            twice = [one.where for one in (records.pop(record.number, None), record) if one is not None]
+            reason = "listed twice with different facts; keep the right entry"
+            excluded += [Exclusion(what, place, reason) for place in twice]
     return TaskInfo(records, tuple(excluded))
 
 
 def _read_record(entry: Any, task: str, where: str) -> Record:
     """Raises ValueError for an entry that cannot be used."""
-    if not isinstance(entry, Mapping) or entry.get("episode_id") is None:
+    named = single(entry.get("episode_id")) if isinstance(entry, Mapping) else None
+    if is_empty(named):
         raise ValueError("the entry has no episode_id")
-    number = str(entry["episode_id"])
+    number = named if isinstance(named, str) else str(whole("episode_id", named))
     if not re.fullmatch(r"\w[\w-]*", number):
         raise ValueError(f"the episode_id {number[:40]!r} is not a number")
-    labels = entry.get("label_info", entry.get("lable_info")) or {}
+    labels = single(entry.get("label_info", entry.get("lable_info"))) or {}
     if not isinstance(labels, Mapping):
         raise ValueError(f"episode {number}: label_info is not a mapping")
     actions, marks = labels.get("action_config") or [], labels.get("key_frame") or []
@@ -111,9 +119,12 @@ def _in_doubt(marks: Sequence[Any]) -> tuple[tuple[int, int | None], ...]:
     read = []
     for mark in marks:
         try:
-            start, end, comment = int(mark["start"]), int(mark["end"]), str(mark.get("comment") or "")
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise ValueError(f"a key_frame has no usable {error}, so where it fails is unknown") from None
+            if not isinstance(mark, Mapping):
+                raise ValueError(f"it is {shown(mark)}")
+            start, end = (whole(key, mark.get(key), least=-1) for key in ("start", "end"))
+            comment = str(single(mark.get("comment")) or "")
+        except ValueError as error:
+            raise ValueError(f"a key_frame cannot be read ({error}), so where it fails is unknown") from None
         if not 0 <= start <= end:
             raise ValueError(f"a key_frame runs from {start} to {end}, so where it fails is unknown")
         read.append((start, end, comment))

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import proprioception as body
-from stcr_plugin.episodes.lerobot_meta import Meta, Record, read_columns, read_vectors, rows_by_episode
+from stcr_plugin.episodes.lerobot_clock import picture_times
+from stcr_plugin.episodes.lerobot_images import check_pictures, stored_pictures
+from stcr_plugin.episodes.lerobot_meta import Meta
+from stcr_plugin.episodes.lerobot_records import Listing, Record, list_records
+from stcr_plugin.episodes.lerobot_rows import DataFile, Rows, read_vectors
+from stcr_plugin.episodes.lerobot_tasks import Texts, read_texts, subtask_segments, task_segments
 from stcr_plugin.episodes.proprioception import Proprioception
 from stcr_plugin.episodes.recordings import action_segment, check_indices, exclusion, named_frames, record_of
-from stcr_plugin.episodes.video import VideoFacts, frames_at, probe
+from stcr_plugin.episodes.video import VideoFacts, frame_times, frames_at, probe
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
 
 if TYPE_CHECKING:
+    from stcr_plugin.episodes.video import Times
     from stcr_plugin.types import Picture
 
 
@@ -30,7 +34,7 @@ class LeRobotConfig:
 
     Attributes:
         root: Folder that holds meta/, data/ and videos/.
-        camera: Key of a video feature; None takes the first.
+        camera: Key of a video or image feature; None takes the first that shows colour, videos before images.
         state: Feature with the robot's own readings, where the dataset has it.
         proprioception: Which values of `state` are which part of the robot, and what to say of them.
         threads: Threads of the decoder, 0 lets it choose; more make long scans faster and take more memory.
@@ -59,31 +63,48 @@ class LeRobotSource:
         self.meta = Meta(Path(config.root), config.camera)
         self.fps = self.meta.fps
         self._dims = self._resolve_parts()
+        # Version 3 keeps many episodes in one file, and episodes follow the files: remember the last one of each.
+        self._probe, self._frame_times, self._data_file = (
+            lru_cache(1)(probe),
+            lru_cache(1)(frame_times),
+            lru_cache(1)(DataFile),
+        )
+
+    @property
+    def camera(self) -> str:
+        """Name of the feature whose pictures are used."""
+        return self.meta.camera
 
     def episodes(self) -> Iterator[Episode | Exclusion]:
         """Every listed episode, in recorded order. Raises DataError where not one of their videos is on disk."""
-        records = self.meta.records.values()
-        if not any(record.video.is_file() for record in records):
+        records = self._listing.records.values()
+        if not any(record.on_disk for record in records):
+            kind = "video" if self.meta.in_videos else "file of rows"
             raise DataError(
                 self.meta.root,
-                f"none of the {len(records)} listed episodes has a video for {self.meta.camera!r}",
-                f"download the video files into this folder (the first belongs at {next(iter(records)).video})",
+                f"none of the {len(records)} listed episodes has a {kind} for {self.camera!r}",
+                f"download the {kind}s into this folder (the first belongs at {next(iter(records)).files[0]})",
             )
-        # Version 3 keeps many episodes in one file, and episodes follow the files: remember the last one of each.
-        videos, rows = lru_cache(1)(probe), lru_cache(1)(rows_by_episode)
+        yield from self._listing.excluded
         for record in records:
             try:
-                yield self._episode(record, videos, rows)
+                yield self._episode(record)
             except DataError as error:
-                yield exclusion(f"episode {record.index}", record.where, error, files=(record.video, record.data))
+                yield exclusion(f"episode {record.index}", record.where, error, files=record.files)
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
         """The pictures at ascending `indices`, each uint8 [height, width, 3]. Raises DataError naming the episode."""
         record = self._record(episode)
         check_indices(episode, indices)
-        times = record.start + self._timestamps(record)
-        seconds = [float(times[index]) for index in indices]
-        pictures = frames_at(record.video, seconds, self.fps, threads=self.config.threads)
+        if record.stretch is None:
+            pictures = stored_pictures(record, indices, root=self.meta.root, name=self.camera)
+        else:
+            try:
+                times = self._times(record)
+            except DataError as error:
+                raise DataError(f"episode {record.index}: {error.where}", error.problem, error.fix) from None
+            seconds = [float(times[index]) for index in indices]
+            pictures = frames_at(record.stretch.video, seconds, self.fps, threads=self.config.threads)
         yield from named_frames(pictures, f"episode {record.index}", indices)
 
     def states(self, episode: Episode) -> Sequence[State] | None:
@@ -112,60 +133,64 @@ class LeRobotSource:
         parts = self.config.proprioception
         return parts is not None and body.holds(claim, state, parts)
 
-    def _episode(
-        self, record: Record, videos: Callable[[Path], VideoFacts], rows: Callable[[Path], Counter[int]]
-    ) -> Episode:
-        facts = videos(record.video)
-        count, fps = rows(record.data)[record.index], self.fps
-        if count != record.length:
-            raise DataError(record.data, f"{count} rows, but the meta data say {record.length} frames")
-        if count < 2:
-            raise DataError(record.where, f"{count} frame; a pair needs two")
-        if not self.meta.shares_files and facts.frames != count:
-            raise DataError(record.video, f"{facts.frames} frames for {count} rows of {record.data}")
-        end = record.start + (count - 1) / fps
-        if facts.last_seconds < end - 0.5 / fps:
-            raise DataError(
-                record.video, f"its last frame is at {facts.last_seconds:.2f} s, the episode's at {end:.2f} s"
-            )
-        task = "; ".join(record.tasks) or self._task_of_rows(record)
-        segments = self._segments(record, task)
-        return Episode(self.kind, record.episode_id, task, fps=fps, n_frames=count, segments=segments)
+    def _episode(self, record: Record) -> Episode:
+        """The episode that a record and its files agree on. Raises DataError where they do not."""
+        facts = None if record.stretch is None else self._probe(record.stretch.video)
+        rows = self._data_file(record.data).rows(record)
+        if facts is None:
+            check_pictures(record, self.camera)
+        else:
+            self._picture_times(record, facts)
+        try:
+            rows.check_stamps(self.fps)
+        except ValueError as error:
+            raise DataError(record.data, str(error)) from None
+        try:
+            task, segments = self._segments(record, rows)
+        except ValueError as error:
+            raise DataError(record.where, str(error)) from None
+        return Episode(self.kind, record.episode_id, task, fps=self.fps, n_frames=record.length, segments=segments)
 
-    def _segments(self, record: Record, task: str) -> tuple[Segment, ...]:
-        if record.actions:
-            try:
-                return tuple(action_segment(action, record.length) for action in record.actions)
-            except ValueError as error:
-                raise DataError(record.where, str(error)) from None
-        if texts := self.meta.subtasks:
-            read = read_columns(record, ["subtask_index"])["subtask_index"].to_numpy().astype(np.float64)
-            subtasks = np.where(np.isfinite(read), read, -1).astype(np.int64)
-            edges = [0, *(np.flatnonzero(np.diff(subtasks)) + 1).tolist(), len(subtasks)]
-            runs = [(int(subtasks[start]), start, end) for start, end in itertools.pairwise(edges)]
-            # An index without a text, -1 by custom, null and NaN too, marks frames that nobody annotated.
-            found = tuple(Segment(texts[sub], start, end) for sub, start, end in runs if sub in texts)
-            if found:
-                return found
-        return (Segment(task, 0, record.length),)
+    def _segments(self, record: Record, rows: Rows) -> tuple[str, tuple[Segment, ...]]:
+        """The task of the whole episode, "" where it has several, and its segments. Raises ValueError."""
+        found = tuple(action_segment(action, record.length) for action in record.actions)
+        if not found and self._subtasks.texts and (indices := rows.subtask_indices) is not None:
+            found = subtask_segments(indices, self._subtasks.texts)
+        try:
+            tasks = task_segments(rows.task_indices, record.tasks, table=self._tasks, length=record.length)
+        except ValueError:
+            if not found:  # what is asked of a segment is its own text
+                raise
+            tasks = ()
+        texts = {segment.task for segment in tasks}
+        return texts.pop() if len(texts) == 1 else "", found or tasks
 
-    def _task_of_rows(self, record: Record) -> str:
-        indices = set(read_columns(record, ["task_index"])["task_index"].to_pylist())
-        if unknown := sorted(indices - self.meta.tasks.keys()):
-            raise DataError(record.rows, f"task_index {unknown[0]} is not in meta/tasks")
-        return "; ".join(self.meta.tasks[index] for index in sorted(indices))
+    def _picture_times(self, record: Record, facts: VideoFacts) -> Times:
+        assert record.stretch is not None
+        return picture_times(record.stretch, record.length, self.fps, facts=facts, read_times=self._frame_times)
 
-    def _timestamps(self, record: Record) -> Any:
-        """Seconds since the episode's start, [rows]."""
-        if "timestamp" not in self.meta.features:
-            return np.arange(record.length) / self.fps
-        times = read_columns(record, ["timestamp"])["timestamp"].to_numpy().astype(np.float64)
-        if not (np.diff(times) > 0).all():
-            raise DataError(record.rows, "its time stamps do not ascend, the rows are mixed up", "download it again")
-        return times
+    def _times(self, record: Record) -> Times:
+        """Presentation time of each row's picture; those of an even clock where the video was changed since."""
+        assert record.stretch is not None
+        if record.stretch.whole:
+            times = self._frame_times(record.stretch.video)
+            return times if len(times) == record.length else np.arange(record.length) / self.fps
+        return self._picture_times(record, self._probe(record.stretch.video))
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return list_records(self.meta)
+
+    @cached_property
+    def _tasks(self) -> Texts:
+        return read_texts(self.meta.root, "task")
+
+    @cached_property
+    def _subtasks(self) -> Texts:
+        return read_texts(self.meta.root, "subtask") if "subtask_index" in self.meta.features else Texts({})
 
     def _record(self, episode: Episode) -> Record:
-        return record_of(self.meta.records, episode, self.meta.root)
+        return record_of(self._listing.records, episode, self.meta.root)
 
     def _resolve_parts(self) -> dict[str, list[int]]:
         parts, name = self.config.proprioception, self.config.state

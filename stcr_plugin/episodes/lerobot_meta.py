@@ -1,259 +1,145 @@
-"""The files under meta/ and data/ of a LeRobot dataset: paths, features, episodes and columns, of format v2.x or v3.x.
+"""meta/info.json of a LeRobot dataset, of format v2.x or v3.x: frame rate, features, cameras and path templates.
 
-Format: https://huggingface.co/docs/lerobot/lerobot-dataset-v3 and, for v2.1, the `meta/` files themselves. Read with
-pyarrow, without the lerobot package.
+Format: https://huggingface.co/docs/lerobot/lerobot-dataset-v3 and, for v2.1, the `meta/` files themselves.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import string
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from stcr_plugin.artefacts import read_json
+from stcr_plugin.episodes.lerobot_cameras import choose_camera
+from stcr_plugin.episodes.recordings import inside_download
+from stcr_plugin.episodes.stored_values import is_empty, number, shown, single, whole
+from stcr_plugin.errors import DataError
 
-from stcr_plugin.artefacts import read_json, read_jsonl
-from stcr_plugin.config import nearest
-from stcr_plugin.episodes.proprioception import Vectors
-from stcr_plugin.episodes.recordings import check_finite, inside_download
-from stcr_plugin.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the meta data say of one episode. It may share its files with others.
-
-    Attributes:
-        index: `episode_index`.
-        tasks: Its task texts, empty where only the rows of its data name them.
-        start: Seconds at which it begins in `video`.
-        actions: Entries of `action_config`.
-        where: File and row that list it.
-    """
-
-    index: int
-    length: int
-    tasks: tuple[str, ...]
-    video: Path
-    data: Path
-    start: float
-    actions: Sequence[Any]
-    where: str
-
-    @property
-    def episode_id(self) -> str:
-        return f"{self.index:06d}"
-
-    @property
-    def rows(self) -> str:
-        """Where its rows are, for errors."""
-        return f"{self.data}, episode {self.index}"
+_REPAIR = "correct it, or give a LeRobot dataset that is not damaged"
+_RATES = (0.01, 10_000.0)  # frames per second that can be meant
+_CHUNK = 1000  # episodes of a chunk where info.json does not say
+_FORMAT = re.compile(r"(?:0?\d{0,2})d?")  # of a field of a path: a width below a hundred, zeros before
+_WIDEST = 20
+_LONGEST_PATH, _LONGEST_NAME = 1000, 255
+_DEEPEST = 8  # lists inside each other of a vector's names
 
 
 class Meta:
-    """meta/info.json, and the tables that it describes.
+    """meta/info.json.
 
     Attributes:
+        root: Folder of the dataset.
         path: Its info.json.
         features: Feature name -> its entry in info.json.
-        camera: Name of the video feature that is used.
+        camera: Name of the camera that is used.
         shares_files: Whether several episodes are in one file (v3).
+        chunk_size: Episodes in a folder of v2.
     """
 
     def __init__(self, root: Path, camera: str | None) -> None:
-        """Raises DataError where info.json cannot be used, ConfigError for an unknown camera."""
+        """Raises DataError where info.json cannot be used, ConfigError for an unknown camera or one without colour."""
         self.root, self.path = root, root / "meta/info.json"
         if not self.path.is_file():
-            raise DataError(
-                root, "not a LeRobot dataset, meta/info.json is missing", "give the folder that holds meta/"
-            )
-        info: dict[str, Any] = read_json(self.path)
+            problem = "not a LeRobot dataset, meta/info.json is missing"
+            raise DataError(root, problem, "give the folder that holds meta/")
+        info = read_json(self.path)
         try:
-            self.fps = float(info["fps"])
-            self.features: dict[str, dict[str, Any]] = dict(info["features"])
-            version = str(info["codebase_version"])
-            self._chunk_size = int(info.get("chunks_size", 1000))
-            self._templates = {key: str(info[key]) for key in ("data_path", "video_path")}
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(self.path, f"no usable {error}", "give a LeRobot dataset that is not damaged") from None
-        if self.fps <= 0 or version[:2] not in _READERS:
-            raise DataError(
-                self.path,
-                f"codebase_version {version!r} at {self.fps} fps; versions 2 and 3 with fps above 0 can be read",
-                "convert the dataset with LeRobot's own script",
-            )
-        self.shares_files, self._read_records = version.startswith("v3"), _READERS[version[:2]]
-        cameras = [key for key, feature in self.features.items() if feature.get("dtype") == "video"]
-        if not cameras:
-            raise DataError(
-                self.path, "no feature of dtype video; datasets of single images cannot be read", "convert it to videos"
-            )
-        if camera is not None and camera not in cameras:
-            raise ConfigError(self.path, f"no camera {camera!r}, {nearest(camera, cameras)}")
-        self.camera = camera or cameras[0]
+            if not isinstance(info, dict):
+                raise ValueError(f"expected a mapping, found {shown(info)}")
+            self.shares_files = _major_version(info) == "3"
+            self.fps = number("fps", info.get("fps"))
+            if not _RATES[0] <= self.fps <= _RATES[1]:
+                raise ValueError(f"its fps {self.fps:g} is not between {_RATES[0]:g} and {_RATES[1]:g}")
+            chunk = single(info.get("chunks_size"))
+            self.chunk_size = _CHUNK if is_empty(chunk) else whole("chunks_size", chunk, least=1)
+            features = info.get("features")
+            if not isinstance(features, dict):
+                raise ValueError(f"its features are {shown(features)}, not a mapping")
+        except ValueError as error:
+            raise DataError(self.path, str(error), _REPAIR) from None
+        self.features: dict[str, dict[str, Any]] = {
+            name: feature for name, feature in features.items() if isinstance(feature, dict)
+        }
+        self.camera = choose_camera(self.features, camera, self.path)
+        self._folder = lru_cache(1024)(partial(inside_download, root))
+        self._templates = {name: self._template(info, name) for name in ("data_path", *self._video_paths)}
 
-    @cached_property
-    def records(self) -> dict[str, Record]:
-        """Episode id -> its record, in recorded order. Raises DataError for meta data that cannot be used."""
-        records: dict[str, Record] = {}
-        for record in self._read_records(self):
-            if record.length < 0 or record.episode_id in records:
-                raise DataError(record.where, f"episode {record.index} is listed twice or has a negative length")
-            records[record.episode_id] = record
-        if not records:
-            raise DataError(self.root / "meta", "lists no episode", "download the whole meta folder")
-        return records
+    @property
+    def in_videos(self) -> bool:
+        """Whether the camera's pictures are in videos; otherwise each is stored in its row."""
+        return bool(self.features[self.camera].get("dtype") == "video")
 
-    @cached_property
-    def tasks(self) -> dict[int, str]:
-        """`task_index` -> text."""
-        lines, table = self.root / "meta/tasks.jsonl", self.root / "meta/tasks.parquet"
-        if table.is_file():
-            return _texts(table, "task")
-        return {int(row["task_index"]): str(row["task"]) for row in read_jsonl(lines)} if lines.is_file() else {}
-
-    @cached_property
-    def subtasks(self) -> dict[int, str]:
-        """`subtask_index` -> text, empty where the dataset has no subtasks."""
-        table = self.root / "meta/subtasks.parquet"
-        return _texts(table, "subtask") if table.is_file() and "subtask_index" in self.features else {}
+    @property
+    def _video_paths(self) -> tuple[str, ...]:
+        return ("video_path",) if self.in_videos else ()
 
     def width(self, feature: str) -> int:
-        """How many values a feature has per frame."""
-        return int(np.prod(self.features[feature].get("shape") or [1]))
+        """How many values a feature has per frame. Raises DataError for a shape that is not one."""
+        shape = self.features[feature].get("shape")
+        sizes = shape if isinstance(shape, list) else [1 if shape is None else shape]
+        try:
+            return math.prod(whole(f"shape of {feature}", size) for size in sizes[:_DEEPEST])
+        except ValueError as error:
+            raise DataError(self.path, str(error), _REPAIR) from None
 
     def names(self, feature: str) -> list[str]:
         """The names of a vector's values, whether info.json has them flat, nested, or as a mapping."""
         return _flat_names(self.features[feature].get("names"))
 
     def file(self, template: str, values: Mapping[str, Any]) -> Path:
-        """A path template of info.json filled in. Raises DataError for one that cannot be, or that leaves the root."""
-        text = self._templates[template]
+        """A path template of info.json filled in. Raises DataError for a path that leaves the root or cannot be one."""
+        relative = self._templates[template].format(**values)
+        parts = relative.split("/")
+        if len(relative) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in parts):
+            raise DataError(self.path, f"the path that {template} gives is too long", _REPAIR)
+        folder, _, name = relative.rpartition("/")
+        path = self._folder(folder) / name
+        # Only a link can lead elsewhere than its folder, and a hundred thousand paths take long to follow.
+        return inside_download(self.root, relative) if name in ("", ".", "..") or path.is_symlink() else path
+
+    def _template(self, info: Mapping[str, Any], name: str) -> str:
+        """A path template, checked once: plain fields that are known, of a bounded width."""
+        text = single(info.get(name))
         try:
-            fields = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
-            if fields - values.keys():
-                raise ValueError(f"it needs {sorted(fields - values.keys())}; known are {sorted(values)}")
-            relative = text.format(**values)
+            if not isinstance(text, str):
+                raise ValueError("it is not text")
+            if not (text + self.camera).isprintable():
+                raise ValueError("it holds a character that no path has")
+            known = {"video_key": "", **dict.fromkeys(("episode_index", "episode_chunk", "chunk_index"), 0)}
+            known |= {"file_index": 0} if self.shares_files else {}
+            for _, field, form, conversion in string.Formatter().parse(text[: _LONGEST_PATH + 1]):
+                if field is None:
+                    continue
+                if field not in known:
+                    raise ValueError(f"it has the field {field[:40]!r}; known are {sorted(known)}")
+                if conversion or not _FORMAT.fullmatch(form or "") or int(re.sub(r"\D", "", form or "") or 0) > _WIDEST:
+                    raise ValueError(f"the field {field!r} has the format {form!r}; use one like :06d")
+            text.format(**known)
+            return text
         except ValueError as error:
-            problem = f"the template {template} = {text!r} cannot be filled in: {error}"
-            raise DataError(self.path, problem) from None
-        return inside_download(self.root, relative)
+            problem = f"the template {name} = {shown(text)} cannot be filled in: {error}"
+            raise DataError(self.path, problem, _REPAIR) from None
 
 
-def _records_v2(meta: Meta) -> Iterator[Record]:
-    path = meta.root / "meta/episodes.jsonl"
-    for number, row in enumerate(read_jsonl(path), 1):
-        where = f"{path}, row {number}"
-        try:
-            index, length, tasks = int(row["episode_index"]), int(row["length"]), tuple(row.get("tasks") or ())
-            actions = tuple(row.get("action_config") or ())
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(where, f"no usable {error}; a row has episode_index, length and tasks") from None
-        values = {"episode_chunk": index // meta._chunk_size, "episode_index": index, "video_key": meta.camera}
-        video, data = meta.file("video_path", values), meta.file("data_path", values)
-        yield Record(index, length, tasks, video=video, data=data, start=0.0, actions=actions, where=where)
+def _major_version(info: Mapping[str, Any]) -> str:
+    version = str(single(info.get("codebase_version")))[:20]
+    found = re.fullmatch(r"v?([23])(?:\..*)?", version)
+    if not found:
+        raise ValueError(f"codebase_version {version!r}; versions 2 and 3 can be read, convert it by LeRobot's script")
+    return found[1]
 
 
-def _records_v3(meta: Meta) -> Iterator[Record]:
-    folder, video = meta.root / "meta/episodes", f"videos/{meta.camera}/"
-    needed = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-    needed += [video + name for name in ("chunk_index", "file_index", "from_timestamp")]
-    files = sorted(folder.glob("chunk-*/file-*.parquet"))
-    if not files:
-        raise DataError(folder, "no chunk-*/file-*.parquet", "download the whole meta folder")
-    for path in files:
-        present = _schema(path)
-        if lacking := [name for name in needed if name not in present]:
-            raise DataError(path, f"no column {lacking[0]!r}; it has {', '.join(sorted(present)[:12])} ...")
-        optional = [name for name in ("tasks", "action_config") if name in present]
-        for number, row in enumerate(_read(path, [*needed, *optional]).to_pylist(), 1):
-            where = f"{path}, row {number}"
-            if empty := [name for name in needed if row[name] is None]:
-                raise DataError(where, f"an empty value in {', '.join(empty)}")
-            in_video, in_data = (
-                {name: row[f"{part}{name}"] for name in ("chunk_index", "file_index")} for part in (video, "data/")
-            )
-            yield Record(
-                index=int(row["episode_index"]),
-                length=int(row["length"]),
-                tasks=tuple(row.get("tasks") or ()),
-                video=meta.file("video_path", {**in_video, "video_key": meta.camera}),
-                data=meta.file("data_path", in_data),
-                start=float(row[f"{video}from_timestamp"]),
-                actions=tuple(row.get("action_config") or ()),
-                where=where,
-            )
-
-
-_READERS: dict[str, Callable[[Meta], Iterator[Record]]] = {"v2": _records_v2, "v3": _records_v3}
-
-
-def read_columns(record: Record, names: Sequence[str]) -> Any:
-    """The rows of one episode as a pyarrow table with the columns `names`, in order of time."""
-    table = _read(record.data, list(names), [("episode_index", "=", record.index)])
-    if table.num_rows != record.length:
-        raise DataError(record.rows, f"{table.num_rows} rows, {record.where} says {record.length}")
-    return table
-
-
-def read_vectors(record: Record, name: str) -> Vectors:
-    """A column of equally long lists as [rows, values]."""
-    column = read_columns(record, [name])[name]
-    try:
-        vectors = np.array(column.to_pylist(), dtype=np.float64).reshape(len(column), -1)
-    except ValueError:
-        raise DataError(record.rows, "the state vectors differ in length") from None
-    return check_finite(vectors, record.rows)
-
-
-def rows_by_episode(path: Path) -> Counter[int]:
-    """Episode index -> how many rows of a data file it has."""
-    return Counter(_read(path, ["episode_index"])["episode_index"].to_pylist())
-
-
-def _texts(path: Path, name: str) -> dict[int, str]:
-    """index -> text of meta/tasks.parquet or subtasks.parquet, where the text is a column or the pandas index."""
-    index, present = f"{name}_index", _schema(path)
-    text = next((column for column in (name, "__index_level_0__") if column in present), None)
-    if text is None:
-        raise DataError(path, f"no column {name!r}; it has {', '.join(present)}")
-    return {int(row[index]): str(row[text]) for row in _read(path, [index, text]).to_pylist()}
-
-
-def _schema(path: Path) -> list[str]:
-    """Names of a parquet file's columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return list(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(path, f"cannot be read as parquet ({error})", "download it again") from None
-
-
-def _read(path: Path, columns: list[str], filters: list[tuple[str, str, int]] | None = None) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise DataError(path, "no such parquet file", "download it")
-    if lacking := set(columns) - set(_schema(path)):
-        raise DataError(path, f"no column {', '.join(sorted(lacking))}; it is not of this dataset or damaged")
-    try:
-        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(path, f"cannot be read as parquet ({error})", "download it again") from None
-
-
-def _flat_names(names: Any) -> list[str]:
+def _flat_names(names: Any, depth: int = 0) -> list[str]:
+    if depth > _DEEPEST:
+        return []
     if isinstance(names, Mapping):
         if all(isinstance(value, int) for value in names.values()):  # name -> index
             return sorted(names, key=lambda name: int(names[name]))
-        return [name for group in names.values() for name in _flat_names(group)]
+        names = list(names.values())
     if isinstance(names, list):
-        return [name for entry in names for name in _flat_names(entry)]
+        return [name for entry in names for name in _flat_names(entry, depth + 1)]
     return [] if names is None else [str(names)]

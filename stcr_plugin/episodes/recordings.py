@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from stcr_plugin.artefacts import inside
+from stcr_plugin.episodes.stored_values import shown, single, whole
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from stcr_plugin.types import Picture
 
 T = TypeVar("T")
+_LONGEST = 10**9  # frames
+_DEPTH = frozenset({"depth", "disparity"})
+_MASKS = frozenset({"mask", "masks", "segmentation", "seg"})
+_COLOUR = frozenset({"rgb", "color", "colour"})
 
 
 class Unclaimed:
@@ -81,14 +87,21 @@ def inside_download(root: Path, relative: str) -> Path:
 
 def action_segment(action: Any, n_frames: int) -> Segment:
     """The segment of an `action_config` entry `{start_frame, end_frame, action_text}`, half-open. Raises ValueError."""
-    try:
-        text, start, end = action["action_text"], int(action["start_frame"]), int(action["end_frame"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"a segment of action_config has no usable {error}") from None
-    check_text("action_text", text)
+    if not isinstance(action, Mapping):
+        raise ValueError(f"a segment of action_config is {shown(action)}, not a mapping")
+    text = check_text("action_text", single(action.get("action_text")))
+    start, end = (whole(key, action.get(key), least=-_LONGEST) for key in ("start_frame", "end_frame"))
     if not 0 <= start < end <= n_frames:
         raise ValueError(f"the segment {text!r} is frames [{start}, {end}) of an episode of {n_frames}")
     return Segment(text, start, end)
+
+
+def named_as(camera: str) -> str:
+    """What the name of a camera says that it shows instead of colour: "a depth map", "masks", or "" for nothing."""
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", camera)}
+    if words & _COLOUR:
+        return ""
+    return "a depth map" if words & _DEPTH else "masks" if words & _MASKS else ""
 
 
 def check_text(name: str, value: Any) -> str:

@@ -113,6 +113,8 @@ def test_it_is_a_source_and_its_configuration_opens_it(tmp_path):
         ({"fps": 0}, "`fps` must be above 0"),
         ({"threads": -1}, "not negative"),
         ({"camera": "../head"}, "`camera` is a video's name"),
+        ({"camera": "head_depth"}, "`camera` 'head_depth' is a depth map, not colour pictures"),
+        ({"camera": "head_mask"}, "is masks"),
         ({"tasks": []}, "at least one task"),
         ({"motion": "guess"}, "motion"),
         ({"stride": 10}, "unknown key 'stride'"),
@@ -414,7 +416,62 @@ def test_a_broken_segment_is_excluded_and_its_episode_goes_on(tmp_path, case):
 def test_a_wrong_frame_rate_is_named(tmp_path):
     root = made.write(tmp_path / "data", demos={327: [Demo(1, 40, 1)]})
     _, (excluded,) = listed(root, fps=25)
-    assert "the last of its 40 frames is at 1.30 s, at 25 fps it would be at 1.56 s; set source.fps" in excluded.reason
+    assert "its 40 frames last 1.30 s, at 25 fps they would last 1.56 s; set source.fps" in excluded.reason
+
+
+@pytest.mark.parametrize("layout", ["unpacked", "tar of a range"])
+def test_row_i_is_frame_i_of_a_video_that_starts_late_or_unevenly(tmp_path, layout):
+    root = made.write(tmp_path / "data", demos={327: [Demo(1, 40, 1), Demo(2, 40, 2)]})
+    clock = np.arange(40) / 30
+    lerobot_dataset.write_timed(made.video_path(root, 327, 1), 1, 2 + clock)
+    uneven = clock + 0.2 * np.sin(np.pi * np.arange(40) / 39) + 0.02 * np.arange(40) / 39
+    lerobot_dataset.write_timed(made.video_path(root, 327, 2), 2, uneven)
+    if layout != "unpacked":
+        made.pack(root / "observations/327/1-2.tar", root / "observations/327")
+    episodes, excluded = listed(root)
+    assert not excluded
+    for code, episode in enumerate(episodes.values(), 1):
+        pictures = source(root).frames(episode, range(40))
+        assert [lerobot_dataset.number(picture) for picture in pictures] == [(code, index) for index in range(40)]
+
+
+def test_two_episodes_with_one_video_are_both_left_out(tmp_path):
+    root = made.write(tmp_path / "data", demos={327: [Demo(1, 20, 1), Demo(2, 20, 2), Demo(3, 20, 3)]})
+    path = made.video_path(root, 327, 2)
+    path.unlink()
+    path.symlink_to(made.video_path(root, 327, 1))
+    episodes, excluded = listed(root)
+    assert list(episodes) == ["327-3"]
+    assert [item.what for item in excluded] == ["episode 327-1", "episode 327-2"]
+    assert "the video of episode 327-2 too" in excluded[0].reason
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [({}, ["327-1", "327-2"]), ({"task_name": "x"}, ["327-2"]), ({"episode_id": "1"}, ["327-1", "327-2"])],
+)
+def test_an_episode_listed_twice_is_taken_once_or_where_its_facts_differ_not_at_all(tmp_path, change, kept):
+    root = made.write(tmp_path / "data", demos={327: [Demo(1, 20, 1), Demo(2, 20, 2)]})
+    path = root / "task_info/task_327.json"
+    entries = json.loads(path.read_text())
+    path.write_text(json.dumps([*entries, entries[0] | change]))
+    episodes, excluded = listed(root)
+    assert list(episodes) == kept
+    assert [item.what for item in excluded] == ["episode 327-1"] * (3 - len(kept))
+
+
+@pytest.mark.parametrize("spell", [str, float, lambda number: [number]])
+def test_numbers_of_labels_are_read_however_they_are_spelled(tmp_path, spell):
+    actions = [action(RETRIEVE, spell(2), spell(20))]
+    marks = [{"start": spell(10), "end": spell(12), "comment": "Failure recovery"}]
+    root = made.write(tmp_path / "data", demos={327: [Demo(1, 40, 1, actions, marks)]})
+    path = root / "task_info/task_327.json"
+    path.write_text(path.read_text().replace('"episode_id": 1', f'"episode_id": {json.dumps(spell(1))}'))
+    episodes, excluded = listed(root)
+    assert not excluded
+    assert episodes["327-1"].segments == (Segment(RETRIEVE, 2, 20),)
+    states = source(root).states(episodes["327-1"])
+    assert [frame for frame in range(2, 20) if states[frame]["progress"] is None] == [10, 11, 12]
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, "..", "/"])

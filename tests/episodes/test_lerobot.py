@@ -269,19 +269,40 @@ def test_a_damaged_parquet_is_excluded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "what", "message"),
     [
-        ("{not json", r"episodes\.jsonl, row 4"),
-        ('{"tasks": []}', r"row 4: no usable 'episode_index'"),
-        ('{"episode_index": 1, "length": 41}', r"row 4: episode 1 is listed twice"),
+        ("{not json", "an entry of the episodes", "not readable as JSON"),
+        ('{"episode_index": 3, "length": 2', "an entry of the episodes", "not readable as JSON"),  # cut
+        ("7", "an entry of the episodes", "expected a mapping"),
+        ('{"tasks": []}', "an entry of the episodes", "its episode_index is empty"),
+        ('{"episode_index": 3}', "episode 3", "its length is empty"),
+        ('{"episode_index": 3, "length": -1}', "episode 3", "its length -1 is below 0"),
+        ('{"episode_index": 3, "length": 12.5}', "episode 3", "its length 12.5 is not a whole number"),
+        ('{"episode_index": 3, "length": 1e400}', "episode 3", "its length inf is not a number"),
+        ('{"episode_index": 3, "length": true}', "episode 3", "its length True is not a number"),
+        ('{"episode_index": 1, "length": 41}', "episode 1", "listed twice with the same facts; it is taken once"),
+        ('{"episode_index": [1], "length": "41"}', "episode 1", "listed twice with the same facts; it is taken once"),
     ],
 )
-def test_a_bad_line_of_the_meta_data_names_its_row(tmp_path, line, message):
+def test_a_bad_line_of_the_meta_data_refuses_itself_alone(tmp_path, line, what, message):
     root = made.write_v21(tmp_path / "set", made.Layout())
     with open(root / "meta/episodes.jsonl", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(DataError, match=message):
-        list(open_set(root).episodes())
+    episodes, (excluded,) = split(open_set(root))
+    assert [e.episode_id for e in episodes] == ["000000", "000001", "000002"]
+    assert (excluded.what, excluded.where) == (what, f"{root}/meta/episodes.jsonl, row 4")
+    assert message in excluded.reason
+
+
+def test_an_episode_listed_twice_with_different_facts_is_not_used(tmp_path):
+    root = made.write_v21(tmp_path / "set", made.Layout())
+    with open(root / "meta/episodes.jsonl", "a") as file:
+        file.write('{"episode_index": 1, "length": 40}\n')
+    episodes, excluded = split(open_set(root))
+    assert [e.episode_id for e in episodes] == ["000000", "000002"]
+    assert [(e.what, e.where[-5:], e.reason) for e in excluded] == [
+        ("episode 1", row, "listed twice with different facts; keep the right entry") for row in ("row 2", "row 4")
+    ]
 
 
 def test_a_template_that_leaves_the_root_is_refused(tmp_path):
