@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,7 @@ class LeRobotConfig:
         root: Folder that holds meta/, data/ and videos/.
         camera: Key of a video feature; None takes the first.
         state: Feature with the robot's own readings, where the dataset has it.
+        tasks: Recorded task text -> the text to use instead, where a recording shows something else than its text says.
         proprioception: Which values of `state` are which part of the robot, and what to say of them.
         threads: Threads of the decoder, 0 lets it choose; more make long scans faster and take more memory.
     """
@@ -40,12 +42,15 @@ class LeRobotConfig:
     kind: Literal["lerobot"] = "lerobot"
     camera: str | None = None
     state: str = "observation.state"
+    tasks: dict[str, str] = field(default_factory=dict)
     proprioception: Proprioception | None = None
     threads: int = 0
 
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise ValueError("`threads` must not be negative")
+        if not all(text.strip() for text in self.tasks.values()):
+            raise ValueError("`tasks` gives an empty text; write what the recording shows")
 
 
 class LeRobotSource:
@@ -59,6 +64,7 @@ class LeRobotSource:
         self.meta = Meta(Path(config.root), config.camera)
         self.fps = self.meta.fps
         self._dims = self._resolve_parts()
+        self._check_names()
 
     def episodes(self) -> Iterator[Episode | Exclusion]:
         """Every listed episode, in recorded order. Raises DataError where not one of their videos is on disk."""
@@ -101,7 +107,7 @@ class LeRobotSource:
             raise DataError(record.rows, problem, "take all files from the same dataset")
         if self.config.proprioception is None:
             return body.motion_states(vectors, fps)
-        return body.part_states(vectors, fps, self.config.proprioception, dims=self._dims)
+        return body.part_states(vectors, fps, self.config.proprioception, dims=self._dims, episode=record.episode_id)
 
     def claims(self, state: State) -> tuple[Claim, ...]:
         """Empty where no parts are configured."""
@@ -128,7 +134,8 @@ class LeRobotSource:
             raise DataError(
                 record.video, f"its last frame is at {facts.last_seconds:.2f} s, the episode's at {end:.2f} s"
             )
-        task = "; ".join(record.tasks) or self._task_of_rows(record)
+        tasks = record.tasks or self._tasks_of_rows(record)
+        task = "; ".join(self.config.tasks.get(text, text) for text in tasks)
         segments = self._segments(record, task)
         return Episode(self.kind, record.episode_id, task, fps=fps, n_frames=count, segments=segments)
 
@@ -149,11 +156,11 @@ class LeRobotSource:
                 return found
         return (Segment(task, 0, record.length),)
 
-    def _task_of_rows(self, record: Record) -> str:
+    def _tasks_of_rows(self, record: Record) -> list[str]:
         indices = set(read_columns(record, ["task_index"])["task_index"].to_pylist())
         if unknown := sorted(indices - self.meta.tasks.keys()):
             raise DataError(record.rows, f"task_index {unknown[0]} is not in meta/tasks")
-        return "; ".join(self.meta.tasks[index] for index in sorted(indices))
+        return [self.meta.tasks[index] for index in sorted(indices)]
 
     def _timestamps(self, record: Record) -> Any:
         """Seconds since the episode's start, [rows]."""
@@ -175,3 +182,18 @@ class LeRobotSource:
             known = nearest(name, list(self.meta.features))
             raise ConfigError(self.meta.path, f"no feature {name!r} for the proprioception, {known}")
         return body.resolve(parts, self.meta.names(name), self.meta.width(name), where=str(self.meta.path))
+
+    def _check_names(self) -> None:
+        """Task texts and episodes of the configuration are those of the dataset: a misspelt one would do nothing."""
+        if self.config.tasks:
+            recorded = {*self.meta.tasks.values(), *(text for one in self.meta.records.values() for text in one.tasks)}
+            _all_known("source.tasks", self.config.tasks, sorted(recorded))
+        parts = self.config.proprioception
+        for part, hand in parts.hands.items() if parts else ():
+            _all_known(f"source.proprioception.hands.{part}.hidden", hand.hidden, list(self.meta.records))
+
+
+def _all_known(where: str, names: Iterable[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(where, f"{name!r} is not in the dataset, {nearest(name, known)}")
