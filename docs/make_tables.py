@@ -3,9 +3,10 @@
     python docs/make_tables.py           # writes both
     python docs/make_tables.py --check   # exit code 1 where a file would change or a figure in a text is wrong
 
-Figures come from the published studies (docs/results/STUDY/study.json and seed*.jsonl), and from
-docs/results/measured.yaml, which lists figures that were measured by other commands. figures.json holds those that
-a page uses. A page uses a figure in one of two ways:
+Figures come from the published studies (docs/results/STUDY/study.json and seed*.jsonl), from single runs whose answers
+are in docs/results/repeats and docs/results/forgetting (made by docs/pack_answers.py), and from
+docs/results/measured.yaml, which lists times, rates and estimates. figures.json holds those that a page uses. A page
+uses a figure in one of two ways:
 
 - A table stands between `<!-- table: NAME -->` and `<!-- end -->`; its text is TABLES[NAME], filled with figures.
 - A number in running text is bound to its figure in a comment after its paragraph or list:
@@ -18,7 +19,8 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,10 +28,15 @@ from typing import Any
 
 import yaml
 
+from stcr_plugin.report.tables import ONE_TRAINING, OVER_EPISODES, OVER_SEEDS
+from stcr_plugin.scoring.metrics import pooled_interval
+
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "docs/results"
 FIGURES = RESULTS / "figures.json"
 STUDIES = ("seeds", "ablation", "few_labels")
+REPEATS = sorted((RESULTS / "repeats").glob("*.jsonl"))
+FORGETTING = sorted((RESULTS / "forgetting").glob("*.jsonl"))
 METRICS = {
     "pair_accuracy": ("pair_accuracy", "%"),
     "forward_accuracy": ("forward_accuracy", "%"),
@@ -89,12 +96,14 @@ def all_figures() -> dict[str, Figure]:
     found = {one.name: one for one in _measured()}
     for study in STUDIES:
         found |= {one.name: one for one in _of_study(study)}
+    for path in (*REPEATS, *FORGETTING):
+        found |= {one.name: one for one in _of_run(path)}
     return found | {one.name: one for one in _derived(found)}
 
 
 def _measured() -> Iterator[Figure]:
     for group in yaml.safe_load((RESULTS / "measured.yaml").read_text(encoding="utf-8")):
-        figures, common = group.pop("figures"), group
+        figures, common = group.pop("figures"), {"source": "docs/results/measured.yaml", **group}
         for name, value in figures.items():
             own = value if isinstance(value, dict) else {"value": value}
             split = re.search(r"_(seen|heldout|dev)$", name)
@@ -158,6 +167,26 @@ def _of_study(study: str) -> Iterator[Figure]:
         yield replace(base, name=f"{study}_{name}_token_ratio", value=share, unit="ratio")
 
 
+def _of_run(path: Path) -> Iterator[Figure]:
+    """The figures of a single run, from the letters of its pairs: FILE_ROW_SPLIT_METRIC."""
+    head, *lines = _read(path)
+    for line in lines:
+        counts = {name: Counter(letters) for name, letters in line["episodes"].items()}
+        sums = sum(counts.values(), Counter())
+        n = sums.total()
+        here = Figure("", 0.0, n=n, split=line["split"], source=str(path.relative_to(REPOSITORY)))
+        here = replace(here, command=f"{head['command']} (seed {head['seed']})", revision=head["revision"][:7])
+        stem = f"{path.stem}_{line['row']}_{line['split']}"
+        right = {episode: [letters["B"], letters.total()] for episode, letters in counts.items()}
+        low, high = pooled_interval(right) or (None, None)
+        yield replace(here, name=f"{stem}_pair_accuracy", value=100 * sums["B"] / n, low=low, high=high)
+        forward, backward = (100 * (sums["B"] + sums[one]) / n for one in "FK")
+        yield replace(here, name=f"{stem}_forward_accuracy", value=forward)
+        yield replace(here, name=f"{stem}_backward_accuracy", value=backward)
+        yield replace(here, name=f"{stem}_gap", value=forward - backward, unit="points")
+        yield replace(here, name=f"{stem}_described", value=line["described"])
+
+
 def _spread(name: str, measure: Mapping[str, Any], here: Figure) -> Iterator[Figure]:
     low, high = measure["interval"] or (None, None)
     yield replace(here, name=name, value=measure["mean"], low=low, high=high)
@@ -174,6 +203,8 @@ def _derived(found: Mapping[str, Figure]) -> Iterator[Figure]:
     base, chain = (found[f"ablation_{row}_heldout_pair_accuracy"] for row in ("base", "stage2"))
     less = replace(base, name="ablation_base_heldout_minus_chain", unit="points", low=None, high=None)
     yield replace(less, value=base.value - chain.value)
+    for row in ("cot_only", "mixed"):
+        yield _adjusted(found[f"ablation_{row}_heldout_minus_chain"], row)
     gaps = {
         row: [found[f"seeds_{row}_{split}_gap_seed{seed}"] for split in SPLITS for seed in range(17, 22)]
         for row in ("stage2", "weak_only")
@@ -204,6 +235,25 @@ def _derived(found: Mapping[str, Figure]) -> Iterator[Figure]:
         ends = [found[f"{one.name}_{which}"] for one in consistency]
         value = pick(ends, key=lambda figure: figure.value)
         yield replace(value, name=f"order_consistency_{which}", split="seen, heldout")
+
+
+def _adjusted(plain: Figure, row: str) -> Figure:
+    """The same difference with an interval for all comparisons of the study together (Bonferroni)."""
+    table = json.loads((RESULTS / "ablation/study.json").read_text(encoding="utf-8"))
+    lines = [line["result"] for line in _read(RESULTS / "ablation/seed17.jsonl") if "result" in line]
+    mine, chain = (
+        {one["episode_id"]: one for line in lines if (line["name"], line["split"]) == of for one in line["per_episode"]}
+        for of in ((row, "heldout"), ("stage2", "heldout"))
+    )
+    right = {
+        name: [
+            sum(sign * round(one["pair_accuracy"] * one["n_pairs"] / 100) for sign, one in pair),
+            pair[0][1]["n_pairs"],
+        ]
+        for name, pair in ((name, ((1, one), (-1, chain[name]))) for name, one in mine.items())
+    }
+    low, high = pooled_interval(right, resamples=20000, level=100 - 5 / len(table["differences"])) or (None, None)
+    return replace(plain, name=f"{plain.name}_adjusted", low=low, high=high)
 
 
 @cache
@@ -249,12 +299,15 @@ def _glance() -> str:
     return _table("| row | " + " | ".join(SPLITS) + " |", rows)
 
 
-def _differences() -> str:
-    rows = [
-        f"| {ROWS[name]} | " + " | ".join(f"{{seeds_{name}_{split}_minus_chain:+.1fi}}" for split in SPLITS) + " |"
-        for name in ("stage1", "weak_only")
-    ]
-    return _table("| row | " + " | ".join(SPLITS) + " |", rows)
+def _differences(study: str, rows: Iterable[str], splits: Iterable[str]) -> str:
+    """What a row has more than the chain, with the interval over episodes and the one over trainings."""
+    lines = []
+    for split in splits:
+        for name in rows:
+            stem = f"{study}_{name}_{split}_minus_chain"
+            intervals = [f"{{{one}.low:+.1f}} to {{{one}.high:+.1f}}" for one in (stem, f"{stem}_over_seeds")]
+            lines.append(f"| {split} | {ROWS[name]} | {{{stem}:+.1f}} | {' | '.join(intervals)} | {{{stem}_p:.3f}} |")
+    return _table(f"| split | row | minus the chain | {OVER_EPISODES} | {OVER_SEEDS} | p over seeds |", lines)
 
 
 def _per_seed() -> str:
@@ -271,19 +324,31 @@ def _per_seed() -> str:
     return _table("| | split | seed 17 | seed 18 | seed 19 | seed 20 | seed 21 |", rows)
 
 
-def _other_machine() -> str:
+def _trained_again() -> str:
+    """Seed 17 as the study trained it, and every published run of it; one that nobody has repeated is named."""
+    study = RESULTS / "seeds/seed17.jsonl"
+    digests = {line["result"]["name"]: line["result"]["model_digest"] for line in _read(study) if "result" in line}
+    runs = [
+        ("the study", 1, ", ".join(one[:7] for one in _revisions(study)), digests, "seeds_{}_{}_pair_accuracy_seed17")
+    ]
+    heads = []
+    for path in REPEATS:
+        head, *lines = _read(path)
+        heads.append(head["command"])
+        name = f"{path.stem}_{{}}_{{}}_pair_accuracy" if lines else ""
+        runs.append((f"`{head['command']}`", head["threads"], head["revision"][:7], head["weights"], name))
     rows = []
-    for name, text in list(ROWS.items())[1:]:
-        cells = []
-        for seed in (17, 18, 19):
-            there = [f"other_machine_{name}_seed{seed}_{split}" for split in ("seen", "heldout")]
-            measured = (name, seed) != ("weak_only", 19)
-            cells.append(f"{{{there[0]}:.1f}} / {{{there[1]}:.1f}}" if measured else "not run")
-            here = [f"seeds_{name}_{split}_pair_accuracy_seed{seed}" for split in ("seen", "heldout")]
-            cells.append(f"{{{here[0]}:.1f}} / {{{here[1]}:.1f}}")
-        rows.append(f"| {text} | " + " | ".join(cells) + " |")
-    seeds = " | ".join(f"seed {seed}: other machine | this machine" for seed in (17, 18, 19))
-    return _table(f"| row | {seeds} |", rows)
+    for label, threads, revision, weights, name in runs:
+        cells = [f"`{weights[row][:8]}`" if row in weights else "-" for row in ("base", "stage1", "stage2")]
+        for row in ("stage1", "stage2"):
+            both = " / ".join(f"{{{name.format(row, split)}:.1f}}" for split in ("seen", "heldout"))
+            same = "as in the study" if weights.get(row) == digests[row] else "-"
+            cells.append(both if name and row in weights else same)
+        rows.append(f"| {label} | {threads} | {revision} | " + " | ".join(cells) + " |")
+    if heads.count("make demo") < 2:
+        rows.append("| `make demo`, again | not repeated | | | | | | |")
+    weights = "weights of the base | of stage 1 | of the chain"
+    return _table(f"| run | threads | revision | {weights} | stage 1: seen / held out % | chain |", rows)
 
 
 def _ablation() -> str:
@@ -301,16 +366,15 @@ def _ablation() -> str:
     rows = []
     for name, (text, first, then) in data.items():
         accuracy = " | ".join(f"{{ablation_{name}_{split}_pair_accuracy:.1f}}" for split in ("seen", "heldout"))
-        minus = "" if name == "stage2" else f"{{ablation_{name}_heldout_minus_chain:+.1fi}}"
+        minus = " | " if name == "stage2" else f"{{ablation_{name}_heldout_minus_chain:+.1fi}} | {ONE_TRAINING}"
         cost = f"{{ablation_{name}_tokens_millions:.2f}} M | {{ablation_{name}_minutes:.0f}} min"
-        cost += f" | {{ablation_{name}_step_seconds:.2f}} s"
         if name == "base":
-            minus, cost = "{ablation_base_heldout_minus_chain:+.1f}", " | | "
+            minus, cost = f"{{ablation_base_heldout_minus_chain:+.1f}} | {ONE_TRAINING}", " | "
         rows.append(
             f"| {text} | {first} | {then} | {accuracy} | {{ablation_{name}_heldout_gap:+.1f}} | {minus} | {cost} |"
         )
     header = "| row | first 1,000 steps | then 3,800 steps | seen % | held out % | gap | held out, minus the chain "
-    return _table(header + "(95 % over episodes) | supervised tokens | training | per step |", rows)
+    return _table(header + f"({OVER_EPISODES}) | {OVER_SEEDS} | supervised tokens | training |", rows)
 
 
 def _few_labels() -> str:
@@ -324,66 +388,26 @@ def _few_labels() -> str:
     return _table("| row | seed 23 | seed 24 |", rows)
 
 
-def _both(stem: str) -> str:
-    return f"{{{stem}_seen}} | {{{stem}_heldout}}"
-
-
 TABLES = {
     "main": _main(),
     "seeds_glance": _glance(),
-    "seeds_differences": _differences(),
+    "seeds_differences": _differences("seeds", ("stage1", "weak_only"), SPLITS),
     "seeds_single": _per_seed(),
-    "other_machine": _other_machine(),
+    "trained_again": _trained_again(),
     "ablation": _ablation(),
     "few_labels": _few_labels(),
+    "few_labels_differences": _differences("few_labels", ("weak_only",), ("seen", "heldout")),
     "forgetting": _table(
-        "| asked to reason first (`--mode cot`) | seed 5 | seed 6 |",
+        "| `make demo`, seed 17 | mode | responses that describe the images % | seen % | held out % |",
         [
-            "| stage 1 | {forgetting_stage1_seed5:.1fi} | {forgetting_stage1_seed6:.1fi} |",
-            "| stage 2, 2,400 steps, no replay | {forgetting_stage2_seed5:.1fi} | {forgetting_stage2_seed6:.1fi} |",
-        ],
-    ),
-    "settings": _table(
-        "| question | seed | setting | seen | held out |",
-        [
-            f"| {question} | {seed} | {setting} | {_both(f'settings_{name}')} |"
-            for question, seed, setting, name in (
-                ("steps of stage 2", 5, "2,400", "steps_2400"),
-                ("", 5, "3,600", "steps_3600"),
-                ("smallest distance of a training pair", 5, "1.2 s instead of 2.0 s, 2,400 steps", "distance"),
-                ("language", 0, "trained on English, evaluated in English, 1,800 steps", "english_english"),
-                ("", 0, "trained on English, evaluated in Chinese, 1,800 steps", "english_chinese"),
-                ("", 0, "half of the weak pairs in Chinese, evaluated in English, 2,400 steps", "both_english"),
-                ("", 0, "half of the weak pairs in Chinese, evaluated in Chinese, 2,400 steps", "both_chinese"),
-                ("augmentation", 0, "no hue", "no_hue"),
-                ("", 0, "`hue: 0.08`, stronger shift and saturation", "hue_008"),
-                ("", 5, "`hue: 0.3`", "hue_03_seed5"),
-                ("", 6, "`hue: 0.3`", "hue_03_seed6"),
-                ("", 6, "shift of 10 pixels instead of 5", "shift_10"),
-                ("", 12, "`hue: 0.3` (see below)", "hue_03_seed12"),
-                ("", 12, "`hue: 0.08` (see below)", "hue_008_seed12"),
-                ("episodes", 12, "3,000 with four pairs each instead of 1,500 with eight (see below)", "episodes_3000"),
-            )
-        ],
-    ),
-    "settings_rate": _table(
-        "| training | learning rate | `dev`, 320 pairs of 40 episodes |",
-        [
-            "| weak pairs only, 2,400 steps | 1.0e-3 | {settings_baseline_1e3_dev:.1fi} |",
-            "| weak pairs only, 2,400 steps | 5.0e-4 | {settings_baseline_5e4_dev:.1fi} |",
-            "| stage 2 of the chain | 1.0e-3 | {settings_stage2_1e3_dev:.1fi} |",
-            "| stage 2 of the chain | 5.0e-4 | {settings_stage2_5e4_dev:.1fi} |",
-        ],
-    ),
-    "settings_earlier": _table(
-        "| earlier default, three seeds | seen | held out |",
-        [
-            f"| {text} | "
-            + " | ".join(
-                ", ".join(f"{{settings_earlier_{name}_{at}_{split}}}" for at in "abc") for split in ("seen", "heldout")
-            )
+            f"| {text} | {mode} | {{{stem}_heldout_described:.1f}} | "
+            + " | ".join(f"{{{stem}_{split}_pair_accuracy:.1fi}}" for split in ("seen", "heldout"))
             + " |"
-            for name, text in (("baseline", "weak pairs only, 1.5e-3"), ("chain", "chain"))
+            for text, mode, stem in (
+                ("stage 1", "`cot`", "demo_stage1"),
+                ("stage 2, no replay", "`cot`", "demo_reasoning_stage2"),
+                ("stage 2, no replay", "`direct`", "demo_stage2"),
+            )
         ],
     ),
     "speed": _table(
@@ -405,23 +429,6 @@ TABLES = {
             "| ZeRO-2 | {distributed_zero2_loss:.1e} | {distributed_zero2_norm:.1e} |",
             "| ZeRO-3 | {distributed_zero3_loss:.1e} | {distributed_zero3_norm:.1e} |",
             "| one batch of 4 against two of 2 | {distributed_batch_loss:.1e} | {distributed_batch_norm:.1e} |",
-        ],
-    ),
-    "trl": _table(
-        "| | seen | held out |",
-        [
-            f"| {text} | "
-            + " | ".join(
-                f"{{{name}_forward_{split}}} / {{{name}_backward_{split}}} **{{{name}_pair_{split}}}**"
-                for split in ("seen", "heldout")
-            )
-            + " |"
-            for text, name in (
-                ("TRL, stage 1", "trl_stage1"),
-                ("TRL, stage 2", "trl_stage2"),
-                ("LLaMA-Factory, stage 1", "llamafactory_stage1"),
-                ("LLaMA-Factory, stage 2", "llamafactory_stage2"),
-            )
         ],
     ),
     "demo_time": _table(
@@ -521,6 +528,14 @@ def wrong_numbers(text: str, figures: Mapping[str, Figure]) -> list[str]:
     return found
 
 
+def other_numbers(text: str) -> set[str]:
+    """Numbers in running text that are bound to no figure: settings, sizes, seeds, names of stages."""
+    found = set()
+    for paragraph, bound in _paragraphs(_TABLE.sub("", text)):
+        found |= {one[1].rstrip(",") for one in _NUMBER.finditer(paragraph)} - bound.keys()
+    return found
+
+
 def _paragraphs(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Each block of text outside code blocks, and the figures that its numbers are bound to."""
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
@@ -536,7 +551,9 @@ def _paragraphs(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
 def _result_numbers(text: str) -> Iterator[str]:
     """Numbers with a decimal point, or with a unit of a result. The level of intervals, 95 %, is not a result."""
     text = re.sub(
-        r"95 %|arXiv [\d.]+|Python 3\.\d+|Apache 2\.0|\s+", lambda found: " " if found[0].isspace() else "", text
+        r"95 % (?=interval|over|by)|arXiv [\d.]+|Python 3\.\d+|Apache 2\.0|\s+",
+        lambda found: " " if found[0].isspace() else "",
+        text,
     )
     for found in _NUMBER.finditer(text):
         if "." in found[1] or _UNIT.match(text, found.end()):

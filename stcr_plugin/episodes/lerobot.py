@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +37,7 @@ class LeRobotConfig:
         root: Folder that holds meta/, data/ and videos/.
         camera: Key of a video or image feature; None takes the first that shows colour, videos before images.
         state: Feature with the robot's own readings, where the dataset has it.
+        tasks: Recorded task text -> the text to use instead, where a recording shows something else than its text says.
         proprioception: Which values of `state` are which part of the robot, and what to say of them.
         threads: Threads of the decoder, 0 lets it choose; more make long scans faster and take more memory.
     """
@@ -44,12 +46,15 @@ class LeRobotConfig:
     kind: Literal["lerobot"] = "lerobot"
     camera: str | None = None
     state: str = "observation.state"
+    tasks: dict[str, str] = field(default_factory=dict)
     proprioception: Proprioception | None = None
     threads: int = 0
 
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise ValueError("`threads` must not be negative")
+        if not all(text.strip() for text in self.tasks.values()):
+            raise ValueError("`tasks` gives an empty text; write what the recording shows")
 
 
 class LeRobotSource:
@@ -69,6 +74,7 @@ class LeRobotSource:
             lru_cache(1)(frame_times),
             lru_cache(1)(DataFile),
         )
+        self._check_names()
 
     @property
     def camera(self) -> str:
@@ -122,7 +128,7 @@ class LeRobotSource:
             raise DataError(record.rows, problem, "take all files from the same dataset")
         if self.config.proprioception is None:
             return body.motion_states(vectors, fps)
-        return body.part_states(vectors, fps, self.config.proprioception, dims=self._dims)
+        return body.part_states(vectors, fps, self.config.proprioception, dims=self._dims, episode=record.episode_id)
 
     def claims(self, state: State) -> tuple[Claim, ...]:
         """Empty where no parts are configured."""
@@ -162,6 +168,8 @@ class LeRobotSource:
             if not found:  # what is asked of a segment is its own text
                 raise
             tasks = ()
+        renamed = self.config.tasks
+        tasks = tuple(replace(segment, task=renamed.get(segment.task, segment.task)) for segment in tasks)
         texts = {segment.task for segment in tasks}
         return texts.pop() if len(texts) == 1 else "", found or tasks
 
@@ -200,3 +208,21 @@ class LeRobotSource:
             known = nearest(name, list(self.meta.features))
             raise ConfigError(self.meta.path, f"no feature {name!r} for the proprioception, {known}")
         return body.resolve(parts, self.meta.names(name), self.meta.width(name), where=str(self.meta.path))
+
+    def _check_names(self) -> None:
+        """Task texts and episodes of the configuration are those of the dataset: a misspelt one would do nothing."""
+        if self.config.tasks:
+            listed = [record.tasks for record in self._listing.records.values()]
+            flat = [text for one in listed for text in (one if isinstance(one, list) else [one])]
+            recorded = {*self._tasks.texts.values(), *(text for text in flat if isinstance(text, str))}
+            _all_known("source.tasks", self.config.tasks, sorted(recorded))
+        parts = self.config.proprioception
+        for part, hand in parts.hands.items() if parts else ():
+            if hand.hidden:
+                _all_known(f"source.proprioception.hands.{part}.hidden", hand.hidden, list(self._listing.records))
+
+
+def _all_known(where: str, names: Iterable[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(where, f"{name!r} is not in the dataset, {nearest(name, known)}")

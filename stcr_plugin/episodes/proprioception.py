@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ Dims = tuple[int | str, ...]
 
 FAMILIES = ("moving", "hand", "motion_done")
 ROUNDING = 10  # claims give motion_done in steps of this many percent
+UNSEEN = "not clearly in view"
 SLACK = 0.02  # how far an opening may be outside the range of its word, in openings
 SMOOTHING = 1 / 15  # seconds on either side of a step over which its speed is taken
 
@@ -29,11 +31,14 @@ class Hand:
         dims: Names or indices of its values in the state vector.
         open: What they read when fully open, one number for all of them or one each.
         closed: What they read when fully closed, likewise.
+        hidden: Episode -> ranges [first, last + 1) of its frames in which the picture does not show the hand. There it
+            is said to be out of clear view, whatever its readings.
     """
 
     dims: Dims
     open: float | tuple[float, ...] = 1.0
     closed: float | tuple[float, ...] = 0.0
+    hidden: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.dims:
@@ -43,6 +48,9 @@ class Hand:
                 raise ValueError(f"`{name}` has {len(value)} numbers for {len(self.dims)} dims; give one, or one each")
         if np.any(np.equal(self.open, self.closed)):
             raise ValueError("`open` and `closed` must differ, otherwise the hand has no opening")
+        for episode, ranges in self.hidden.items():
+            if not all(0 <= start < end for start, end in ranges):
+                raise ValueError(f"`hidden` of episode {episode}: each range is [first frame, last frame + 1]")
 
 
 @settings
@@ -125,11 +133,14 @@ def motion_states(vectors: Vectors, fps: float) -> list[State]:
     return [{"motion": motion} for motion in _motion(_speed(vectors, fps))]
 
 
-def part_states(vectors: Vectors, fps: float, parts: Proprioception, *, dims: dict[str, list[int]]) -> list[State]:
-    """One State per frame of the vectors [T, D]; `dims` from `resolve`.
+def part_states(
+    vectors: Vectors, fps: float, parts: Proprioception, *, dims: dict[str, list[int]], episode: str = ""
+) -> list[State]:
+    """One State per frame of the vectors [T, D] of `episode`; `dims` from `resolve`.
 
     Keys: motion (0..1 of the episode's fastest; over all parts, a hand counted in openings), `speed:<arm>` (joint
-    units per second), `openness:<hand>` (0 closed .. 1 open), and motion_done (0..1, the share of its joint path
+    units per second), `openness:<hand>` (0 closed .. 1 open), `hidden:<hand>` (1 where the episode's pictures do not
+    show a hand, only in an episode where that is said), and motion_done (0..1, the share of its joint path
     that the arm with the longest path has covered; 0 throughout where no arm moves).
     """
     columns: dict[str, Vectors] = {}
@@ -145,6 +156,10 @@ def part_states(vectors: Vectors, fps: float, parts: Proprioception, *, dims: di
         openness = (vectors[:, dims[f"hand:{part}"]] - np.asarray(hand.closed)) / np.subtract(hand.open, hand.closed)
         columns[f"openness:{part}"] = np.clip(openness, 0, 1).mean(axis=1)
         moving.append(openness / np.sqrt(openness.shape[1]))
+        if ranges := hand.hidden.get(episode):
+            frames = np.arange(len(vectors))
+            inside = [(start <= frames) & (frames < end) for start, end in ranges]
+            columns[f"hidden:{part}"] = np.any(inside, axis=0).astype(np.float64)
     if paths:
         longest = max(paths, key=lambda path: float(path[-1]))
         columns["motion_done"] = longest / max(float(longest[-1]), 1e-9)
@@ -162,9 +177,11 @@ def claims(state: State, parts: Proprioception) -> tuple[Claim, ...]:
         elif name == "motion_done":
             found.append(Claim(name, ROUNDING * round(100 * state["motion_done"] / ROUNDING)))
         else:
-            openness = state["openness:" + name.removeprefix("hand:")]
+            part = name.removeprefix("hand:")
+            openness = state[f"openness:{part}"]
             half = "closed" if openness <= parts.closed_to else "half closed"
-            found.append(Claim(name, "open" if openness >= parts.open_from else half))
+            seen = "open" if openness >= parts.open_from else half
+            found.append(Claim(name, UNSEEN if state.get(f"hidden:{part}") else seen))
     return tuple(found)
 
 
@@ -175,6 +192,8 @@ def holds(claim: Claim, state: State, parts: Proprioception) -> bool:
     family, _, part = claim.name.partition(":")
     if family == "motion_done" and "motion_done" in state:
         return isinstance(claim.value, int) and abs(claim.value / 100 - state["motion_done"]) <= ROUNDING / 200 + 1e-6
+    if family == "hand" and state.get(f"hidden:{part}"):
+        return claim.value == UNSEEN
     if family == "hand" and f"openness:{part}" in state:
         low, high = parts.closed_to, parts.open_from
         ranges = {"closed": (0.0, low + SLACK), "half closed": (low - SLACK, high + SLACK), "open": (high - SLACK, 1.0)}

@@ -232,5 +232,4 @@ def _pair_by_pair(one: Measured, other: Measured) -> tuple[bool, str]:
         return False, f"{lead}; a single episode cannot show whether that is more than chance."
     low, high = found.interval
     verdict = "better" if low > 0 else "worse" if high < 0 else "no difference is shown"
-    bounds = " to ".join(map(tables.signed, found.interval))
-    return low > 0, f"{lead} (95 % interval {bounds}, bootstrap over episodes): {verdict}."
+    return low > 0, f"{lead} ({tables.OVER_EPISODES}: {tables.bounds(found.interval)}): {verdict}."

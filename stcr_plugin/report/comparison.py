@@ -10,7 +10,7 @@ from stcr_plugin.figures import Difference, Permutation
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import Block, Bullets, Cell, Section, Table, Words, code
 from stcr_plugin.report.runs import Measured, same_pairs
-from stcr_plugin.report.tables import difference
+from stcr_plugin.report.tables import ONE_TRAINING, OVER_EPISODES, OVER_SEEDS, bounds, signed
 from stcr_plugin.scoring import significance
 from stcr_plugin.scoring.metrics import paired_difference
 
@@ -84,8 +84,8 @@ def section(rows: Sequence[Comparison], without: Sequence[str]) -> list[Section]
                 "training run may come out differently: no p here covers that."
             ),
             Table(
-                ["data", "run", "against", "difference (95 %)", "p by episode", "adjusted", "right in one alone",
-                 "McNemar p, exact", "mid-p", "pairs"],
+                ["data", "run", "against", "difference", OVER_EPISODES, OVER_SEEDS, "p by episode", "adjusted",
+                 "right in one alone", "McNemar p, exact", "mid-p", "pairs"],
                 [_cells(one) for one in rows],
                 "Run against run",
             ),
@@ -101,7 +101,9 @@ def _cells(one: Comparison) -> list[Cell]:
         one.asked,
         one.one,
         one.other,
-        difference(one.difference),
+        signed(one.difference.points),
+        bounds(one.difference.interval),
+        ONE_TRAINING,
         f"{one.by_episode.p:.2g}",
         f"{one.p_holm:.2g}",
         f"{only.only_first} : {only.only_second}",

@@ -8,7 +8,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.report import plots
 from stcr_plugin.report.document import Block, Cell, Document, Marked, Plot, Section, Table, Words, markdown
 from stcr_plugin.report.guard_table import COLUMNS as COLUMNS_OF_GUARD
-from stcr_plugin.report.tables import COLUMNS, number, signed
+from stcr_plugin.report.tables import COLUMNS, ONE_TRAINING, OVER_EPISODES, OVER_SEEDS, bounds, number, signed
 from stcr_plugin.scoring import seeds
 from stcr_plugin.scoring.breakdown import STEP
 from stcr_plugin.scoring.study_figures import ABILITY, Split, StudyFigures
@@ -16,6 +16,8 @@ from stcr_plugin.scoring.verdicts import MEANINGS
 
 REPORT, PLOT = "study.md", "study.png"
 _SHOWN = ("pair_accuracy", "forward_accuracy", "backward_accuracy", "gap_points", "order_consistency", "unparsed_rate")
+_INTERVALS = (OVER_EPISODES, OVER_SEEDS, "p over seeds")
+_NO_EPISODES = "These differences have no interval over episodes: the file of a seed does not hold them by episode."
 _EQUAL = {
     "nothing": "The rows take the steps given in the table of costs.",
     "steps": "All rows take equally many steps from the base on.",
@@ -67,7 +69,8 @@ def method(study: StudyFigures) -> str:
     return (
         f"Seeds {', '.join(map(str, study.seeds))}; each has its own data, base and stages. {_EQUAL[study.equal]} "
         f"{several if len(study.seeds) > 1 else 'One seed does not show how another training run would come out. '}"
-        "The interval over episodes shows what other episodes would have given for the same runs. "
+        "The interval over episodes shows what other episodes would have given for the same runs; a difference of "
+        "methods is shown only where the interval over seeds leaves out 0 as well. "
         f"The tables below have {len(study.leads)} differences, none adjusted for their number."
         f"{modes if len(set(study.modes.values())) > 1 else ''} "
         f"Trained and evaluated at code revision {', '.join(study.revisions)}."
@@ -75,25 +78,25 @@ def method(study: StudyFigures) -> str:
 
 
 def _overview(study: StudyFigures) -> list[Block]:
-    """Pair accuracy of all rows and splits, and its difference from the reference's."""
+    """Pair accuracy of all rows and splits, and its difference from the reference's with both intervals."""
     names = [split for _, split in study.splits]
-    heads = ["row", *(split if names.count(split) == 1 else f"{data}, {split}" for data, split in study.splits)]
+    splits = {split: split[1] if names.count(split[1]) == 1 else f"{split[0]}, {split[1]}" for split in study.splits}
     accuracies = {_key(one): _spread(one.figures["pair_accuracy"], "pair_accuracy") for one in study.spreads}
-    leads = {_key(one): f"{one.points.mean:+.1f} ({_lead(one)[-1]})" for one in study.leads}
-    blocks: list[Block] = []
-    for words, cells in (
-        (f"{COLUMNS['pair_accuracy'].heading.capitalize()}:", accuracies),
-        (f"Minus {study.reference}, in points, with the 95 % interval over episodes:", leads),
-    ):
-        rows = [row for row in study.rows if any(row == name for name, *_ in cells)]
-        lines = [[row, *(cells[row, *split] for split in study.splits)] for row in rows]
-        blocks += [Words(words), Table(heads, lines, words)] if lines else []
+    rows = [row for row in study.rows if any(row == name for name, *_ in accuracies)]
+    heading = f"{COLUMNS['pair_accuracy'].heading.capitalize()}:"
+    lines = [[row, *(accuracies[row, *split] for split in study.splits)] for row in rows]
+    blocks: list[Block] = [Words(heading), Table(["row", *splits.values()], lines, heading)] if lines else []
+    leads = [[splits[one.of.dataset, one.of.split], one.of.name, *_lead(one)] for one in study.leads]
+    if leads:
+        words = f"Minus {study.reference}, in points, with both intervals:"
+        heads = ["split", "row", f"minus {study.reference}", *_INTERVALS]
+        blocks += [Words(words), Table(heads, leads, words)]
     return blocks
 
 
 def _of_split(study: StudyFigures, split: Split) -> Table:
     heads = ["row", "mode", *(COLUMNS[name].heading for name in _SHOWN), f"minus {study.reference}"]
-    heads += ["95 % over seeds", "p", "95 % over episodes"]
+    heads += _INTERVALS
     leads = {_key(one): one for one in study.leads}
     lines = [
         [
@@ -115,13 +118,14 @@ def kinds(study: StudyFigures) -> list[Block]:
             one.kind,
             one.row,
             _spread(one.pair_accuracy, "pair_accuracy"),
-            _spread(one.more, "gap_points") if one.more else "",
+            *_more(one.more),
             str(one.pairs),
         ]
         for one in study.kinds
     ]
-    heads = ["split", "pairs", "row", COLUMNS["pair_accuracy"].heading, f"minus {study.reference}"]
-    return [Words(STEP), Table([*heads, "pairs of all seeds"], lines, "Kinds of pairs")] if lines else []
+    heads = ["split", "pairs", "row", COLUMNS["pair_accuracy"].heading, f"minus {study.reference}", OVER_SEEDS]
+    words = Words(f"{STEP} {_NO_EPISODES}")
+    return [words, Table([*heads, "pairs of all seeds"], lines, "Kinds of pairs")] if lines else []
 
 
 def _controls(study: StudyFigures) -> list[Block]:
@@ -153,7 +157,7 @@ def ability(study: StudyFigures) -> list[Block]:
         [
             one.row,
             *(_spread(one.figures[key], key) for key in ABILITY),
-            _spread(one.more, "gap_points") if one.more else "",
+            *_more(one.more),
             str(one.questions),
         ]
         for one in study.ability
@@ -162,9 +166,10 @@ def ability(study: StudyFigures) -> list[Block]:
         return []
     words = Words(
         "Yes/no questions about single pictures, as in POPE (`stcr guard`). A model that always says yes or no, and a "
-        f"coin, have 50 % accuracy. The difference is from {study.ability[0].row}, on the same questions."
+        f"coin, have 50 % accuracy. The difference is from {study.ability[0].row}, on the same questions. "
+        f"{_NO_EPISODES}"
     )
-    heads = ["row", *(COLUMNS_OF_GUARD[key][0] for key in ABILITY), "difference of accuracy", "questions"]
+    heads = ["row", *(COLUMNS_OF_GUARD[key][0] for key in ABILITY), "difference of accuracy", OVER_SEEDS, "questions"]
     return [words, Table(heads, lines, "General ability")]
 
 
@@ -200,9 +205,14 @@ def _spread(found: seeds.Spread, name: str) -> str:
 def _lead(lead: seeds.SeedsDifference | None) -> list[str]:
     if lead is None:
         return [""] * 4
-    of_seeds, of_episodes = (
-        "-" if bounds is None else " to ".join(f"{bound:+.1f}" for bound in bounds)
-        for bounds in (lead.points.interval, lead.episodes_interval)
-    )
     p = f"{lead.p_flips.p:.3f}" if len(lead.seeds) > 1 else "-"
-    return [f"{lead.points.mean:+.1f}", of_seeds, p, of_episodes]
+    return [signed(lead.points.mean), bounds(lead.episodes_interval), _over_seeds(lead.points), p]
+
+
+def _more(found: seeds.Spread | None) -> list[str]:
+    """A difference without episodes of its own, and its interval over seeds."""
+    return ["", ""] if found is None else [signed(found.mean), _over_seeds(found)]
+
+
+def _over_seeds(found: seeds.Spread) -> str:
+    return bounds(found.interval) if found.interval else ONE_TRAINING

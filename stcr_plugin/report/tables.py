@@ -54,6 +54,10 @@ COLUMNS: Mapping[str, Column] = {
     ),
 }
 
+OVER_EPISODES, OVER_SEEDS = "95 % over episodes", "95 % over seeds"
+"""The two intervals of a comparison of trainings: other episodes for the same weights, and other trainings."""
+ONE_TRAINING = "unknown: one training each"
+
 COUNTS: Mapping[str, str] = {
     "n_pairs": "pairs",
     "n_closer_earlier": "pairs, earlier closer",
@@ -119,10 +123,14 @@ def with_interval(found: HasFigures, name: str, clusters: str = "episodes") -> s
     return f"{figure(found, name)} ({f'{low} to {high}' if low != high else f'alike in all {clusters}'})"
 
 
+def bounds(interval: tuple[float, float] | None) -> str:
+    """The interval of a difference, "-" for None."""
+    return "-" if interval is None else " to ".join(map(signed, interval))
+
+
 def difference(found: Difference) -> str:
     """A difference of pair accuracies, with its interval where it has one."""
-    bounds = f" ({' to '.join(map(signed, found.interval))})" if found.interval else ""
-    return f"{signed(found.points)}{bounds}"
+    return signed(found.points) + (f" ({bounds(found.interval)})" if found.interval else "")
 
 
 def figures_cells(heads: Sequence[str], rows: Sequence[Labelled]) -> tuple[list[str], list[list[str]]]:

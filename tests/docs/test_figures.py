@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from tiny_stage import REPOSITORY
 
+from stcr_plugin.config import read_yaml
+
 FIELDS = ("name", "value", "low", "high", "n", "unit", "split", "source", "command", "revision")
 
 
@@ -38,6 +40,30 @@ def test_pages_and_file_of_figures_are_up_to_date() -> None:
     made, wrong = script().make()
     assert wrong == []
     assert [str(path) for path, text in made.items() if path.read_text(encoding="utf-8") != text] == []
+
+
+OTHER_NUMBERS = REPOSITORY / "tests/docs/other_numbers.yaml"
+
+
+def test_a_new_number_in_a_page_is_bound_to_a_figure_or_listed_as_none() -> None:
+    """A number that is a result is bound to its figure; one that is not is listed, so that a new one is looked at."""
+    listed = read_yaml(OTHER_NUMBERS)
+    found = {
+        str(path.relative_to(REPOSITORY)): script().other_numbers(path.read_text(encoding="utf-8"))
+        for path in script().pages()
+        if path.name != "architecture.md"
+    }
+    new = {page: sorted(numbers - set(listed.get(page, []))) for page, numbers in found.items()}
+    assert {page: numbers for page, numbers in new.items() if numbers} == {}
+    gone = {page: sorted(set(numbers) - found.get(page, set())) for page, numbers in listed.items()}
+    assert {page: numbers for page, numbers in gone.items() if numbers} == {}
+
+
+def test_an_accuracy_comes_from_published_answers() -> None:
+    """Times, rates and estimates are measured by a command; what a model got right is computed from its answers."""
+    for row in published().values():
+        if row["unit"] in ("%", "points", "p"):
+            assert row["source"] != "docs/results/measured.yaml", row["name"]
 
 
 def test_every_row_has_the_same_fields_and_a_source_that_is_published() -> None:
@@ -121,6 +147,7 @@ def figures() -> Any:
         ("A rate of 1.5 was tried.\n<!-- figures: 1.5=- -->", 0),
         ("Seeds 17 to 21, 95 % intervals, `7.5`, Qwen2.5-VL-7B, [x](a-2.5.md), 640x480, arXiv 2604.10506.", 0),
         ("From 70 to 7 %.", 2),
+        ("It has 95 % and 95 % over episodes.", 1),
         ("```\n12.5 %\n```", 0),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from stcr_plugin.config import from_mapping, read_yaml
 from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
-from stcr_plugin.episodes.proprioception import Hand, Proprioception
+from stcr_plugin.episodes.proprioception import UNSEEN, Hand, Proprioception
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.types import Claim, Episode, Exclusion, Segment
 
@@ -453,6 +453,45 @@ def test_say_chooses_claims_and_their_order(tmp_path):
     assert [claim.name for claim in source.claims(state)] == ["motion_done", "hand:right"]
 
 
+def test_a_hand_that_the_picture_does_not_show_is_said_to_be_out_of_view(tmp_path):
+    root = made.write_v21(tmp_path / "set", made.Layout(lengths=(30,)))
+    parts = {"arms": {}, "hands": {"right": {"dims": [4], "open": 100, "hidden": {"000000": [[0, 2], [28, 30]]}}}}
+    source = open_set(root, proprioception=parts)
+    states = source.states(split(source)[0][0])
+    said = [source.claims(state)[0].value for state in states]
+    assert [frame for frame, value in enumerate(said) if value == UNSEEN] == [0, 1, 28, 29]
+    assert all(source.holds(claim, state) for state in states for claim in source.claims(state))
+    assert not source.holds(Claim("hand:right", "open"), states[0])
+    assert not source.holds(Claim("hand:right", UNSEEN), states[2])
+
+
+def test_a_task_text_that_the_recordings_contradict_is_replaced(dataset):
+    recorded = [episode.task for episode in split(open_set(dataset))[0]]
+    source = open_set(dataset, tasks={recorded[0]: "what is really done"})
+    wanted = ["what is really done" if task == recorded[0] else task for task in recorded]
+    assert [episode.task for episode in split(source)[0]] == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": {"pick up the bottel": "x"}}, r"source\.tasks: 'pick up the bottel' is not in the dataset"),
+        ({"tasks": {"any": " "}}, "empty text"),
+        (
+            {"proprioception": {"arms": {}, "hands": {"right": {"dims": [4], "open": 9, "hidden": {"7x": [[0, 1]]}}}}},
+            r"source\.proprioception\.hands\.right\.hidden: '7x' is not in the dataset",
+        ),
+        (
+            {"proprioception": {"arms": {}, "hands": {"right": {"dims": [4], "open": 9, "hidden": {"0": [[3, 3]]}}}}},
+            r"each range is \[first frame, last frame \+ 1\]",
+        ),
+    ],
+)
+def test_names_that_are_not_in_the_dataset_are_refused(dataset, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        open_set(dataset, **settings)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -482,9 +521,9 @@ def test_names_of_the_vector_may_be_nested(tmp_path, names):
 
 def test_every_claim_can_be_said_in_words_that_no_other_has():
     listed = read_yaml(REPOSITORY / "stcr_plugin/samples/prompts/claims_lerobot.yaml")
-    arms = ("left", "right", "left and right", "none")
+    arms, hands = ("left", "right", "left and right", "none"), ("open", "half closed", "closed", UNSEEN)
     claims = [("moving", "", value) for value in arms]
-    claims += [("hand", part, value) for part in ("left", "right") for value in ("open", "half closed", "closed")]
+    claims += [("hand", part, value) for part in ("left", "right") for value in hands]
     claims += [("motion_done", "", str(value)) for value in range(0, 101, 10)]
     for language, phrases in listed.items():
         words = phrases.get("words", {})

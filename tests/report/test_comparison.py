@@ -33,7 +33,9 @@ def test_end_of_the_chain_is_compared_with_every_run(runs, tmp_path):
     assert (rows[1]["mcnemar"]["only_first"], rows[1]["mcnemar"]["only_second"]) == (only.only_first, only.only_second)
     assert rows[1]["mcnemar"]["p_exact"] == only.p_exact
     lead = 100 * (only.only_first - only.only_second) / 200
-    assert f"| toy, heldout | stage2 | weak_only | {lead:+.1f} (" in text
+    low, high = rows[1]["difference"]["interval"]
+    intervals = f"{low:+.1f} to {high:+.1f} | unknown: one training each"
+    assert f"| toy, heldout | stage2 | weak_only | {lead:+.1f} | {intervals} |" in text
     assert f"| {only.only_first} : {only.only_second} |" in text
     assert "Run against run" in (tmp_path / "out" / "report.html").read_text()
 

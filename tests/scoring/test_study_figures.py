@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from stcr_plugin.report import study_report
 from stcr_plugin.report.document import Document, Section, markdown
 from stcr_plugin.result_files import decode
 from stcr_plugin.scoring.metrics import RATES
-from stcr_plugin.scoring.seeds import SeedResult
-from stcr_plugin.scoring.study_figures import StudyFigures, ability_over_seeds, kinds_of_pairs
+from stcr_plugin.scoring.seeds import SeedResult, over_seeds
+from stcr_plugin.scoring.study_figures import StudyFigures, ability_over_seeds, differences, kinds_of_pairs
 
 
 def figures(**parts: Any) -> StudyFigures:
@@ -29,6 +30,35 @@ def test_rows_of_two_modes_are_named() -> None:
     two, one = (figures(modes={"stage1": "cot", "stage2": mode}) for mode in ("direct", "cot"))
     assert "a difference between rows of two modes is also one of how they are evaluated." in study_report.method(two)
     assert "two modes" not in study_report.method(one)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "shown"),
+    [
+        ({1: (90.0, 60.0), 2: (50.0, 60.0)}, "| heldout | b | -10.0 | -10.0 to -10.0 | -264.1 to +244.1 | 1.000 |"),
+        ({1: (90.0, 60.0)}, "| heldout | b | -30.0 | -30.0 to -30.0 | unknown: one training each | - |"),
+    ],
+)
+def test_every_difference_has_its_interval_over_episodes_and_over_seeds(
+    accuracies: dict[int, tuple[float, float]], shown: str, tmp_path: Path
+) -> None:
+    """Few episodes that agree and trainings that do not: the interval over episodes alone would be a mistake."""
+
+    def result(name: str, seed: int, accuracy: float) -> SeedResult:
+        parts = [{"episode_id": f"e{n}", "pair_accuracy": accuracy, "n_pairs": 10} for n in range(4)]
+        of = {"name": name, "seed": seed, "dataset": "toy", "split": "heldout", "per_episode": parts}
+        return decode(
+            SeedResult, {**of, **dict.fromkeys(("n_pairs", "n_episodes", *RATES), 0), "pair_accuracy": accuracy}
+        )
+
+    results = [result(n, seed, of[at]) for seed, of in accuracies.items() for at, n in enumerate("ab")]
+    study = figures(
+        seeds=tuple(accuracies), rows=("a", "b"), reference="a", modes={"a": "direct", "b": "direct"},
+        spreads=over_seeds(results), leads=differences(results, ["a", "b"], "a"),
+    )  # fmt: skip
+    text = markdown(study_report.document(study, tmp_path))
+    assert "| split | row | minus a | 95 % over episodes | 95 % over seeds | p over seeds |" in text
+    assert shown in text
 
 
 def test_kinds_of_pairs_are_compared_with_the_reference_seed_by_seed() -> None:
@@ -51,7 +81,7 @@ def test_kinds_of_pairs_are_compared_with_the_reference_seed_by_seed() -> None:
         ("5..11 steps", "weak_only", 60),
     ]
     text = markdown(Document("", [Section("", study_report.kinds(figures(kinds=[baseline])))]))
-    assert "| toy, heldout | within one phase | weak_only | 62.0 ± 2.8 | -13.0 ± 9.9 | 40 |" in text
+    assert "| toy, heldout | within one phase | weak_only | 62.0 ± 2.8 | -13.0 | -101.9 to +75.9 | 40 |" in text
     without = [result("stage2", 1, None, 90.0), *results[1:]]  # no such pairs under one seed
     assert {one.kind for one in kinds_of_pairs(without, "stage2")} == {"5..11 steps"}
 
@@ -72,5 +102,5 @@ def test_general_ability_is_compared_with_the_first_row_seed_by_seed() -> None:
     assert second.more.mean == pytest.approx(-17.0)
     assert second.questions == 20
     text = markdown(Document("", [Section("", study_report.ability(figures(ability=[first, second])))]))
-    assert "-17.0 ± 4.2" in text
+    assert "| -17.0 | -55.1 to +21.1 | 20 |" in text
     assert study_report.ability(figures(ability=ability_over_seeds([{}, {}]))) == []

@@ -87,7 +87,7 @@ def test_table_of_seeds_trained_elsewhere_is_written_without_training(
         "| row | dev |\n| --- | --- |\n| base | 0.0 ± 0.0 |\n| stage2 | 100.0 ± 0.0 |\n| weak_only | 62.5 ± 17.7 |"
         in text
     )
-    assert "| row | dev |\n| --- | --- |\n| weak_only | -37.5 (-50.0 to -25.0) |" in text
+    assert "| dev | weak_only | -37.5 | -50.0 to -25.0 | -196.3 to +121.3 | 0.500 |" in text
     table = json.loads((tmp_path / "out" / "study.json").read_text())
     accuracies = {one["of"]["name"]: one["figures"]["pair_accuracy"]["values"] for one in table["rows"]}
     assert accuracies == {"base": [0.0, 0.0], "stage2": [100.0, 100.0], "weak_only": [75.0, 50.0]}
@@ -245,7 +245,7 @@ def test_table_has_the_rows_of_the_study_and_says_what_it_counts(
     assert "| `wording` | stage2 | 1 holds | pair accuracy % 90.0; difference -2.0 |" in text
     assert "One seed does not show how another training run would come out." in text
     assert "| weak_only | direct | 100.0 |" in text
-    assert "| +0.0 | - | - | +0.0 to +0.0 |" in text
+    assert "| +0.0 | +0.0 to +0.0 | unknown: one training each | - |" in text
     assert "In weak_only the loss also covers the end of the prompt and its image tokens" in text
     assert f"at code revision {provenance()['code_revision']}." in text
     (tmp_path / "seed1" / "base" / "eval" / "toy-heldout" / "results.json").unlink()
