@@ -6,7 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from stcr_plugin.embedded.architecture import Architecture, write_checkpoint
+from stcr_plugin.artefacts import digest
+from stcr_plugin.embedded.architecture import Architecture, _prompt_texts, write_checkpoint
 from stcr_plugin.engines.prompts import content
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import Prompt, Shown
@@ -123,3 +124,8 @@ def test_folder_appears_whole_or_not_at_all(model, tmp_path, monkeypatch, existe
     assert str(caught.value).startswith(f"{out}: no space is left for it: about {weights / 1e6:.1f} MB are to be")
     write_checkpoint(out, seed=1)
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_tokenizer_is_trained_on_the_texts_of_the_published_bases():
+    """A text added under samples/prompts would change every base, and with it every published figure."""
+    assert digest(list(_prompt_texts())) == "f2d9640e74ee51f60efcf50b632fd75b22d2ca1663e6364af4db9ec5562f9059"
