@@ -22,6 +22,7 @@ from stcr_plugin.errors import DataError, StcrError
 if TYPE_CHECKING:
     import numpy as np
 
+ADAPTER_CONFIG = "adapter_config.json"
 _STACK = ("llamafactory", "torch", "transformers", "peft", "trl", "deepspeed", "datasets", "av", "pyarrow", "numpy")
 PROCESSOR_FILES = (
     "*processor_config.json",
@@ -37,7 +38,7 @@ _MODEL_FILES = (
     "pytorch_model*.bin",
     "adapter_model*.bin",
     "config.json",
-    "adapter_config.json",
+    ADAPTER_CONFIG,
     "generation_config.json",
     *PROCESSOR_FILES,
 )
@@ -233,19 +234,52 @@ def model_files(folder: str | Path) -> list[Path]:
     return files
 
 
-def model_digest(folder: str | Path) -> str:
+def model_digest(folder: str | Path, moved_base: str | None = None) -> str:
     """SHA-256 over the names and contents of the files that decide a model's answers, an adapter's base included.
 
     A base that is not a folder here, such as a model of the Hub, counts by its name.
 
+    Args:
+        moved_base: Where the base is, if an adapter names a folder that is not there.
+
     Raises:
-        DataError: where the folder holds no model.
+        DataError: where the folder holds no model, or an adapter is its own base.
     """
     files = model_files(folder)
-    adapter = Path(folder) / "adapter_config.json"
-    base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
-    below = [] if base is None else [model_digest(base) if Path(base).is_dir() else base]
+    base = adapter_base_name(folder)
+    below: list[str] = []
+    if base is not None:
+        _refuse_ring(folder)
+        there = base if Path(base).is_dir() else moved_base
+        below = [model_digest(there, moved_base) if there and Path(there).is_dir() else base]
     return digest([*([path.name, sha256(path)] for path in files), *below])
+
+
+def adapter_base_name(folder: str | Path) -> str | None:
+    """What the adapter in `folder` was trained on, as its configuration names it; None without an adapter or a name.
+
+    Raises:
+        DataError: where the name is not a text, or the configuration is not a mapping.
+    """
+    path = Path(folder) / ADAPTER_CONFIG
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else config
+    if base is not None and (not isinstance(base, str) or "\0" in base):
+        raise DataError(path, f"its base is {base!r:.80}", "set base_model_name_or_path to the folder of its base")
+    return base or None
+
+
+def _refuse_ring(folder: str | Path) -> None:
+    seen: set[Path] = set()
+    at: str | Path | None = folder
+    while at is not None and Path(at).is_dir():
+        if (here := Path(at).resolve()) in seen:
+            fix = "set base_model_name_or_path to the model that the adapter was trained on"
+            raise DataError(Path(at) / ADAPTER_CONFIG, "the adapter is its own base", fix)
+        seen.add(here)
+        at = adapter_base_name(at)
 
 
 @cache

@@ -17,9 +17,7 @@ from stcr_plugin.config import load, settings
 from stcr_plugin.embedded.architecture import Architecture, write_checkpoint
 from stcr_plugin.embedded.pretraining import Pretraining, teach_to_describe
 from stcr_plugin.errors import ChainError
-
-MADE = "base.json"
-"""The file in its folder with the settings that made a base."""
+from stcr_plugin.records import BASE_MADE
 
 
 @settings
@@ -60,7 +58,7 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
     start = out.with_name(f"{out.name}_random")
     made = json.loads(json.dumps({key: value for key, value in asdict(base).items() if key not in ("out", "gap_over")}))
     if records.is_finished(out):
-        before = artefacts.read_json(out / MADE) if (out / MADE).is_file() else made
+        before = artefacts.read_json(out / BASE_MADE) if (out / BASE_MADE).is_file() else made
         if unlike := [key for key in made if made[key] != before.get(key)]:
             raise ChainError(
                 out,
@@ -76,8 +74,8 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
             overrides += [f"dataset={base.dataset}", "stcr.prepare.data=null"]
         if base.split:
             overrides += [f"stcr.evaluate.split={base.split}"]
+        artefacts.write_json(out / BASE_MADE, made)
         train(base.prior, overrides)
-        artefacts.write_json(out / MADE, made)
     check_prior(base)
     return out
 

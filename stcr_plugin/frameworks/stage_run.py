@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stcr_plugin import artefacts, records
 from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.frameworks.parents import parent_of, refuse_changed_parent, refuse_own_parent
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.refusals import (
     refuse_broken_streaming,
@@ -64,20 +65,21 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     refuse_what_cannot_work(recipe)
     refuse_more_than_the_answer(recipe)
     refuse_broken_streaming(recipe)
+    refuse_own_parent(recipe)
     refuse_to_overwrite(recipe)
     settings = recipe.settings
-    parent = None
-    if recipe.starts_from_stage:
-        parent = records.parent_record(recipe.starting_point, recipe.template, settings.name)
+    parent = parent_of(recipe)
     _prepare(recipe)
     start = start_of(recipe)
     manifests = manifests_of(recipe)
+    digest = parent.digest if parent else _digest(start.parent)
     recipe = resumed(recipe)
+    refuse_changed_parent(recipe, digest)
     start = settled(start)
     recipe = without_bars(with_run_names(recipe.changed(start.keys)))
     record = Record(
         recipe.output_dir,
-        _opening(recipe, start, parent, manifests=manifests, backend=backend),
+        _opening(recipe, start, parent.record if parent else None, digest=digest, manifests=manifests, backend=backend),
         resumed=bool(recipe.keys.get("resume_from_checkpoint")),
     )
     interruption = Interruption()
@@ -174,16 +176,20 @@ def manifests_of(recipe: Recipe) -> dict[str, Manifest]:
     return manifests
 
 
+def _digest(model: str) -> str | None:
+    return artefacts.model_digest(model) if Path(model).is_dir() else None
+
+
 def _opening(
     recipe: Recipe,
     start: Start,
     parent: StageRecord | None,
     *,
+    digest: str | None,
     manifests: Mapping[str, Manifest],
     backend: str,
 ) -> StageRecord:
-    """The stage record as it is before training."""
-    digest = artefacts.model_digest(start.parent) if Path(start.parent).is_dir() else None
+    """The stage record as it is before training; `digest` is that of the parent's files."""
     return StageRecord(
         backend=backend,
         name=recipe.settings.name,

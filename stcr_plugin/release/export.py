@@ -13,7 +13,7 @@ from stcr_plugin.config import nearest
 from stcr_plugin.engines.loading import adapter_base, assembled
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
-from stcr_plugin.records import StageRecord
+from stcr_plugin.records import BASE_MADE, StageRecord
 from stcr_plugin.release.lineage import lineage
 from stcr_plugin.release.pixels import serving_limits, with_limits
 from stcr_plugin.release.server_commands import client, served_name, serving
@@ -113,6 +113,8 @@ def export(
         )
         artefacts.write_text(part / README, text)
         artefacts.write_text(part / CLIENT, client(name, str(record.mode), most=most, least=least))
+        if (run / BASE_MADE).is_file():
+            shutil.copyfile(run / BASE_MADE, part / BASE_MADE)
         digest = artefacts.model_digest(part)
         more = {**record.more, "exported_from": source}
         records.write(part, dataclasses.replace(record, model_digest=digest, more=more))

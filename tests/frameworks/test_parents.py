@@ -1,0 +1,202 @@
+"""`starts_from: stage` takes the finished stage that the chain needs, with the files that it left, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stcr_plugin import artefacts
+from stcr_plugin.errors import ChainError, DataError
+from stcr_plugin.frameworks.parents import parent_of, refuse_changed_parent, refuse_own_parent
+from stcr_plugin.frameworks.recipe import Recipe
+from stcr_plugin.frameworks.stage_run import run_stage
+
+
+def model(folder: Path, weights: bytes = b"weights") -> Path:
+    folder.mkdir(parents=True)
+    artefacts.write_json(folder / "config.json", {"model_type": "qwen2_5_vl"})
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def stage(folder: Path, parent: Path, weights: bytes = b"weights", **changes: Any) -> Path:
+    """A model with the record of a finished stage."""
+    return recorded(model(folder, weights), parent, **changes)
+
+
+def recorded(folder: Path, parent: Path, **changes: Any) -> Path:
+    row = {"name": folder.name, "template": "stcr_qwen2_vl", "finished": True, "parent": str(parent)}
+    row |= {"parent_digest": artefacts.model_digest(parent), "model_digest": artefacts.model_digest(folder)}
+    artefacts.write_json(folder / "stage.json", row | changes)
+    return folder
+
+
+def recipe(parent: Path, out: Path, **keys: Any) -> Recipe:
+    block = {"name": "stage2", "mode": "direct", "starts_from": "stage", "evaluate": None}
+    keys = {"stage": "sft", "do_train": True, "template": "stcr_qwen2_vl", "dataset": "theirs", **keys}
+    where = {"model_name_or_path": str(parent), "output_dir": str(out), "dataset_dir": str(out.parent)}
+    return Recipe.of({**where, **keys, "stcr": block | keys.pop("stcr", {})})
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    """base <- stage1, the base made by `stcr base build`."""
+    base = stage(tmp_path / "base", model(tmp_path / "base_random", b"random"), b"base", name="prior")
+    artefacts.write_json(base / "base.json", {"seed": 0})
+    return stage(tmp_path / "stage1", base)
+
+
+def trained(made: Recipe) -> list[dict[str, Any]]:
+    """The keys that the framework was called with, by the whole of run_stage."""
+    calls: list[dict[str, Any]] = []
+
+    def train(keys: dict[str, Any], callbacks: list[Any]) -> None:
+        calls.append(keys)
+        out = model(Path(keys["output_dir"]) / "saved", b"second")
+        for path in out.iterdir():
+            shutil.copy(path, out.parent)
+        artefacts.write_json(out.parent / "trainer_state.json", {"global_step": 4})
+
+    run_stage(made, None, train)
+    return calls
+
+
+def test_a_stage_with_the_files_that_it_left_is_trained_from(first: Path, tmp_path: Path) -> None:
+    (calls,) = (trained(recipe(first, tmp_path / "stage2")),)
+    assert [call["model_name_or_path"] for call in calls] == [str(first)]
+    written = json.loads((tmp_path / "stage2" / "stage.json").read_text())
+    assert (written["parent_stage"], written["parent_digest"]) == ("stage1", artefacts.model_digest(first))
+
+
+def changed(first: Path) -> Path:
+    (first / "model.safetensors").write_bytes(b"other weights")
+    return first
+
+
+def beside_other_weights(first: Path) -> Path:
+    other = model(first.parent / "other", b"of another training")
+    shutil.copy(first / "stage.json", other)
+    return other
+
+
+def second(first: Path) -> Path:
+    return stage(first.parent / "stage2_before", first, b"second", name="stage2")
+
+
+def beyond_second(first: Path) -> Path:
+    return stage(first.parent / "stage3", second(first), b"third")
+
+
+def linked_base(first: Path) -> Path:
+    (first.parent / "link").symlink_to(first.parent / "base")
+    return first.parent / "link"
+
+
+@pytest.mark.parametrize(
+    ("parent", "says", "fix"),
+    [
+        (changed, "its files have changed since: model_digest is", "train that stage again"),
+        (beside_other_weights, "its files have changed since: model_digest is", "set stcr.starts_from: model"),
+        (lambda first: first.parent / "base", r"that is the base \(it holds base.json\)", "starts_from: model"),
+        (linked_base, r"that is the base \(it holds base.json\)", "starts_from: model"),
+        (second, "its chain has a stage 'stage2' already, in .*stage2_before", "stcr.name to a name"),
+        (beyond_second, "its chain has a stage 'stage2' already, in .*stage2_before", "stcr.name to a name"),
+    ],
+    ids=["changed weights", "record beside other weights", "base", "link to the base", "itself", "grandchild"],
+)
+def test_what_is_no_parent_is_refused_before_training(
+    first: Path, tmp_path: Path, parent: Callable[[Path], Path], says: str, fix: str
+) -> None:
+    with pytest.raises(ChainError, match=says) as caught:
+        trained(recipe(parent(first), tmp_path / "out"))
+    assert fix in caught.value.fix
+    assert not (tmp_path / "out").exists()
+
+
+def test_both_digests_and_their_file_are_named(first: Path, tmp_path: Path) -> None:
+    before = artefacts.model_digest(first)
+    with pytest.raises(ChainError) as caught:
+        parent_of(recipe(changed(first), tmp_path / "out"))
+    for part in (before[:12], artefacts.model_digest(first)[:12], str(first / "stage.json")):
+        assert part in caught.value.problem
+
+
+def test_an_older_record_without_a_digest_is_taken_and_logged(
+    first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = json.loads((first / "stage.json").read_text())
+    artefacts.write_json(first / "stage.json", {key: row[key] for key in row if key != "model_digest"})
+    parent = parent_of(recipe(changed(first), tmp_path / "out"))
+    assert parent is not None
+    assert parent.digest == artefacts.model_digest(first)
+    assert "older record without model_digest" in caplog.text
+
+
+# ---- adapters ----
+
+
+@pytest.fixture
+def adapter(first: Path) -> Path:
+    """An adapter over stage1, and its record."""
+    folder = first.parent / "lora"
+    artefacts.write_json(folder / "adapter_config.json", {"base_model_name_or_path": str(first), "r": 8})
+    (folder / "adapter_model.safetensors").write_bytes(b"adapter")
+    return recorded(folder, first)
+
+
+@pytest.mark.parametrize("file", ["stage1/model.safetensors", "lora/adapter_model.safetensors"])
+def test_an_adapter_is_as_it_was_left_when_its_base_is_too(adapter: Path, tmp_path: Path, file: str) -> None:
+    made = recipe(adapter, tmp_path / "out", stcr={"adapter": "continue"})
+    assert parent_of(made) is not None
+    (tmp_path / file).write_bytes(b"other")
+    with pytest.raises(ChainError, match="its files have changed since"):
+        parent_of(made)
+
+
+def test_a_base_that_moved_is_known_by_its_content(adapter: Path, first: Path, tmp_path: Path) -> None:
+    moved = first.rename(tmp_path / "moved")
+    keys = {"adapter_name_or_path": str(adapter), "stcr": {"adapter": "continue"}}
+    parent = parent_of(recipe(moved, tmp_path / "out", **keys))
+    assert parent is not None
+    assert parent.digest == parent.record.model_digest
+    (moved / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ChainError, match="its files have changed since"):
+        parent_of(recipe(moved, tmp_path / "out", **keys))
+
+
+@pytest.mark.parametrize("base", ["lora", "lora/.", "higher"])
+def test_adapters_in_a_ring_are_one_error(adapter: Path, tmp_path: Path, base: str) -> None:
+    if base == "higher":
+        higher = {"base_model_name_or_path": str(adapter)}
+        artefacts.write_json(tmp_path / "higher" / "adapter_config.json", higher)
+    artefacts.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": f"{tmp_path}/{base}"})
+    with pytest.raises(DataError, match=r"adapter_config\.json: the adapter is its own base"):
+        artefacts.model_digest(adapter)
+
+
+# ---- the output is not a part of the chain ----
+
+
+@pytest.mark.parametrize("out", ["stage1", "base", "./base/../stage1", "lora"])
+@pytest.mark.parametrize("starts_from", ["stage", "model"])
+def test_no_stage_is_written_over_what_it_starts_from(
+    adapter: Path, tmp_path: Path, out: str, starts_from: str
+) -> None:
+    made = recipe(adapter, tmp_path / out, overwrite_output_dir=True, stcr={"starts_from": starts_from})
+    with pytest.raises(ChainError, match="is where 'stage2' would be written, and it starts from the model there"):
+        refuse_own_parent(made)
+    refuse_own_parent(recipe(adapter, tmp_path / "stage2"))
+
+
+def test_checkpoints_of_other_weights_are_not_continued(first: Path, tmp_path: Path) -> None:
+    out = stage(tmp_path / "stage2", first, finished=False)
+    made = recipe(first, out, resume_from_checkpoint=str(out / "checkpoint-2"))
+    refuse_changed_parent(made, artefacts.model_digest(first))
+    with pytest.raises(ChainError, match=r"were trained from other weights .* overwrite_output_dir: true"):
+        refuse_changed_parent(made, artefacts.model_digest(changed(first)))
+    refuse_changed_parent(recipe(first, out), "trained from the start")
