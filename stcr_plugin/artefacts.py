@@ -303,18 +303,25 @@ def provenance() -> dict[str, Any]:
 
 
 @contextmanager
-def locked(path: str | Path) -> Iterator[None]:
+def locked(path: str | Path, alone: str | Path | None = None) -> Iterator[None]:
     """Hold a lock on the file `path`. A second process waits until the first is done; a killed one leaves it free.
+
+    Args:
+        alone: What is written meanwhile. A second process is refused it, instead of waiting.
 
     Raises:
         DataError: where its folder cannot be made or written into.
+        StcrError: another process has `alone`.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     lock = FileLock(path)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(blocking=alone is None)
+    except Timeout:
+        fix = "wait until that one has ended, or name another folder"
+        raise StcrError(alone or path, "another process is writing it now", fix) from None
     except OSError as error:
         problem = f"cannot be written into ({error.strerror or error})"
         raise DataError(Path(path).parent, problem, "name a folder that can, or one that does not exist yet") from error

@@ -52,8 +52,17 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
 
     Raises:
         ChainError: where another configuration made the base that is there, and as `check_prior` does.
+        StcrError: another process builds it now.
     """
     base = load(BaseConfig, config, overrides)
+    out = Path(base.out)
+    with artefacts.locked(out / ".base.lock", alone=out):
+        _built(base, registry, train)
+    check_prior(base)
+    return out
+
+
+def _built(base: BaseConfig, registry: str, train: Callable[[str, Sequence[str]], None]) -> None:
     out = Path(base.out)
     start = out.with_name(f"{out.name}_random")
     made = json.loads(json.dumps({key: value for key, value in asdict(base).items() if key not in ("out", "gap_over")}))
@@ -65,19 +74,17 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
                 f"holds a base that was made with another {' and '.join(unlike)}",
                 f"delete that folder and {start} to make it again, or give another `out`",
             )
-    else:
-        write_checkpoint(start, base.architecture, base.seed)
-        if base.pretraining:
-            teach_to_describe(start, base.pretraining, base.seed)
-        overrides = [f"model_name_or_path={start}", f"output_dir={out}", f"seed={base.seed}", f"dataset_dir={registry}"]
-        if base.dataset:  # other data than the recipe's, so what the recipe prepares is not needed
-            overrides += [f"dataset={base.dataset}", "stcr.prepare.data=null"]
-        if base.split:
-            overrides += [f"stcr.evaluate.split={base.split}"]
-        artefacts.write_json(out / BASE_MADE, made)
-        train(base.prior, overrides)
-    check_prior(base)
-    return out
+        return
+    write_checkpoint(start, base.architecture, base.seed)
+    if base.pretraining:
+        teach_to_describe(start, base.pretraining, base.seed)
+    overrides = [f"model_name_or_path={start}", f"output_dir={out}", f"seed={base.seed}", f"dataset_dir={registry}"]
+    if base.dataset:  # other data than the recipe's, so what the recipe prepares is not needed
+        overrides += [f"dataset={base.dataset}", "stcr.prepare.data=null"]
+    if base.split:
+        overrides += [f"stcr.evaluate.split={base.split}"]
+    artefacts.write_json(out / BASE_MADE, made)
+    train(base.prior, overrides)
 
 
 def check_prior(base: BaseConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 import uuid
@@ -17,7 +16,7 @@ from transformers import TrainerCallback
 from stcr_plugin import artefacts, records
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.frameworks.checkpoints import PART, checkpoints, delete_old, flaw
-from stcr_plugin.frameworks.ranks import wait_for_all
+from stcr_plugin.frameworks.ranks import is_first_rank, wait_for_all
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.records import RECORD, BadPicture, Ended, Measurement, MissingMeasurement, StageRecord
 
@@ -35,7 +34,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, run: Path, opening: StageRecord, resumed: bool) -> None:
         self.run = run
-        self.writes = _is_first_rank()
+        self.writes = is_first_rank()
         earlier = (records.read(run) if resumed else None) or StageRecord()
         self.now = replace(
             opening,
@@ -138,10 +137,6 @@ class Record(TrainerCallback):  # type: ignore[misc]
             records.write(self.run, self.now)
 
 
-def _is_first_rank() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def resumed(recipe: Recipe) -> Recipe:
     """The recipe with the keys by which a killed stage continues: from the last whole checkpoint of its record, if any.
 
@@ -170,7 +165,7 @@ def resumed(recipe: Recipe) -> Recipe:
             f"resume_from_checkpoint is true, but there is no whole checkpoint{listed}",
             "remove it to train from the start, or name the folder of a checkpoint",
         )
-    if record and _is_first_rank():  # to another rank the record that the first has just opened looks the same
+    if record and is_first_rank():  # to another rank the record that the first has just opened looks the same
         how = f"it continues from {whole.name}" if whole else "it has no whole checkpoint and is trained again"
         logging.getLogger(__name__).warning("%s: the stage %r did not finish; %s%s", run, record.name, how, listed)
     if whole:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stcr_plugin import artefacts, records
+from stcr_plugin import artefacts, children, records
 from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks.parents import parent_of, refuse_changed_parent, refuse_own_parent
+from stcr_plugin.frameworks.ranks import is_first_rank
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.refusals import (
     refuse_broken_streaming,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Train = Callable[[dict[str, Any], list[Any]], None]
 
+LOCK = ".lock"
+
 # What torchrun sets; a command started from a rank must not inherit it.
 _LAUNCHER_VARIABLES = ("FORCE_TORCHRUN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
                        "MASTER_ADDR", "MASTER_PORT", "ROLE_RANK", "ROLE_WORLD_SIZE")  # fmt: skip
@@ -51,16 +53,14 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     Raises:
         ConfigError, DataError, ChainError: Before anything is trained.
         DataError: The disk is full or a picture cannot be read.
-        StcrError: The loss is not a number.
+        StcrError: The loss is not a number, or another process trains in output_dir.
         SystemExit: A signal ended the training (`launch.INTERRUPTED`).
     """
-    from stcr_plugin.frameworks import worker_errors
     from stcr_plugin.frameworks.adapters import AdapterConfig, settled, start_of
     from stcr_plugin.frameworks.batches import BatchWatch
-    from stcr_plugin.frameworks.interruption import Interruption
     from stcr_plugin.frameworks.stage_record import Record, resumed
-    from stcr_plugin.frameworks.training_logs import tracked, with_run_names
-    from stcr_plugin.frameworks.training_output import ProgressLines, log_line, short_output, without_bars
+    from stcr_plugin.frameworks.training_logs import with_run_names
+    from stcr_plugin.frameworks.training_output import ProgressLines, without_bars
 
     refuse_what_cannot_work(recipe)
     refuse_more_than_the_answer(recipe)
@@ -73,21 +73,50 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     start = start_of(recipe)
     manifests = manifests_of(recipe)
     digest = parent.digest if parent else _digest(start.parent)
-    recipe = resumed(recipe)
-    refuse_changed_parent(recipe, digest)
-    start = settled(start)
-    recipe = without_bars(with_run_names(recipe.changed(start.keys)))
-    record = Record(
-        recipe.output_dir,
-        _opening(recipe, start, parent.record if parent else None, digest=digest, manifests=manifests, backend=backend),
-        resumed=bool(recipe.keys.get("resume_from_checkpoint")),
-    )
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        children.end_with_parent()
+    with _alone_in(recipe.output_dir):
+        refuse_to_overwrite(recipe)  # again, for another process may have finished it meanwhile
+        recipe = resumed(recipe)
+        refuse_changed_parent(recipe, digest)
+        start = settled(start)
+        recipe = without_bars(with_run_names(recipe.changed(start.keys)))
+        record = Record(
+            recipe.output_dir,
+            _opening(
+                recipe,
+                start,
+                parent.record if parent else None,
+                digest=digest,
+                manifests=manifests,
+                backend=backend,
+            ),
+            resumed=bool(recipe.keys.get("resume_from_checkpoint")),
+        )
+        watch = BatchWatch(settings.bad_pictures, settings.bad_pictures_at_most, recipe.media_dir, record=record)
+        # The watch comes last, for a collator that is put in front later sees the samples first: as they are on the
+        # disk.
+        ours = [record, AdapterConfig(start.below), ProgressLines(settings.name)]
+        ours += [*_callbacks(recipe, next(iter(manifests), None), record), watch]
+        record.start()
+        _trained(recipe, record, ours, train=train, theirs=callbacks or [])
+        record.finish()
+
+
+def _alone_in(run: Path) -> AbstractContextManager[None]:
+    """The lock of a run's folder, which the first rank takes for all. Raises StcrError where another process has it."""
+    return artefacts.locked(run / LOCK, alone=run) if is_first_rank() else nullcontext()
+
+
+def _trained(recipe: Recipe, record: Record, ours: Sequence[Any], *, train: Train, theirs: Sequence[Any]) -> None:
+    """Train, and let the record say how that ended if not well."""
+    from stcr_plugin.frameworks import worker_errors
+    from stcr_plugin.frameworks.interruption import Interruption
+    from stcr_plugin.frameworks.training_logs import tracked
+    from stcr_plugin.frameworks.training_output import log_line, short_output
+
     interruption = Interruption()
-    watch = BatchWatch(settings.bad_pictures, settings.bad_pictures_at_most, recipe.media_dir, record=record)
-    # The watch comes last, for a collator that is put in front later sees the samples first: as they are on the disk.
-    ours = [interruption, record, AdapterConfig(start.below), ProgressLines(settings.name)]
-    ours += [*_callbacks(recipe, next(iter(manifests), None), record), watch]
-    record.start()
+    ours = [interruption, *ours]
     # Until the record says how it ended: once one rank has left, torchrun sends SIGTERM to the others.
     with interruption.listening():
         try:
@@ -97,7 +126,7 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
                 worker_errors.kept(),
                 _trainer_prepared(ours, record.now.chain_step_at_start),
             ):
-                train(recipe.framework_keys(), [*(callbacks or []), *ours])
+                train(recipe.framework_keys(), [*theirs, *ours])
         except StcrError as error:
             record.end("failed", str(error))
             raise
@@ -110,7 +139,6 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
             how = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             record.end(how, f"{type(error).__name__}: {error}".rstrip(": "))  # type: ignore[arg-type]
             raise
-    record.finish()
 
 
 def _prepare(recipe: Recipe) -> None:
@@ -145,9 +173,8 @@ def _build_base(config: str, base: BaseConfig, registry: Path) -> None:
             if key not in _LAUNCHER_VARIABLES and not key.startswith("TORCHELASTIC")
         }
         command = [sys.executable, "-m", "stcr_plugin.cli", "base", "build", config, "--registry", str(registry)]
-        done = subprocess.run(command, env=environment)
-        if done.returncode:
-            raise StcrError(config, f"the base could not be built (exit code {done.returncode})", "see the log above")
+        if code := children.run(command, env=environment):
+            raise StcrError(config, f"the base could not be built (exit code {code})", "see the log above")
 
 
 def manifests_of(recipe: Recipe) -> dict[str, Manifest]:

@@ -77,13 +77,30 @@ def export(
         ChainError: `run` is not the folder of a finished stage.
         ConfigError: The dtype is unknown, or `out` is not empty.
         DataError: The weights are not those of the record or cannot be read, or the disk is full.
+        StcrError: Another process exports to `out` now.
     """
-    run, out, hub = Path(run), Path(out), hub or HubMetadata()
+    run, out = Path(run), Path(out) if Path(out).name else Path(out).resolve()
     if dtype not in DTYPES:
         raise ConfigError("dtype", repr(dtype), nearest(dtype, DTYPES))
+    _refuse_existing(out)
+    record = _finished(run)
+    lock = out.with_name(f".{out.name}.lock")
+    with artefacts.locked(lock, alone=out):
+        try:
+            _refuse_existing(out)  # again, for another process may have written it meanwhile
+            return _exported(run, out, record, dtype=dtype, registry=registry, name=name, hub=hub or HubMetadata())
+        finally:
+            lock.unlink()
+
+
+def _refuse_existing(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(out, "exists already", "delete it, or name another folder (--out)")
-    record = _finished(run)
+
+
+def _exported(
+    run: Path, out: Path, record: StageRecord, *, dtype: str, registry: Path, name: str | None, hub: HubMetadata
+) -> Exported:
     stages = lineage(run)
     source = {"folder": run.name, "model_digest": stages[-1].digest}
     if record.model_digest not in (None, stages[-1].digest):
