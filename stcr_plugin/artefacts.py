@@ -42,6 +42,8 @@ _MODEL_FILES = (
     "generation_config.json",
     *PROCESSOR_FILES,
 )
+# By these git would read another repository, such as one whose hook runs us.
+_OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
 _NOT_JSON = (ValueError, RecursionError)  # ValueError: not JSON, or a number that never ends
 # How libraries written in Rust and C++ (safetensors, torch.save) say that the disk is full: they give no errno.
 _FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")
@@ -345,6 +347,7 @@ def _code_revision() -> str:
         return f"release {__version__}"
     try:
         run = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
-        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        own = {key: value for key, value in os.environ.items() if key not in _OTHER_REPOSITORY}
+        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10, env=own).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -44,7 +44,7 @@ def _environment(folder: Path, hook: bool) -> Path:
     if hook:
         shutil.copy(REPOSITORY / "autoload" / "stcr_plugin_autoload.pth", site)
     python = folder / "bin" / "python"
-    finders = "import sys; print([type(f).__name__ for f in sys.meta_path].count('_Finder'))"
+    finders = "import sys; print([getattr(f, '__name__', '') for f in sys.meta_path].count('StcrHook'))"
     shown = subprocess.run([python, "-c", finders], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == str(int(hook))
     return python

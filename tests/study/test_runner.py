@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -207,3 +208,19 @@ def test_failed_command_is_named_with_the_end_of_its_log(tmp_path: Path) -> None
     config = tiny_study(tmp_path, data_overrides=["splits.train.episodes=999"])
     with pytest.raises(StcrError, match=r"data build.*ended with exit code 1; see the end of .*data\.log"):
         run_study(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("set_by_user", [None, "3"])
+def test_threads_of_the_user_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_by_user: str | None) -> None:
+    threads: list[str] = []
+    config = faked(monkeypatch, tmp_path, lambda log: None)
+    monkeypatch.setattr(
+        "stcr_plugin.study.runner._run",
+        lambda command, log, environment: threads.append(environment["OMP_NUM_THREADS"]),
+    )
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_by_user:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
+    run_study(config, tmp_path / "out", jobs=2)
+    share = str(max(1, (os.cpu_count() or 1) // 2))
+    assert set(threads) == {set_by_user or share}
