@@ -111,11 +111,15 @@ def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
 
 
 @contextmanager
-def room_for(folder: str | Path, need: Callable[[], int]) -> Iterator[None]:
+def room_for(
+    folder: str | Path, need: Callable[[], int] | None = None, *, or_in: str | Path | None = None
+) -> Iterator[None]:
     """Name the folder and the bytes needed where another library fills the disk while it writes into `folder`.
 
     Args:
         need: Roughly how many bytes are written; called only for the error.
+        or_in: Another folder that may be written into. Of two the one whose disk has less space is named, unless the
+            error itself names a file.
 
     Raises:
         DataError: for a full disk or an exhausted quota. Every other error passes.
@@ -128,13 +132,22 @@ def room_for(folder: str | Path, need: Callable[[], int]) -> Iterator[None]:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if not full and not any(words in str(error) for words in _FULL):
             raise
-        known = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.is_dir())
+        folders = [Path(one).absolute() for one in (folder, or_in) if one is not None]
+        where = min(folders, key=_free)
+        if isinstance(named := getattr(error, "filename", None), str) and not any(
+            Path(named).absolute().is_relative_to(one) for one in folders
+        ):
+            where = Path(named).absolute()
+        wanted = f"about {need() / 1e6:.1f} MB are to be written, " if need and where == folders[0] else ""
         raise DataError(
-            folder,
-            f"no space is left for it: about {need() / 1e6:.1f} MB are to be written, "
-            f"{shutil.disk_usage(known).free / 1e6:.1f} MB are free",
+            folder if where == folders[0] else where,
+            f"no space is left for it: {wanted}{_free(where) / 1e6:.1f} MB are free",
             "free space or name another folder, then run again",
         ) from error
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -251,7 +264,7 @@ def model_digest(folder: str | Path, moved_base: str | None = None) -> str:
     base = adapter_base_name(folder)
     below: list[str] = []
     if base is not None:
-        _refuse_ring(folder)
+        refuse_ring(folder)
         there = base if Path(base).is_dir() else moved_base
         below = [model_digest(there, moved_base) if there and Path(there).is_dir() else base]
     return digest([*([path.name, sha256(path)] for path in files), *below])
@@ -273,7 +286,8 @@ def adapter_base_name(folder: str | Path) -> str | None:
     return base or None
 
 
-def _refuse_ring(folder: str | Path) -> None:
+def refuse_ring(folder: str | Path) -> None:
+    """Raises DataError for an adapter that is its own base, be it over others."""
     seen: set[Path] = set()
     at: str | Path | None = folder
     while at is not None and Path(at).is_dir():

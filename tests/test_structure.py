@@ -16,6 +16,7 @@ ROOT = PACKAGE.parent
 ROOMS = (
     ("stcr_plugin", "errors", "types", "autoload"),
     ("config", "artefacts", "children", "logits", "progress_bar"),
+    ("weight_files",),
     ("result_files",),
     ("figures",),
     ("records", "results"),

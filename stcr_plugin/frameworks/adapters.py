@@ -224,9 +224,7 @@ def _merged(parent: Path, start: Start) -> Path:
 
     Written whole and kept: its name holds the digest of what was merged, so another training has another folder.
     """
-    from transformers import AutoProcessor
-
-    from stcr_plugin.engines.loading import assembled
+    from stcr_plugin.engines.loading import assembled, load_processor
 
     digest = artefacts.model_digest(parent)
     folder = parent / f"merged-{digest[:8]}"
@@ -238,7 +236,7 @@ def _merged(parent: Path, start: Start) -> Path:
         what = {"parent": str(parent), "parent_digest": digest, "model": start.model, "adapters": list(start.adapters)}
         with artefacts.room_for(parent, lambda: size), artefacts.whole_folder(folder) as part:
             model.save_pretrained(part)
-            AutoProcessor.from_pretrained(str(parent), local_files_only=True).save_pretrained(part)
+            load_processor(parent).save_pretrained(part)
             what["model_digest"] = artefacts.model_digest(part)
             artefacts.write_json(part / MERGED, {**what, "provenance": artefacts.provenance()})
     return folder

@@ -6,11 +6,16 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stcr_plugin import artefacts, records
 from stcr_plugin.errors import ChainError, StcrError
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.records import RECORD, StageRecord
+from stcr_plugin.weight_files import refuse_broken_weights
+
+if TYPE_CHECKING:
+    from stcr_plugin.frameworks.adapters import Start
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,13 @@ def refuse_changed_parent(recipe: Recipe, digest: str | None) -> None:
             f"{str(record.parent_digest)[:12]} in {recipe.output_dir / RECORD} and {str(digest)[:12]} of the files",
             "restore them, or set overwrite_output_dir: true to train from the start",
         )
+
+
+def refuse_broken_parent(recipe: Recipe, start: Start) -> None:
+    """Raises DataError where a file of weights that the stage starts from is cut, missing or a Git LFS pointer."""
+    for folder in dict.fromkeys([start.parent, start.model or recipe.model, *start.adapters, *recipe.adapters]):
+        if Path(folder).is_dir():
+            refuse_broken_weights(folder)
 
 
 def _ancestors(recipe: Recipe) -> Iterator[Path]:

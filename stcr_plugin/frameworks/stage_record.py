@@ -7,6 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 
 from stcr_plugin import artefacts, records
-from stcr_plugin.errors import ConfigError
+from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.frameworks.checkpoints import PART, checkpoints, delete_old, flaw
 from stcr_plugin.frameworks.ranks import is_first_rank, wait_for_all
 from stcr_plugin.frameworks.recipe import Recipe
@@ -108,9 +109,12 @@ class Record(TrainerCallback):  # type: ignore[misc]
             self._write(bad_pictures=(*self.now.bad_pictures, *rows))
 
     def end(self, how: Literal["interrupted", "failed"], why: str) -> None:
-        """How this process ended before the stage was finished."""
+        """How this process ended before the stage was finished. On a full disk nothing is written, and nothing raised:
+        the error that ended it is the one to tell.
+        """
         step = getattr(getattr(self.trainer, "state", None), "global_step", None)
-        self._write(ended=Ended(how, step, why))
+        with suppress(DataError):
+            self._write(ended=Ended(how, step, why))
 
     def finish(self) -> None:
         """Raises DataError where the training left no trainer_state.json or no model."""

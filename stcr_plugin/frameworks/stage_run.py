@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from stcr_plugin import artefacts, children, records
 from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError, StcrError
-from stcr_plugin.frameworks.parents import parent_of, refuse_changed_parent, refuse_own_parent
+from stcr_plugin.frameworks.parents import parent_of, refuse_broken_parent, refuse_changed_parent, refuse_own_parent
 from stcr_plugin.frameworks.ranks import is_first_rank
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.refusals import (
     refuse_broken_streaming,
     refuse_more_than_the_answer,
+    refuse_pictures_elsewhere,
     refuse_to_mix_a_curriculum,
     refuse_to_overwrite,
     refuse_what_cannot_work,
@@ -72,6 +73,7 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     _prepare(recipe)
     start = start_of(recipe)
     manifests = manifests_of(recipe)
+    refuse_broken_parent(recipe, start)
     digest = parent.digest if parent else _digest(start.parent)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         children.end_with_parent()
@@ -110,6 +112,8 @@ def _alone_in(run: Path) -> AbstractContextManager[None]:
 
 def _trained(recipe: Recipe, record: Record, ours: Sequence[Any], *, train: Train, theirs: Sequence[Any]) -> None:
     """Train, and let the record say how that ended if not well."""
+    import datasets
+
     from stcr_plugin.frameworks import worker_errors
     from stcr_plugin.frameworks.interruption import Interruption
     from stcr_plugin.frameworks.training_logs import tracked
@@ -125,6 +129,7 @@ def _trained(recipe: Recipe, record: Record, ours: Sequence[Any], *, train: Trai
                 short_output(),
                 worker_errors.kept(),
                 _trainer_prepared(ours, record.now.chain_step_at_start),
+                artefacts.room_for(recipe.output_dir, or_in=datasets.config.HF_DATASETS_CACHE),
             ):
                 train(recipe.framework_keys(), [*theirs, *ours])
         except StcrError as error:
@@ -194,6 +199,7 @@ def manifests_of(recipe: Recipe) -> dict[str, Manifest]:
         manifest = manifests.setdefault(build, read_manifest(recipe.registry, build))
         rule = manifest.config["datasets"].get(dataset[len(build) + 1 :], {})
         refuse_to_mix_a_curriculum(recipe, dataset, rule)
+        refuse_pictures_elsewhere(recipe, dataset)
         if manifest.frames.format == "none":
             raise ConfigError(
                 "dataset",
