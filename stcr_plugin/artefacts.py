@@ -22,6 +22,7 @@ from stcr_plugin.errors import DataError, StcrError
 if TYPE_CHECKING:
     import numpy as np
 
+ADAPTER_CONFIG = "adapter_config.json"
 _STACK = ("llamafactory", "torch", "transformers", "peft", "trl", "deepspeed", "datasets", "av", "pyarrow", "numpy")
 PROCESSOR_FILES = (
     "*processor_config.json",
@@ -37,10 +38,12 @@ _MODEL_FILES = (
     "pytorch_model*.bin",
     "adapter_model*.bin",
     "config.json",
-    "adapter_config.json",
+    ADAPTER_CONFIG,
     "generation_config.json",
     *PROCESSOR_FILES,
 )
+# By these git would read another repository, such as one whose hook runs us.
+_OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
 _NOT_JSON = (ValueError, RecursionError)  # ValueError: not JSON, or a number that never ends
 # How libraries written in Rust and C++ (safetensors, torch.save) say that the disk is full: they give no errno.
 _FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")
@@ -108,11 +111,15 @@ def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
 
 
 @contextmanager
-def room_for(folder: str | Path, need: Callable[[], int]) -> Iterator[None]:
+def room_for(
+    folder: str | Path, need: Callable[[], int] | None = None, *, or_in: str | Path | None = None
+) -> Iterator[None]:
     """Name the folder and the bytes needed where another library fills the disk while it writes into `folder`.
 
     Args:
         need: Roughly how many bytes are written; called only for the error.
+        or_in: Another folder that may be written into. Of two the one whose disk has less space is named, unless the
+            error itself names a file.
 
     Raises:
         DataError: for a full disk or an exhausted quota. Every other error passes.
@@ -125,13 +132,22 @@ def room_for(folder: str | Path, need: Callable[[], int]) -> Iterator[None]:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if not full and not any(words in str(error) for words in _FULL):
             raise
-        known = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.is_dir())
+        folders = [Path(one).absolute() for one in (folder, or_in) if one is not None]
+        where = min(folders, key=_free)
+        if isinstance(named := getattr(error, "filename", None), str) and not any(
+            Path(named).absolute().is_relative_to(one) for one in folders
+        ):
+            where = Path(named).absolute()
+        wanted = f"about {need() / 1e6:.1f} MB are to be written, " if need and where == folders[0] else ""
         raise DataError(
-            folder,
-            f"no space is left for it: about {need() / 1e6:.1f} MB are to be written, "
-            f"{shutil.disk_usage(known).free / 1e6:.1f} MB are free",
+            folder if where == folders[0] else where,
+            f"no space is left for it: {wanted}{_free(where) / 1e6:.1f} MB are free",
             "free space or name another folder, then run again",
         ) from error
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -251,19 +267,53 @@ def model_files(folder: str | Path) -> list[Path]:
     return files
 
 
-def model_digest(folder: str | Path) -> str:
+def model_digest(folder: str | Path, moved_base: str | None = None) -> str:
     """SHA-256 over the names and contents of the files that decide a model's answers, an adapter's base included.
 
     A base that is not a folder here, such as a model of the Hub, counts by its name.
 
+    Args:
+        moved_base: Where the base is, if an adapter names a folder that is not there.
+
     Raises:
-        DataError: where the folder holds no model.
+        DataError: where the folder holds no model, or an adapter is its own base.
     """
     files = model_files(folder)
-    adapter = Path(folder) / "adapter_config.json"
-    base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
-    below = [] if base is None else [model_digest(base) if Path(base).is_dir() else base]
+    base = adapter_base_name(folder)
+    below: list[str] = []
+    if base is not None:
+        refuse_ring(folder)
+        there = base if Path(base).is_dir() else moved_base
+        below = [model_digest(there, moved_base) if there and Path(there).is_dir() else base]
     return digest([*([path.name, sha256(path)] for path in files), *below])
+
+
+def adapter_base_name(folder: str | Path) -> str | None:
+    """What the adapter in `folder` was trained on, as its configuration names it; None without an adapter or a name.
+
+    Raises:
+        DataError: where the name is not a text, or the configuration is not a mapping.
+    """
+    path = Path(folder) / ADAPTER_CONFIG
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else config
+    if base is not None and (not isinstance(base, str) or "\0" in base):
+        raise DataError(path, f"its base is {base!r:.80}", "set base_model_name_or_path to the folder of its base")
+    return base or None
+
+
+def refuse_ring(folder: str | Path) -> None:
+    """Raises DataError for an adapter that is its own base, be it over others."""
+    seen: set[Path] = set()
+    at: str | Path | None = folder
+    while at is not None and Path(at).is_dir():
+        if (here := Path(at).resolve()) in seen:
+            fix = "set base_model_name_or_path to the model that the adapter was trained on"
+            raise DataError(Path(at) / ADAPTER_CONFIG, "the adapter is its own base", fix)
+        seen.add(here)
+        at = adapter_base_name(at)
 
 
 @cache
@@ -287,18 +337,25 @@ def provenance() -> dict[str, Any]:
 
 
 @contextmanager
-def locked(path: str | Path) -> Iterator[None]:
+def locked(path: str | Path, alone: str | Path | None = None) -> Iterator[None]:
     """Hold a lock on the file `path`. A second process waits until the first is done; a killed one leaves it free.
+
+    Args:
+        alone: What is written meanwhile. A second process is refused it, instead of waiting.
 
     Raises:
         DataError: where its folder cannot be made or written into.
+        StcrError: another process has `alone`.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     lock = FileLock(path)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(blocking=alone is None)
+    except Timeout:
+        fix = "wait until that one has ended, or name another folder"
+        raise StcrError(alone or path, "another process is writing it now", fix) from None
     except OSError as error:
         problem = f"cannot be written into ({error.strerror or error})"
         raise DataError(Path(path).parent, problem, "name a folder that can, or one that does not exist yet") from error
@@ -322,6 +379,7 @@ def _code_revision() -> str:
         return f"release {__version__}"
     try:
         run = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
-        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        own = {key: value for key, value in os.environ.items() if key not in _OTHER_REPOSITORY}
+        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10, env=own).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -1,7 +1,8 @@
 """The start-up hook: lets an unmodified `llamafactory-cli` find the plugin.
 
-A .pth file (Python 3.15: .start) calls `install` in every Python process of the environment, so this module
-imports nothing but `sys` and `os` until LLaMA-Factory itself is imported. STCR_AUTOLOAD=0 switches it off.
+The start-up file autoload/stcr_plugin_autoload.pth waits in every Python process of the environment for an import of
+LLaMA-Factory, and then calls `install`; where this package is gone it does nothing. It is all in that one line, because
+importing a module would cost each of those processes a millisecond. STCR_AUTOLOAD=0 switches it off.
 """
 
 from __future__ import annotations

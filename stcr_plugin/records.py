@@ -14,6 +14,8 @@ from stcr_plugin import artefacts
 from stcr_plugin.errors import ChainError, DataError, StcrError
 
 RECORD = "stage.json"
+BASE_MADE = "base.json"
+"""Beside the record of an embedded base: the settings that made it."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,12 @@ def is_finished(run: str | Path) -> bool:
 def parent_record(model: str, template: str, recipe: str) -> StageRecord:
     """The record of the finished stage whose output `model` is.
 
+    Args:
+        recipe: The name of the stage that starts from it.
+
     Raises:
-        ChainError: `model` is not a finished stage of that template.
+        ChainError: `model` is not a finished stage of that template, it is the base, or a stage of that name is in its
+            chain.
     """
     record = read(model)
     fix = f"or set model_name_or_path of {recipe!r} to a finished stage"
@@ -251,6 +257,18 @@ def parent_record(model: str, template: str, recipe: str) -> StageRecord:
             model,
             f"stage {record.name!r} was trained with template {record.template!r}, this one asks for {template!r}",
             f"a chain keeps one template, so set template: {record.template}",
+        )
+    if (Path(model) / BASE_MADE).is_file():
+        raise ChainError(
+            model,
+            f"{recipe!r} starts from a stage, but that is the base (it holds {BASE_MADE})",
+            f"train the stage before {recipe!r} from it and start there, or set stcr.starts_from: model",
+        )
+    if same := next((link.folder for link in chain(model) if link.record and link.record.name == recipe), None):
+        raise ChainError(
+            model,
+            f"its chain has a stage {recipe!r} already, in {same}",
+            f"set model_name_or_path to the stage before {recipe!r}, or stcr.name to a name that the chain lacks",
         )
     return record
 

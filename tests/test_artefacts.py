@@ -249,6 +249,15 @@ def test_checkout_is_named_by_its_commit_and_changes_are_told(tmp_path, monkeypa
     assert artefacts.provenance()["code_revision"] == f"{commit}+changes"
 
 
+@pytest.mark.parametrize(
+    "name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"]
+)
+def test_the_revision_is_that_of_the_checkout_whatever_repository_git_is_told(tmp_path, monkeypatch, name):
+    commit = as_checkout(tmp_path, monkeypatch)
+    monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    assert artefacts.provenance()["code_revision"] == commit
+
+
 def test_installed_package_is_named_by_its_release(tmp_path, monkeypatch):
     (tmp_path / "stcr_plugin").mkdir()
     monkeypatch.setattr(artefacts, "__file__", str(tmp_path / "stcr_plugin" / "artefacts.py"))

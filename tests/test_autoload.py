@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-import sys
 import sysconfig
+import venv
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_stage import RECIPES, Workshop, quiet_environment
+from tiny_stage import RECIPES, REPOSITORY, Workshop, quiet_environment
 
 from stcr_plugin import autoload
 
-HEAVY = ("torch", "transformers", "llamafactory", "numpy", "yaml", "pydantic", "omegaconf", "datasets", "PIL", "typing")
+START = "stcr_plugin_autoload.pth"
 
 
-def python(code: str, root: Path, **environment: str) -> str:
+@pytest.fixture(scope="module")
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The python of an environment with this checkout as an editable install puts it there."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    (site / "_editable_impl_stcr_plugin.pth").write_text(f"{REPOSITORY}\n", encoding="utf-8")
+    shutil.copy(REPOSITORY / "autoload" / START, site)
+    (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")  # but not their .pth
+    return folder / "bin" / "python"
+
+
+def python(interpreter: Path, code: str, root: Path, **environment: str) -> str:
     """What a fresh process prints; it starts through site-packages, so the .pth file is read."""
+    variables = quiet_environment(root) | environment
+    variables.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=quiet_environment(root) | environment,
+        [interpreter, "-c", code],
+        env=variables,
         cwd=root,
         capture_output=True,
         text=True,
@@ -31,35 +47,31 @@ def python(code: str, root: Path, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_the_start_up_file_is_installed_and_read_after_that_of_an_editable_install() -> None:
-    site = Path(sysconfig.get_path("purelib"))
-    names = sorted(path.name for path in site.glob("*.pth"))
-    ours = "stcr_plugin_autoload.pth"
-    assert ours in names
-    editable = [name for name in names if name.startswith(("_editable_impl_stcr", "__editable__.stcr"))]
-    assert all(names.index(name) < names.index(ours) for name in editable)
-    assert (site / "stcr_plugin_autoload.start").read_text(encoding="utf-8").strip() == "stcr_plugin.autoload:install"
+def test_the_start_up_file_is_installed() -> None:
+    names = {str(path) for path in metadata.files("stcr-plugin") or ()}
+    assert START in names  # so that it goes with the package
+    assert (Path(sysconfig.get_path("purelib")) / START).is_file()
 
 
-FINDERS = "import sys; print([type(f).__module__ for f in sys.meta_path].count('stcr_plugin.autoload'))"
+FINDERS = "import sys; print(*[getattr(f, '__name__', type(f).__name__) for f in sys.meta_path])"
 
 
-def test_every_process_has_the_hook_once_however_often_it_is_installed(tmp_path: Path) -> None:
-    assert python(FINDERS, tmp_path) == "1"
-    again = "import stcr_plugin.autoload as a; a.install(); a.install(); "
-    assert python(again + FINDERS, tmp_path) == "1"
+def test_every_process_waits_for_llamafactory_and_then_has_the_hook_once(interpreter: Path, tmp_path: Path) -> None:
+    assert python(interpreter, FINDERS, tmp_path).split().count("StcrHook") == 1
+    (tmp_path / "llamafactory.py").write_text("", encoding="utf-8")
+    again = "import stcr_plugin.autoload as a; a.install(); import llamafactory; a.install(); "
+    for before in ("import llamafactory; ", again):
+        finders = python(interpreter, before + FINDERS, tmp_path).split()
+        assert (finders.count("StcrHook"), finders.count("_Finder")) == (0, 1)
 
 
-def test_switched_off_it_leaves_the_import_system_alone(tmp_path: Path) -> None:
-    assert python(FINDERS, tmp_path, STCR_AUTOLOAD="0") == "0"
+def test_switched_off_it_leaves_the_import_system_alone(interpreter: Path, tmp_path: Path) -> None:
+    assert "StcrHook" not in python(interpreter, FINDERS, tmp_path, STCR_AUTOLOAD="0").split()
 
 
-def test_a_process_without_llamafactory_imports_the_hook_and_nothing_else(tmp_path: Path) -> None:
-    loaded = python("import sys; print(*sorted(sys.modules))", tmp_path).split()
-    assert [name for name in loaded if name.split(".")[0] == "stcr_plugin"] == ["stcr_plugin", "stcr_plugin.autoload"]
-    without = python("import sys; print(*sorted(sys.modules))", tmp_path, STCR_AUTOLOAD="0").split()
-    assert set(loaded) == set(without)  # `install` itself imports nothing
-    assert not [name for name in HEAVY if name in loaded and name not in without]
+def test_a_process_without_llamafactory_imports_nothing(interpreter: Path, tmp_path: Path) -> None:
+    listed = "import sys; print(*sorted(sys.modules))"
+    assert python(interpreter, listed, tmp_path) == python(interpreter, listed, tmp_path, STCR_AUTOLOAD="0")
 
 
 def test_other_modules_are_found_as_ever() -> None:
@@ -160,7 +172,7 @@ def test_llamafactorys_v1_stops_at_a_recipe_of_ours_with_one_line(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_templates_are_there_for_chat_and_api_without_a_word_of_ours(tmp_path: Path) -> None:
+def test_templates_are_there_for_chat_and_api_without_a_word_of_ours(interpreter: Path, tmp_path: Path) -> None:
     Workshop(tmp_path).make_base()
     code = """
 from PIL import Image
@@ -172,6 +184,6 @@ answer, = chat.chat([dict(role="user", content="<image><image>which?")], images=
 template = chat.engine.template
 print("TEMPLATE", type(template).__name__, answer.prompt_length)
 """
-    words = python(code, tmp_path).splitlines()[-1].split()
+    words = python(interpreter, code, tmp_path).splitlines()[-1].split()
     assert words[:2] == ["TEMPLATE", "TemporalTemplate"]
     assert int(words[2]) > 2 * 9  # both pictures stand in the prompt

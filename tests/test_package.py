@@ -1,6 +1,7 @@
 """The wheel: what is in it, and that it works where nothing else of ours is installed."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +13,7 @@ import pytest
 from stcr_plugin import __version__
 
 ROOT = Path(__file__).parents[1]
-START = ("stcr_plugin_autoload.pth", "stcr_plugin_autoload.start")
+START = ("stcr_plugin_autoload.pth",)
 
 
 def python(interpreter, *arguments, **environment):
@@ -49,7 +50,7 @@ def installed(wheel, tmp_path_factory):
     return interpreter
 
 
-def test_wheel_holds_the_package_the_recipes_and_the_start_up_files(wheel):
+def test_wheel_holds_the_package_the_recipes_and_the_start_up_file(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         for name in START:
@@ -65,7 +66,7 @@ def test_command_works_without_any_other_library(installed):
     assert python(installed, "-m", "stcr_plugin.cli", "--version") == f"stcr_plugin {__version__}\n"
 
 
-HOOKED = "import sys; print(sum(type(finder).__module__ == 'stcr_plugin.autoload' for finder in sys.meta_path))"
+HOOKED = "import sys; print(sum(getattr(finder, '__name__', '') == 'StcrHook' for finder in sys.meta_path))"
 
 
 def test_hook_is_installed_in_every_process_and_can_be_switched_off(installed):
@@ -87,6 +88,29 @@ def test_hook_of_the_installed_wheel_meets_llamafactory(installed, tmp_path):
         "import llamafactory.train.tuner\n"
     )
     assert python(installed, "-c", code, PYTHONPATH=str(tmp_path)) == "wrapped run_exp\n"
+
+
+@pytest.mark.parametrize("gone", ["removed", "uninstalled", "switched off"])
+def test_without_the_package_every_process_starts_in_silence(wheel, tmp_path, gone):
+    """`pip uninstall` leaves nothing behind; a package that was deleted by hand leaves a start-up file that is mute."""
+    environment = tmp_path / "environment"
+    python(sys.executable, "-m", "venv", "--without-pip", environment)
+    interpreter = environment / "bin" / "python"
+    (site,) = environment.glob("lib/*/site-packages")
+    pip = (sys.executable, "-m", "pip", "--python", interpreter)
+    python(*pip, "install", "--no-deps", "--no-index", wheel)
+    python(interpreter, "-c", "import stcr_plugin.autoload")
+    if gone == "removed":
+        shutil.rmtree(site / "stcr_plugin")
+    elif gone == "uninstalled":
+        python(*pip, "uninstall", "--yes", "stcr-plugin")
+        assert not site.exists() or list(site.iterdir()) == []
+    (tmp_path / "llamafactory").mkdir()
+    (tmp_path / "llamafactory" / "__init__.py").write_text("")
+    code = "import sys, llamafactory; print([one for one in sys.modules if one.startswith('stcr_plugin')])"
+    variables = {"PYTHONPATH": str(tmp_path), "STCR_AUTOLOAD": str(int(gone != "switched off"))}
+    done = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, env=variables, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 # ---- the wheel is enough

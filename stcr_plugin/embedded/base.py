@@ -17,9 +17,7 @@ from stcr_plugin.config import load, settings
 from stcr_plugin.embedded.architecture import Architecture, write_checkpoint
 from stcr_plugin.embedded.pretraining import Pretraining, teach_to_describe
 from stcr_plugin.errors import ChainError
-
-MADE = "base.json"
-"""The file in its folder with the settings that made a base."""
+from stcr_plugin.records import BASE_MADE
 
 
 @settings
@@ -54,32 +52,39 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
 
     Raises:
         ChainError: where another configuration made the base that is there, and as `check_prior` does.
+        StcrError: another process builds it now.
     """
     base = load(BaseConfig, config, overrides)
+    out = Path(base.out)
+    with artefacts.locked(out / ".base.lock", alone=out):
+        _built(base, registry, train)
+    check_prior(base)
+    return out
+
+
+def _built(base: BaseConfig, registry: str, train: Callable[[str, Sequence[str]], None]) -> None:
     out = Path(base.out)
     start = out.with_name(f"{out.name}_random")
     made = json.loads(json.dumps({key: value for key, value in asdict(base).items() if key not in ("out", "gap_over")}))
     if records.is_finished(out):
-        before = artefacts.read_json(out / MADE) if (out / MADE).is_file() else made
+        before = artefacts.read_json(out / BASE_MADE) if (out / BASE_MADE).is_file() else made
         if unlike := [key for key in made if made[key] != before.get(key)]:
             raise ChainError(
                 out,
                 f"holds a base that was made with another {' and '.join(unlike)}",
                 f"delete that folder and {start} to make it again, or give another `out`",
             )
-    else:
-        write_checkpoint(start, base.architecture, base.seed)
-        if base.pretraining:
-            teach_to_describe(start, base.pretraining, base.seed)
-        overrides = [f"model_name_or_path={start}", f"output_dir={out}", f"seed={base.seed}", f"dataset_dir={registry}"]
-        if base.dataset:  # other data than the recipe's, so what the recipe prepares is not needed
-            overrides += [f"dataset={base.dataset}", "stcr.prepare.data=null"]
-        if base.split:
-            overrides += [f"stcr.evaluate.split={base.split}"]
-        train(base.prior, overrides)
-        artefacts.write_json(out / MADE, made)
-    check_prior(base)
-    return out
+        return
+    write_checkpoint(start, base.architecture, base.seed)
+    if base.pretraining:
+        teach_to_describe(start, base.pretraining, base.seed)
+    overrides = [f"model_name_or_path={start}", f"output_dir={out}", f"seed={base.seed}", f"dataset_dir={registry}"]
+    if base.dataset:  # other data than the recipe's, so what the recipe prepares is not needed
+        overrides += [f"dataset={base.dataset}", "stcr.prepare.data=null"]
+    if base.split:
+        overrides += [f"stcr.evaluate.split={base.split}"]
+    artefacts.write_json(out / BASE_MADE, made)
+    train(base.prior, overrides)
 
 
 def check_prior(base: BaseConfig) -> None:

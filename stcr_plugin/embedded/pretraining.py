@@ -58,12 +58,10 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
-    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, trust_remote_code=False)
+    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False)
     pictures, tasks, captions, positions = _described_pictures(rules, seed)
-    pixels = processor.image_processor(images=pictures, return_tensors="pt")
-    grid = pixels["image_grid_thw"]
-    patches = pixels["pixel_values"].view(len(pictures), -1, pixels["pixel_values"].shape[-1])
+    grid = processor.image_processor(images=pictures[:1], return_tensors="pt")["image_grid_thw"]
     tokens = int(grid[0].prod()) // processor.image_processor.merge_size**2
     encoded = [
         _encoded(processor.tokenizer, task, caption, image_tokens=tokens)
@@ -86,12 +84,13 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
             chosen = torch.randint(len(pictures), (rules.batch_size,), generator=generator)
             ids, labels, mask = _padded([encoded[i] for i in chosen.tolist()], processor.tokenizer.pad_token_id)
             seen.clear()
+            # Not all at once before: the patches of 9,600 pictures take 1.6 GB, and as much again while they are made.
+            read = processor.image_processor(images=[pictures[i] for i in chosen.tolist()], return_tensors="pt")
             batch = {
                 "input_ids": ids,
                 "attention_mask": mask,
                 "mm_token_type_ids": (ids == image_token).int(),
-                "pixel_values": patches[chosen].flatten(0, 1),
-                "image_grid_thw": grid[chosen],
+                **read,
                 "labels": labels,
             }
             output = model(**cut_to_tail(batch))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin.config import nearest, read_yaml
+from stcr_plugin.engines.chat_templates import rendered
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.samples.questions import question_text
@@ -89,10 +90,9 @@ def content(prompt: Prompt) -> list[dict[str, str]]:
 
 
 def conversation(processor: Any, prompt: Prompt) -> str:
-    """The whole conversation in the model's chat template, up to where the model continues."""
+    """The whole conversation in the model's chat template, up to where the model continues. Raises as `rendered`."""
     message = {"role": "user", "content": content(prompt)}
-    text: str = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-    return text + prompt.begin
+    return rendered(processor, [message], add_generation_prompt=True) + prompt.begin
 
 
 def end_of_turn(tokenizer: Any) -> str:

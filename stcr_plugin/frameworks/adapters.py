@@ -27,7 +27,7 @@ from stcr_plugin.errors import ChainError, ConfigError
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.records import AdapterStart
 
-CONFIG = "adapter_config.json"
+CONFIG = artefacts.ADAPTER_CONFIG
 MERGED = "merged.json"
 WAYS = {
     "continue": "the same adapter is trained on",
@@ -134,12 +134,13 @@ def chain(folder: str | Path) -> tuple[str, tuple[str, ...]]:
     adapters: list[str] = []
     name = str(folder)
     while (Path(name) / CONFIG).is_file():
-        if name in adapters:
+        if Path(name).resolve() in {Path(one).resolve() for one in adapters}:
             raise ChainError(Path(name) / CONFIG, "the adapter is its own base", "fix base_model_name_or_path")
         adapters.insert(0, name)
-        name = artefacts.read_json(Path(name) / CONFIG).get("base_model_name_or_path")
-        if not name:
-            raise ChainError(Path(adapters[0]) / CONFIG, "names no base", "set base_model_name_or_path")
+        below = artefacts.adapter_base_name(name)
+        if not below:
+            raise ChainError(Path(name) / CONFIG, "names no base", "set base_model_name_or_path")
+        name = below
     return name, tuple(adapters)
 
 
@@ -223,23 +224,29 @@ def _merged(parent: Path, start: Start) -> Path:
 
     Written whole and kept: its name holds the digest of what was merged, so another training has another folder.
     """
-    from transformers import AutoProcessor
-
-    from stcr_plugin.engines.loading import assembled
+    from stcr_plugin.engines.loading import assembled, load_processor
 
     digest = artefacts.model_digest(parent)
     folder = parent / f"merged-{digest[:8]}"
     with artefacts.locked(parent / ".merged.lock"):
-        if (folder / MERGED).is_file():
+        if _is_as_merged(folder):
             return folder
         model = assembled(parent, "auto")
         size = sum(weight.nbytes for weight in model.parameters())
         what = {"parent": str(parent), "parent_digest": digest, "model": start.model, "adapters": list(start.adapters)}
         with artefacts.room_for(parent, lambda: size), artefacts.whole_folder(folder) as part:
             model.save_pretrained(part)
-            AutoProcessor.from_pretrained(str(parent), local_files_only=True).save_pretrained(part)
+            load_processor(parent).save_pretrained(part)
+            what["model_digest"] = artefacts.model_digest(part)
             artefacts.write_json(part / MERGED, {**what, "provenance": artefacts.provenance()})
     return folder
+
+
+def _is_as_merged(folder: Path) -> bool:
+    """Whether a merged model is there with the files that it was written with; an older one did not say."""
+    if not (folder / MERGED).is_file():
+        return False
+    return artefacts.read_json(folder / MERGED).get("model_digest") in (None, artefacts.model_digest(folder))
 
 
 class AdapterConfig(TrainerCallback):  # type: ignore[misc]

@@ -7,11 +7,9 @@ resumed run, and the best model at the end, are then a mixture (huggingface/tran
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -21,6 +19,7 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError, StcrError
 from stcr_plugin.frameworks.ranks import wait_for_all
+from stcr_plugin.weight_files import is_cut, missing_shards
 
 PART = ".checkpoints.part"  # folder of a run in which checkpoints are written and deleted
 _STATE = "trainer_state.json"
@@ -153,43 +152,27 @@ def checkpoints(run: Path) -> list[int]:
 def flaw(checkpoint: Path) -> str | None:
     """Why no training can continue from a checkpoint (the part that is missing or cut), None for a whole one.
 
-    Reads headers alone: the sizes that a safetensors header states (format: huggingface/safetensors, README, "Format"),
-    and the directory at the end of the zip files that torch.save writes.
+    Reads headers alone, see `weight_files.is_cut`.
     """
     if not checkpoint.is_dir():
         return "is not a folder"
-    for path in sorted(checkpoint.glob("*.safetensors")):
-        if not _is_whole_safetensors(path):
-            return f"{path.name} is cut"
-    for path in sorted(path for pattern in ("*.pt", "*.pth", "*.bin") for path in checkpoint.glob(pattern)):
-        if path.name != "training_args.bin" and not zipfile.is_zipfile(path):
-            return f"{path.name} is cut"
+    for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth"):
+        for path in sorted(checkpoint.glob(pattern)):
+            if path.name != "training_args.bin" and is_cut(path):
+                return f"{path.name} is cut"
     try:
         artefacts.read_json(checkpoint / _STATE)["global_step"]
     except (DataError, KeyError, TypeError):
         return f"{_STATE} is missing or cut"
-    for index in checkpoint.glob("*.safetensors.index.json"):
-        shards = set(artefacts.read_json(index)["weight_map"].values())
-        if lacking := sorted(shard for shard in shards if not (checkpoint / shard).is_file()):
-            return f"{lacking[0]} is missing"
+    try:
+        for name in missing_shards(checkpoint):
+            return f"{name} is missing"
+    except DataError as error:
+        return f"{Path(error.where).name} is missing or cut"
     for what, patterns in (("model", _WEIGHTS), ("optimizer", _OPTIMIZER)):
         if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
             return f"the {what} is missing"
     return None
-
-
-def _is_whole_safetensors(path: Path) -> bool:
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        size = path.stat().st_size
-        if not 2 <= length <= size - 8:
-            return False
-        try:
-            header = json.loads(file.read(length))
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return False
-    return bool(size == 8 + length + max(ends, default=0))
 
 
 def _refuse_broken_weights(trainer: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from stcr_plugin.frameworks.launch import INTERRUPTED
+from stcr_plugin.children import INTERRUPTED
 from stcr_plugin.frameworks.ranks import totals
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

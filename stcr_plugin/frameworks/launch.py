@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from stcr_plugin import records
+from stcr_plugin.children import INTERRUPTED, bound
 from stcr_plugin.errors import StcrError
 from stcr_plugin.frameworks.recipe import read_recipe
-
-INTERRUPTED = 75  # the exit code of a training that a signal ended: EX_TEMPFAIL of sysexits.h, not done, try again
 
 
 def under_torchrun(recipe: str, overrides: Sequence[str], ranks: int, *, options: Sequence[str] = ()) -> None:
@@ -43,7 +42,7 @@ def under_torchrun(recipe: str, overrides: Sequence[str], ranks: int, *, options
 def _run(command: Sequence[str]) -> int:
     """The exit code of torchrun, whose ranks are sent SIGTERM and SIGUSR1."""
     before = {signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN)}  # which torchrun inherits
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(bound(command))
 
     def pass_on(*_: object) -> None:
         import psutil  # type: ignore[import-untyped]  # accelerate depends on it

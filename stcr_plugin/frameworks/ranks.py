@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
+
+
+def is_first_rank() -> bool:
+    """Before the ranks know each other too."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stcr_plugin import artefacts, records
 from stcr_plugin.config import nearest
-from stcr_plugin.errors import ChainError, ConfigError
+from stcr_plugin.errors import ChainError, ConfigError, DataError
 from stcr_plugin.frameworks.numbering import TEMPLATES
 from stcr_plugin.frameworks.recipe import Recipe
 
@@ -130,6 +130,21 @@ def refuse_to_mix_a_curriculum(recipe: Recipe, dataset: str, rule: Mapping[str, 
             f"{dataset} is a curriculum, whose rows are ordered by difficulty, and this run would mix them",
             f"{', '.join(fixes)}, or build the dataset without `curriculum`",
         )
+
+
+def refuse_pictures_elsewhere(recipe: Recipe, dataset: str) -> None:
+    """Raises DataError where the pictures of a training set lie outside media_dir, such as behind a link.
+
+    LLaMA-Factory would read them; the TRL backend, the measurements and `stcr data check` do not.
+    """
+    from stcr_plugin.registry.manifest import dataset_rows
+
+    row = next(iter(dataset_rows(recipe.registry, dataset)), {})
+    for name in row.get("images") or ():
+        try:
+            artefacts.inside(recipe.media_dir, name)
+        except DataError as error:
+            raise DataError(f"{dataset}, row 1", str(error), "or set media_dir to the folder that holds it") from None
 
 
 def _accelerator_config(keys: Mapping[str, Any]) -> Mapping[str, Any]:

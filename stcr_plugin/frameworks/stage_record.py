@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,9 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 
 from stcr_plugin import artefacts, records
-from stcr_plugin.errors import ConfigError
+from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.frameworks.checkpoints import PART, checkpoints, delete_old, flaw
-from stcr_plugin.frameworks.ranks import wait_for_all
+from stcr_plugin.frameworks.ranks import is_first_rank, wait_for_all
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.records import RECORD, BadPicture, Ended, Measurement, MissingMeasurement, StageRecord
 
@@ -35,7 +35,7 @@ class Record(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, run: Path, opening: StageRecord, resumed: bool) -> None:
         self.run = run
-        self.writes = _is_first_rank()
+        self.writes = is_first_rank()
         earlier = (records.read(run) if resumed else None) or StageRecord()
         self.now = replace(
             opening,
@@ -109,9 +109,12 @@ class Record(TrainerCallback):  # type: ignore[misc]
             self._write(bad_pictures=(*self.now.bad_pictures, *rows))
 
     def end(self, how: Literal["interrupted", "failed"], why: str) -> None:
-        """How this process ended before the stage was finished."""
+        """How this process ended before the stage was finished. On a full disk nothing is written, and nothing raised:
+        the error that ended it is the one to tell.
+        """
         step = getattr(getattr(self.trainer, "state", None), "global_step", None)
-        self._write(ended=Ended(how, step, why))
+        with suppress(DataError):
+            self._write(ended=Ended(how, step, why))
 
     def finish(self) -> None:
         """Raises DataError where the training left no trainer_state.json or no model."""
@@ -136,10 +139,6 @@ class Record(TrainerCallback):  # type: ignore[misc]
         self.now = replace(self.now, **changes)
         if self.writes:
             records.write(self.run, self.now)
-
-
-def _is_first_rank() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def resumed(recipe: Recipe) -> Recipe:
@@ -170,7 +169,7 @@ def resumed(recipe: Recipe) -> Recipe:
             f"resume_from_checkpoint is true, but there is no whole checkpoint{listed}",
             "remove it to train from the start, or name the folder of a checkpoint",
         )
-    if record and _is_first_rank():  # to another rank the record that the first has just opened looks the same
+    if record and is_first_rank():  # to another rank the record that the first has just opened looks the same
         how = f"it continues from {whole.name}" if whole else "it has no whole checkpoint and is trained again"
         logging.getLogger(__name__).warning("%s: the stage %r did not finish; %s%s", run, record.name, how, listed)
     if whole:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stcr_plugin import artefacts, records
+from stcr_plugin import artefacts, children, records
 from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.frameworks.parents import parent_of, refuse_broken_parent, refuse_changed_parent, refuse_own_parent
+from stcr_plugin.frameworks.ranks import is_first_rank
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.refusals import (
     refuse_broken_streaming,
     refuse_more_than_the_answer,
+    refuse_pictures_elsewhere,
     refuse_to_mix_a_curriculum,
     refuse_to_overwrite,
     refuse_what_cannot_work,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from stcr_plugin.registry.manifest import Manifest
 
 Train = Callable[[dict[str, Any], list[Any]], None]
+
+LOCK = ".lock"
 
 # What torchrun sets; a command started from a rank must not inherit it.
 _LAUNCHER_VARIABLES = ("FORCE_TORCHRUN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
@@ -50,42 +54,73 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     Raises:
         ConfigError, DataError, ChainError: Before anything is trained.
         DataError: The disk is full or a picture cannot be read.
-        StcrError: The loss is not a number.
+        StcrError: The loss is not a number, or another process trains in output_dir.
         SystemExit: A signal ended the training (`launch.INTERRUPTED`).
     """
-    from stcr_plugin.frameworks import worker_errors
     from stcr_plugin.frameworks.adapters import AdapterConfig, settled, start_of
     from stcr_plugin.frameworks.batches import BatchWatch
-    from stcr_plugin.frameworks.interruption import Interruption
     from stcr_plugin.frameworks.stage_record import Record, resumed
-    from stcr_plugin.frameworks.training_logs import tracked, with_run_names
-    from stcr_plugin.frameworks.training_output import ProgressLines, log_line, short_output, without_bars
+    from stcr_plugin.frameworks.training_logs import with_run_names
+    from stcr_plugin.frameworks.training_output import ProgressLines, without_bars
 
     refuse_what_cannot_work(recipe)
     refuse_more_than_the_answer(recipe)
     refuse_broken_streaming(recipe)
+    refuse_own_parent(recipe)
     refuse_to_overwrite(recipe)
     settings = recipe.settings
-    parent = None
-    if recipe.starts_from_stage:
-        parent = records.parent_record(recipe.starting_point, recipe.template, settings.name)
+    parent = parent_of(recipe)
     _prepare(recipe)
     start = start_of(recipe)
     manifests = manifests_of(recipe)
-    recipe = resumed(recipe)
-    start = settled(start)
-    recipe = without_bars(with_run_names(recipe.changed(start.keys)))
-    record = Record(
-        recipe.output_dir,
-        _opening(recipe, start, parent, manifests=manifests, backend=backend),
-        resumed=bool(recipe.keys.get("resume_from_checkpoint")),
-    )
+    refuse_broken_parent(recipe, start)
+    digest = parent.digest if parent else _digest(start.parent)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        children.end_with_parent()
+    with _alone_in(recipe.output_dir):
+        refuse_to_overwrite(recipe)  # again, for another process may have finished it meanwhile
+        recipe = resumed(recipe)
+        refuse_changed_parent(recipe, digest)
+        start = settled(start)
+        recipe = without_bars(with_run_names(recipe.changed(start.keys)))
+        record = Record(
+            recipe.output_dir,
+            _opening(
+                recipe,
+                start,
+                parent.record if parent else None,
+                digest=digest,
+                manifests=manifests,
+                backend=backend,
+            ),
+            resumed=bool(recipe.keys.get("resume_from_checkpoint")),
+        )
+        watch = BatchWatch(settings.bad_pictures, settings.bad_pictures_at_most, recipe.media_dir, record=record)
+        # The watch comes last, for a collator that is put in front later sees the samples first: as they are on the
+        # disk.
+        ours = [record, AdapterConfig(start.below), ProgressLines(settings.name)]
+        ours += [*_callbacks(recipe, next(iter(manifests), None), record), watch]
+        record.start()
+        _trained(recipe, record, ours, train=train, theirs=callbacks or [])
+        record.finish()
+
+
+def _alone_in(run: Path) -> AbstractContextManager[None]:
+    """The lock of a run's folder, which the first rank takes for all. Raises StcrError where another process has it."""
+    return artefacts.locked(run / LOCK, alone=run) if is_first_rank() else nullcontext()
+
+
+def _trained(recipe: Recipe, record: Record, ours: Sequence[Any], *, train: Train, theirs: Sequence[Any]) -> None:
+    """Train, and let the record say how that ended if not well."""
+    import datasets
+
+    from stcr_plugin.frameworks import worker_errors
+    from stcr_plugin.frameworks.interruption import Interruption
+    from stcr_plugin.frameworks.training_logs import tracked
+    from stcr_plugin.frameworks.training_output import log_line, short_output
+
     interruption = Interruption()
-    watch = BatchWatch(settings.bad_pictures, settings.bad_pictures_at_most, recipe.media_dir, record=record)
-    # The watch comes last, for a collator that is put in front later sees the samples first: as they are on the disk.
-    ours = [interruption, record, AdapterConfig(start.below), ProgressLines(settings.name)]
-    ours += [*_callbacks(recipe, next(iter(manifests), None), record), watch]
-    record.start()
+    ours = [interruption, *ours]
     # Until the record says how it ended: once one rank has left, torchrun sends SIGTERM to the others.
     with interruption.listening():
         try:
@@ -94,8 +129,9 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
                 short_output(),
                 worker_errors.kept(),
                 _trainer_prepared(ours, record.now.chain_step_at_start),
+                artefacts.room_for(recipe.output_dir, or_in=datasets.config.HF_DATASETS_CACHE),
             ):
-                train(recipe.framework_keys(), [*(callbacks or []), *ours])
+                train(recipe.framework_keys(), [*theirs, *ours])
         except StcrError as error:
             record.end("failed", str(error))
             raise
@@ -108,7 +144,6 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
             how = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             record.end(how, f"{type(error).__name__}: {error}".rstrip(": "))  # type: ignore[arg-type]
             raise
-    record.finish()
 
 
 def _prepare(recipe: Recipe) -> None:
@@ -143,9 +178,8 @@ def _build_base(config: str, base: BaseConfig, registry: Path) -> None:
             if key not in _LAUNCHER_VARIABLES and not key.startswith("TORCHELASTIC")
         }
         command = [sys.executable, "-m", "stcr_plugin.cli", "base", "build", config, "--registry", str(registry)]
-        done = subprocess.run(command, env=environment)
-        if done.returncode:
-            raise StcrError(config, f"the base could not be built (exit code {done.returncode})", "see the log above")
+        if code := children.run(command, env=environment):
+            raise StcrError(config, f"the base could not be built (exit code {code})", "see the log above")
 
 
 def manifests_of(recipe: Recipe) -> dict[str, Manifest]:
@@ -165,6 +199,7 @@ def manifests_of(recipe: Recipe) -> dict[str, Manifest]:
         manifest = manifests.setdefault(build, read_manifest(recipe.registry, build))
         rule = manifest.config["datasets"].get(dataset[len(build) + 1 :], {})
         refuse_to_mix_a_curriculum(recipe, dataset, rule)
+        refuse_pictures_elsewhere(recipe, dataset)
         if manifest.frames.format == "none":
             raise ConfigError(
                 "dataset",
@@ -174,16 +209,20 @@ def manifests_of(recipe: Recipe) -> dict[str, Manifest]:
     return manifests
 
 
+def _digest(model: str) -> str | None:
+    return artefacts.model_digest(model) if Path(model).is_dir() else None
+
+
 def _opening(
     recipe: Recipe,
     start: Start,
     parent: StageRecord | None,
     *,
+    digest: str | None,
     manifests: Mapping[str, Manifest],
     backend: str,
 ) -> StageRecord:
-    """The stage record as it is before training."""
-    digest = artefacts.model_digest(start.parent) if Path(start.parent).is_dir() else None
+    """The stage record as it is before training; `digest` is that of the parent's files."""
     return StageRecord(
         backend=backend,
         name=recipe.settings.name,

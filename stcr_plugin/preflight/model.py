@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.errors import ConfigError
+from stcr_plugin.engines.loading import OWN_CODE, OWN_CODE_FIX, own_code
+from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks.stcr_block import StcrSettings
 from stcr_plugin.preflight.resolve import Resolved
+from stcr_plugin.weight_files import refuse_broken_weights
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -117,10 +119,15 @@ def read_model(resolved: Resolved, settings: StcrSettings, spare: Path) -> Model
     arguments = copy.copy(resolved.model)
     arguments.model_name_or_path, arguments.trust_remote_code = str(folder), False
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        refuse_broken_weights(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with _silent("llamafactory.model.loader"):
             loaded = load_tokenizer(arguments)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except StcrError:
+        raise
+    except Exception as error:  # the folder is somebody else's: a wrong value in it can raise anything
+        if asks := own_code(folder):
+            raise ConfigError(asks, OWN_CODE, OWN_CODE_FIX) from None
         reason = error.__cause__ or error
         what = f"configuration or tokenizer cannot be loaded: {' '.join(str(reason).split())}"
         raise ConfigError(name, what) from None
@@ -168,9 +175,13 @@ def _counted(
         what = f"{config.model_type!r} is not a vision-language model"
         raise ConfigError(name, what, "give one that takes pictures and text")
     built = AutoModelForImageTextToText._model_mapping[type(config)]
-    config = built.config_class.from_pretrained(folder, local_files_only=True)
-    dtype = getattr(config, "dtype", None) or torch.float32
-    bare = _on_meta(built, config, dtype)
+    try:
+        config = built.config_class.from_pretrained(folder, local_files_only=True)
+        dtype = getattr(config, "dtype", None) or torch.float32
+        bare = _on_meta(built, config, dtype)
+    except Exception as error:  # as above
+        what = f"no model can be made by it: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(folder / "config.json", what, "copy config.json of the original model there") from None
     vision_name = next((key for key in ("visual", "vision_tower") for part, _ in bare.named_modules()
                         if part.endswith(key)), "")  # fmt: skip
     vision_parameters = sum(value.numel() for key, value in bare.named_parameters() if _within(key, vision_name))

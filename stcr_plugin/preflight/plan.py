@@ -11,6 +11,7 @@ from typing import Any
 
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks import refusals
+from stcr_plugin.frameworks.parents import refuse_own_parent
 from stcr_plugin.frameworks.recipe import Recipe, read_recipe
 from stcr_plugin.frameworks.stage_run import manifests_of
 from stcr_plugin.preflight.data import Data, read_data
@@ -142,7 +143,11 @@ def read_plan(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan |
         refusals.refuse_what_cannot_work(recipe)
     except StcrError as refusal:
         return None, [refused("recipe", refusal)]
-    for check, refuse in (("streaming", refusals.refuse_broken_streaming), ("output", refusals.refuse_to_overwrite)):
+    for check, refuse in (
+        ("streaming", refusals.refuse_broken_streaming),
+        ("output", refuse_own_parent),
+        ("output", refusals.refuse_to_overwrite),
+    ):
         try:
             refuse(recipe)
         except StcrError as refusal:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stcr_plugin import artefacts, records
 from stcr_plugin.errors import StcrError
+from stcr_plugin.frameworks.parents import parent_of
 from stcr_plugin.preflight.plan import Plan
 from stcr_plugin.preflight.verdict import Verdict, error, ok, refused, warning
 from stcr_plugin.results import Overlap
@@ -25,15 +26,12 @@ def chain(plan: Plan) -> Iterator[Verdict]:
             yield ok("chain", f"{name!r} starts from a model, {start}")
         return
     try:
-        parent = records.parent_record(str(start), plan.recipe.template, name)
-        found = artefacts.model_digest(start)
+        found = parent_of(plan.recipe)
     except StcrError as refusal:
         yield refused("chain", refusal)
         return
-    if parent.model_digest not in (None, found):
-        what = f"is not the model that stage {parent.name!r} saved: its files have changed since"
-        yield error("chain", what, "train it again, or copy it back", where=str(start))
-        return
+    assert found is not None
+    parent = found.record
     base = Path(parent.base or "")
     if base.is_dir() and parent.base_digest not in (None, artefacts.model_digest(base)):
         what = f"the chain's base has changed since stage {parent.name!r} started from it"
@@ -41,8 +39,8 @@ def chain(plan: Plan) -> Iterator[Verdict]:
     yield ok(
         "chain",
         f"{name!r} starts from the finished stage {parent.name!r}, same template, files as saved "
-        f"({found[:12]}); base {parent.base} ({str(parent.base_digest)[:12]})",
-        parent_digest=found,
+        f"({found.digest[:12]}); base {parent.base} ({str(parent.base_digest)[:12]})",
+        parent_digest=found.digest,
         base_digest=parent.base_digest,
     )
 

@@ -13,7 +13,7 @@ from stcr_plugin.config import nearest
 from stcr_plugin.engines.loading import adapter_base, assembled
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
-from stcr_plugin.records import StageRecord
+from stcr_plugin.records import BASE_MADE, StageRecord
 from stcr_plugin.release.lineage import lineage
 from stcr_plugin.release.pixels import serving_limits, with_limits
 from stcr_plugin.release.server_commands import client, served_name, serving
@@ -77,13 +77,30 @@ def export(
         ChainError: `run` is not the folder of a finished stage.
         ConfigError: The dtype is unknown, or `out` is not empty.
         DataError: The weights are not those of the record or cannot be read, or the disk is full.
+        StcrError: Another process exports to `out` now.
     """
-    run, out, hub = Path(run), Path(out), hub or HubMetadata()
+    run, out = Path(run), Path(out) if Path(out).name else Path(out).resolve()
     if dtype not in DTYPES:
         raise ConfigError("dtype", repr(dtype), nearest(dtype, DTYPES))
+    _refuse_existing(out)
+    record = _finished(run)
+    lock = out.with_name(f".{out.name}.lock")
+    with artefacts.locked(lock, alone=out):
+        try:
+            _refuse_existing(out)  # again, for another process may have written it meanwhile
+            return _exported(run, out, record, dtype=dtype, registry=registry, name=name, hub=hub or HubMetadata())
+        finally:
+            lock.unlink()
+
+
+def _refuse_existing(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(out, "exists already", "delete it, or name another folder (--out)")
-    record = _finished(run)
+
+
+def _exported(
+    run: Path, out: Path, record: StageRecord, *, dtype: str, registry: Path, name: str | None, hub: HubMetadata
+) -> Exported:
     stages = lineage(run)
     source = {"folder": run.name, "model_digest": stages[-1].digest}
     if record.model_digest not in (None, stages[-1].digest):
@@ -113,6 +130,8 @@ def export(
         )
         artefacts.write_text(part / README, text)
         artefacts.write_text(part / CLIENT, client(name, str(record.mode), most=most, least=least))
+        if (run / BASE_MADE).is_file():
+            shutil.copyfile(run / BASE_MADE, part / BASE_MADE)
         digest = artefacts.model_digest(part)
         more = {**record.more, "exported_from": source}
         records.write(part, dataclasses.replace(record, model_digest=digest, more=more))

@@ -130,12 +130,11 @@ def supervised_tokens(registry: Path, dataset: str, model: Path, *, rows: int = 
     """Mean number of tokens of a sample's answer and end of turn, over up to `rows` rows of a dataset."""
     from itertools import islice
 
-    with _IMPORTING:
-        from transformers import AutoTokenizer
-
+    from stcr_plugin.engines.loading import load_tokenizer
     from stcr_plugin.registry.manifest import dataset_rows
 
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    with _IMPORTING:
+        tokenizer = load_tokenizer(model)
     targets = [row["messages"][-1]["content"] for row in islice(dataset_rows(registry, dataset), rows)]
     return 1 + sum(map(len, tokenizer(targets, add_special_tokens=False)["input_ids"])) / len(targets)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event, Semaphore
 from typing import Any, TypeVar
 
-from stcr_plugin import artefacts, records
+from stcr_plugin import artefacts, children, records
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.progress_bar import Progress, progress
 from stcr_plugin.records import StageRecord
@@ -46,21 +46,27 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
     Args:
         config: The study.
         out: Folder of the results.
-        jobs: Commands at a time, each with its share of the cores; also the most seeds at a time.
+        jobs: Commands at a time; also the most seeds at a time. Each gets its share of the cores, unless
+            OMP_NUM_THREADS is set.
 
     Returns:
         The path of study.md.
 
     Raises:
         ConfigError: The rows are not equal as `equal` demands, or the folder or an outcome is of another study.
-        StcrError: A command failed; it has the end of its log.
+        StcrError: A command failed; it has the end of its log. Or another process runs this study.
+        SystemExit: A signal came and was passed on to the commands (INTERRUPTED).
     """
     if jobs < 1:
         raise ConfigError("jobs", f"must be at least 1, got {jobs}")
     check_names(config)
     if config.equal == "steps":
         check_steps(config)
-    out.mkdir(parents=True, exist_ok=True)
+    with artefacts.locked(out / ".lock", alone=out), children.passing_on(f"study {config.name}"):
+        return _run_alone(config, out, jobs)
+
+
+def _run_alone(config: StudyConfig, out: Path, jobs: int) -> Path:
     made = made_by(config)
     done = {seed: outcome for seed in config.seeds if (outcome := _from_elsewhere(config, seed, out, made=made))}
     _claim(out, config)
@@ -70,7 +76,7 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
             print(f"train seed {path.stem.removeprefix('seed')}: no {path.name} in {out}", flush=True)
     evaluations = len(config.rows) * len(config.splits) + len(config.control_rows) + len(config.guard_rows)
     total = len(here) * (2 + len(config.also) + len(config.stages) + evaluations)
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
     with progress(total, f"study {config.name}:", "steps") as bar:
         commands = _Commands(environment, jobs, bar)
         of_seeds = [partial(_run_seed, config, seed, out, commands=commands, made=made) for seed in here]
@@ -113,7 +119,7 @@ class _Commands:
 
     def run(self, log: Path, *arguments: str) -> None:
         with self._slots:
-            if self._failed.is_set():
+            if self._failed.is_set() or children.stopped():
                 raise _NotStartedError
             _run([sys.executable, "-m", "stcr_plugin.cli", *arguments], log, self.environment)
         self.bar.update()
@@ -223,8 +229,8 @@ def _link(model: Path, out: Path) -> None:
 def _run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=dict(environment))
-    if done.returncode:
+        code = children.run(command, stdout=file, stderr=subprocess.STDOUT, env=dict(environment))
+    if code:
         last = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().split("\n")[-8:]
-        problem = f"ended with exit code {done.returncode}"
+        problem = f"ended with exit code {code}"
         raise StcrError(" ".join(command[2:]), problem, f"see the end of {log}:\n" + "\n".join(last))

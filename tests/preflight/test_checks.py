@@ -140,7 +140,7 @@ def stage(folder: Path, workshop: Workshop, **changes: object) -> Path:
 
 
 def from_stage(run: Path) -> list[str]:
-    return ["stcr.starts_from=stage", f"model_name_or_path={run}"]
+    return ["stcr.name=next", "stcr.starts_from=stage", f"model_name_or_path={run}"]
 
 
 def changed_parent(workshop: Workshop, folder: Path) -> list[str]:

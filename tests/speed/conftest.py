@@ -1,7 +1,8 @@
-"""What the benchmarks share: the file that each leaves in runs/bench."""
+"""What the benchmarks share: their two sizes, and the file that each leaves in runs/bench."""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +12,38 @@ from tiny_stage import REPOSITORY
 
 from stcr_plugin import artefacts
 
+HERE = Path(__file__).parent
 
-def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """A speed measured among other tests says nothing, so these run with `-m bench` alone, as `make bench` does."""
-    return None if "bench" in config.getoption("markexpr") else True
+
+def is_full(config: pytest.Config) -> bool:
+    """Whether benchmarks run at full size and measure: with `-m bench`, as `make bench` does.
+
+    A speed measured among other tests says nothing, so there they run at the smallest size, to see that they still do.
+    """
+    return "bench" in config.getoption("markexpr").replace("not bench", "").split()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among other tests a benchmark without a small size is left out."""
+    if not is_full(config):
+        items[:] = [
+            item
+            for item in items
+            if HERE not in item.path.parents
+            or (isinstance(item, pytest.Function) and "full" in inspect.signature(item.function).parameters)
+        ]
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether to run at full size; a benchmark that asks for this has a small one too, and asserts no time in it."""
+    return is_full(request.config)
 
 
 @pytest.fixture
-def report() -> Callable[..., None]:
-    """Write runs/bench/NAME.json (STCR_BENCH names another folder) and print the line."""
-    folder = Path(os.environ.get("STCR_BENCH", REPOSITORY / "runs" / "bench"))
+def report(full: bool, tmp_path: Path) -> Callable[..., None]:
+    """Write runs/bench/NAME.json (STCR_BENCH names another folder; a small size writes none) and print the line."""
+    folder = Path(os.environ.get("STCR_BENCH", REPOSITORY / "runs" / "bench")) if full else tmp_path / "figures"
 
     def write(name: str, value: float, unit: str, baseline: float | None) -> None:
         ratio = value / baseline if baseline else None

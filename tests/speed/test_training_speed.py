@@ -26,13 +26,14 @@ Pairs = list[tuple[tuple[float, float], tuple[float, float]]]
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def workshop(full: bool, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """Some 1,300 weak samples of the tabletop; `numbered` is the same file with img1 and img2 written into the text."""
     from stcr_plugin.registry.build import build, load_data_config
 
     made = Workshop(tmp_path_factory.mktemp("training_speed"))
-    episodes = {"train": {"episodes": 44, "group": "seen"}, "dev": {"episodes": 4, "group": "seen"}}
-    source = {"kind": "tabletop", "seen": 48, "heldout": 0}
+    count = 44 if full else 2
+    episodes = {"train": {"episodes": count, "group": "seen"}, "dev": {"episodes": 4, "group": "seen"}}
+    source = {"kind": "tabletop", "seen": count + 4, "heldout": 0}
     datasets = {"weak": {"split": "train", "kind": "weak"}}
     pairs = {**DATA["pairs"], "per_episode": 15}
     made.write_yaml(made.data, DATA | {"source": source, "splits": episodes, "pairs": pairs, "datasets": datasets})
@@ -71,6 +72,19 @@ def stage(workshop: Workshop, out: Path, dataset: str, steps: int, *more: str) -
             *more,
         ],
     )
+
+
+def accepted(args: dict[str, Any]) -> None:
+    """The small size: two processes that train would take half a minute, so the recipe is only read as they read it."""
+    from stcr_plugin.frameworks.llamafactory.experiment import refuse_unknown_keys
+    from stcr_plugin.frameworks.recipe import Recipe
+    from stcr_plugin.frameworks.refusals import refuse_what_cannot_work
+    from stcr_plugin.frameworks.stage_run import manifests_of
+
+    refuse_unknown_keys(args)
+    recipe = Recipe.of(args)
+    refuse_what_cannot_work(recipe)
+    assert recipe.datasets[0] == "numbered" or list(manifests_of(recipe)) == ["tiny"]
 
 
 def in_turn(one: Step, other: Step, steps: int) -> Pairs:
@@ -124,7 +138,7 @@ def compare(
     ("train_vs_authors_approach_without_worker", ("dataloader_num_workers=0",)),
 ])  # fmt: skip
 def test_train_vs_authors_approach(
-    report: Callable[..., None], workshop: Workshop, name: str, more: tuple[str, ...]
+    report: Callable[..., None], full: bool, workshop: Workshop, name: str, more: tuple[str, ...]
 ) -> None:
     """value: samples a second of recipes/stage2_weak.yaml as it stands, augmentation and a worker that prepares batches
     included; baseline: of the authors' approach with the same batch by accumulation, model, precision and pictures,
@@ -146,6 +160,9 @@ def test_train_vs_authors_approach(
         training = "authors" if kind == "authors" else "llamafactory"
         return stack.enter_context(paced(training, args, out, quiet_environment(workshop.root)))
 
+    if not full:
+        accepted(stage(workshop, workshop.root / "run", "tiny_weak", steps, *more))
+        return
     ours, theirs, _ = compare(workshop, name, launch, ("recipe", "authors"), steps)
     report(name, BATCH / ours, "samples/s", BATCH / theirs)
     assert theirs > 1.5 * ours
@@ -157,7 +174,9 @@ def test_train_vs_authors_approach(
     ("plugin_overhead", "numbered", 1.01),
     ("plugin_overhead_with_numbers", "tiny_weak", 1.5),
 ])  # fmt: skip
-def test_plugin_overhead(report: Callable[..., None], workshop: Workshop, name: str, dataset: str, most: float) -> None:
+def test_plugin_overhead(
+    report: Callable[..., None], full: bool, workshop: Workshop, name: str, dataset: str, most: float
+) -> None:
     """value: seconds a step with the plugin (template, record, callbacks, no augmentation); baseline: LLaMA-Factory
     with STCR_AUTOLOAD=0 and its own template qwen2_vl, on the same data file. `plugin_overhead`: the file has the
     numbers of the pictures in its text, so both see the same prompts; `..._with_numbers`: the file as `stcr data build`
@@ -175,6 +194,9 @@ def test_plugin_overhead(report: Callable[..., None], workshop: Workshop, name: 
             environment["STCR_AUTOLOAD"] = "0"
         return stack.enter_context(paced("llamafactory", args, out, environment))
 
+    if not full:
+        accepted(stage(workshop, workshop.root / "run", dataset, steps, *alone))
+        return
     ours, theirs, least = compare(workshop, name, launch, ("plugin", "plain"), steps)
     report(name, ours, "s", theirs)
     assert least < most  # more than noise above it

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stcr_plugin.config import nearest
+from stcr_plugin.engines.chat_templates import rendered
 from stcr_plugin.engines.prompts import end_of_turn
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.frameworks.numbering import TEMPLATES, number_images
@@ -33,8 +34,8 @@ def segments(processor: Any, messages: Sequence[Mapping[str, str]]) -> list[tupl
     for number, turn in enumerate(turns):
         if turn["role"] != "assistant":
             continue
-        asked = _rendered(processor, turns[:number], add_generation_prompt=True)
-        whole = _rendered(processor, turns[: number + 1])
+        asked = rendered(processor, turns[:number], add_generation_prompt=True)
+        whole = rendered(processor, turns[: number + 1])
         end = whole.rfind(turn_end) + len(turn_end)
         if not (asked.startswith(written) and whole.startswith(asked) and end > len(asked)):
             raise ConfigError(
@@ -51,7 +52,7 @@ def refuse_another_template(processor: Any, template: str) -> None:
     """Raises ConfigError where the model's chat template opens a conversation differently than `template`."""
     system = TEMPLATES[template].system
     expected = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-    opened = _rendered(processor, [{"role": "user", "content": [{"type": "text", "text": "?"}]}])
+    opened = rendered(processor, [{"role": "user", "content": [{"type": "text", "text": "?"}]}])
     if opened != f"{expected}<|im_start|>user\n?<|im_end|>\n":
         fits = [name for name, one in TEMPLATES.items() if opened.startswith("<|im_start|>system") == bool(one.system)]
         raise ConfigError(
@@ -59,11 +60,6 @@ def refuse_another_template(processor: Any, template: str) -> None:
             f"{template!r}, but the model's chat template opens a conversation with {opened[:80]!r}",
             nearest(fits[0] if fits else template, [name for name in TEMPLATES if name != template]),
         )
-
-
-def _rendered(processor: Any, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
-    text: str = processor.apply_chat_template(list(turns), tokenize=False, **options)
-    return text
 
 
 def _with_parts(messages: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:

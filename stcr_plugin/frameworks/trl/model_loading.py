@@ -7,21 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.engines.loading import assembled, with_adapter
+from stcr_plugin.errors import ConfigError
 from stcr_plugin.frameworks.recipe import names
 from stcr_plugin.frameworks.trl.keys import ModelKeys
 
 _ATTENTION = {"disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
-
-
-def load_processor(name: str) -> Any:
-    """Raises DataError where there is none."""
-    from transformers import AutoProcessor
-
-    try:
-        return AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise DataError(name, f"its processor cannot be loaded: {error}") from error
 
 
 def load_model(keys: ModelKeys) -> Any:
@@ -33,15 +24,10 @@ def load_model(keys: ModelKeys) -> Any:
         DataError: The model cannot be loaded.
         ConfigError: It is not a Qwen-VL model, or nothing of it would be trained.
     """
-    from transformers import AutoModelForImageTextToText
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     attention = {} if keys.flash_attn == "auto" else {"attn_implementation": _ATTENTION[keys.flash_attn]}
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(keys.model_name_or_path, dtype="auto", **attention)
-    except (OSError, ValueError) as error:
-        what = f"cannot be loaded as a vision-language model: {error}"
-        raise DataError(keys.model_name_or_path, what) from error
+    model = assembled(keys.model_name_or_path, "auto", local_files_only=False, **attention)
     if not any(".visual." in name for name, _ in model.named_parameters()):
         raise ConfigError(keys.model_name_or_path, "is not a Qwen-VL model", "train it with --backend llamafactory")
     zero3 = is_deepspeed_zero3_enabled()
@@ -90,7 +76,7 @@ def _part(name: str) -> str:
 
 def _with_adapters(model: Any, keys: ModelKeys, zero3: bool) -> Any:
     """Adapters below are merged in memory; the last is trained on, or a new one on top of all of them."""
-    from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+    from peft import LoraConfig, TaskType, get_peft_model
 
     below = names(keys.adapter_name_or_path)
     last = [] if keys.create_new_adapter else below[-1:]
@@ -100,9 +86,9 @@ def _with_adapters(model: Any, keys: ModelKeys, zero3: bool) -> Any:
             "deepspeed", "ZeRO-3 cannot merge adapters in memory", "set stcr.adapter: merge, or use ZeRO-2"
         )
     for adapter in merged:
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        model = with_adapter(model, adapter).merge_and_unload()
     if last:
-        return PeftModel.from_pretrained(model, last[0], is_trainable=True)
+        return with_adapter(model, last[0], trainable=True)
     return get_peft_model(
         model,
         LoraConfig(

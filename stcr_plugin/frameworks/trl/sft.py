@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from stcr_plugin.engines.chat_templates import try_template
+from stcr_plugin.engines.loading import load_processor
 from stcr_plugin.frameworks.launch import under_torchrun
 from stcr_plugin.frameworks.recipe import Recipe, read_recipe
 from stcr_plugin.frameworks.stage_run import run_stage
@@ -13,7 +15,7 @@ from stcr_plugin.frameworks.trl.collator import TemporalCollator
 from stcr_plugin.frameworks.trl.conversation import refuse_another_template
 from stcr_plugin.frameworks.trl.dataset_rows import dataset, mixed
 from stcr_plugin.frameworks.trl.keys import DataKeys, sorted_keys, trainer_config
-from stcr_plugin.frameworks.trl.model_loading import load_model, load_processor
+from stcr_plugin.frameworks.trl.model_loading import load_model
 from stcr_plugin.logits import IGNORE
 
 
@@ -38,7 +40,8 @@ def through_trl(args: dict[str, Any], callbacks: list[Any]) -> None:
 
     keys = sorted_keys(args)
     config = trainer_config(keys)  # DeepSpeed is to be known before the weights are read
-    processor = load_processor(keys.model.model_name_or_path)
+    processor = load_processor(keys.model.model_name_or_path, local=False)
+    try_template(processor, keys.model.model_name_or_path)
     refuse_another_template(processor, keys.data.template)
     collator = TemporalCollator(
         processor,
