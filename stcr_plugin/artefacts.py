@@ -44,6 +44,9 @@ _MODEL_FILES = (
 )
 # By these git would read another repository, such as one whose hook runs us.
 _OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
+_LFS = b"version https://git-lfs.github.com/spec/"
+LFS_START = len(_LFS)
+"""How many bytes of a file `refuse_lfs_pointer` needs."""
 _NOT_JSON = (ValueError, RecursionError)  # ValueError: not JSON, or a number that never ends
 # How libraries written in Rust and C++ (safetensors, torch.save) say that the disk is full: they give no errno.
 _FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")
@@ -215,7 +218,7 @@ def _bytes(path: str | Path, problem: str) -> bytes:
 
 def refuse_lfs_pointer(path: str | Path, start: bytes) -> None:
     """Raises DataError where a file that starts with `start` is only the text that Git LFS keeps in its place."""
-    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+    if start.startswith(_LFS):
         raise DataError(path, "a Git LFS pointer, not the file itself", "run `git lfs pull` in its folder")
 
 

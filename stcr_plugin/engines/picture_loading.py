@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stcr_plugin.engines.picture_changes import change
 from stcr_plugin.engines.sealed import inside
 from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.episodes.picture_files import upright
 from stcr_plugin.errors import DataError
 from stcr_plugin.registry.picture_store import decode, read
 from stcr_plugin.types import Shown
@@ -72,9 +73,12 @@ def scaled_size(width: int, height: int, pixels: int) -> tuple[int, int]:
 
 
 def open_picture(registry: Path, relative: str, pair_id: str) -> Image:
-    """The decoded picture. Raises DataError naming file and pair where it is missing, cut or not a picture."""
+    """The picture as `picture_files.upright` gives it.
+
+    Raises DataError naming file and pair where it is missing, cut or not a picture.
+    """
     try:
-        return decode(read(registry, relative), relative)
+        return upright(decode(read(registry, relative), relative))
     except DataError as error:
         raise DataError(
             registry / relative,

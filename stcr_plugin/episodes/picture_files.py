@@ -1,24 +1,41 @@
-"""Folders of pictures, in the order in which they were taken, and pictures decoded whole."""
+"""Folders of pictures in the order in which they were taken, and the one reader of picture files."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stcr_plugin.artefacts import inside
+from stcr_plugin.artefacts import LFS_START, inside, refuse_lfs_pointer
 from stcr_plugin.errors import DataError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from stcr_plugin.types import Picture
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})  # Pillow's, of 8 bits or fewer
+MOST_PIXELS = 89_478_485  # of a picture; Pillow warns of a decompression bomb from there on
+# EXIF's orientation tag, its value -> Pillow's name of the turn that puts the picture upright, and where it may stand.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_ON_ITS_SIDE = (5, 6, 7, 8)
+_MARKED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
 def list_pictures(root: Path, path: Path) -> tuple[list[Path], tuple[int, int]]:
@@ -44,8 +61,8 @@ def list_pictures(root: Path, path: Path) -> tuple[list[Path], tuple[int, int]]:
             followed(root, str(file))
     sizes = []
     for file in files:
-        with _opened(file) as image:
-            sizes.append(image.size)
+        with header(file, file) as image:
+            sizes.append(_upright_size(image))
         _check_size(file, sizes[-1], sizes[0])
     return files, sizes[0]
 
@@ -93,39 +110,98 @@ def _in_order(names: list[str], path: Path) -> list[str]:
     return [name for _, name in whole]
 
 
-def decoded(file: Path, size: tuple[int, int] | None = None, *, upright: bool = True) -> Picture:
-    """The whole picture, uint8 [height, width, 3], `upright` by its EXIF mark.
+def decoded(file: Path, size: tuple[int, int] | None = None) -> Picture:
+    """The whole picture as `upright` gives it, uint8 [height, width, 3].
 
     Raises DataError naming a file that is truncated, damaged, or not of the `size` (width, height) that was listed.
     """
-    from PIL import ImageOps
+    with header(file, file) as image:
+        picture = upright(loaded(image, file))
+    _check_size(file, picture.size, size or picture.size)
+    return np.asarray(picture)
 
-    with _opened(file) as image:
-        _check_size(file, image.size, size or image.size)
-        try:
-            return np.asarray((ImageOps.exif_transpose(image) if upright else image).convert("RGB"))
-        except Exception as error:  # Pillow's decoders raise various errors at damaged data
-            problem = f"cannot be decoded ({error}), it is truncated or damaged"
-            raise DataError(file, problem, "download or record it again") from None
+
+def header(source: Path | bytes, name: str | Path) -> Image:
+    """A picture of which only the header is read, not its pixels.
+
+    Raises DataError naming one that is not a picture, has not 8-bit colours or has over MOST_PIXELS.
+    """
+    from PIL import Image
+
+    try:
+        if isinstance(source, Path):
+            if source.stat().st_size == 0:
+                raise DataError(name, "an empty file (0 bytes)")
+            with open(source, "rb") as file:
+                start = file.read(LFS_START)
+        else:
+            start = source[:LFS_START]
+        refuse_lfs_pointer(name, start)
+        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(name) from None
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(name, f"cannot be opened as a picture ({reason})") from None
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise _too_large(name)
+    refuse_other_modes(image, name)
+    return image
+
+
+def refuse_other_modes(image: Image, name: str | Path) -> None:
+    """Raises DataError for a picture without 8-bit colours: how its values become colours is not known."""
+    if image.mode not in MODES:
+        image.close()
+        raise DataError(
+            name,
+            f"its pixels have mode {image.mode!r}, not 8-bit colours; is it a depth picture?",
+            "name a colour picture, or save this one with 8 bits per colour, scaled from black to white",
+        )
+
+
+def loaded(image: Image, name: str | Path) -> Image:
+    """`image`, decoded to its last byte. Raises DataError naming one that is truncated or damaged."""
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders raise various errors at damaged data
+        problem = f"cannot be decoded ({error}), it is truncated or damaged"
+        raise DataError(name, problem, "download or record it again") from None
+    return image
+
+
+def upright(image: Image) -> Image:
+    """A decoded picture in RGB, turned by its EXIF mark of how the camera was held."""
+    from PIL import Image
+
+    turn = _TURNS.get(orientation(image))
+    turned = image if turn is None else image.transpose(Image.Transpose[turn])
+    return turned if turned.mode == "RGB" else turned.convert("RGB")
+
+
+def orientation(image: Image) -> int:
+    """The EXIF mark of how the camera was held, 1 to 8; 1 (upright) where there is none that can be read."""
+    if not _MARKED & image.info.keys():
+        return 1
+    try:
+        mark = image.getexif().get(_ORIENTATION)
+    except Exception:  # Pillow raises various errors at damaged EXIF data; the pixels are sound
+        return 1
+    return mark if mark in _TURNS else 1
+
+
+def _upright_size(image: Image) -> tuple[int, int]:
+    """Width and height that `upright` gives a picture, by its header."""
+    return (image.height, image.width) if orientation(image) in _ON_ITS_SIDE else image.size
 
 
 def _check_size(file: Path, size: tuple[int, int], first: tuple[int, int]) -> None:
     if size != first:
-        problem = f"{size[0]}x{size[1]} pixels in a folder of {first[0]}x{first[1]}"
+        problem = f"{size[0]}x{size[1]} pixels in a folder of {first[0]}x{first[1]}, turned by their EXIF marks"
         raise DataError(file, problem, "keep pictures of one size in a folder")
 
 
-def _opened(file: Path) -> Any:
-    """A Pillow image of which only the header is read. Raises DataError for a file without 8-bit colours."""
-    from PIL import Image
-
-    try:
-        if file.stat().st_size == 0:
-            raise DataError(file, "an empty file (0 bytes)")
-        image = Image.open(file)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(file, f"cannot be opened as a picture ({error})") from None
-    if image.mode not in MODES:
-        image.close()
-        raise DataError(file, f"its pixels have mode {image.mode!r}, not 8-bit colours; is it a depth picture?")
-    return image
+def _too_large(name: str | Path) -> DataError:
+    problem = f"has more than {MOST_PIXELS:,} pixels, which are not decoded"
+    return DataError(name, problem, "shrink it first")

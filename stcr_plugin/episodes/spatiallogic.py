@@ -139,7 +139,7 @@ class SpatialLogicSource(Unclaimed):
         return tuple(self._folder(episode).pairs)
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
-        """The folder's pictures at ascending `indices`, each uint8 [height, width, 3], as stored (no EXIF turn).
+        """The folder's pictures at ascending `indices`, each uint8 [height, width, 3], turned by its EXIF mark.
 
         Raises DataError naming the picture that cannot be decoded whole, or the folder where it has changed.
         """
@@ -149,7 +149,7 @@ class SpatialLogicSource(Unclaimed):
             raise DataError(self._base / folder.path, f"{len(folder.names)} pictures, {listed}", "build again")
         check_indices(episode, indices)
         for index in indices:
-            yield decoded(self._base / folder.path / folder.names[index], upright=False)
+            yield decoded(self._base / folder.path / folder.names[index])
 
     def picture_path(self, episode: Episode, index: int) -> str:
         """The path of one picture relative to root, with forward slashes and the folder's name as it is on disk."""

@@ -258,7 +258,7 @@ def _files(pictures: Sequence[Any], folder: Path) -> list[str]:
             except OSError as error:
                 raise DataError(str(picture), f"picture cannot be read ({error.strerror})") from None
         else:
-            path = _written(picture, folder / f"{place}.png")
+            path = _written(_image(picture, _name(picture, place)), folder / f"{place}.png")
         files.append(str(path.resolve().relative_to(ROOT)))
     if len(set(files)) < len(files):
         twice = next(str(picture) for picture, file in zip(pictures, files, strict=True) if files.count(file) > 1)
@@ -273,7 +273,7 @@ def _file(name: str, frame: Path) -> Path:
         if not Path(name).is_file():
             raise DataError(name, "no such picture file", "name a file, or a frame of a video as VIDEO@SECONDS")
         return Path(name)
-    return _written(_frame(Path(found["video"]), float(found["seconds"])), frame)
+    return _written(_image(_frame(Path(found["video"]), float(found["seconds"])), name), frame)
 
 
 def _frame(video: Path, seconds: float) -> Picture:
@@ -283,10 +283,23 @@ def _frame(video: Path, seconds: float) -> Picture:
     return next(frames_numbered(video, [number_at(video, seconds)]))
 
 
-def _written(picture: Image | Picture, path: Path) -> Path:
+def _image(picture: Image | Picture, name: str) -> Image:
+    """A picture in memory as a file of it would be read."""
     from PIL import Image
 
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    from stcr_plugin.episodes.picture_files import loaded, refuse_other_modes, upright
+
+    if not isinstance(picture, Image.Image):
+        shape, kind = getattr(picture, "shape", ()), str(getattr(picture, "dtype", type(picture).__name__))
+        if kind != "uint8" or len(shape) != 3 or shape[2] != 3:
+            problem = f"{kind} of shape {tuple(shape)} is not a picture"
+            raise DataError(name, problem, "give a uint8 array [height, width, 3] in RGB")
+        return Image.fromarray(picture)
+    refuse_other_modes(picture, name)
+    return upright(loaded(picture, name))
+
+
+def _written(image: Image, path: Path) -> Path:
     data = io.BytesIO()
     image.save(data, "PNG", compress_level=1)
     artefacts.write_bytes(path, data.getvalue(), durable=False)

@@ -137,6 +137,9 @@ def pictures(plan: Plan) -> Iterator[Verdict]:
     _, data = _of(plan)
     bad = [fault for fault in data.faults if fault.kind == "picture"]
     yield from shortened([error("pictures", fault.what, where=fault.where) for fault in bad])
+    turned = [fault for fault in data.faults if fault.kind == "turned"]
+    fix = "turn its pixels (`mogrify -auto-orient FILE`): training shows it as stored, `judge` and `data build` turn it"
+    yield from shortened([warning("pictures", fault.what, fix, where=fault.where) for fault in turned])
     if not bad:
         count = "all" if data.decoded == data.pictures else f"{data.decoded}"
         yield ok("pictures", f"{count} of {data.pictures} were decoded to the last byte", pictures=data.pictures)

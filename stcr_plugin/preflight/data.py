@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stcr_plugin import artefacts
+from stcr_plugin.episodes import picture_files
 from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.logits import IGNORE
 from stcr_plugin.preflight.model import Model
@@ -29,7 +29,7 @@ _WORTH_A_PROCESS = 2000  # a process takes a second to start
 class Fault:
     """What is wrong with one picture or row."""
 
-    kind: Literal["picture", "replaced", "row", "dropped", "supervised"]
+    kind: Literal["picture", "replaced", "turned", "row", "dropped", "supervised"]
     where: str
     what: str
 
@@ -81,7 +81,7 @@ class Look:
     size: tuple[int, int]
     changed: float
     fault: str = ""
-    replaced: bool = False
+    kind: Literal["picture", "replaced", "turned"] = "picture"
 
 
 def read_data(resolved: Resolved, model: Model, images: int | None = None, *, samples: int | None = None) -> Data:
@@ -100,11 +100,7 @@ def read_data(resolved: Resolved, model: Model, images: int | None = None, *, sa
     sums = _sums(names, resolved)
     chosen = set(spread_evenly(list(first), images))
     looks = _look(list(first), resolved.data.media_dir, chosen, sums=sums)
-    faults = [
-        Fault("replaced" if look.replaced else "picture", f"{path} ({first[path]})", look.fault)
-        for path, look in looks.items()
-        if look.fault
-    ]
+    faults = [Fault(look.kind, f"{path} ({first[path]})", look.fault) for path, look in looks.items() if look.fault]
     tokenised, more = _tokenised(loaded, looks, resolved, model=model, samples=samples)
     return Data(
         rows={name: len(rows) for name, rows in loaded.items()},
@@ -206,22 +202,25 @@ def looked_at(chunk: Sequence[tuple[str, str, bool, str]]) -> dict[str, Look]:
 
 
 def _one(path: str, media: str, whole: bool, *, expected: str) -> Look:
-    from PIL import Image
-
     in_tar = picture_store.IN_TAR in path
     file = Path(media, path.partition("#")[0]) if in_tar else Path(path)
     try:
         changed = file.stat().st_mtime
         data = picture_store.read(media, path) if in_tar else file.read_bytes()
-        size = picture_store.decode(data, path).size if whole else Image.open(io.BytesIO(data)).size
+        image = picture_files.header(data, path)
+        if whole:
+            picture_files.loaded(image, path)
     except FileNotFoundError:
         return Look((0, 0), 0.0, "no such file; copy it there, set media_dir, or build again")
-    except (DataError, OSError, Image.DecompressionBombError) as error:
+    except (DataError, OSError) as error:
         reason = (error.problem if isinstance(error, DataError) else "") or str(error)
         return Look((0, 0), 0.0, f"{reason}; replace it, or leave its rows out, for training would stop at it")
     if expected and artefacts.sha256_of(data) != expected:
-        return Look(size, changed, "is not the picture that was built; delete it and build again", replaced=True)
-    return Look(size, changed)
+        fault = "is not the picture that was built; delete it and build again"
+        return Look(image.size, changed, fault, "replaced")
+    if (mark := picture_files.orientation(image)) > 1:
+        return Look(image.size, changed, f"is marked as held in another way (EXIF orientation {mark})", "turned")
+    return Look(image.size, changed)
 
 
 # ---- tokens ----

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.episodes.picture_files import header, loaded
 from stcr_plugin.errors import DataError
 from stcr_plugin.registry.data_config import FrameRules
 
@@ -53,16 +54,11 @@ def read(registry: str | Path, name: str) -> bytes:
 
 
 def decode(data: bytes, name: str) -> Image:
-    """The whole picture, decoded to its last byte. Raises DataError naming it where it is cut or not a picture."""
-    from PIL import Image
+    """The whole picture as it is stored, decoded to its last byte.
 
-    try:
-        image = Image.open(io.BytesIO(data))
-        with image:
-            image.load()
-        return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(name, f"cannot be decoded ({error})") from None
+    Raises DataError naming one that is cut, is not a picture or has not 8-bit colours.
+    """
+    return loaded(header(data, name), name)
 
 
 def is_whole(data: bytes) -> bool:

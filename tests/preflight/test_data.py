@@ -99,3 +99,18 @@ def test_spread_takes_the_first_and_as_many_as_asked() -> None:
     assert spread_evenly(range(10), 3) == [0, 3, 6]
     assert spread_evenly(range(2), 3) == [0, 1]
     assert spread_evenly("abc", None) == ["a", "b", "c"]
+
+
+def test_pictures_that_training_would_show_as_stored_are_named(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 40)).save(tmp_path / "phone.jpg", exif=exif)
+    Image.new("I;16", (30, 40)).save(tmp_path / "depth.png")
+    paths = [str(tmp_path / name) for name in ("phone.jpg", "depth.png")]
+    turned, deep = data._look(paths, "", set(paths), sums={}).values()
+    assert (turned.size, turned.kind) == ((30, 40), "turned")
+    assert turned.fault == "is marked as held in another way (EXIF orientation 6)"
+    assert (deep.kind, deep.fault.partition(";")[0]) == (
+        "picture",
+        "its pixels have mode 'I;16', not 8-bit colours",
+    )
