@@ -290,9 +290,10 @@ def _image(picture: Image | Picture, name: str) -> Image:
     from stcr_plugin.episodes.picture_files import loaded, refuse_other_modes, upright
 
     if not isinstance(picture, Image.Image):
-        shape, kind = getattr(picture, "shape", ()), str(getattr(picture, "dtype", type(picture).__name__))
+        shape = list(getattr(picture, "shape", ()))
+        kind = str(getattr(picture, "dtype", type(picture).__name__))
         if kind != "uint8" or len(shape) != 3 or shape[2] != 3:
-            problem = f"{kind} of shape {tuple(shape)} is not a picture"
+            problem = f"{kind} of shape {shape} is not a picture"
             raise DataError(name, problem, "give a uint8 array [height, width, 3] in RGB")
         return Image.fromarray(picture)
     refuse_other_modes(picture, name)

@@ -21,10 +21,10 @@ MAX_TOKENS = 256
 
 def data_url(path: str) -> str:
     """The picture in the size of training, as a data URL."""
-    picture = Image.open(path)
-    if picture.mode.startswith(("I", "F")):  # a conversion to 8 bits would clip it
+    stored = Image.open(path)
+    if stored.mode.startswith(("I", "F")):  # a conversion to 8 bits would clip it
         sys.exit(f"{path}: has more than 8 bits per colour; save it with 8")
-    picture = ImageOps.exif_transpose(picture).convert("RGB")  # as the camera was held
+    picture = ImageOps.exif_transpose(stored).convert("RGB")  # as the camera was held
     for limit, over in ((MOST, True), (LEAST, False)):
         pixels = picture.width * picture.height
         if pixels > limit if over else pixels < limit:
