@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Candidates looked at where phases or progress matter: all of them in a short episode, this many at random in a
 # long one, so that an hour of video without `max_seconds` does not list its billions of pairs.
 _POOL = 100_000
+_SHORT = "too short for any pair that the rules allow"
+_STILL = "nothing moves: less than pairs.trim_idle from its first frame to its last"
 
 
 @settings
@@ -175,7 +177,8 @@ def _candidates(
         here = np.arange(shortest, math.floor(min(longest, end - start - 1)) + 1, dtype=np.int64)
         if here.size == 0:
             where = f"episode {episode.episode_id}, frames {segment.start}-{segment.end}"
-            excluded.append(Exclusion("segment", where, "too short for any pair that the rules allow"))
+            still = _is_still(segment, states, rules)
+            excluded.append(Exclusion("segment", where, _STILL if still else _SHORT))
         segment_of += [number] * here.size
         distances.append(here)
         starts.append(np.full(here.size, start))
@@ -272,6 +275,13 @@ def _usable(episode: Episode, segment: Segment, states: Sequence[State] | None, 
         while start < end - 1 and moving[end - 2]["motion"] < rules.trim_idle:
             end -= 1
     return -(-start // rules.stride), max(end // rules.stride, -(-start // rules.stride))
+
+
+def _is_still(segment: Segment, states: Sequence[State] | None, rules: PairRules) -> bool:
+    """Whether nothing moves in a segment, so that no frame is left of it without its idle ends."""
+    if rules.trim_idle is None or states is None or segment.end - segment.start < 2:
+        return False
+    return all(states[frame]["motion"] < rules.trim_idle for frame in range(segment.start, segment.end - 1))
 
 
 def _need(

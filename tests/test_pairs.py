@@ -95,10 +95,18 @@ def test_idle_ends_are_trimmed_to_the_frame_beside_the_movement():
     assert used == {3, 4, 5, 6}
 
 
-def test_an_idle_episode_is_excluded():
-    drawn = draw(episode("e", 9), PairRules(trim_idle=0.02), [{"motion": 0.0}] * 9)
+@pytest.mark.parametrize(
+    ("motion", "reason"),
+    [
+        ([0.0] * 9, "nothing moves: less than pairs.trim_idle from its first frame to its last"),
+        ([0.0] * 8 + [1.0], "nothing moves: less than pairs.trim_idle from its first frame to its last"),
+        ([0.0] * 4 + [1.0] + [0.0] * 4, "too short for any pair that the rules allow"),
+    ],
+)
+def test_an_idle_episode_is_excluded_with_its_reason(motion, reason):
+    drawn = draw(episode("e", 9), PairRules(trim_idle=0.02, min_frames=4), [{"motion": one} for one in motion])
     assert drawn.pairs == ()
-    assert len(drawn.excluded) == 1
+    assert [one.reason for one in drawn.excluded] == [reason]
 
 
 def test_share_within_a_phase_is_met_exactly():

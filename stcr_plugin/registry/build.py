@@ -250,4 +250,5 @@ def _split_counts(staged: Staged, split: str) -> PairCounts:
     own = staged.of(split)
     dropped = {kind: sum(getattr(drawn, kind) for _, drawn, _ in own) for kind in ("tied", "unlabelled")}
     counts = total([pictured.counts for _, _, pictured in own])
-    return dataclasses.replace(counts, dropped=dropped if any(dropped.values()) else None)
+    almost = sum(pictured.almost_same for _, _, pictured in own)
+    return dataclasses.replace(counts, dropped=dropped if any(dropped.values()) else None, almost_same=almost or None)

@@ -129,7 +129,9 @@ def _check_pairs(build: _Build) -> dict[str, Pair]:
         own = [pair for pair in pairs.values() if pair.split == split]
         found = manifests.count_pairs(own, manifest.splits.get(split, ()))
         where = f"{manifest.name}/pairs, split {split}"
-        build.compare(where, dataclasses.replace(found, dropped=expected.dropped), expected)
+        build.compare(
+            where, dataclasses.replace(found, dropped=expected.dropped, almost_same=expected.almost_same), expected
+        )
     return pairs
 
 

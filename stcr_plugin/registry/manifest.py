@@ -30,6 +30,7 @@ class PairCounts:
         closer: Which frame is closer to completion -> pairs.
         distances: Native frames between the two -> pairs.
         dropped: Pairs that were drawn but not used, "tied" or "unlabelled"; None where there were none.
+        almost_same: Pairs whose two pictures are almost the same; None where there are none.
     """
 
     episodes: int
@@ -40,6 +41,7 @@ class PairCounts:
     closer: dict[str, int] = field(default_factory=dict)
     distances: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] | None = None
+    almost_same: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,9 @@ class Manifest:
             if values[optional] is None:
                 del values[optional]
         for figures in values["counts"]["splits"].values():
-            if figures["dropped"] is None:
-                del figures["dropped"]
+            for optional in ("dropped", "almost_same"):
+                if figures[optional] is None:
+                    del figures[optional]
         artefacts.write_json(path, values)
 
     @cached_property

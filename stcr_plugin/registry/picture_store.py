@@ -21,9 +21,13 @@ from stcr_plugin.errors import DataError
 from stcr_plugin.registry.data_config import FrameRules
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL.Image import Image
 
     from stcr_plugin.types import Picture
+
+    Cells = npt.NDArray[np.int16]
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "none": ".none"}
 HASH_SIDE = 16
@@ -99,17 +103,27 @@ def _size(size: tuple[int, int], rules: FrameRules) -> tuple[int, int]:
 
 
 def fingerprint(data: bytes) -> str:
-    """A perceptual hash of an encoded picture, HASH_SIDE squared bits in hex: similar pictures differ in few bits.
+    """A perceptual hash of an encoded picture, HASH_SIDE squared bits in hex: similar pictures differ in few bits."""
+    return hashed(cells(data))
 
-    Difference hash: the picture in grey, shrunk to HASH_SIDE + 1 columns and HASH_SIDE rows; a bit says whether a
-    cell is brighter than the one to its left (N. Krawetz, "Kind of Like That", hackerfactor.com, 2013).
-    """
+
+def cells(data: bytes) -> Cells:
+    """An encoded picture in grey, shrunk to HASH_SIDE rows and HASH_SIDE + 1 columns, [rows, columns]."""
     import numpy as np
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
         grey = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
-    cells = np.asarray(grey, dtype=np.int16)
+    return np.asarray(grey, dtype=np.int16)
+
+
+def hashed(cells: Cells) -> str:
+    """Difference hash: a bit says whether a cell is brighter than the one to its left.
+
+    After N. Krawetz, "Kind of Like That", hackerfactor.com, 2013.
+    """
+    import numpy as np
+
     return np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes().hex()
 
 

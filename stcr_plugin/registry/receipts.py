@@ -86,13 +86,18 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Pictured:
-    """Receipt of writing a shard's pictures: the episodes that could be read, and what is left of its pairs."""
+    """Receipt of writing a shard's pictures: the episodes that could be read, and what is left of its pairs.
+
+    Attributes:
+        almost_same: How many of these pairs show two pictures that are almost the same.
+    """
 
     step: ClassVar[str] = "picture"
     episodes: list[str]
     frames: int
     counts: PairCounts
     excluded: list[Exclusion]
+    almost_same: int = 0
 
 
 @dataclass(frozen=True)

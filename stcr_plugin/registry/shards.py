@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
@@ -29,6 +29,7 @@ from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.registry.data_config import DataConfig, DatasetRule
 from stcr_plugin.registry.manifest import count_pairs, count_rows, dataset_name, pair_of
 from stcr_plugin.registry.receipts import Choice, Context, Drawn, Pictured, Rows, Sampled, Shard
+from stcr_plugin.registry.same_pictures import almost_same, without_same
 from stcr_plugin.samples.cot import Phrases, check_target, cot_sample, given_sample, is_described, load_phrases
 from stcr_plugin.samples.questions import why_unusable
 from stcr_plugin.samples.weak import weak_sample
@@ -46,6 +47,9 @@ from stcr_plugin.types import (
     Sample,
     State,
 )
+
+if TYPE_CHECKING:
+    from stcr_plugin.registry.picture_store import Cells
 
 _MUTE = "published without a description of each picture; only kind: weak can use it"
 _AHEAD = 4  # pictures that wait to be encoded, so that a slow encoder does not fill the memory
@@ -107,24 +111,27 @@ def picture(context: Context, shard: Shard) -> Pictured:
     index: list[dict[str, Any]] = []
     kept: list[str] = []
     excluded: list[Exclusion] = []
+    almost = 0
     for episode in shard.episodes:
-        listed = by_episode.get(episode.episode_id, [])
-        wanted = sorted({frame for pair in listed for frame in (pair.earlier, pair.later)})
         try:
-            shown = _written(context, episode, wanted, tar=tar)
+            used, shown, bad = _shown_pairs(context, episode, by_episode.get(episode.episode_id, []), tar=tar)
         except UnreadableError as error:
-            excluded.append(skipped(Exclusion("episode", episode.episode_id, str(error)), config))
-            shutil.rmtree(place.registry / place.pictures / episode.episode_id, ignore_errors=True)
-            continue
+            used, shown, bad = [], {}, [Exclusion("episode", episode.episode_id, str(error))]
         except BaseException:
             if tar is not None:
                 tar.abandon()
             raise
+        excluded += [skipped(item, config) for item in bad]
+        if any(item.what == "episode" for item in bad):
+            shutil.rmtree(place.registry / place.pictures / episode.episode_id, ignore_errors=True)
+            continue
         kept.append(episode.episode_id)
-        index += [_indexed(*shown[frame], episode, frame) for frame in wanted]
+        cells = {frame: picture_store.cells(data) for frame, (_, data) in shown.items() if data}
+        almost += almost_same(used, cells) if cells else 0
+        index += [_indexed(*shown[frame], episode, frame=frame, cells=cells.get(frame)) for frame in shown]
         pairs += [
             dataclasses.replace(pair, earlier_image=shown[pair.earlier][0], later_image=shown[pair.later][0])
-            for pair in listed
+            for pair in used
         ]
     if tar is not None:
         tar.close()
@@ -132,7 +139,9 @@ def picture(context: Context, shard: Shard) -> Pictured:
         os.sync()  # a receipt must not outlive its pictures; flushed one by one they would take 30 times as long
     parquet.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
     parquet.write(place.staging / "frames" / shard.file, index, parquet.FRAMES)
-    return Pictured(episodes=kept, frames=len(index), counts=count_pairs(pairs, kept), excluded=excluded)
+    return Pictured(
+        episodes=kept, frames=len(index), counts=count_pairs(pairs, kept), excluded=excluded, almost_same=almost
+    )
 
 
 def sample(context: Context, shard: Shard, choices: Sequence[Choice]) -> Sampled:
@@ -215,25 +224,51 @@ class UnreadableError(DataError):
     """A picture that the source cannot give; a full disk, which is not the episode's fault, is another error."""
 
 
-def _written(
-    context: Context, episode: Episode, frames: Sequence[int], *, tar: picture_store.TarWriter | None
-) -> dict[int, tuple[str, bytes]]:
-    """Frame -> the name of its picture and its bytes (none with format none), when all of an episode are written."""
-    rules, place = context.config.frames, context.place
-    suffix = picture_store.SUFFIX[rules.format]
-    names = {frame: f"{place.pictures}/{episode.episode_id}/{frame:06d}{suffix}" for frame in frames}
-    if rules.format == "none":
-        return {frame: (name, b"") for frame, name in names.items()}
-    if tar is not None:
-        # Read all of them before the first is added: an episode that cannot be read leaves nothing in the tar.
-        encoded = list(_encoded(context, episode, frames))
-        return {frame: (tar.add(f"{episode.episode_id}/{frame:06d}{suffix}", data), data) for frame, data in encoded}
-    # Pictures that a killed or former build wrote whole are not written again.
-    known = {frame: data for frame, name in names.items() if (data := _read_back(place.registry, name)) is not None}
-    for frame, data in _encoded(context, episode, [frame for frame in frames if frame not in known]):
-        artefacts.write_bytes(place.registry / names[frame], data, durable=False)
-        known[frame] = data
-    return {frame: (names[frame], known[frame]) for frame in frames}
+def _frames(pairs: Sequence[Pair]) -> list[int]:
+    return sorted({frame for pair in pairs for frame in (pair.earlier, pair.later)})
+
+
+def _name(context: Context, episode: Episode, frame: int) -> str:
+    """The name of a picture that is a file of its own."""
+    suffix = picture_store.SUFFIX[context.config.frames.format]
+    return f"{context.place.pictures}/{episode.episode_id}/{frame:06d}{suffix}"
+
+
+def _pictures(context: Context, episode: Episode, frames: Sequence[int]) -> tuple[dict[int, bytes], frozenset[int]]:
+    """Frame -> the bytes of its picture (none with format none), and the frames whose pictures are on the disk."""
+    config = context.config
+    if config.frames.format == "none":
+        return dict.fromkeys(frames, b""), frozenset()
+    known: dict[int, bytes] = {}
+    if not in_tar(config):  # pictures that a killed or former build wrote whole are not written again
+        for frame in frames:
+            if (data := _read_back(context.place.registry, _name(context, episode, frame))) is not None:
+                known[frame] = data
+    made = dict(_encoded(context, episode, [frame for frame in frames if frame not in known]))
+    return {frame: known[frame] if frame in known else made[frame] for frame in frames}, frozenset(known)
+
+
+def _shown_pairs(
+    context: Context, episode: Episode, pairs: Sequence[Pair], *, tar: picture_store.TarWriter | None
+) -> tuple[list[Pair], dict[int, tuple[str, bytes]], list[Exclusion]]:
+    """Write the pictures of an episode's pairs.
+
+    Returns the pairs that show two pictures, frame -> its picture's name and bytes (none with format none), and what is
+    skipped. Raises UnreadableError.
+    """
+    encoded, on_disk = _pictures(context, episode, _frames(pairs))
+    used, bad = without_same(pairs, encoded) if any(encoded.values()) else (list(pairs), [])
+    shown: dict[int, tuple[str, bytes]] = {}
+    for frame in _frames(used):
+        name, data = _name(context, episode, frame), encoded[frame]
+        if tar is not None:
+            name = tar.add(
+                f"{episode.episode_id}/{frame:06d}{picture_store.SUFFIX[context.config.frames.format]}", data
+            )
+        elif data and frame not in on_disk:
+            artefacts.write_bytes(context.place.registry / name, data, durable=False)
+        shown[frame] = (name, data)
+    return used, shown, bad
 
 
 def _encoded(context: Context, episode: Episode, frames: Sequence[int]) -> Iterator[tuple[int, bytes]]:
@@ -265,14 +300,14 @@ def _read_back(registry: Path, name: str) -> bytes | None:
     return data if picture_store.is_whole(data) else None
 
 
-def _indexed(name: str, data: bytes, episode: Episode, frame: int) -> dict[str, Any]:
+def _indexed(name: str, data: bytes, episode: Episode, *, frame: int, cells: Cells | None) -> dict[str, Any]:
     return {
         "image": name,
         "episode_id": episode.episode_id,
         "frame": frame,
         "bytes": len(data),
         "sha256": artefacts.sha256_of(data),
-        "fingerprint": picture_store.fingerprint(data) if data else "",
+        "fingerprint": "" if cells is None else picture_store.hashed(cells),
     }
 
 

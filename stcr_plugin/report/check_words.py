@@ -32,6 +32,12 @@ def build_text(manifest: Manifest) -> str:
         lines.append(f"dataset {name}: {rows.samples} samples of {rows.pairs} pairs{short}")
     lines.append(f"pictures: {manifest.frames.count} in {manifest.frames.folder}")
     lines += [f"skipped {number} times: {reason}" for reason, number in counts.excluded.items()]
+    lines += [
+        f"warning: {of.almost_same} of the {of.pairs} pairs of split {split} show two pictures that are almost the "
+        "same; leave out still episodes, or set pairs.trim_idle or a larger pairs.min_seconds"
+        for split, of in counts.splits.items()
+        if of.almost_same
+    ]
     return "\n".join(lines)
 
 
