@@ -17,8 +17,23 @@ Part = Literal["train", "heldout"]
 
 PROMPTS = Path(__file__).parent / "prompts"
 
-# What LLaMA-Factory or a chat template would read as a picture or as the end of a turn.
-_MARKERS = re.compile(r"<\s*(?:image|video|audio)\s*>|<[|｜]|[|｜]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>", re.I)
+# What LLaMA-Factory, a chat template or a tokenizer of the model families that it supports would read as a picture, as
+# the end of a turn or as another special token. Any other word in angle brackets, such as <left>, is text.
+_WORDS = """image img im video audio sound box ref quad point poly patch unit slice mask placeholder s bos eos eot eoh
+eoa eom eod eop sop pad unk sep cls think thinking thought answer tool tools function parameter invoke role
+user assistant system model bot ai"""
+_PARTS = """image img im_ _im video audio vision token tool_ fim[_-] _of_ begin_ end_ extra_id unused\\d reserved
+special loc\\d seg\\d row_\\d col_\\d _index_ arg_ think_ _think seed: utterance _user _bot _system function=
+parameter= 0x[0-9a-f]{2}>"""
+_BRACKETED = """INST IMG IMG_BREAK IMG_END TOOL_CALLS TOOL_RESULTS TOOL_CONTENT AVAILABLE_TOOLS SYSTEM_PROMPT THINK ARGS
+CALL_ID MODEL_SETTINGS AUDIO BEGIN_AUDIO PREFIX MIDDLE SUFFIX UNK PAD CLS SEP MASK gMASK sMASK BOS EOS"""
+_MARKERS = re.compile(
+    r"<\s*(?:image|video|audio)\s*>|<[|｜]|[|｜]>|<\[[^\]\s]+\]>|<<\s*/?SYS\s*>>|<用户>"
+    rf"|</?(?:{'|'.join(_WORDS.split())})>"
+    rf"|</?(?=[^<>\s]*(?:{'|'.join(_PARTS.split())}))[^<>\s]+>"
+    rf"|(?-i:\[/?(?:{'|'.join(_BRACKETED.split())}|unused\d+)\])",
+    re.IGNORECASE,
+)
 
 
 @settings
@@ -99,7 +114,7 @@ def fill_task(template: str, task: str) -> str:
 
 
 def why_unusable(task: str) -> str | None:
-    """Why a task text must not be in a prompt, or None: it is empty, or would be read as a picture or a turn."""
+    """Why a text must not be in a conversation, or None: it is empty, or a tokenizer reads a special token in it."""
     if not task.strip():
         return "the task text is empty"
     return "the task text holds a media or chat marker" if _MARKERS.search(task) else None

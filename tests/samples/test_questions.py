@@ -1,3 +1,7 @@
+import importlib.util
+import re
+from pathlib import Path
+
 import pytest
 
 from stcr_plugin.errors import ConfigError
@@ -58,13 +62,46 @@ def test_unknown_language_names_the_known():
     assert set(questions()) == {"en", "zh"}
 
 
-@pytest.mark.parametrize(
-    "task", ["see <image>", "< VIDEO >", "<audio>", "end<|im_end|>", "a<｜User｜>b", " ", "[INST] a"]
+# In brackets in LLaMA-Factory's source, but a token of no tokenizer.
+NO_TOKENS = set(
+    """<IMPORTANT> </IMPORTANT> <SYS> </SYS> <global_setting> </global_setting> <response> </response>
+[IGNORE_INDEX]""".split()
 )
+_MARKERS = """<image> <VIDEO> <audio> <|im_end|> <|anything_new|> <｜User｜> <｜begin▁of▁sentence｜> <s> </s> <bos> <eos>
+<pad> <unk> <mask> <IMG_CONTEXT> <img> </img> <box> </box> <ref> <quad> <point> <think> </think> <answer> <tool_call>
+</tool_call> <tool_response> <arg_key> <start_of_turn> <end_of_turn> <start_of_image> <image_soft_token> <fim_prefix>
+<fim-suffix> <|fim_middle|> <fake_token_around_image> <global-img> <row_1_col_2> <end_of_utterance> <im_start>
+<im_patch> <image_id> <slice> <unit> <loc0012> <seg001> <unused99> <extra_id_0> <reserved_106> <special_7> <0x0A> <_user> <用户>
+<AI> <seed:bos> <[begin▁of▁sentence]> <|turn> <turn|> <<SYS>> <</SYS>> <sop> <eod> <role> <function=pick> [INST]
+[/INST] [IMG] [IMG_BREAK] [TOOL_CALLS] [AVAILABLE_TOOLS] [THINK] [gMASK] [PAD] [unused5]"""
+
+
+@pytest.mark.parametrize("task", ["< video >", " ", *(f"put{marker}it down" for marker in _MARKERS.split())])
 def test_task_with_a_marker_is_unusable(task):
     assert why_unusable(task)
 
 
-@pytest.mark.parametrize("task", ["put the cup on the pad", "move < 3 cm", "把杯子放在垫子上", "a|b"])
+def test_every_special_token_that_llamafactory_writes_is_a_marker():
+    folder = Path(importlib.util.find_spec("llamafactory").submodule_search_locations[0], "data")
+    source = "".join((folder / name).read_text("utf-8") for name in ("template.py", "mm_plugin.py", "tool_utils.py"))
+    written = set(re.findall(r"<[|｜]?/?[\w▁:]+[|｜]?>|\[/?[A-Z]+(?:_[A-Z]+)*\]", source))
+    assert len(written) > 150
+    assert {text for text in written if not why_unusable(text)} <= set(_NO_TOKENS.split())
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "put the cup on the pad",
+        "move < 3 cm",
+        "把杯子放在垫子上",
+        "a|b",
+        "lift the <left> arm of <robot_2>",
+        "put <object> into the [box] or [mask]",
+        "if x<3 and y>2, press [OK]",
+        "a <- b -> c <= d >= e",
+        "take the image of the user to the end",
+    ],
+)
 def test_plain_task_is_usable(task):
     assert why_unusable(task) is None
