@@ -12,7 +12,7 @@ DATA: dict[str, Any] = {
     "source": {"kind": "tabletop", "seen": 2, "heldout": 3, "size": 56},
     "frames": {"width": 56, "height": 56},
     "splits": {"train": {"episodes": 2, "group": "seen"}, "heldout": {"episodes": 3, "group": "heldout"}},
-    "pairs": {"per_episode": 4, "min_seconds": 0.5, "within_phase": 0.5},
+    "pairs": {"per_episode": 4, "min_seconds": 0.5, "within_phase": 0.5, "trim_idle": 0.02},
     "datasets": {"weak": {"split": "train", "kind": "weak"}},
 }
 

@@ -7,6 +7,7 @@ Finding and Marked is `...` code and **...** strong.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +208,10 @@ def share(found: HasFigures, name: str = "pair_accuracy", *, clusters: str = "ep
 
 # ---- Markdown ----
 
+LINK = "[arXiv 2604.10506](https://arxiv.org/abs/2604.10506)"
+"""The only link that a text may hold: the paper of the method."""
+_KEPT = re.compile(rf"({re.escape(LINK)}|`[^`]+`)")
+
 _LISTED = 3  # cards per kind in Markdown, which has no pictures of them
 
 
@@ -219,7 +224,12 @@ def markdown(document: Document) -> str:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(" ".join(text.split()), quote=False)
+    """Without markup, but for the code in it and for LINK."""
+    parts = _KEPT.split(" ".join(text.split()))  # every second one is kept
+    return "".join(
+        part if part == LINK else html.escape(part, quote=False) if place % 2 else tables.inert(part)
+        for place, part in enumerate(parts)
+    )
 
 
 def written(block: Block) -> str:
@@ -241,7 +251,9 @@ def written(block: Block) -> str:
         case Code(language=""):
             return "\n".join(f"    {line}" for line in block.text.splitlines())
         case Code():
-            return f"```{block.language}\n{block.text}\n```"
+            runs = [len(run) for run in re.findall(r"`{3,}", block.text)]
+            fence = "`" * (max(runs, default=2) + 1)
+            return f"{fence}{block.language}\n{block.text}\n{fence}"
         case Fold():
             return "\n\n".join([f"#### {_escaped(block.title)}", *map(written, block.blocks)])
         case Gallery():

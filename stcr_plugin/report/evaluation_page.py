@@ -11,6 +11,7 @@ from stcr_plugin.evaluation.evaluate import ANSWERS, read_answers
 from stcr_plugin.figures import Breakdowns, Permutation
 from stcr_plugin.report import plots, tables
 from stcr_plugin.report.comparator_words import comparator_words
+from stcr_plugin.report.document import code
 from stcr_plugin.report.factuality_words import HEADS, claim_words, family_cells
 from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.results import ClaimAccount, Evaluation
@@ -79,7 +80,7 @@ def _markdown(found: Evaluation, rows: Sequence[tuple[str, tables.HasFigures]], 
     ]
     parts = [
         f"# Evaluation of {tables.cell(_title(found))}",
-        f"Mode `{found.mode}`, model `{tables.cell(found.model)}`, {found.figures.n_queries} queries. {how} {interval}",
+        f"Mode `{found.mode}`, model {code(found.model)}, {found.figures.n_queries} queries. {how} {interval}",
         *([tables.cell(comparator_words(found.comparator, found.figures))] if found.comparator else []),
         *([tables.cell(overlap_words(found.overlap))] if found.overlap else []),
         tables.figures_table(["pairs of"], [([label], part) for label, part in rows]),

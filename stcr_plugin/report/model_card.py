@@ -15,6 +15,7 @@ from stcr_plugin.registry.manifest import Manifest
 from stcr_plugin.report import tables
 from stcr_plugin.report.controls_table import control_table
 from stcr_plugin.report.document import (
+    LINK,
     Block,
     Bullets,
     Cell,
@@ -34,7 +35,6 @@ from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.results import Controls, Evaluation, Guard
 
 TAGS = ("stcr", "robotics", "multi-image", "order-bias", "task-progress", "llama-factory")
-_METHOD = "[arXiv 2604.10506](https://arxiv.org/abs/2604.10506)"
 # Keys of a recipe that describe the training, none of which is a path.
 _SETTINGS = (
     "finetuning_type", "freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model", "lora_rank",
@@ -150,7 +150,7 @@ def model_card(of: Card) -> tuple[str, tuple[str, ...]]:
     missing: list[str] = []
     intro = Words(
         "Which of two pictures of one robot task is closer to the task's completion? This model was trained by "
-        f"spatio-temporal order correction (STCR, {_METHOD}) with stcr_plugin {__version__} to judge by what the "
+        f"spatio-temporal order correction (STCR, {LINK}) with stcr_plugin {__version__} to judge by what the "
         "pictures show, not by the order in which they come."
     )
     sections = [

@@ -122,9 +122,7 @@ def contact_sheet(path: Path, examples: Sequence[Example]) -> None:
         y = 0.97
         for text, colour in example.lines:
             lines = textwrap.wrap(_printable(text), 98, max_lines=4, placeholder=" ...") or [""]
-            axes[2].text(
-                0.01, y, "\n".join(lines), va="top", fontsize=8.5, color=colour, parse_math=False, linespacing=1.25
-            )
+            axes[2].text(0.01, y, "\n".join(lines), va="top", fontsize=8.5, color=colour, linespacing=1.25)
             y -= 0.095 * len(lines) + 0.03
     _save(figure, path)
 
@@ -207,11 +205,15 @@ def _printable(text: str) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
     data = io.BytesIO()
     FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name or task may hold dollars
+    with warnings.catch_warnings(), rc_context({"text.parse_math": False}):  # ticks are made when they are drawn
         # The bundled font has no Chinese characters, which become boxes; the report beside has the text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(data, format="png", dpi=110, metadata={"Software": None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +26,10 @@ class Column:
     coin: str
     order_guess: str
     needs: tuple[str, ...] = ()
+
+
+# A bracket, or the sign after which renderers take the rest for an address, without which none is a link.
+_LINKS = re.compile(r"[\[\]]|\b(?:https?|ftp|mailto):|\bwww\.", re.IGNORECASE)
 
 
 COLUMNS: Mapping[str, Column] = {
@@ -201,5 +206,10 @@ def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def cell(value: object) -> str:
-    """`value` as the text of a Markdown cell; neither a model's words nor a path can break the table."""
-    return html.escape(" ".join(str(value).split()), quote=False).replace("|", "\\|").replace("`", "'")
+    """`value` as the text of a Markdown cell; neither a model's words nor a path can break the table or be a link."""
+    return inert(" ".join(str(value).split())).replace("|", "\\|").replace("`", "'")
+
+
+def inert(text: str) -> str:
+    """`text` for Markdown: no HTML, no picture and no link, also none that begins with https: or www."""
+    return _LINKS.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", html.escape(text, quote=False))

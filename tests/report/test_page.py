@@ -39,7 +39,7 @@ DATA = {
     "source": {"kind": "tabletop", "seen": 0, "heldout": 3, "size": 56},
     "frames": {"width": 56, "height": 56},
     "splits": {"heldout": {"episodes": 3, "group": "heldout"}},
-    "pairs": {"per_episode": 8, "min_seconds": 0.5, "within_phase": 0.25},
+    "pairs": {"per_episode": 8, "min_seconds": 0.5, "within_phase": 0.25, "trim_idle": 0.02},
 }
 OPTIONAL = {
     "Accuracy by distance",

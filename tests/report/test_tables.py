@@ -1,7 +1,11 @@
 import dataclasses
+import re
+
+import pytest
+from PIL import Image
 
 from stcr_plugin.figures import Figures, PairFigures
-from stcr_plugin.report import tables
+from stcr_plugin.report import document, plots, tables
 
 PLAIN = PairFigures(Figures(90.0, 80.0, 10.0, 75.0, 80.0, 55.0, 0.0, 20, 4, 40))
 
@@ -46,3 +50,39 @@ def test_earlier_closer_pairs_have_columns_where_a_row_has_some():
 
 def test_neither_said_where_there_is_no_tie_is_shown():
     assert cells(other(neither_rate=2.5))[0]["neither %"] == "2.5"
+
+
+HOSTILE = (
+    "see [here](https://evil.example) ![x](http://evil.example/a.png) <img src=x> www.evil.example | `a` https://b"
+)
+
+
+def test_text_of_data_is_no_link_and_no_picture_in_markdown():
+    made = [
+        tables.cell(HOSTILE),
+        document.written(document.Words(HOSTILE)),
+        document.written(document.Bullets((HOSTILE,))),
+    ]
+    for text in made:
+        plain = re.sub(r"\\.", "", text)
+        assert "[" not in plain
+        assert "<" not in plain
+        assert not re.search(r"https?:|www\.", plain)
+    assert document.written(document.Words(f"By `a[0] <b>` and {document.LINK}.")) == (
+        f"By `a[0] &lt;b&gt;` and {document.LINK}."
+    )
+
+
+def test_code_cannot_end_its_fence():
+    assert document.written(document.Code("a\n```\nb", "bash")) == "````bash\na\n```\nb\n````"
+
+
+@pytest.mark.parametrize("name", ["cost $5 or $6", "$\\frac{$", "$x^2$"])
+def test_dollars_in_a_name_are_not_drawn_as_mathematics(tmp_path, monkeypatch, name):
+    from matplotlib.mathtext import MathTextParser
+
+    monkeypatch.setattr(MathTextParser, "parse", lambda *_, **__: pytest.fail("drawn as mathematics"))
+    picture = Image.new("RGB", (8, 8))
+    plots.accuracies(tmp_path / "a.png", {name: [(name, PLAIN)]})
+    plots.seeds(tmp_path / "b.png", {name: [(name, [1.0, 2.0])]}, name)
+    plots.contact_sheet(tmp_path / "c.png", [plots.Example(picture, picture, ((name, "black"),))])

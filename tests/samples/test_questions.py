@@ -63,17 +63,17 @@ def test_unknown_language_names_the_known():
 
 
 # In brackets in LLaMA-Factory's source, but a token of no tokenizer.
-NO_TOKENS = set(
-    """<IMPORTANT> </IMPORTANT> <SYS> </SYS> <global_setting> </global_setting> <response> </response>
-[IGNORE_INDEX]""".split()
-)
-_MARKERS = """<image> <VIDEO> <audio> <|im_end|> <|anything_new|> <｜User｜> <｜begin▁of▁sentence｜> <s> </s> <bos> <eos>
-<pad> <unk> <mask> <IMG_CONTEXT> <img> </img> <box> </box> <ref> <quad> <point> <think> </think> <answer> <tool_call>
-</tool_call> <tool_response> <arg_key> <start_of_turn> <end_of_turn> <start_of_image> <image_soft_token> <fim_prefix>
-<fim-suffix> <|fim_middle|> <fake_token_around_image> <global-img> <row_1_col_2> <end_of_utterance> <im_start>
-<im_patch> <image_id> <slice> <unit> <loc0012> <seg001> <unused99> <extra_id_0> <reserved_106> <special_7> <0x0A> <_user> <用户>
-<AI> <seed:bos> <[begin▁of▁sentence]> <|turn> <turn|> <<SYS>> <</SYS>> <sop> <eod> <role> <function=pick> [INST]
-[/INST] [IMG] [IMG_BREAK] [TOOL_CALLS] [AVAILABLE_TOOLS] [THINK] [gMASK] [PAD] [unused5]"""
+_NO_TOKENS = """<IMPORTANT> </IMPORTANT> <SYS> </SYS> <global_setting> </global_setting> <response> </response>
+[IGNORE_INDEX]"""
+_MARKERS = """<image> <VIDEO> <audio> <|im_end|> <|anything_new|> <｜User｜> <｜begin▁of▁sentence｜> <s> </s> <bos>
+<eos> <pad> <unk> <mask> <IMG_CONTEXT> <img> </img> <box> </box> <ref> <quad> <point> <think>
+</think> <answer> <tool_call> </tool_call> <tool_response> <arg_key> <start_of_turn> <end_of_turn>
+<start_of_image> <image_soft_token> <fim_prefix> <fim-suffix> <|fim_middle|>
+<fake_token_around_image> <global-img> <row_1_col_2> <end_of_utterance> <im_start> <im_patch>
+<image_id> <slice> <unit> <loc0012> <seg001> <unused99> <extra_id_0> <reserved_106> <special_7>
+<0x0A> <_user> <用户> <AI> <seed:bos> <[begin▁of▁sentence]> <|turn> <turn|> <<SYS>> <</SYS>> <sop>
+<eod> <role> <function=pick> [INST] [/INST] [IMG] [IMG_BREAK] [TOOL_CALLS] [AVAILABLE_TOOLS] [THINK]
+[gMASK] [PAD] [unused5]"""
 
 
 @pytest.mark.parametrize("task", ["< video >", " ", *(f"put{marker}it down" for marker in _MARKERS.split())])
