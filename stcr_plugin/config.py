@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
+import math
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stcr_plugin.errors import ConfigError
+from stcr_plugin.artefacts import refuse_lfs_pointer
+from stcr_plugin.errors import ConfigError, DataError
 
 T = TypeVar("T")
+
+MOST_VALUES = 100_000  # of a configuration, its aliases written out
+MOST_DIGITS = 18  # of a whole number, which then fits into 64 bits
 
 
 def option(*, help: str, default: Any = dataclasses.MISSING) -> Any:
@@ -41,7 +48,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"{where}, {error.where}", error.problem, error.fix) from None
     except pydantic.ValidationError as error:
         problems = [
-            _describe(cls, problem["loc"], kind=problem["type"], message=problem["msg"]) for problem in error.errors()
+            _describe(cls, problem["loc"], kind=problem["type"], message=problem["msg"])
+            + _as_yaml_reads(problem["type"], problem["input"])
+            for problem in error.errors()
         ]
         raise ConfigError(where, "; ".join(problems)) from None
 
@@ -61,21 +70,91 @@ def read_yaml(path: str | Path, overrides: Sequence[str] = (), *, resolve: bool 
     Raises:
         ConfigError: where there is no such file, it does not hold a mapping, or an override cannot be applied.
     """
-    import yaml
-
     if bad := [text for text in overrides if "=" not in text]:
         raise ConfigError(path, f"an override reads key=value, got {bad[0]!r}")
-    try:
-        values = None if resolve else yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if resolve or (overrides and isinstance(values, dict)):
-            values = _merged(path, values, overrides, resolve=resolve)
-    except FileNotFoundError:
-        raise ConfigError(path, "no such file", "give the path of a YAML configuration") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(path, f"cannot be read as YAML: {' '.join(str(error).split())}") from None
+    values = _parsed(path)
+    if resolve or (overrides and isinstance(values, dict)):
+        values = _merged(path, values, overrides, resolve=resolve)
     if not isinstance(values, dict):
         raise ConfigError(path, f"expected `key: value` lines at the top, found {type(values).__name__}")
     return values
+
+
+def _parsed(path: str | Path) -> Any:
+    """What a YAML file holds. Raises ConfigError where it cannot be read or YAML reads it as no reader would."""
+    import yaml
+
+    try:
+        data = Path(path).read_bytes()
+        refuse_lfs_pointer(path, data)
+        loader = yaml.SafeLoader(data.decode("utf-8"))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _refuse_traps(path, node, sizes={})
+        return loader.construct_document(node)
+    except FileNotFoundError:
+        raise ConfigError(path, "no such file", "give the path of a YAML configuration") from None
+    except DataError as error:
+        raise ConfigError(path, error.problem, error.fix) from None
+    except RecursionError:
+        raise ConfigError(path, "its lists and mappings are nested too deeply, or hold themselves") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(path, f"cannot be read as YAML: {' '.join(str(error).split())}") from None
+
+
+def _refuse_traps(path: str | Path, node: Any, *, sizes: dict[int, int]) -> int:
+    """How many values a YAML node holds, its aliases written out.
+
+    Raises ConfigError for more than MOST_VALUES, a key that occurs twice, and what YAML reads as another value than a
+    reader does, such as the key `on`, which is true.
+    """
+    if id(node) in sizes:
+        return sizes[id(node)]
+    if node.id == "scalar":
+        if problem := _misread(node.value, node.tag):
+            raise ConfigError(
+                f"{path}, line {node.start_mark.line + 1}", problem, f"write {node.value[:40]!r} in quotes"
+            )
+        return 1
+    sizes[id(node)] = MOST_VALUES + 1  # for one that holds itself
+    children = [one for pair in node.value for one in pair] if node.id == "mapping" else node.value
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value if node.id == "mapping" else ():
+        where = f"{path}, line {key.start_mark.line + 1}"
+        word = {"tag:yaml.org,2002:bool": "true or false", "tag:yaml.org,2002:null": "nothing"}.get(key.tag)
+        if word:
+            raise ConfigError(
+                where, f"the key `{key.value}` is read as {word} by YAML", f"write {key.value!r} in quotes"
+            )
+        if key.id == "scalar" and (key.tag, key.value) in seen:
+            raise ConfigError(where, f"the key `{key.value}` is there twice", "delete one of them")
+        seen.add((key.tag, str(key.value)))
+    count = 1 + sum(_refuse_traps(path, one, sizes=sizes) for one in children)
+    if count > MOST_VALUES:
+        raise ConfigError(
+            path, f"holds over {MOST_VALUES:,} values, its aliases written out", "write it without aliases"
+        )
+    sizes[id(node)] = count
+    return count
+
+
+def _misread(text: str, tag: str) -> str:
+    """What YAML makes of a scalar that means something else to its reader, "" where it does not."""
+    kind = tag.removeprefix("tag:yaml.org,2002:")
+    shown = text if len(text) <= 40 else f"{text[:40]}..."
+    if kind == "timestamp":
+        return f"{shown} is read as a date by YAML"
+    if kind in ("int", "float") and ":" in text:
+        return f"{shown} is read as a number to base 60 by YAML"
+    if kind == "int" and re.fullmatch(r"[-+]?0[0-7_]+", text):
+        return f"{shown} is read as an octal number by YAML, {int(text.replace('_', ''), 8)}"
+    number = re.fullmatch(r"[-+]?[0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?", text)
+    if kind in ("int", "float", "str") and number and any(map(str.isdigit, text)):
+        most = MOST_DIGITS if kind == "int" else 1000
+        if len(text) > most or math.isinf(float(text.replace("_", ""))):
+            return f"{shown} is too large for a number"
+    return ""
 
 
 def _merged(path: str | Path, values: Any, overrides: Sequence[str], *, resolve: bool) -> Any:
@@ -84,13 +163,13 @@ def _merged(path: str | Path, values: Any, overrides: Sequence[str], *, resolve:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    read = OmegaConf.load(path) if resolve else OmegaConf.create(values)
-    if not isinstance(read, DictConfig):
-        return OmegaConf.to_container(read)
     try:
+        read = OmegaConf.load(path) if resolve else OmegaConf.create(values)
+        if not isinstance(read, DictConfig):
+            return OmegaConf.to_container(read)
         merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
         return OmegaConf.to_container(merged, resolve=resolve)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         what = f"the overrides {list(overrides)} cannot be applied" if overrides else "cannot be resolved"
         raise ConfigError(path, f"{what}: {' '.join(str(error).split())}") from None
 
@@ -110,6 +189,15 @@ def _describe(cls: type, loc: tuple[int | str, ...], *, kind: str, message: str)
         return f"key {key!r} is missing"
     text = message.removeprefix("Value error, ")
     return f"{key}: {text}" if key else text
+
+
+def _as_yaml_reads(kind: str, value: Any) -> str:
+    """What to know of a value that YAML does not read as the text that is expected; starts with a comma."""
+    if kind not in ("string_type", "literal_error") or not isinstance(value, bool | int | float | datetime.date):
+        return ""
+    words = {True: "on, yes and true are read as true", False: "off, no and false are read as false"}
+    read = words[value] if isinstance(value, bool) else f"it is read as {value}"
+    return f", and {read} by YAML unless written in quotes"
 
 
 def _classes_at(cls: Any, loc: tuple[int | str, ...]) -> list[Any]:

@@ -1,3 +1,5 @@
+import math
+import time
 from dataclasses import FrozenInstanceError, field
 from typing import Annotated, Literal
 
@@ -167,6 +169,48 @@ def test_file_that_is_no_configuration_is_told(tmp_path, content, words):
     assert words in str(caught.value)
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30))
+TRAPS = {
+    "name: t\non: 1\n": "line 2: the key `on` is read as true or false by YAML; write 'on' in quotes",
+    "name: {off: 1}\n": "line 1: the key `off` is read as true or false by YAML; write 'off' in quotes",
+    "name: {~: 1}\n": "the key `~` is read as nothing by YAML",
+    "name: on\n": "name: Input should be a valid string, and on, yes and true are read as true by YAML unless written",
+    "name: 7\n": "name: Input should be a valid string, and it is read as 7 by YAML unless written in quotes",
+    "name: 012\n": "line 1: 012 is read as an octal number by YAML, 10; write '012' in quotes",
+    "name: 1:30\n": "line 1: 1:30 is read as a number to base 60 by YAML; write '1:30' in quotes",
+    "name: 2024-01-05\n": "line 1: 2024-01-05 is read as a date by YAML; write '2024-01-05' in quotes",
+    "name: 2024-13-45\n": "2024-13-45 is read as a date by YAML",
+    "name: t\nname: u\n": "line 2: the key `name` is there twice; delete one of them",
+    "name: 1e400\n": "1e400 is too large for a number",
+    "name: 1.5e+400\n": r"1\.5e\+400 is too large for a number",
+    f"name: {'9' * 5000}\n": r"999\.\.\. is too large for a number",
+    BOMB: "holds over 100,000 values, its aliases written out; write it without aliases",
+    "name: &a [*a]\n": "holds over 100,000 values",
+    "name: " + "[" * 5000 + "]" * 5000: "its lists and mappings are nested too deeply",
+    "name: " + "{a: " * 5000 + "}" * 5000: "its lists and mappings are nested too deeply",
+    "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n": "a Git LFS pointer.*run `git lfs pull`",
+}
+
+
+@pytest.mark.parametrize("text", TRAPS, ids=[text[:20] for text in TRAPS])
+def test_trap_of_yaml_is_one_line_within_a_second(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    begin = time.process_time()
+    with pytest.raises(ConfigError, match=rf"bad\.yaml.*{TRAPS[text]}") as caught:
+        load(Table, path)
+    assert time.process_time() - begin < 1
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 400
+
+
+def test_quoted_texts_that_look_like_other_values_are_texts(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text("name: '2024-13-45'\n'on': \"012\"\na: 1e-5\nb: 0\nc: 000089\nd: 0x1f\ne: 12:ab\nf: .inf\n")
+    texts = {"name": "2024-13-45", "on": "012", "a": "1e-5", "c": "000089", "e": "12:ab"}
+    assert read_yaml(path) == texts | {"b": 0, "d": 31, "f": math.inf}
+
+
 def test_missing_file_and_folder_are_told(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
         read_yaml(tmp_path / "nowhere.yaml")
@@ -186,7 +230,7 @@ def test_resolved_file_is_read_as_llamafactory_reads_it(tmp_path):
     with pytest.raises(ConfigError, match="found list"):
         read_yaml(path, resolve=True)
     path.write_text("a: 1\na: 2\n")
-    with pytest.raises(ConfigError, match=r"cannot be read as YAML: .*duplicate key"):
+    with pytest.raises(ConfigError, match=r"line 2: the key `a` is there twice; delete one"):
         read_yaml(path, resolve=True)
 
 

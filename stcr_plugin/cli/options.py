@@ -276,7 +276,7 @@ def _values(arguments: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError(f"--set {text}", f"unknown key {key!r}, {nearest(key, sorted(arguments.settable))}")
         try:
             values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             values[key] = value
     return values
 
