@@ -8,13 +8,14 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stcr_plugin import __version__
 from stcr_plugin.errors import DataError, StcrError
@@ -48,8 +49,47 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 LFS_START = len(_LFS)
 """How many bytes of a file `refuse_lfs_pointer` needs."""
 _NOT_JSON = (ValueError, RecursionError)  # ValueError: not JSON, or a number that never ends
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_KINDS = {"file": stat.S_ISREG, "folder": stat.S_ISDIR, "pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK}
 # How libraries written in Rust and C++ (safetensors, torch.save) say that the disk is full: they give no errno.
 _FULL = ("No space left on device", "Disk quota exceeded", "inline_container.cc")
+
+
+def destination(path: str | Path, kind: Literal["file", "folder"] = "file") -> Path:
+    """Where something is to be written: the path, or what a link at it leads to, so that the link stays.
+
+    Raises:
+        DataError: for a path where no `kind` can be: it is a device, a pipe or the other kind, too long, in a ring of
+            links, or not UTF-8.
+    """
+    try:
+        str(path).encode("utf-8")
+        mode = os.lstat(path).st_mode
+        target = Path(os.path.realpath(path) if stat.S_ISLNK(mode) else path)
+        mode = target.stat().st_mode  # of a link that leads to itself: an OSError
+    except (FileNotFoundError, NotADirectoryError):
+        return Path(os.path.realpath(path) if os.path.islink(path) else path)
+    except UnicodeEncodeError:
+        raise DataError(_shown(path), "its name is not UTF-8", "name another path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(_shown(path), f"cannot be written to ({reason})", "name another path") from None
+    if not (stat.S_ISREG if kind == "file" else stat.S_ISDIR)(mode):
+        found = next((name for name, test in _KINDS.items() if test(mode)), "device")
+        raise DataError(path, f"is a {found}, not a {kind}, and stays as it is", f"name a {kind}")
+    return target
+
+
+def _shown(path: str | Path) -> str:
+    """A path on one line, its end where it is long."""
+    text = str(path).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return text if len(text) <= 200 else f"...{text[-200:]}"
+
+
+def _part(path: Path, more: str = "") -> Path:
+    """The name beside `path` under which it is written."""
+    name = path.name if len(os.fsencode(path.name)) < 200 else sha256_of(os.fsencode(path.name))
+    return path.with_name(f".{name}{more}.part")
 
 
 @contextmanager
@@ -60,17 +100,18 @@ def whole_file(path: str | Path, size: str = "") -> Iterator[Path]:
         size: How much is written, for the error: "12 bytes".
 
     Raises:
-        DataError: for any OSError of the block, such as a full disk.
+        DataError: for any OSError of the block, such as a full disk, and as `destination` does.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path = destination(path)
+    part = _part(path, f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
     except OSError as error:
         what = f"could not write {size}".strip()
-        raise DataError(path, f"{what}: {error.strerror or error}", "free space, then run again") from error
+        fix = "free space, then run again" if error.errno in _NO_SPACE else "name another path, or repair that one"
+        raise DataError(_shown(path), f"{what}: {error.strerror or error}", fix) from error
     finally:
         with suppress(OSError):  # nothing was written where the folder cannot be made
             part.unlink()
@@ -82,12 +123,19 @@ def whole_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
 
     Args:
         replace: Delete a folder that is already at `path`; otherwise it has to be empty.
+
+    Raises:
+        DataError: as `destination` does, and where no folder can be made.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    path = destination(path, "folder")
+    part = _part(path)
     shutil.rmtree(part, ignore_errors=True)  # of a killed process
     try:
-        part.mkdir(parents=True)
+        try:
+            part.mkdir(parents=True)
+        except OSError as error:
+            problem = f"cannot be made ({error.strerror or error})"
+            raise DataError(_shown(path), problem, "name another folder") from error
         yield part
         if path.is_dir():
             (shutil.rmtree if replace else os.rmdir)(path)
@@ -132,7 +180,7 @@ def room_for(
     except StcrError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        full = getattr(error, "errno", None) in _NO_SPACE
         if not full and not any(words in str(error) for words in _FULL):
             raise
         folders = [Path(one).absolute() for one in (folder, or_in) if one is not None]

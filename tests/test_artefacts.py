@@ -56,6 +56,62 @@ def test_folder_that_is_a_file_is_told(tmp_path):
         artefacts.write_text(tmp_path / "file" / "below", "text")
 
 
+ODD = {
+    "device": (lambda path: path.symlink_to("/dev/null"), "is a device, not a file, and stays as it is; name a file"),
+    "pipe": (os.mkfifo, "is a pipe, not a file"),
+    "folder": (Path.mkdir, "is a folder, not a file"),
+    "ring": (lambda path: path.symlink_to(path.name), r"cannot be written to \(Too many levels of symbolic links\)"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_not_a_file_is_refused_and_stays(tmp_path, odd):
+    path = tmp_path / "out"
+    make, words = ODD[odd]
+    make(path)
+    before = path.lstat()
+    for write in (artefacts.write_text, lambda where, _: artefacts.destination(where)):
+        with pytest.raises(DataError, match=f"out: {words}"):
+            write(path, "text")
+    assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "b/" * 3000 + "c", "bad\udcff", "nul\0"])
+def test_path_that_cannot_be_is_one_line(tmp_path, name):
+    for write in (
+        lambda path: artefacts.write_text(path, "text"),
+        lambda path: artefacts.whole_folder(path).__enter__(),
+    ):
+        with pytest.raises(DataError) as caught:
+            write(tmp_path / name)
+        assert len(str(caught.value).encode().splitlines()) == 1
+        assert len(str(caught.value)) < 400
+    assert not list(tmp_path.iterdir())
+
+
+def test_name_that_is_almost_too_long_is_written(tmp_path):
+    artefacts.write_text(tmp_path / ("x" * 255), "text")
+    assert os.listdir(tmp_path) == ["x" * 255]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_links_stay_and_what_they_lead_to_is_replaced(tmp_path, there):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.txt").symlink_to("real/file.txt")
+    (tmp_path / "link").symlink_to("real/folder")
+    if there:
+        (tmp_path / "real" / "file.txt").write_text("old")
+        (tmp_path / "real" / "folder").mkdir()
+    artefacts.write_text(tmp_path / "link.txt", "new")
+    with artefacts.whole_folder(tmp_path / "link") as part:
+        (part / "new").touch()
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "file.txt").read_text() == "new"
+    assert sorted(path.name for path in (tmp_path / "real").rglob("*")) == ["file.txt", "folder", "new"]
+
+
 KILLED = """
 import os, signal, sys
 from stcr_plugin import artefacts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from stcr_plugin.cli import (
     sharing_commands,
     training_commands,
 )
-from stcr_plugin.cli.options import Parser, setting
+from stcr_plugin.cli.options import Parser, check_output, setting
 from stcr_plugin.errors import ConfigError, StcrError
 
 # Options of earlier versions of `stcr eval` -> the command that replaces them.
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 an error of the input or a failed check, 130 interrupted.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     try:
@@ -45,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         if rest:  # argparse takes no positional argument after an option
             arguments.overrides = [*arguments.overrides, *rest]
+        check_output(arguments)
         return arguments.run(arguments) or 0
     except StcrError as error:
         print(f"stcr: {error}", file=sys.stderr)

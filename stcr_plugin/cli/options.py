@@ -78,6 +78,15 @@ def given(arguments: argparse.Namespace) -> frozenset[str]:
     return frozenset(name for name, value in vars(arguments).items() if value and value != parser.get_default(name))
 
 
+def check_output(arguments: argparse.Namespace) -> None:
+    """Raise DataError before anything is done where --out cannot be written: it is a device, too long and the like."""
+    from stcr_plugin.artefacts import destination
+
+    actions: dict[str, argparse.Action] = {action.dest: action for action in arguments.parser._actions}
+    if getattr(arguments, "out", None) is not None:
+        destination(arguments.out, "folder" if actions["out"].metavar == "DIR" else "file")
+
+
 def exclude(arguments: argparse.Namespace, option: str, others: Sequence[str]) -> None:
     """Raise ConfigError if `option` and one of `others` are given, all named by their destinations."""
     found = given(arguments)

@@ -1,10 +1,12 @@
 """Options made from settings classes, and the rules for options that need or exclude each other."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
 
+from stcr_plugin.cli import main
 from stcr_plugin.cli.options import Parser, exclude, given, require, settings_from, settings_options
 from stcr_plugin.errors import ConfigError
 
@@ -70,3 +72,15 @@ def test_rules_name_both_options(parser):
         exclude(arguments, "fan", ("degrees",))
     with pytest.raises(ConfigError, match=r"^--fan requires --heated-by$"):
         require(arguments, "fan", "heated_by")
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [("data show toy", "file"), ("data overlap a b", "file"), ("report a", "folder"), ("eval --dataset a", "folder")],
+)
+def test_output_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path, capsys, command, kind):
+    os.mkfifo(tmp_path / "pipe")
+    assert main([*command.split(), "--out", str(tmp_path / "pipe")]) == 1
+    assert f"pipe: is a pipe, not a {kind}, and stays as it is" in capsys.readouterr().err
+    assert main([*command.split(), "--out", "x" * 5000]) == 1
+    assert "cannot be written to (File name too long); name another path" in capsys.readouterr().err
