@@ -20,6 +20,7 @@ from stcr_plugin.benchmark.rows import Benchmark, benchmark_again, title
 from stcr_plugin.benchmark.task import RECORD
 from stcr_plugin.config import nearest
 from stcr_plugin.engines.sealed import unsealed
+from stcr_plugin.episodes.episode_table import LONGEST_CELL
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.request import EvalRequest
@@ -216,6 +217,7 @@ def _unexpected(path: Path, number: int, error: Exception) -> DataError:
 def _separated(delimiter: str) -> Callable[[Path], Iterator[Mapping[str, Any]]]:
     def rows(path: Path) -> Iterator[Mapping[str, Any]]:
         with open(path, encoding="utf-8", newline="") as file:
+            csv.field_size_limit(LONGEST_CELL)  # a cell may hold a picture
             yield from csv.DictReader(file, delimiter=delimiter)
 
     return rows

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stcr_plugin.artefacts import refuse_lfs_pointer
 from stcr_plugin.episodes.recordings import check_text
 from stcr_plugin.errors import DataError
+
+LONGEST_CELL = 1 << 30  # of a CSV or TSV, in characters; Python's own limit is 131,072, less than a picture has
 
 
 @dataclass
@@ -39,6 +42,7 @@ def read_table(path: Path) -> Table:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})") from None
+    refuse_lfs_pointer(path, data)
     table = reader(path, data)
     if not table.rows:
         first = "".join(f"; row {row}: {why}" for row, why in table.bad[:1])
@@ -69,6 +73,7 @@ def read_states(path: Path, n_frames: int) -> list[dict[str, Any]]:
 def _read_csv(path: Path, data: bytes) -> Table:
     # Bytes that are not UTF-8 come as lone surrogates, so that they spoil their own row and no other.
     text = data.decode("utf-8-sig", errors="surrogateescape")
+    csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     table, number = Table(), 0
     while True:

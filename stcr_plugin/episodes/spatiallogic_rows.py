@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stcr_plugin.artefacts import refuse_lfs_pointer
+from stcr_plugin.episodes.episode_table import LONGEST_CELL
 from stcr_plugin.errors import DataError
 
 NEEDED = ("video_path1", "video_path2", "target")
@@ -93,6 +95,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
     """Rows by column name; None for one with more or fewer values than there are columns."""
+    csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     number, columns = 0, None
     try:
@@ -114,18 +117,25 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
 def _text(path: Path) -> str:
     """The whole text. Bytes that are not UTF-8 become lone surrogates, which spoil their own row only."""
     try:
-        return path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(path, f"not readable ({error.strerror})") from None
+    refuse_lfs_pointer(path, data)
+    return data.decode("utf-8-sig", errors="surrogateescape")
 
 
 def _from_json(row: Any) -> Published:
+    if isinstance(row, Mapping) and "conversations" in row:
+        raise UnusableError(
+            "it is a conversation of `from` and `value`, not a row of the authors; train on it as it is, by "
+            "dataset_info.json"
+        )
     try:
         parts = [part for part in row["messages"][0]["content"] if isinstance(part, Mapping)]
         target = row["target"]
     except (TypeError, KeyError, IndexError):
         raise UnusableError('it is not {"messages": [{"content": [...]}], "target": ...}') from None
-    images = [part for part in parts if part.get("type") == "image"]
+    images = [_as_theirs(part) for part in parts if part.get("type") in ("image", "image_url")]
     if len(images) != 2:
         raise UnusableError(f"it shows {len(images)} images; a pair has two")
     if [image.get("image_id") for image in images] not in (["img1", "img2"], [None, None]):
@@ -137,6 +147,17 @@ def _from_json(row: Any) -> Published:
     labels = tuple(target[key] for key in CLOSER_KEYS if key in target)
     details = next((target[key] for key in DETAILS_KEYS if target.get(key)), None)
     return Published((one, two), labels, details, question=question)
+
+
+def _as_theirs(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An image of a message in the authors' form, also where it is in that of OpenAI's API."""
+    if part.get("type") == "image":
+        return part
+    address = part.get("image_url")
+    url = address.get("url") if isinstance(address, Mapping) else address
+    if isinstance(url, str) and re.match(r"(?:https?|data):", url):
+        raise UnusableError("its image is an address, not the path of a file; save the pictures and name their paths")
+    return {"image": url.removeprefix("file://") if isinstance(url, str) else url}
 
 
 def _from_csv(row: dict[str, str] | None) -> Published:

@@ -132,13 +132,37 @@ def _rows(name: str, resolved: Resolved) -> Any:
     try:
         attributes = get_dataset_list([name], arguments.dataset_dir)[0]
         return _load_single_dataset(attributes, resolved.model, arguments, _Alone())
-    except (ValueError, KeyError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, datasets.exceptions.DatasetsError) as error:
+        reason = _broken_row(name, Path(arguments.dataset_dir)) or " ".join(str(error.__cause__ or error).split())
         raise ConfigError(
             "dataset",
             f"{name} of {arguments.dataset_dir} cannot be read: {reason}",
             f"use one that {arguments.dataset_dir}/dataset_info.json lists, or build it with `stcr data build`",
         ) from None
+
+
+def _broken_row(name: str, folder: Path) -> str:
+    """The first row that LLaMA-Factory cannot convert, and why; "" where none of the known reasons holds."""
+    try:
+        entry = artefacts.read_json(folder / manifests.DATASET_INFO)[name]
+        file = folder / entry["file_name"]
+        rows = artefacts.read_jsonl(file) if file.suffix == ".jsonl" else artefacts.read_json(file)
+        columns = entry.get("columns") or {}
+        for number, row in enumerate(rows, 1):
+            images = row.get(columns.get("images", "images"))
+            if isinstance(images, list) and not all(isinstance(image, str | dict) for image in images):
+                return f"row {number} has a null, or another value that is not a path, in its images"
+            for turn in row.get(columns.get("messages", "conversations")) or ():
+                if isinstance(turn, dict) and any(isinstance(value, list) for value in turn.values()):
+                    return (
+                        f"row {number} has content in parts, as OpenAI's API takes it; LLaMA-Factory reads one text "
+                        "with <image> for each picture, and the paths in `images`"
+                    )
+    except DataError as error:
+        return f"{error.where}: {error.problem}; {error.fix}"
+    except (KeyError, TypeError, AttributeError):
+        return ""
+    return ""
 
 
 class _Alone:
@@ -248,10 +272,10 @@ def _tokenised(
             if len(row["_prompt"]) % 2 != 1 or len(row["_response"]) != 1:
                 faults.append(Fault("dropped", where, "is not an exchange of turns that ends with an answer"))
                 continue
-            sizes = _sizes(row["_images"] or (), looks)
-            if sizes is None:
-                continue  # its picture is a fault already
             try:
+                sizes = _sizes(row["_images"] or (), looks)
+                if sizes is None:
+                    continue  # its picture is a fault already
                 sample, fault = encoder.encode(where, row, sizes)
             except (ValueError, TypeError, KeyError, AttributeError, StcrError) as error:
                 faults.append(Fault("row", where, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))

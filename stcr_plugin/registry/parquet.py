@@ -73,6 +73,9 @@ def read(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[dic
     except FileNotFoundError:
         raise DataError(path, "no such file", "build again") from None
     except (OSError, pa.ArrowException) as error:
+        if Path(path).is_file():
+            with open(path, "rb") as start:
+                artefacts.refuse_lfs_pointer(path, start.read(artefacts.LFS_START))
         raise DataError(path, f"cannot be read as Parquet ({error})", "delete it and build again") from None
 
 

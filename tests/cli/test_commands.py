@@ -16,7 +16,7 @@ source: {kind: tabletop, seen: 3, heldout: 2, size: 56}
 splits:
   train: {episodes: 3, group: seen}
   heldout: {episodes: 2, group: heldout}
-pairs: {per_episode: 4, min_seconds: 0.5, within_phase: 0.5}
+pairs: {per_episode: 4, min_seconds: 0.5, within_phase: 0.5, trim_idle: 0.02}
 datasets:
   cot: {split: train, kind: cot}
   weak: {split: train, kind: weak, pairs: 8}
@@ -381,7 +381,7 @@ def test_results_in_place_of_a_file_are_refused_by_name(capsys, work, tmp_path, 
     code, out, errors = run(capsys, name, *more, "--model", work / "model", "--out", tmp_path / "results.md")
     assert (code, out, len(errors)) == (1, "", 1)
     assert errors[0].startswith(f"stcr: {tmp_path / 'results.md'}")
-    assert "cannot be written into (" in errors[0]
+    assert "is a file, not a folder, and stays as it is" in errors[0]
     assert (tmp_path / "results.md").read_text() == "mine"
 
 

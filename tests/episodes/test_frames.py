@@ -615,3 +615,16 @@ def test_a_build_of_a_table_is_labelled_by_its_progress(root):
         further = max(shown) if sample["episode_id"] == "a" else min(shown)
         assert sample["answer"] == ("img1" if shown[0] == further else "img2")
         assert {episode for episode, _ in shown} == {1 if sample["episode_id"] == "a" else 3}
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.jsonl", "table.parquet"])
+def test_a_table_that_git_lfs_has_not_fetched_says_so(root, name):
+    (root / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n")
+    with pytest.raises(DataError, match=rf"{name}: a Git LFS pointer, not the file itself; run `git lfs pull`"):
+        open_table(root, name)
+
+
+def test_a_csv_cell_of_more_than_128_kilobytes_is_read(root):
+    task = "put the cup on the shelf " + "and again " * 20_000
+    (episode,), excluded = split(open_rows(root, [{"episode": "a", "task": task, "path": "cup", "fps": 5}]))
+    assert (episode.task, excluded) == (task.strip(), [])

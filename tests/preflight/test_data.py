@@ -112,3 +112,25 @@ def test_pictures_that_training_would_show_as_stored_are_named(tmp_path: Path) -
     assert turned.fault == "is marked as held in another way (EXIF orientation 6)"
     assert deep.kind == "picture"
     assert deep.fault.startswith("its pixels have mode 'I;16', not 8-bit colours")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": ["a.png", None]}, "row 2 has a null, or another value that is not a path, in its images"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}]},
+            "row 2 has content in parts, as OpenAI's API takes it",
+        ),
+    ],
+)
+def test_row_that_llamafactory_cannot_convert_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    row = {"messages": [{"role": "user", "content": "<image><image>Which?"}], "images": ["a.png", "b.png"]}
+    (tmp_path / "rows.json").write_text(json.dumps([row, row | change]))
+    entry = {
+        "file_name": "rows.json",
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages", "images": "images"},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": entry}))
+    assert data._broken_row("mine", tmp_path).startswith(words)
