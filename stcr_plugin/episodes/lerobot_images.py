@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from stcr_plugin.episodes.lerobot_records import Record
 from stcr_plugin.episodes.lerobot_rows import read_column
 from stcr_plugin.episodes.lerobot_tables import parquet_schema
-from stcr_plugin.episodes.picture_files import MODES, decoded, followed
+from stcr_plugin.episodes.picture_files import decoded, followed
 from stcr_plugin.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,7 +37,7 @@ def stored_pictures(record: Record, indices: Sequence[int], *, root: Path, name:
         value = column[index].as_py()
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
         if isinstance(data, bytes) and data:
-            yield _decoded(data, record.rows)
+            yield decoded(data, name=record.rows)
         elif isinstance(path, str) and path:
             yield decoded(followed(root, path))
         else:
@@ -51,16 +48,3 @@ def _is_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _decoded(data: bytes, where: str) -> Picture:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode in MODES:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-            problem = f"its pixels have mode {image.mode!r}, not 8-bit colours; is it a depth picture?"
-    except Exception as error:  # Pillow's decoders raise various errors at damaged data
-        problem = f"a picture cannot be decoded ({error}), it is truncated or damaged"
-    raise DataError(where, problem, "download it again")

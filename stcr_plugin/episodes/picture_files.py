@@ -110,14 +110,15 @@ def _in_order(names: list[str], path: Path) -> list[str]:
     return [name for _, name in whole]
 
 
-def decoded(file: Path, size: tuple[int, int] | None = None) -> Picture:
-    """The whole picture as `upright` gives it, uint8 [height, width, 3].
+def decoded(source: Path | bytes, size: tuple[int, int] | None = None, *, name: str | Path = "") -> Picture:
+    """The whole picture of a file, or of its bytes with a `name`, as `upright` gives it, uint8 [height, width, 3].
 
-    Raises DataError naming a file that is truncated, damaged, or not of the `size` (width, height) that was listed.
+    Raises DataError naming one that is truncated, damaged, or not of the `size` (width, height) that was listed.
     """
-    with header(file, file) as image:
-        picture = upright(loaded(image, file))
-    _check_size(file, picture.size, size or picture.size)
+    where = source if isinstance(source, Path) else name
+    with header(source, where) as image:
+        picture = upright(loaded(image, where))
+    _check_size(where, picture.size, size or picture.size)
     return np.asarray(picture)
 
 
@@ -196,7 +197,7 @@ def _upright_size(image: Image) -> tuple[int, int]:
     return (image.height, image.width) if orientation(image) in _ON_ITS_SIDE else image.size
 
 
-def _check_size(file: Path, size: tuple[int, int], first: tuple[int, int]) -> None:
+def _check_size(file: str | Path, size: tuple[int, int], first: tuple[int, int]) -> None:
     if size != first:
         problem = f"{size[0]}x{size[1]} pixels in a folder of {first[0]}x{first[1]}, turned by their EXIF marks"
         raise DataError(file, problem, "keep pictures of one size in a folder")

@@ -114,7 +114,7 @@ def test_videos_go_before_single_pictures(base, tmp_path):
 
 
 PICTURES = {
-    "damaged": (b"\x89PNG\r\n\x1a\n", "cannot be decoded"),
+    "damaged": (b"\x89PNG\r\n\x1a\n", "cannot be opened as a picture"),
     "nothing": (None, "no picture in"),
     "empty": (b"", "no picture in"),
 }
