@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 an error of the input or a failed check, 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8, or a terminal of another encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     try:

@@ -19,7 +19,7 @@ MOST_BYTES = 4_000_000
 HEADERS = {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "user-agent"} | {
     "x-stainless-raw-response"
 }
-_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_CERTIFICATES, _PROXIES = ("SSL_CERT_FILE", "SSL_CERT_DIR"), ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 class ReplyError(Exception):
@@ -45,12 +45,14 @@ def connect(server: ServerSettings, key: str) -> AsyncOpenAI:
             event_hooks={"request": [only_ours], "response": [_limited]},
         )
     except Exception as error:  # of many kinds: a missing file, a malformed address, a package for SOCKS
-        given = [name for name in _VARIABLES if os.environ.get(name) or os.environ.get(name.lower())]
+        given = {name: os.environ.get(name) or os.environ.get(name.lower()) for name in _CERTIFICATES + _PROXIES}
+        missing = [name for name in _CERTIFICATES if (path := given[name]) and not os.path.exists(path)]
+        suspects = missing or [name for name in _PROXIES if given[name]] or _CERTIFICATES
         # Without the error's text, which may repeat the password of a proxy.
         raise ConfigError(
             server.url,
             f"a connection cannot be prepared ({type(error).__name__})",
-            f"check the environment variables {', '.join(given) or 'of proxies and certificates'}",
+            f"check the environment variables {', '.join(suspects)}",
         ) from None
     return openai.AsyncOpenAI(
         api_key=key or "none",  # the client does not start without one

@@ -56,9 +56,7 @@ class ServerSettings:
         if not all(0 < one < math.inf for one in (self.timeout, rate)) or not 0 <= self.back_off < math.inf:
             raise ValueError("timeout and requests_per_minute must be above 0, and back_off not below 0, all finite")
         if ours := sorted({*(self.extra_body or {})} & {*_OURS, self.limit_name}):
-            raise ValueError(
-                f"extra_body: {', '.join(ours)} cannot be changed there; it is for other keys of a request"
-            )
+            raise ValueError(f"extra_body: {', '.join(ours)} cannot be set there, only other keys of a request")
         if (self.price_in is None) != (self.price_out is None) or min(self.price_in or 0, self.price_out or 0) < 0:
             raise ValueError("price_in and price_out must be given together, neither below 0")
 
