@@ -63,8 +63,8 @@ def figures(answers: Sequence[Answer]) -> Figures:
         **{name: counts[name] for name in ("n_pairs", "n_ties", "n_closer_earlier")},
         n_episodes=len(sums),
         n_queries=(asked := 2 * (counts["n_pairs"] + counts["n_ties"])),
-        cut_rate=100 * sum(one.lost == "cut" for one in answers) / asked,
-        refused_rate=100 * sum(one.lost == "refused" for one in answers) / asked,
+        cut_rate=100 * (sum(one.lost == "cut" for one in answers) / asked),
+        refused_rate=100 * (sum(one.lost == "refused" for one in answers) / asked),
     )
 
 

@@ -8,7 +8,7 @@ _WORD = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpa
 # Also Magistral's, Kimi-VL's, the tokens of OpenThinker, Command A, Apertus and harmony, and Granite's sentences.
 _OPEN = re.compile(
     rf"<[ ]?{_WORD}(?:[ ][^<>\n]{{0,80}})?>|\[THINK\]|◁think▷|<\|channel\|?>[ ]?(?:analysis|commentary|thought)"
-    r"|<\|(?:begin_of_thought|START_THINKING|inner_prefix|think(?:ing)?)\|>|\Aanalysis(?=[A-Z\"'])"
+    r"|<\|(?:begin_of_thought|START_THINKING|inner_prefix|think(?:ing)?)\|>|\Aanalysis(?=\w)"
     r"|(?:^|(?<=\n))here(?: is|['’]s) my thought process:",
     re.I,
 )
