@@ -215,7 +215,8 @@ def _unexpected(path: Path, number: int, error: Exception) -> DataError:
 
 def _separated(delimiter: str) -> Callable[[Path], Iterator[Mapping[str, Any]]]:
     def rows(path: Path) -> Iterator[Mapping[str, Any]]:
-        with open(path, encoding="utf-8", newline="") as file:
+        csv.field_size_limit(2**31 - 1)  # of a cell; by default 128 KB, which a long reasoning exceeds
+        with open(path, encoding="utf-8-sig", newline="") as file:
             yield from csv.DictReader(file, delimiter=delimiter)
 
     return rows

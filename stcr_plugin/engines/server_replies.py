@@ -65,6 +65,7 @@ def read_reply(data: bytes, key: str = "") -> ServerReply | None:
         return None
     if text is None:
         return None
+    reasoned = reasoned or behind_reasoning(text) is None
     lost: Lost = "refused" if refusal_text or finish in _REFUSED else "cut" if finish in _CUT else ""
     asked, wrote = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
     return ServerReply(Response(masked(text, key), {}, asked, wrote, lost), reasoned)
