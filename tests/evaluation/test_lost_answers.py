@@ -102,4 +102,4 @@ def test_other_measurements_count_cut_answers_too(registry, tmp_path, capsys, co
     assert "% of the answers were cut at max_new_tokens" in capsys.readouterr().out
     found = json.loads(next(Path(tmp_path).glob("g*s.json" if command == "multi-image" else "guard.json")).read_text())
     rate = found["cut_rate"] if command == "multi-image" else found["kinds"]["all"]["cut_rate"]
-    assert rate == pytest.approx(67, abs=15)
+    assert rate == pytest.approx(67, abs=30)
