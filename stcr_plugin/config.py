@@ -28,8 +28,8 @@ def option(*, help: str, default: Any = dataclasses.MISSING) -> Any:
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(option, dataclasses.field))
 def settings(cls: type[T]) -> type[T]:
-    """A frozen dataclass that may be loaded from YAML; keys that it does not have are refused."""
-    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    """A frozen dataclass that may be loaded from YAML; unknown keys and infinite numbers are refused."""
+    cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True)(cls)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stcr_plugin.config import settings
-from stcr_plugin.result_files import Inline
+from stcr_plugin.result_files import Inline, Omitted
 
 Bounds = tuple[float, float]
 Intervals = Mapping[str, Bounds]
@@ -47,6 +47,8 @@ class Figures:
         order_consistency: Share of the pairs of which both orders choose the same frame.
         position_bias: Share of the answers that are "img2".
         unparsed_rate: Share of the answers that name no picture, or both.
+        cut_rate: Of these, as a share of all answers: cut at the most tokens before they named a picture.
+        refused_rate: The same: refused by a content filter or by the model.
         tie_accuracy: Share of the ties answered "neither" in both orders; None without ties.
         neither_rate: Share of the queries about other pairs that are answered "neither".
         earlier_closer_accuracy: Pair accuracy of the n_closer_earlier pairs whose earlier frame is closer: a judge of
@@ -68,6 +70,8 @@ class Figures:
     neither_rate: float = 0.0
     n_closer_earlier: int = 0
     earlier_closer_accuracy: float | None = None
+    cut_rate: Omitted[float] = 0.0
+    refused_rate: Omitted[float] = 0.0
 
 
 @dataclass(frozen=True)
@@ -288,6 +292,8 @@ class GroupFigures:
     n_groups: int
     n_episodes: int
     n_queries: int
+    cut_rate: Omitted[float] = 0.0
+    refused_rate: Omitted[float] = 0.0
 
 
 @dataclass(frozen=True)
@@ -379,6 +385,8 @@ class YesNoFigures:
     f1: float | None
     yes_ratio: float | None
     unparsed_rate: float | None
+    cut_rate: Omitted[float] = 0.0
+    refused_rate: Omitted[float] = 0.0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ ORDERS: tuple[Order, Order] = ("forward", "backward")
 Closer = Literal["earlier", "later", "neither"]
 Choice = Literal["img1", "img2", "neither"]
 Change = Literal["", "mirror", "blank", "noise", "mask change", "mask elsewhere", "mask border", "swap rest"]
+Lost = Literal["", "cut", "refused", "garbled"]
+"""Why a response may be no answer: it was stopped at the most tokens, refused, or holds half a character."""
 State = Mapping[str, Any]
 """The true state of one frame as its source records it: name -> number, word or boolean."""
 
@@ -264,12 +266,22 @@ class Response:
         text: What it wrote, or the answer line of the most likely name, "" for a tie.
         logprobs: Name -> natural log-probability of each answer that was compared; empty where the model wrote freely.
         prompt_tokens: None where not counted, as `completion_tokens`.
+        lost: What the engine knows to be wrong with the text: "cut" before its end of turn, "refused" by a content
+            filter or the model, "garbled" where half of a surrogate pair became the replacement character.
     """
 
     text: str
     logprobs: Mapping[str, float] = field(default_factory=dict)
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    lost: Lost = ""
+
+    def __post_init__(self) -> None:
+        whole = self.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if whole != self.text:  # halves that belong together are joined, one alone cannot be written to any file
+            lost = "garbled" if "\ufffd" in whole else self.lost
+            object.__setattr__(self, "text", whole)
+            object.__setattr__(self, "lost", lost)
 
 
 @dataclass(frozen=True)
@@ -280,6 +292,7 @@ class Answer:
         expected: The right answer.
         chosen: The image that was named, None where the text names no image or both (unparsed).
         text: What the model wrote.
+        lost: Why `chosen` is None, where that is known.
     """
 
     pair_id: str
@@ -293,6 +306,7 @@ class Answer:
     logprob_neither: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    lost: Lost = ""
 
     @property
     def right(self) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,11 +27,15 @@ class Reply:
     after: float = 0.0
 
 
-def answer(text: Any, **more: Any) -> Reply:
-    """A whole reply in OpenAI's format, of 100 prompt and 7 completion tokens."""
+def answer(text: Any, finish: str | None = None, beside: Mapping[str, Any] | None = None, **more: Any) -> Reply:
+    """A whole reply in OpenAI's format, of 100 prompt and 7 completion tokens.
+
+    `finish` is its finish_reason, and `beside` what else its message holds.
+    """
     usage = {"prompt_tokens": 100, "completion_tokens": 7}
-    reply = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}], "usage": usage}
-    return Reply(body=json.dumps(reply).encode(), **more)
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **(beside or {})}}
+    choice |= {"finish_reason": finish} if finish else {}
+    return Reply(body=json.dumps({"choices": [choice], "usage": usage}).encode(), **more)
 
 
 @dataclass
@@ -101,4 +106,42 @@ def serving(script: Callable[[str, int], Reply]) -> Iterator[Desk]:
     finally:
         server.shutdown()
         server.server_close()
+        thread.join()
+
+
+@dataclass
+class Pipe:
+    """A server that sends bytes to whoever connects, whatever is asked; `sent` counts them."""
+
+    url: str = ""
+    sent: int = 0
+
+
+@contextmanager
+def pouring(parts: Callable[[], Iterable[bytes]]) -> Iterator[Pipe]:
+    """A server whose every connection gets `parts`(), until they end or the client has gone."""
+    pipe, listener = Pipe(), socket.create_server(("127.0.0.1", 0))
+    pipe.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # closed: the test is over
+                return
+            with connection, suppress(OSError):
+                for part in parts():
+                    connection.sendall(part)
+                    pipe.sent += len(part)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):  # unread requests would make the close a reset
+                    pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield pipe
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
         thread.join()

@@ -216,7 +216,7 @@ def _unexpected(path: Path, number: int, error: Exception) -> DataError:
 
 def _separated(delimiter: str) -> Callable[[Path], Iterator[Mapping[str, Any]]]:
     def rows(path: Path) -> Iterator[Mapping[str, Any]]:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             csv.field_size_limit(LONGEST_CELL)  # a cell may hold a picture
             yield from csv.DictReader(file, delimiter=delimiter)
 

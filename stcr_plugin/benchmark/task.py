@@ -16,8 +16,8 @@ from typing import Any
 
 from stcr_plugin.engines.prompts import content
 from stcr_plugin.scoring.metrics import RATES, figures
-from stcr_plugin.scoring.parsing import choice, parse
-from stcr_plugin.types import Answer, Prompt, Shown
+from stcr_plugin.scoring.parsing import choice, named_in
+from stcr_plugin.types import Answer, Prompt, Response, Shown
 
 RECORD = "stcr"
 """The key of a logged sample under which `process_results` leaves what reading it back needs."""
@@ -58,7 +58,7 @@ def process_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
         "episode_id": doc["episode_id"],
         "order": doc["order"],
         "expected": doc["expected"],
-        "chosen": choice(parse(results[0], names), names),
+        "chosen": choice(named_in(Response(results[0]), names), names),
         "text": "",  # is in the sample
     }
     record = {"pair_id": doc["pair_id"], "order": doc["order"], "benchmark": doc["benchmark"]}

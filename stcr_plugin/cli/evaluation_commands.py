@@ -62,6 +62,7 @@ def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -
     from stcr_plugin.report.comparator_words import comparator_words
     from stcr_plugin.report.evaluation_page import write_evaluation_page
     from stcr_plugin.report.factuality_words import claim_words
+    from stcr_plugin.report.lost_words import lost_words
     from stcr_plugin.report.overlap_words import overlap_words
     from stcr_plugin.report.tables import console_table
 
@@ -70,6 +71,8 @@ def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -
     found = evaluate(request, out, comparator=comparator)
     write_evaluation_page(out, arguments.registry, found)
     print(console_table([(found.name, found.figures)]))
+    for line in lost_words(found.figures, found.settings):
+        print(f"WARNING: {line}")
     if found.comparator:
         print(comparator_words(found.comparator, found.figures))
     if found.overlap:

@@ -226,7 +226,7 @@ def ask_options(parser: Parser, without: Collection[str] = (), engine: bool = Tr
 
 def _engine_keys() -> dict[str, dict[str, str]]:
     """Engine -> key of --set -> help, for all that has no option of its own."""
-    from stcr_plugin.engines.server import ServerSettings
+    from stcr_plugin.engines.server_settings import ServerSettings
     from stcr_plugin.engines.vllm import VllmSettings
 
     return {
@@ -253,7 +253,7 @@ def setting(arguments: argparse.Namespace, name: str) -> str | None:
 
 def engine_options(parser: argparse.ArgumentParser, oracle: bool = True) -> None:
     """Add the options that `open_engine` reads besides --model, --set and --registry."""
-    from stcr_plugin.engines.server import ServerSettings
+    from stcr_plugin.engines.server_settings import ServerSettings
 
     group = parser.add_argument_group("engine, which answers the prompts")
     if oracle:

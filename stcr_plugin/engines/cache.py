@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +60,11 @@ def collect_responses(
     known = _earlier(out, header, digests)
     missing = _either_order_first([p for p, key in zip(prompts, keys, strict=True) if digests[key] not in known])
     if missing:
-        with open(out / SAID, "a", encoding="utf-8") as file:
+        with open(out / SAID, "ab", buffering=0) as file:
             for number, response in engine.respond(sealed(missing)):
                 key = missing[number].item, missing[number].order
                 known[digests[key]] = response
-                file.write(_line(key, digests[key], response))
-                file.flush()
+                _append(file, _line(key, digests[key], response), out / SAID)
     return [known[digests[key]] for key in keys]
 
 
@@ -78,6 +78,20 @@ def _either_order_first(prompts: Sequence[Prompt]) -> list[Prompt]:
     return sorted(
         prompts, key=lambda prompt: (first[prompt.item], artefacts.digest(["first", prompt.item, prompt.order]))
     )
+
+
+def _append(file: FileIO, line: str, path: Path) -> None:
+    """Raises DataError where the line cannot be written, such as on a full disk; the next run drops its part."""
+    data = line.encode("utf-8", "replace")
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError as error:
+        raise DataError(
+            path,
+            f"could not write a response ({error.strerror or error})",
+            "free space, then run the same command again to continue (the responses before it are kept)",
+        ) from error
 
 
 def picture_digests(root: Path, shown: Mapping[str, str]) -> dict[str, str]:
@@ -106,8 +120,7 @@ def picture_digests(root: Path, shown: Mapping[str, str]) -> dict[str, str]:
 
 def write_answers(path: Path, answers: Iterable[DataclassInstance]) -> None:
     """One line per answer, the whole file or nothing. A log-probability of minus infinity is kept, as `-Infinity`."""
-    lines = (json.dumps(dataclasses.asdict(answer), ensure_ascii=False) for answer in answers)
-    artefacts.write_text(path, "".join(f"{line}\n" for line in lines))
+    artefacts.write_text(path, "".join(_json_line(_row(answer)) for answer in answers))
 
 
 def _earlier(out: Path, header: dict[str, Any], digests: Mapping[_Key, str]) -> dict[str, Response]:
@@ -189,5 +202,13 @@ def _read_lines(path: Path, digests: Mapping[_Key, str]) -> list[tuple[_Key, str
 
 
 def _line(key: _Key, digest: str, response: Response) -> str:
-    row = {"item": key[0], "order": key[1], "prompt": digest, **dataclasses.asdict(response)}
+    return _json_line({"item": key[0], "order": key[1], "prompt": digest, **_row(response)})
+
+
+def _row(one: DataclassInstance) -> dict[str, Any]:
+    """Fields and values; `lost` only where it says something, so that files without it stay as they were."""
+    return dataclasses.asdict(one, dict_factory=lambda items: {k: value for k, value in items if value or k != "lost"})
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"

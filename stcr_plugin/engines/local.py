@@ -14,7 +14,7 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.engines.loading import device, load
 from stcr_plugin.engines.picture_loading import Pictures
-from stcr_plugin.engines.prompts import answer_tokens, conversation, end_of_turn, generates, likeliest
+from stcr_plugin.engines.prompts import answer_tokens, conversation, end_of_turn, generates, likeliest, written
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.types import Prompt, Response
 
@@ -126,7 +126,7 @@ def _responses(ask: _Ask, prompts: Sequence[Prompt]) -> list[Response]:
     # no_grad, not inference_mode: the model keeps position offsets, which training must be able to reuse.
     with torch.no_grad(), _inputs(ask, prompts) as inputs:
         if generates(prompts[0], ask.settings):
-            return _generated(ask, inputs)
+            return _generated(ask, inputs, prompts)
         return _compared(ask, inputs, prompts[0])
 
 
@@ -216,9 +216,7 @@ def _logprobs(model: Any, inputs: Mapping[str, Any], tail: Sequence[int], *, kee
     return torch.log_softmax(model(**longer, use_cache=False, logits_to_keep=keep).logits.float(), dim=-1)
 
 
-def _generated(ask: _Ask, inputs: Mapping[str, Any]) -> list[Response]:
-    import torch
-
+def _generated(ask: _Ask, inputs: Mapping[str, Any], prompts: Sequence[Prompt]) -> list[Response]:
     tokenizer = ask.processor.tokenizer
     tokens = ask.model.generate(
         **inputs,
@@ -234,11 +232,16 @@ def _generated(ask: _Ask, inputs: Mapping[str, Any]) -> list[Response]:
         pad_token_id=tokenizer.pad_token_id,
         synced_gpus=ask.synced_gpus,
     )
-    written = tokens[:, inputs["input_ids"].shape[1] :]
-    ends = torch.isin(written, torch.tensor([*ask.stops, tokenizer.pad_token_id], device=written.device))
+    rows = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+    ends = {*ask.stops, tokenizer.pad_token_id}
     prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
     return [
-        Response(text, {}, asked, int(wrote))
-        for text, asked, wrote in zip(texts, prompt_tokens, (~ends).sum(dim=1).tolist(), strict=True)
+        Response(
+            text,
+            {},
+            asked,
+            sum(token not in ends for token in row),
+            "" if any(token in ask.stops for token in row) else "cut",
+        )
+        for text, asked, row in zip(written(ask.processor, prompts, rows), prompt_tokens, rows, strict=True)
     ]

@@ -11,7 +11,8 @@ from typing import Any
 from stcr_plugin import records
 from stcr_plugin.config import from_mapping, nearest, settings
 from stcr_plugin.engines.local import LocalEngine
-from stcr_plugin.engines.server import ServerEngine, ServerSettings
+from stcr_plugin.engines.server import ServerEngine
+from stcr_plugin.engines.server_settings import ServerSettings
 from stcr_plugin.engines.settings import AskSettings, Engine, completed
 from stcr_plugin.engines.vllm import VllmEngine, VllmSettings
 from stcr_plugin.errors import ConfigError

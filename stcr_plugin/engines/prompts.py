@@ -18,6 +18,7 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.samples.questions import question_text
 from stcr_plugin.scoring.parsing import NEITHER
+from stcr_plugin.scoring.reasoning import begun, is_mark
 from stcr_plugin.types import Prompt, Query, Response, Shown
 
 PROMPT_VARIANTS = Path(__file__).parent / "prompt_variants"
@@ -92,7 +93,25 @@ def content(prompt: Prompt) -> list[dict[str, str]]:
 def conversation(processor: Any, prompt: Prompt) -> str:
     """The whole conversation in the model's chat template, up to where the model continues. Raises as `rendered`."""
     message = {"role": "user", "content": content(prompt)}
-    return rendered(processor, [message], add_generation_prompt=True) + prompt.begin
+    text = rendered(processor, [message], add_generation_prompt=True)
+    mark = begun(text)  # which a given start of the turn has too, see written()
+    return (text[: text.rindex(mark)] if mark and prompt.begin.startswith(mark) else text) + prompt.begin
+
+
+def written(processor: Any, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each model's turn, with the mark of a reasoning that the template has begun for it.
+
+    Special tokens are left out, except those that begin or end a reasoning or an answer.
+    """
+    tokenizer = processor.tokenizer
+    special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    marks = {number for number, token in special.items() if is_mark(token)}
+    left_out = special.keys() - marks
+    return [
+        begun(conversation(processor, prompt))
+        + str(tokenizer.decode([one for one in row if one not in left_out], skip_special_tokens=not marks))
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
 
 
 def end_of_turn(tokenizer: Any) -> str:

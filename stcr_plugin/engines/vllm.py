@@ -17,7 +17,7 @@ from stcr_plugin.config import option, settings
 from stcr_plugin.engines.loading import adapter_base, load_processor
 from stcr_plugin.engines.local import CODE
 from stcr_plugin.engines.picture_loading import Pictures
-from stcr_plugin.engines.prompts import answer_tokens, conversation, end_of_turn, generates, likeliest
+from stcr_plugin.engines.prompts import answer_tokens, conversation, end_of_turn, generates, likeliest, written
 from stcr_plugin.engines.sealed import named
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
@@ -111,14 +111,16 @@ class VllmEngine:
             _parameters(max_tokens=self.ask.max_new_tokens, stop_token_ids=sorted(stops)),
             use_tqdm=False,
         )
+        texts = written(processor, prompts, [one.outputs[0].token_ids for one in found])
         return [
             Response(
-                one.outputs[0].text,
+                text,
                 {},
                 len(one.prompt_token_ids),
                 sum(token not in stops for token in one.outputs[0].token_ids),
+                "cut" if one.outputs[0].finish_reason == "length" else "",
             )
-            for one in found
+            for text, one in zip(texts, found, strict=True)
         ]
 
     def _compared(self, prompts: Sequence[Prompt]) -> list[Response]:

@@ -19,8 +19,8 @@ from stcr_plugin.engines.settings import Engine
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.results import ComparatorAccount, PlainAccuracy
 from stcr_plugin.scoring import metrics
-from stcr_plugin.scoring.parsing import parse
-from stcr_plugin.types import Answer, Change, Prompt, Response
+from stcr_plugin.scoring.parsing import named_in, why_lost
+from stcr_plugin.types import Answer, Change, Lost, Prompt, Response
 
 PLAIN = "plain"
 
@@ -199,15 +199,17 @@ def _both_orders(comparator: Comparator, prompts: Sequence[Prompt], responses: V
                 scores = {names[frame]: mean[frame] for frame in _frames(prompts[number])}
                 found[number] = _chosen(prompts[number], scores, [responses[PLAIN][number]])
         else:
-            named = [parse(one.text, prompts[number].names) for one, number in zip(both, numbers, strict=True)]
+            named = [named_in(one, prompts[number].names) for one, number in zip(both, numbers, strict=True)]
             votes = {
                 next((frame for frame, name in names.items() if name == one), None)
                 for one, names in zip(named, by_frame, strict=True)
             }
             frame = votes.pop() if len(votes) == 1 else None
+            unread = [why_lost(one) for one, name in zip(both, named, strict=True) if name is None]
+            lost: Lost = next((one for one in unread if one), "")
             for number, names in zip(numbers, by_frame, strict=True):
                 text = "" if frame is None else prompts[number].answer.format(name=names[frame])
-                found[number] = Response(text, {}, *_tokens([responses[PLAIN][number]]))
+                found[number] = Response(text, {}, *_tokens([responses[PLAIN][number]]), "" if text else lost)
     return [found[number] for number in range(len(prompts))]
 
 

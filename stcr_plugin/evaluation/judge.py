@@ -40,7 +40,7 @@ Opened = tuple[Engine, AskSettings]
 """An engine, which keeps its model loaded over many calls, and its settings: of `opened`, or of engines.engine_for."""
 
 _VIDEO_AT = re.compile(r"(?P<video>.+)@(?P<seconds>\d+(?:\.\d+)?)")
-_JUDGMENT = re.compile(r"closer[\s_-]+to[\s_-]+completion", re.IGNORECASE)
+_JUDGMENT = re.compile(r"closer[\s_-]+to[\s_-]+completion|[更最]接近(?:任务)?完成", re.IGNORECASE)
 _LEAST = 1e-9  # two probabilities that are nearer to each other are the same
 
 
@@ -74,6 +74,8 @@ class Judgement:
         heard: The responses, two per pair of pictures.
         disagreeing: Pairs of positions whose two orders choose different pictures.
         unparsed: Answers that name no picture.
+        cut: Of these, cut at the most tokens before they named one.
+        refused: Of these, refused by a content filter or by the model.
     """
 
     task: str
@@ -84,6 +86,8 @@ class Judgement:
     heard: tuple[Reply, ...]
     disagreeing: tuple[tuple[int, int], ...]
     unparsed: int
+    cut: int = 0
+    refused: int = 0
 
 
 def judge(
@@ -160,7 +164,7 @@ def _answers(engine: Engine, queries: Sequence[Query], settings: AskSettings, ti
     answers = [answered(*one) for one in zip(queries, prompts, _said(engine, prompts), strict=True)]
     if settings.mode != "cot" or settings.generate:
         return answers
-    reasons = [_reasons(answer.text) for answer in answers]
+    reasons = ["" if answer.lost else _reasons(answer.text) for answer in answers]
     places = [place for place, text in enumerate(reasons) if text]
     again = [dataclasses.replace(prompts[place], begin=reasons[place], reasons=False) for place in places]
     try:
@@ -209,6 +213,8 @@ def _judgement(task: str, pictures: tuple[str, ...], settings: AskSettings, answ
         heard=tuple(replies),
         disagreeing=tuple(pair for pair, chosen, parsed in choices if parsed and len(chosen) > 1),
         unparsed=sum(answer.chosen is None for answer in every),
+        cut=sum(answer.lost == "cut" for answer in every),
+        refused=sum(answer.lost == "refused" for answer in every),
     )
 
 

@@ -28,7 +28,7 @@ from stcr_plugin.results import MultiImage
 from stcr_plugin.samples.questions import fill_task
 from stcr_plugin.scoring import group_figures
 from stcr_plugin.scoring.group_figures import GroupAnswer
-from stcr_plugin.scoring.parsing import named_in, parse_order
+from stcr_plugin.scoring.parsing import named_in, order_in, why_lost
 from stcr_plugin.scoring.verdicts import NotApplicableError
 from stcr_plugin.types import Pair, Prompt, Response, Shown
 
@@ -188,7 +188,7 @@ def answered(
     group: Group, shown: Sequence[int], prompt: Prompt, *, response: Response, ask: Literal["closest", "order"]
 ) -> GroupAnswer:
     """What `response` names: the likeliest position where names were compared, else what the text says."""
-    listed = parse_order(response.text, prompt.names) if ask == "order" else None
+    listed = order_in(response, prompt.names) if ask == "order" else None
     if ask == "order":
         named = listed[0] if listed else None
     else:
@@ -202,6 +202,7 @@ def answered(
         text=response.text,
         prompt_tokens=response.prompt_tokens,
         completion_tokens=response.completion_tokens,
+        lost=why_lost(response) if named is None else "",
     )
 
 

@@ -283,7 +283,8 @@ def _order_effects(answers: Sequence[Answer]) -> OrderEffects:
     found = metrics.figures(answers)
     words = (
         f"The same frame was chosen in both orders in {found.order_consistency:.0f} % of the comparisons, img2 in "
-        f"{found.position_bias:.0f} % of the answers, {found.unparsed_rate:.0f} % could not be read."
+        f"{found.position_bias:.0f} % of the answers, {found.unparsed_rate:.0f} % could not be read"
+        f"{f', {found.cut_rate:.0f} % were cut: raise max_new_tokens' if found.cut_rate else ''}."
     )
     return OrderEffects(
         found.order_consistency,

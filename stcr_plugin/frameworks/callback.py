@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from stcr_plugin.figures import Figures
 from stcr_plugin.frameworks.ranks import of_every_rank, rank_and_world
 from stcr_plugin.frameworks.training_output import log_line
 from stcr_plugin.records import Measurement, MissingMeasurement
+from stcr_plugin.result_files import encode
 from stcr_plugin.scoring.metrics import figures
 from stcr_plugin.scoring.parsing import answered
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
@@ -153,7 +154,7 @@ class GapCallback(TrainerCallback):  # type: ignore[misc]
         finally:
             control.should_log = should_log  # trainer.log clears it, and the step's loss line would be lost
         if state.is_world_process_zero:
-            self.record(Measurement(when, state.global_step, seconds, figures=asdict(found)))
+            self.record(Measurement(when, state.global_step, seconds, figures=encode(found)))
             log_line(
                 f"{self.name}  {when}  {self.queries[0].pair.split}  forward {found.forward_accuracy:.1f} %  "
                 f"backward {found.backward_accuracy:.1f} %  gap {found.gap_points:+.1f} points  "

@@ -9,6 +9,7 @@ from stcr_plugin.errors import DataError
 from stcr_plugin.figures import Measure, Verdict
 from stcr_plugin.report import tables
 from stcr_plugin.report.document import Block, Bullets, Finding, Heading, Words, code
+from stcr_plugin.report.lost_words import lost_words
 from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.report.runs import Measured, same_pairs
 from stcr_plugin.results import Evaluation
@@ -171,6 +172,7 @@ def _warnings(one: Measured) -> list[str]:
             figures.unparsed_rate > 5,
             f"{tables.figure(of, 'unparsed_rate')} % of {name}'s answers could not be read; they count as wrong.",
         ),
+        *((True, f"{name}: {line}") for line in lost_words(figures, of.settings)),
         (not of.intervals, f"{name} has no intervals: a single episode shows nothing about others."),
     ]
     return [text for holds, text in found if holds]

@@ -13,6 +13,7 @@ from stcr_plugin.report import plots, tables
 from stcr_plugin.report.comparator_words import comparator_words
 from stcr_plugin.report.document import code
 from stcr_plugin.report.factuality_words import HEADS, claim_words, family_cells
+from stcr_plugin.report.lost_words import lost_words
 from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.results import ClaimAccount, Evaluation
 from stcr_plugin.scoring import breakdown, metrics
@@ -81,6 +82,7 @@ def _markdown(found: Evaluation, rows: Sequence[tuple[str, tables.HasFigures]], 
     parts = [
         f"# Evaluation of {tables.cell(_title(found))}",
         f"Mode `{found.mode}`, model {code(found.model)}, {found.figures.n_queries} queries. {how} {interval}",
+        *(f"**{line}**" for line in lost_words(found.figures, found.settings)),
         *([tables.cell(comparator_words(found.comparator, found.figures))] if found.comparator else []),
         *([tables.cell(overlap_words(found.overlap))] if found.overlap else []),
         tables.figures_table(["pairs of"], [([label], part) for label, part in rows]),

@@ -7,6 +7,7 @@ from pathlib import Path
 from stcr_plugin import artefacts
 from stcr_plugin.figures import GroupPart
 from stcr_plugin.report import tables
+from stcr_plugin.report.lost_words import lost_words
 from stcr_plugin.results import MultiImage
 from stcr_plugin.scoring.group_figures import ASKS, control_row
 
@@ -39,6 +40,7 @@ def groups_line(found: MultiImage) -> str:
         f"{found.name}: closest of {found.asked.pictures} right {group_figure(found, 'accuracy')}, chance "
         f"{found.chance['accuracy']:.1f} %; groups right in every arrangement {group_figure(found, 'all_rotations')}"
         f"{ordered}; named by position {list(found.figures.places)}; unparsed {found.figures.unparsed_rate:.1f} %"
+        + "".join(f". {line}" for line in lost_words(found.figures, found.settings))
     )
 
 
@@ -65,6 +67,7 @@ def groups_markdown(found: MultiImage) -> str:
         tables.markdown(["figure", "value", "a coin gives"], lines),
         f"Named by position: {', '.join(str(number) for number in figures.places)}; {bias} "
         f"Unparsed: {figures.unparsed_rate:.1f} %.",
+        *lost_words(figures, found.settings),
         f"As a control, {row.name}: **{row.verdict}**. {row.why}. Rule: {row.rule}.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -9,6 +9,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.evaluation.guard import ANSWERS, compare, read_replies
 from stcr_plugin.figures import Bounds, GuardKind, YesNoFigures
 from stcr_plugin.report import tables
+from stcr_plugin.report.lost_words import lost_words
 from stcr_plugin.results import Guard, GuardComparison
 from stcr_plugin.scoring.yes_no import Reply, constant_figures
 
@@ -35,12 +36,14 @@ def guard_lines(found: Guard) -> str:
         f"{found.name}, {kind}: "
         + ", ".join(f"{head} {guard_figure(one, name)}" for name, (head, _) in COLUMNS.items())
         for kind, one in found.kinds.items()
-    )
+    ) + "".join(f"\n{line}" for line in lost_words(found.kinds["all"].figures, found.settings))
 
 
 def guard_markdown(found: Guard, replies: Sequence[Reply]) -> str:
     """guard.md; `replies` say what a constant answer gets to the same questions."""
-    return f"# General ability: {tables.cell(found.name)}\n\n{_table([found], replies)}\n"
+    return f"# General ability: {tables.cell(found.name)}\n\n{_table([found], replies)}\n" + "".join(
+        f"\n{line}\n" for line in lost_words(found.kinds["all"].figures, found.settings)
+    )
 
 
 def comparison_markdown(found: GuardComparison, replies: Sequence[Reply]) -> str:

@@ -32,4 +32,8 @@ def judgement_warnings(found: Judgement) -> list[str]:
         warnings.append(f"{which} disagree: which picture was chosen depends on its position")
     if found.unparsed:
         warnings.append(f"{found.unparsed} of {len(found.heard)} answers name no picture")
+    if found.cut:
+        warnings.append(f"{found.cut} were cut before they named a picture: raise max_new_tokens (with --set)")
+    if found.refused:
+        warnings.append(f"{found.refused} were refused by a content filter or by the model")
     return warnings

@@ -12,6 +12,7 @@ from stcr_plugin.figures import FEWEST, Bounds, GroupFigures, GroupPart, GroupSe
 from stcr_plugin.results import ControlRow, MultiImage
 from stcr_plugin.scoring import metrics
 from stcr_plugin.scoring.verdicts import Rule, above, judged, worst
+from stcr_plugin.types import Lost
 
 ASKS = {"closest": "which is closest to completion", "order": "all in order, the closest first"}
 ROWS: Mapping[tuple[int, str], str] = {
@@ -30,6 +31,7 @@ class GroupAnswer:
         shown: Which of the group's frames is in each position, n - 1 being the closest to completion.
         chosen: The position, from 0, that was named as closest; None where none or several were.
         ranking: All positions, the closest first; None where they were not asked for, or not listed once each.
+        lost: Why `chosen` is None, where that is known.
     """
 
     group_id: str
@@ -40,6 +42,7 @@ class GroupAnswer:
     text: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    lost: Lost = ""
 
     @property
     def right(self) -> bool:
@@ -79,6 +82,8 @@ def figures(answers: Sequence[GroupAnswer], asked: GroupSettings) -> GroupFigure
         n_groups=int(total["groups"]),
         n_episodes=len(sums),
         n_queries=len(answers),
+        cut_rate=100 * sum(answer.lost == "cut" for answer in answers) / len(answers),
+        refused_rate=100 * sum(answer.lost == "refused" for answer in answers) / len(answers),
     )
 
 

@@ -62,7 +62,9 @@ def figures(answers: Sequence[Answer]) -> Figures:
         **rates | {name: None for name in ("tie_accuracy", "earlier_closer_accuracy") if not counts[_RARE[name]]},
         **{name: counts[name] for name in ("n_pairs", "n_ties", "n_closer_earlier")},
         n_episodes=len(sums),
-        n_queries=2 * (counts["n_pairs"] + counts["n_ties"]),
+        n_queries=(asked := 2 * (counts["n_pairs"] + counts["n_ties"])),
+        cut_rate=100 * (sum(one.lost == "cut" for one in answers) / asked),
+        refused_rate=100 * (sum(one.lost == "refused" for one in answers) / asked),
     )
 
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from stcr_plugin.scoring.mentions import MARK, OTHER, are_pictures, index, mark, marked, marks, normal
-from stcr_plugin.types import Answer, Choice, Prompt, Query, Response
+from stcr_plugin.scoring.reasoning import behind_reasoning, tagged
+from stcr_plugin.types import Answer, Choice, Lost, Prompt, Query, Response
 
 NEITHER = "neither"
 """The answer of a pair whose two pictures are equally close, where it is offered."""
@@ -45,6 +46,9 @@ _LIST = re.compile(
     rf"(?:^|[:=是]|(?<![a-z])is)[\s>*#\"'`_(\[-]*(?:the\s)?({MARK}(?:{_THEN}{MARK}){{0,7}})[\s.,;。()\]}}*\"'`_-]*$",
     re.I,
 )
+# The key of a verdict, not of a format that is quoted in the middle of a line: `"closer to completion": "img1"`.
+_STARTS = re.compile(r"(?:^|\n)[\s>*#_-]{0,8}$|[{,]\s{0,8}[\"']$")
+_GOES_ON = re.compile(r"(?:[,/|&、和与或跟及]|(?<![a-z])(?:and|or|nor|not))[\s\"'`*_]*$", re.I)
 _LINE_OF_A_LIST = re.compile(rf"[\s>*#0-9.、()\"'`_-]*{MARK}[\s.,;。()*\"'`_-]*")
 
 
@@ -61,7 +65,15 @@ def answered(query: Query, prompt: Prompt, response: Response) -> Answer:
         **{f"logprob_{choice(name, prompt.names)}": score for name, score in response.logprobs.items()},
         prompt_tokens=response.prompt_tokens,
         completion_tokens=response.completion_tokens,
+        lost=why_lost(response) if named is None else "",
     )
+
+
+def why_lost(response: Response) -> Lost:
+    """Why a response that names nothing does so: also "cut" where a reasoning was begun and not ended."""
+    if not response.lost and not response.logprobs and behind_reasoning(normal(response.text)) is None:
+        return "cut"
+    return response.lost
 
 
 def choice(name: str | None, names: Sequence[str]) -> Choice | None:
@@ -76,10 +88,19 @@ def named_in(response: Response, names: Sequence[str]) -> str | None:
     """The likeliest of `names` where they were compared, else the one that the text names; None for none or several."""
     if response.logprobs:  # without a text two names were equally likely
         return max(response.logprobs, key=response.logprobs.__getitem__) if response.text else None
-    return parse(response.text, names)
+    if response.lost in ("refused", "garbled"):
+        return None
+    return parse(response.text, names, cut=response.lost == "cut")
 
 
-def parse(text: str, names: Sequence[str] = ("img1", "img2")) -> str | None:
+def order_in(response: Response, names: Sequence[str]) -> tuple[str, ...] | None:
+    """The pictures as the text of `response` lists them, see `parse_order`."""
+    if response.lost in ("refused", "garbled"):
+        return None
+    return parse_order(response.text, names, cut=response.lost == "cut")
+
+
+def parse(text: str, names: Sequence[str] = ("img1", "img2"), *, cut: bool = False) -> str | None:
     """The one of `names` that `text` says is closer to completion; None (unparsed) where it names none or several.
 
     The last `closer to completion:` line decides (also `closer_to_completion`, `closest`, 更接近完成, in JSON,
@@ -93,17 +114,32 @@ def parse(text: str, names: Sequence[str] = ("img1", "img2")) -> str | None:
     word or alone on the deciding line, since elsewhere "a" is an article; so is the `A` of "A cup". Names that are not
     pictures' ("yes", "left") are searched as they are.
 
+    Reasoning does not count: only what follows its last `</think>` (see `behind_reasoning`) is read, and nothing where
+    one was begun and not ended. The last `<answer>...</answer>` or `\\boxed{...}` is read like the deciding line.
+    Of a text that was `cut`, a name counts alone, or on a `closer to completion:` line of its own.
+
     With "neither" among the names, it is an answer too, in the same positions: `neither`, `neither img1 nor img2`,
     都不, `img1和img2都不`. A picture beside it (`img1 or neither`) makes the answer unparsed.
     """
     pictures = _pictures(names)
-    plain = normal(text)
+    plain = behind_reasoning(normal(text))
+    if plain is None:
+        return None
+    held = tagged(plain)
+    if held and not _KEY.search(plain, held[1]):
+        cut = cut and plain[held[1] - 1] not in ">}"
+        plain = held[0]
     keys = list(_KEY.finditer(plain))
     if keys:
-        lines = (line for line in plain[keys[-1].end() :].split("\n") if line.strip(_MARKUP))
+        after = plain[keys[-1].end() :]
+        if cut and not _is_verdict(plain[: keys[-1].start()], after):
+            return None
+        lines = (line for line in after.split("\n") if line.strip(_MARKUP))
         line = marked(next(lines, ""), pictures, deciding=True)
     else:
-        line = marked(plain, pictures)
+        line = marked(plain, pictures, deciding=bool(held) and "\n" not in plain)
+        if cut and not re.fullmatch(rf"[\W_]*{MARK}[\W_]*", line):
+            return None
     doubts = ((_NOT_IT,) if keys else (_HEADING, _NOT_AT_ALL)) if are_pictures(pictures) else ()
     if NEITHER in names:
         line = _NONE_OF.sub(lambda found: f" {NEITHER} " if _all_of(marks(found[0]), pictures) else found[0], line)
@@ -115,16 +151,30 @@ def parse(text: str, names: Sequence[str] = ("img1", "img2")) -> str | None:
     return pictures[index(named.pop())]
 
 
-def parse_order(text: str, names: Sequence[str]) -> tuple[str, ...] | None:
+def _is_verdict(before: str, after: str) -> bool:
+    """Whether a key between these two parts of a cut text is its answer, and not a quotation of the format."""
+    more = len([line for line in after.split("\n") if line.strip(_MARKUP)]) > 1
+    introduced = before.rstrip(_MARKUP + "\n").endswith(":")  # "in this form:", where reasoning goes on behind it
+    return bool(_STARTS.search(before)) and not (introduced and more) and not _GOES_ON.search(after)
+
+
+def parse_order(text: str, names: Sequence[str], *, cut: bool = False) -> tuple[str, ...] | None:
     """The pictures as `text` lists them, closest to completion first; None where it does not list each exactly once.
 
     The last line that names a picture decides. It is a list, or has one after its colon: `img3, img1, img2`,
     `img3 > img1 > img2`, 第三张图、第一张图、第二张图, a JSON list; or the text ends in lines of one picture each.
-    Names as in `parse`; "neither" has no position in an order.
+    Names, reasoning and tags as in `parse`; "neither" has no position in an order. Of a text that was `cut`, the list
+    must be its last line.
     """
     pictures = _pictures(names)
-    lines = [line for line in (marked(line, pictures) for line in normal(text).split("\n")) if marks(line)]
-    if not lines:
+    plain = behind_reasoning(normal(text))
+    if plain is None:
+        return None
+    if held := tagged(plain):
+        plain = held[0]
+    written = [marked(line, pictures) for line in plain.split("\n") if line.strip()]
+    lines = [line for line in written if marks(line)]
+    if not lines or (cut and not marks(written[-1])):
         return None
     single = [bool(_LINE_OF_A_LIST.fullmatch(line)) for line in lines]
     size = len(pictures)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from stcr_plugin.figures import Difference, GuardKind, Intervals, YesNoFigures
 from stcr_plugin.samples.general import Label, Question
 from stcr_plugin.scoring import metrics
+from stcr_plugin.scoring.parsing import why_lost
+from stcr_plugin.scoring.reasoning import behind_reasoning, tagged
 from stcr_plugin.types import Response
 
 
@@ -33,7 +35,7 @@ def reply(question: Question, response: Response, names: tuple[str, str]) -> Rep
     if response.logprobs:  # without a text both were equally likely
         yes, no = (response.logprobs[name] for name in names)
         return Reply(question, None if yes == no else "yes" if yes > no else "no", response)
-    return Reply(question, parse(response.text), response)
+    return Reply(question, None if response.lost in ("refused", "garbled") else parse(response.text), response)
 
 
 _YES = re.compile(r"(?<![a-z])yes(?![a-z])|是|有")
@@ -43,10 +45,15 @@ _NO = re.compile(r"(?<![a-z])(?:no|not)(?![a-z])|n't(?![a-z])|否|没有|不")
 def parse(text: str) -> Label | None:
     """Whether `text` says yes or no, in English or Chinese; None where it says neither.
 
-    A word that it begins with decides; else its first line that has words, where that says one of them and not the
-    other. POPE's own script takes every answer that does not say no or not for a yes; this does not.
+    Read behind any reasoning and inside an `<answer>` tag (see scoring.reasoning). A word that it begins with decides;
+    else its first line that has words, where that says one of them and not the other. POPE's own script takes every
+    answer that does not say no or not for a yes; this does not.
     """
-    plain = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    plain = behind_reasoning(unicodedata.normalize("NFKC", text))
+    if plain is None:
+        return None
+    held = tagged(plain)
+    plain = (held[0] if held else plain).lower().replace("’", "'")
     line = next((line.strip(" \t\"'`*_>#-.") for line in plain.splitlines() if line.strip(" \t\"'`*_>#-.")), "")
     if found := re.match(r"(yes|no)(?![a-z])(?!\s+or\s)|(是|有)(?![否没不])|(否|没有|不)", line):
         return "yes" if found[1] == "yes" or found[2] else "no"
@@ -70,7 +77,12 @@ def figures(replies: Sequence[Reply]) -> YesNoFigures:
     """The figures of POPE, in percent."""
     counts = _counts(replies)
     ratios = {key: ratio(counts) for key, ratio in _RATIOS.items()}
-    return YesNoFigures(**{key: 100 * part / whole if whole else None for key, (part, whole) in ratios.items()})
+    lost = [why_lost(one.said) for one in replies if one.chosen is None]
+    return YesNoFigures(
+        **{key: 100 * part / whole if whole else None for key, (part, whole) in ratios.items()},
+        cut_rate=100 * lost.count("cut") / max(1, len(replies)),
+        refused_rate=100 * lost.count("refused") / max(1, len(replies)),
+    )
 
 
 def intervals(replies: Sequence[Reply], resamples: int = 2000, seed: int = 0) -> Intervals:

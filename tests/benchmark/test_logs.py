@@ -166,3 +166,24 @@ def test_xlsx_without_openpyxl_names_the_command(registry, made, tmp_path, monke
     log.write_bytes(b"")
     with pytest.raises(ConfigError, match=r"pip install 'stcr-plugin\[vlmevalkit\]'.*PRED_FORMAT=tsv"):
         open_log(log, "toy", "heldout", registry=registry)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "tsv"])
+def test_reasoning_in_a_log_is_not_the_answer(registry, made, texts, evaluated, tmp_path, form):
+    """However long it is; where it is left open, the answer was cut."""
+
+    def figures_of(told, out):
+        log = tmp_path / out / f"MyModel_{made.name}.tsv"
+        log.parent.mkdir()
+        if form == "jsonl":
+            log = log.with_name(f"2026_samples_{made.name}.jsonl")
+            write_jsonl(log, samples(made, told))
+        else:
+            write_tsv(log, predictions(made, told))
+        return read(log, "toy", "heldout", out=tmp_path / out / "read", registry=registry).figures
+
+    quoted = f"<think>closer to completion: img1 {'x' * 140_000}"
+    thought = {key: f"{quoted}</think>\n{text}" for key, text in texts.items()}
+    assert figures_of(thought, "thought") == Evaluation.read(evaluated / "results.json").figures
+    found = figures_of(dict.fromkeys(texts, quoted), "cut")
+    assert (found.unparsed_rate, found.cut_rate, found.gap_points) == (100, 100, 0)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from stcr_plugin import artefacts
+from stcr_plugin.engines import cache
 from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.errors import DataError
@@ -192,3 +194,53 @@ def test_prompt_that_is_asked_twice_and_a_spoilt_file_are_refused(tmp_path):
     (tmp_path / "said.jsonl").write_text('{"item": 1}\n')
     with pytest.raises(DataError, match=r"said\.jsonl: not responses of an engine .*; delete the file"):
         ask(Parrot(), tmp_path, range(2))
+
+
+class Odd(Parrot):
+    """Says one of `texts` to each prompt."""
+
+    def __init__(self, *texts, lost=""):
+        super().__init__()
+        self.texts, self.lost = texts, lost
+
+    def respond(self, prompts):
+        for number, text in enumerate(self.texts):
+            self.asked.append(number)
+            yield number, Response(text, lost=self.lost)
+
+
+def test_any_text_is_kept_and_read_back_as_it_was_first_read(tmp_path):
+    texts = ("cut emoji \ud83d", "\udc80\x00\x1b[2J\u2028\u0085\r\n", "whole \ud83d\ude00", "")
+    engine = Odd(*texts)
+    first = collect_responses(engine, prompts([0, 1]), tmp_path, asked={}, pictures=SUMS)
+    again = collect_responses(engine, prompts([0, 1]), tmp_path, asked={}, pictures=SUMS)
+    assert again == first
+    assert {one.text[:9]: one.lost for one in first} == {
+        "cut emoji": "garbled",
+        "\N{REPLACEMENT CHARACTER}\x00\x1b[2J\u2028\x85\r": "garbled",
+        "whole \N{GRINNING FACE}": "",
+        "": "",
+    }
+    assert len(engine.asked) == 4
+    assert ["lost" in row for row in artefacts.read_jsonl(tmp_path / "said.jsonl")] == [True, True, False, False]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_full_disk_is_one_line_and_what_was_said_before_it_is_used_again(tmp_path, monkeypatch):
+    engine = Parrot()
+    real, left = cache._append, iter(range(2))
+
+    def filling(file, line, path):
+        if next(left, None) is None:
+            with open("/dev/full", "wb", buffering=0) as full:
+                file.write(line.encode()[:9])  # the part that still had room
+                return real(full, line, path)
+        return real(file, line, path)
+
+    monkeypatch.setattr(cache, "_append", filling)
+    with pytest.raises(DataError, match=r"said\.jsonl: could not write a response \(No space left .*; free space"):
+        ask(engine, tmp_path, [0, 1, 2])
+    monkeypatch.setattr(cache, "_append", real)
+    whole = ask(engine, tmp_path, [0, 1, 2])
+    assert len(engine.asked) == 3 + 4
+    assert whole == ask(Parrot(), tmp_path / "other", [0, 1, 2])

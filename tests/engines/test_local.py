@@ -304,7 +304,9 @@ def test_model_that_has_learned_an_answer_gives_it_in_both_ways(loaded, registry
     for settings in (AskSettings(), AskSettings(generate=True, max_new_tokens=40), AskSettings(mode="cot")):
         found = ask((model, processor), registry, settings, queries()[:2])
         assert [one.text for one in found] == ["closer to completion: img1"] * 2
-        assert [one.right for one in found] == [False, True]
+        assert [(one.right, one.lost) for one in found] == [(False, ""), (True, "")]
+    short = ask((model, processor), registry, AskSettings(generate=True, max_new_tokens=3), queries()[:2])
+    assert [(one.chosen, one.lost) for one in short] == [(None, "cut")] * 2
 
 
 def test_checkpoints_repetition_penalty_and_sampling_are_not_used(loaded, registry):

@@ -1,13 +1,14 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
-from stcr_plugin.engines.prompts import content, names_of, prompts_for, renamed
+from stcr_plugin.engines.prompts import content, conversation, names_of, prompts_for, renamed, written
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.samples.questions import prompt as training_prompt
 from stcr_plugin.scoring.parsing import choice
-from stcr_plugin.types import ORDERS, Pair, Query, Shown
+from stcr_plugin.types import ORDERS, Pair, Prompt, Query, Shown
 
 PAIR = Pair(
     "p1", "e1", "test", "stack the cups", 0, 5, 1.0, earlier_image="toy/frames/0.png", later_image="toy/frames/5.png"
@@ -108,3 +109,30 @@ def test_unknown_style_and_language_name_the_nearest():
         names_of("letters", "zn", 2)
     with pytest.raises(ConfigError, match="names 8 pictures, 9 are shown"):
         names_of("letters", "en", 9)
+
+
+class Letters:
+    """A tokenizer of one token per letter, and of three special ones."""
+
+    special = ("<|im_end|>", "[THINK]", "[/THINK]")
+
+    @property
+    def added_tokens_decoder(self):
+        return {number: SimpleNamespace(content=text, special=True) for number, text in enumerate(self.special, 1000)}
+
+    def decode(self, tokens, skip_special_tokens):
+        shown = {} if skip_special_tokens else dict(enumerate(self.special, 1000))
+        return "".join(shown.get(token, "") if token >= 1000 else chr(token) for token in tokens)
+
+
+@pytest.mark.parametrize("opened", ["", "<think>\n"])
+def test_written_keeps_the_marks_of_a_reasoning_and_adds_what_the_template_began(opened):
+    """Special tokens are left out, and Magistral's marks are special tokens."""
+    processor = SimpleNamespace(
+        tokenizer=Letters(), apply_chat_template=lambda *_, **__: f"<|im_start|>assistant\n{opened}"
+    )
+    prompt = Prompt("p", "e", "forward", (), (), "which?")
+    rows = [[1001, *map(ord, "img1?"), 1002, *map(ord, "img2"), 1000]]
+    assert written(processor, [prompt], rows) == [f"{opened.strip()}[THINK]img1?[/THINK]img2"]
+    begun = dataclasses.replace(prompt, begin="<think>img1?</think>")
+    assert conversation(processor, begun) == "<|im_start|>assistant\n<think>img1?</think>"

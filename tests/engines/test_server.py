@@ -15,7 +15,10 @@ from PIL import Image
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.engines.cache import collect_responses
-from stcr_plugin.engines.server import _HEADERS, ServerEngine, ServerSettings, _Pace, _read, _retry_after
+from stcr_plugin.engines.server import ServerEngine, _Pace
+from stcr_plugin.engines.server_connection import HEADERS
+from stcr_plugin.engines.server_replies import read_reply, retry_after
+from stcr_plugin.engines.server_settings import ServerSettings
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError, ServerError
 from stcr_plugin.types import Prompt, Response, Shown
@@ -386,11 +389,11 @@ def test_server_that_asks_for_an_hour_stops_the_run(registry):
 
 def test_retry_after_is_read_as_number_and_as_date():
     later = datetime.now(UTC) + timedelta(seconds=30)
-    assert _retry_after("2.5") == 2.5
-    assert 28 <= _retry_after(format_datetime(later, usegmt=True)) <= 30
-    assert 28 <= _retry_after(later.strftime("%a, %d %b %Y %H:%M:%S -0000")) <= 30
-    assert [_retry_after(odd) for odd in ("", "soon", "-3", "nan", "Tue, 99 Foo")] == [0, 0, 0, 0, 0]
-    assert _retry_after(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
+    assert retry_after("2.5") == 2.5
+    assert 28 <= retry_after(format_datetime(later, usegmt=True)) <= 30
+    assert 28 <= retry_after(later.strftime("%a, %d %b %Y %H:%M:%S -0000")) <= 30
+    assert [retry_after(odd) for odd in ("", "soon", "-3", "nan", "Tue, 99 Foo")] == [0, 0, 0, 0, 0]
+    assert retry_after(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
 
 
 def test_pace_gives_out_times_evenly_apart(monkeypatch):
@@ -418,14 +421,15 @@ def test_pace_gives_out_times_evenly_apart(monkeypatch):
     ],
 )
 def test_every_known_form_of_a_reply_is_read(message, text):
-    assert _read(
-        json.dumps({"choices": [{"message": message}, {"message": {"content": "second"}}]}).encode()
-    ) == Response(text)
+    lost = "refused" if message.get("refusal") else ""
+    data = json.dumps({"choices": [{"message": message}, {"message": {"content": "second"}}]}).encode()
+    assert read_reply(data).response == Response(text, lost=lost)
 
 
 def test_tokens_that_are_not_counted_are_none():
     for usage in (None, {}, {"prompt_tokens": "9", "completion_tokens": True}, 3):
-        found = _read(json.dumps({"choices": [{"message": {"content": "x"}}], "usage": usage}).encode())
+        data = json.dumps({"choices": [{"message": {"content": "x"}}], "usage": usage}).encode()
+        found = read_reply(data).response
         assert (found.prompt_tokens, found.completion_tokens) == (None, None)
 
 
@@ -444,7 +448,7 @@ def test_key_goes_to_the_server_and_nowhere_else(registry, monkeypatch, tmp_path
             collect(one, prompts(2), tmp_path)
     assert desk.headers[0]["authorization"] == f"Bearer {KEY}"
     written = "".join(path.read_text() for path in tmp_path.iterdir())
-    assert "wrong key [key]; check the key in the variable 'MY_KEY'" in str(caught.value)
+    assert "wrong key ***; check the key in the variable 'MY_KEY'" in str(caught.value)
     assert KEY not in str(caught.value) + repr(caught.value.__cause__) + caplog.text + written + json.dumps(
         one.identity()
     )
@@ -461,13 +465,13 @@ def test_this_machine_needs_no_key_and_others_do(registry):
 
 def test_nothing_else_of_the_environment_is_sent(registry, monkeypatch):
     """Which the openai client would add to every request, whatever the server."""
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: secret\nAuthorization: Bearer secret")
+    monkeypatch.setenv("OPENAI_CUSTOMHEADERS", "X-Secret: secret\nAuthorization: Bearer secret")
     for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "OPENAI_BASE_URL"):
         monkeypatch.setenv(name, "secret")
     with serving(echo) as desk:
         said(registry, desk, 1)
     assert "secret" not in str(desk.headers)
-    assert desk.headers[0].keys() <= _HEADERS
+    assert desk.headers[0].keys() <= HEADERS
 
 
 def test_redirect_is_not_followed(registry, monkeypatch):

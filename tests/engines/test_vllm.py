@@ -57,10 +57,9 @@ class StandIn:
                     eos_token_id=parameters.stop_token_ids,
                 )
                 written = whole[0, len(ids) :].tolist()
-                text = self.processor.tokenizer.decode(written, skip_special_tokens=True)
-                return SimpleNamespace(
-                    prompt_token_ids=ids, outputs=[SimpleNamespace(text=text, token_ids=written)], prompt_logprobs=None
-                )
+                finish = "stop" if written[-1] in parameters.stop_token_ids else "length"
+                output = SimpleNamespace(token_ids=written, finish_reason=finish)
+                return SimpleNamespace(prompt_token_ids=ids, outputs=[output], prompt_logprobs=None)
             scores = torch.log_softmax(self.model(**inputs).logits[0].float(), -1)
         # The first token has none; of each further one its own is given, besides the likeliest.
         found = [None] + [
@@ -111,7 +110,7 @@ def test_with_a_stand_in_for_vllm_what_is_said_is_what_the_local_engine_says(mod
     there = dict(VllmEngine(model, registry, ask=settings, vllm=VllmSettings(batch=3)).respond(asked))
     assert there.keys() == here.keys() == set(range(len(asked)))
     for number, said in here.items():
-        assert there[number].text == said.text
+        assert (there[number].text, there[number].lost) == (said.text, said.lost)
         assert there[number].logprobs == pytest.approx(said.logprobs, abs=1e-4)
         assert (there[number].prompt_tokens, there[number].completion_tokens) == (
             said.prompt_tokens,

@@ -18,7 +18,8 @@ from stcr_plugin.engines.local import respond
 from stcr_plugin.engines.oracles import Oracle
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.sealed import unsealed
-from stcr_plugin.engines.server import ServerEngine, ServerSettings
+from stcr_plugin.engines.server import ServerEngine
+from stcr_plugin.engines.server_settings import ServerSettings
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.judge import ROOT, judge, judge_all, opened

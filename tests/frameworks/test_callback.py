@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 from pathlib import Path
@@ -19,6 +18,7 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.frameworks import callback
 from stcr_plugin.frameworks.callback import LOGGED, GapCallback, undisturbed
 from stcr_plugin.records import MissingMeasurement
+from stcr_plugin.result_files import encode
 from stcr_plugin.types import Pair, Response
 
 
@@ -186,7 +186,7 @@ def test_figures_after_are_those_of_an_evaluation_of_the_saved_model(workshop: W
     again = evaluate(request, run / "eval")
     (after,) = measured(run)
     assert after["when"] == "after"
-    assert {key: after[key] for key in dataclasses.asdict(again.figures)} == dataclasses.asdict(again.figures)
+    assert {key: after[key] for key in encode(again.figures)} == encode(again.figures)
 
 
 @pytest.mark.slow

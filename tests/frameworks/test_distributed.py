@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tiny_stage import DATA, RECIPES, UNPREPARED, Workshop, history, losses, sta
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.result_files import encode
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +113,7 @@ def test_figures_of_two_ranks_are_those_of_one_process_on_the_saved_model(chain:
     )
     alone = evaluate(request, run / "eval")
     after = record(run)["figures"][-1]
-    assert {key: after[key] for key in dataclasses.asdict(alone.figures)} == dataclasses.asdict(alone.figures)
+    assert {key: after[key] for key in encode(alone.figures)} == encode(alone.figures)
 
 
 @pytest.mark.parametrize("kind", KINDS)

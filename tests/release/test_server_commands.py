@@ -10,7 +10,8 @@ from misbehaving_server import answer, serving
 from PIL import Image
 
 from stcr_plugin.config import from_mapping
-from stcr_plugin.engines.server import ServerEngine, ServerSettings
+from stcr_plugin.engines.server import ServerEngine
+from stcr_plugin.engines.server_settings import ServerSettings
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.release.export import export
 from stcr_plugin.release.server_commands import client, curl_line, example, served_name, sglang_line, vllm_line

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.result_files import encode
 from stcr_plugin.scoring.metrics import RATES, figures, group_intervals, intervals, paired_difference, per_episode
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
 
@@ -75,7 +76,7 @@ def test_hand_worked_example():
         "p3": (None, "img1"),  # unparsed forward, backward right
     }
     found = figures(asked([pair(i) for i in range(4)], lambda q: said[q.pair.pair_id][q.order == "backward"]))
-    assert dataclasses.asdict(found) == {
+    assert encode(found) == {
         "forward_accuracy": 50.0,
         "backward_accuracy": 50.0,
         "gap_points": 0.0,

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stcr_plugin.engines.prompts import names_of
-from stcr_plugin.scoring.parsing import parse, parse_order
+from stcr_plugin.scoring.parsing import named_in, parse, parse_order, why_lost
+from stcr_plugin.types import Response
 
 PAIR = ("img1", "img2")
 TIES = (*PAIR, "neither")
@@ -423,3 +424,115 @@ def test_long_hostile_text_is_read_in_seconds():
         assert parse(hostile, ("A", "B")) is None
         assert parse_order(hostile, ("img1", "img2", "img3")) is None
     assert time.process_time() - started < 60  # where a pattern goes back over the text, it takes hours
+
+
+QUOTED = "I should write closer to completion: img1, or 更接近完成：图1. "
+# Of Qwen, GLM and DeepSeek; others; EXAONE; Seed-OSS; Magistral; Kimi-VL; OpenThinker; Command A; harmony with and
+# without its tokens; Gemma; Granite; LLaVA-CoT; full-width signs.
+REASONINGS = [
+    ("<think>", "</think>"),
+    ("<Thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("analysisWe see. ", "assistantfinal"),
+    ("<|channel>thought\n", "<channel|>"),
+    ("Here is my thought process:", "\nHere is my response:"),
+    ("<REASONING>", "</REASONING>"),
+    ("＜think＞", "＜/think＞"),
+]
+ANSWERS = [
+    ("closer to completion: img2", "img2"),
+    ("更接近完成：第二张图", "img2"),
+    ("img2", "img2"),
+    ("<answer>img2</answer>", "img2"),
+    ("<answer>the second one</answer>", "img2"),
+    ("<answer>closer to completion: img2</answer>", "img2"),
+    ("closer to completion: <answer>图2</answer>", "img2"),
+    ("<answer>img2", "img2"),
+    ("<answer> img1 </answer>, no, <answer>img2</answer>", "img2"),
+    ("<answer>img1</answer>\ncloser to completion: img2", "img2"),
+    (r"It is img1 or img2: $\boxed{\text{img2}}$.", "img2"),
+    ("img1? <|begin_of_box|>img2<|end_of_box|>", "img2"),
+    ("<答案>第二张图</答案>", "img2"),
+    ("closer to completion: img1\n<answer></answer>", None),
+    ("<answer>img1 or img2</answer>", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("begin", "end"), REASONINGS)
+@pytest.mark.parametrize(("text", "image"), ANSWERS)
+def test_only_what_follows_the_reasoning_is_the_answer(begin, end, text, image):
+    assert parse(f"{begin}{QUOTED}\n{QUOTED}{end}\n{text}") == image
+    assert parse(f"{QUOTED}{end}{text}") == image or begin.startswith("analysis")  # the template wrote the first mark
+    assert parse(f"{begin}a{end}{begin}{QUOTED}{end}{text}") == image
+
+
+@pytest.mark.parametrize("begin", [begin for begin, _ in REASONINGS])
+@pytest.mark.parametrize("text", [QUOTED, "\ncloser to completion: img1", "<answer>img1</answer>", "第一张图"])
+def test_reasoning_that_was_not_ended_names_nothing_and_is_cut(begin, text):
+    assert parse(begin + text) is None
+    assert why_lost(Response(f"img2 {begin}{text}" if begin[0] == "<" else begin + text)) == "cut"
+    assert parse(f"<think>a</think>img2{begin}{text}") is None or not begin.startswith("<")
+
+
+@pytest.mark.parametrize(
+    ("text", "image"),
+    [
+        ("closer to completion: img2", "img2"),
+        ("spatial details: img1: open. img2: shut.\n**closer to completion:** img2\nspatial details: im", "img2"),
+        ('{"spatial details": "img1: open", "closer to completion": "img2", "wh', "img2"),
+        ("更接近完成：第二张图，因为", "img2"),
+        ("img2", "img2"),
+        ("**B**", None),
+        ("<answer>the second image</answer> since", "img2"),
+        ("The form is `closer to completion: img2`. In the first", None),
+        ("My answer has this form:\ncloser to completion: img2\nLet me look at", None),
+        ("格式如下：\n更接近完成：第二张图\n先看", None),
+        ("closer to completion: img2 or", None),
+        ("closer to completion: 第二张图和", None),
+        ("The gripper in image 2 is", None),
+        ("img2 may be further along, but", None),
+        ("closer to completion: the", None),
+    ],
+)
+def test_text_that_was_cut_counts_only_with_a_name_in_its_place(text, image):
+    assert parse(text, cut=True) == image
+
+
+def test_reasoning_is_no_order_and_a_cut_list_is_none():
+    names = ("img1", "img2", "img3")
+    assert parse_order("<think>img1, img2, img3</think>img3, img1, img2", names) == ("img3", "img1", "img2")
+    assert parse_order("<answer>img3 > img1 > img2</answer>", names) == ("img3", "img1", "img2")
+    assert parse_order("<think>img1, img2, img3", names) is None
+    assert parse_order("img3, img1, img2", names, cut=True) == ("img3", "img1", "img2")
+    assert parse_order("Such as:\nimg1, img2, img3\nFirst I look", names, cut=True) is None
+
+
+def test_garbled_and_refused_texts_name_nothing_whatever_they_hold():
+    response = Response("closer to completion: img2 \ud83d")
+    assert (response.text, response.lost) == ("closer to completion: img2 \N{REPLACEMENT CHARACTER}", "garbled")
+    assert named_in(response, PAIR) is None
+    assert named_in(Response("img2", lost="refused"), PAIR) is None
+    joined = Response("img2 \ud83d\ude00")  # both halves, as two escapes of JSON
+    assert (joined.text, joined.lost, named_in(joined, PAIR)) == ("img2 \N{GRINNING FACE}", "", "img2")
+    assert named_in(Response("img2 \N{REPLACEMENT CHARACTER}\x00"), PAIR) == "img2"
+
+
+def test_log_probabilities_decide_whatever_the_text_says():
+    response = Response("<think>img2", {"img1": -0.1, "img2": -3.0}, lost="cut")
+    assert (named_in(response, PAIR), why_lost(Response("", {"img1": -1.0, "img2": -1.0}))) == ("img1", "")
+
+
+@pytest.mark.parametrize(
+    "unit", ["<think>", "</think>", "<answer>", r"\boxed{", "{", "\n", "<", "closer to completion: "]
+)
+def test_reasoning_marks_without_end_take_no_time(unit):
+    started = time.perf_counter()
+    parse(unit * (200_000 // len(unit)))
+    assert time.perf_counter() - started < 2

@@ -1,7 +1,6 @@
-import dataclasses
-
 import pytest
 
+from stcr_plugin.result_files import encode
 from stcr_plugin.samples.general import Question
 from stcr_plugin.scoring.yes_no import Reply, figures, intervals, parse
 from stcr_plugin.types import Response
@@ -23,7 +22,7 @@ def test_figures_of_a_worked_example():
         "yes_ratio": 50,
         "unparsed_rate": 10,
     }
-    assert dataclasses.asdict(found) == pytest.approx(expected)
+    assert encode(found) == pytest.approx(expected)
 
 
 def test_figures_where_nothing_is_answered_yes():
