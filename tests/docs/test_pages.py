@@ -131,3 +131,17 @@ def test_every_file_that_a_page_or_recipe_names_is_there() -> None:
             if not made.search(named) and not (REPOSITORY / named).exists():
                 wrong.append(f"{name(path)}: {named}")
     assert wrong == []
+
+
+def test_every_test_that_the_page_on_reliability_names_is_there() -> None:
+    named = 0
+    for line in (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8").splitlines():
+        file = ""
+        for place, test in re.findall(r"`(tests/[\w/.]+)?(?:::(\w+))?[^`]*`", line):
+            file = place or file
+            if file:
+                assert (REPOSITORY / file).exists(), line
+            if test:
+                assert f"def {test}(" in (REPOSITORY / file).read_text(encoding="utf-8"), f"{file}::{test}"
+                named += 1
+    assert named > 50
