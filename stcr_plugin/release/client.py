@@ -50,7 +50,12 @@ def judge(first: str, second: str, task: str) -> str:
         URL + "/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request) as reply:
-        return str(json.load(reply)["choices"][0]["message"]["content"])
+        answer = json.load(reply)["choices"][0]["message"]["content"]
+    return (
+        str(answer)
+        if answer
+        else sys.exit("the reply holds no answer: raise MAX_TOKENS, or turn the model's reasoning off")
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Literal
 
 from stcr_plugin.figures import ClaimFigures, Factuality, Measure, WrongAnswers
 from stcr_plugin.scoring.metrics import pooled_interval
+from stcr_plugin.scoring.reasoning import behind_reasoning
 from stcr_plugin.types import Answer, Claim
 
 Halves = tuple[str, str]
@@ -64,7 +65,7 @@ class Described:
 
 def own_halves(text: str, names: Sequence[str]) -> Halves | None:
     """What `text`, a reasoned answer, says of each picture, without its judgment; None where it says nothing of one."""
-    before = _JUDGMENT.split(text, maxsplit=1)[0]
+    before = _JUDGMENT.split(behind_reasoning(text) or "", maxsplit=1)[0]
     heads = [re.search(rf"(?<!\w){re.escape(name)}[\"'`*_]*\s*[:：]", before, re.IGNORECASE) for name in names[:2]]
     first, second = heads
     if first is None or second is None or second.start() < first.end():

@@ -73,3 +73,9 @@ def test_halves_are_found_in_the_words_of_other_models_too() -> None:
     text = "**img1**: the cup is up.\n**img2**： the cup is down.\nCloser to completion: img2"
     assert own_halves(text, ("img1", "img2")) == ("the cup is up", "the cup is down")
     assert own_halves("closer to completion: img1: img2: x", ("img1", "img2")) is None
+
+
+def test_a_reasoning_is_not_read_as_the_description() -> None:
+    text = "<think>img1: a? img2: b?</think>spatial details: img1: x. img2: y.\ncloser to completion: img2"
+    assert own_halves(text, ("img1", "img2")) == ("x", "y")
+    assert own_halves("<think>spatial details: img1: x. img2: y.", ("img1", "img2")) is None
