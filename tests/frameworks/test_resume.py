@@ -68,7 +68,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_figures_and_the_same_weigh
     run = workshop.root / f"{name}_killed"
     overrides = workshop.overrides("weak", run.name, dropping, *settings)
     assert straight.wait(400) == 0, (workshop.root / "log.txt").read_text()[-5000:]
-    kills = sorted(random.Random(0).sample(range(4, STEPS - 2), 5))
+    kills = sorted(random.Random(0).sample(range(4, STEPS - 2), 3))
     died_at = []
     for step in kills:
         process = started(workshop, *overrides)
