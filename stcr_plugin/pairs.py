@@ -68,11 +68,6 @@ class PairRules:
     def __post_init__(self) -> None:
         if self.per_episode < 1:
             raise ValueError(f"`per_episode` must be at least 1, got {self.per_episode}")
-        for name in ("min_seconds", "max_seconds", "tie_within"):
-            if not math.isfinite(getattr(self, name) or 0):
-                raise ValueError(
-                    f"`{name}` must be a finite number, got {getattr(self, name)}; leave it out for no limit"
-                )
         for name in ("drop_last_frames", "drop_from_frames", "tie_within"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")

@@ -140,10 +140,10 @@ def test_wrong_number_of_states_is_refused():
         ({"min_frames": 5, "max_frames": 4}, "min_frames. 5 is above"),
         ({"within_phase": 1.5}, "between 0 and 1"),
         ({"per_episode": 0}, "at least 1"),
-        ({"max_seconds": math.inf}, "`max_seconds` must be a finite number, got inf; leave it out for no limit"),
-        ({"min_seconds": math.inf}, "`min_seconds` must be a finite number"),
-        ({"max_seconds": math.nan}, "`max_seconds` must be a finite number"),
-        ({"tie_within": math.nan, "label": "progress"}, "`tie_within` must be a finite number"),
+        ({"max_seconds": math.inf}, "max_seconds: Input should be a finite number"),
+        ({"min_seconds": math.inf}, "min_seconds: Input should be a finite number"),
+        ({"max_seconds": math.nan}, "max_seconds: Input should be a finite number"),
+        ({"tie_within": math.nan, "label": "progress"}, "tie_within: Input should be a finite number"),
     ],
 )
 def test_bad_rules_are_refused(values, words):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from tiny_internvl import write_internvl
 from tiny_stage import Workshop, losses
 
 from stcr_plugin.errors import ConfigError
+from stcr_plugin.result_files import encode
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_stage_trains_internvl_and_engine_repeats_the_callbacks_figures(workshop
     mine = figures([answered(query, prompts[number], said[number]) for number, query in enumerate(queries)])
     record = json.loads((run / "stage.json").read_text(encoding="utf-8"))
     after = next(one for one in record["figures"] if one["when"] == "after")
-    assert asdict(mine) == pytest.approx({name: after[name] for name in asdict(mine)})
+    assert encode(mine) == pytest.approx({name: after[name] for name in encode(mine)})
 
 
 def test_internvl_reasons_in_words_when_asked_to(workshop: Workshop, internvl: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,7 +265,7 @@ def test_a_base_that_is_finished_is_left_alone(empty: Workshop, monkeypatch: pyt
 
     base = BaseConfig(out=str(empty.base), prior="prior.yaml")
     stage_folder(empty.base, figures=[{"when": "after", "gap_points": 95.0}])
-    monkeypatch.setattr(stage_run.subprocess, "run", called)
+    monkeypatch.setattr(stage_run.children, "run", called)
     stage_run._build_base("base.yaml", base, empty.registry)
     stage_folder(empty.base, figures=[{"when": "after", "gap_points": 12.5}])
     with pytest.raises(ChainError, match=r"the prior's gap is 12\.5 points, not over 70"):
@@ -278,14 +277,14 @@ def test_a_base_is_built_by_one_process_that_knows_nothing_of_the_ranks(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def failing(command: list[str], env: dict[str, str]) -> SimpleNamespace:
+    def failing(command: list[str], env: dict[str, str]) -> int:
         seen.update(command=command, env=env)
-        return SimpleNamespace(returncode=3)
+        return 3
 
     launcher = ("FORCE_TORCHRUN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
     for variable in launcher:
         monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(stage_run.subprocess, "run", failing)
+    monkeypatch.setattr(stage_run.children, "run", failing)
     with pytest.raises(StcrError, match=r"base\.yaml: the base could not be built \(exit code 3\)"):
         stage_run._build_base("base.yaml", BaseConfig(out=str(empty.base), prior="prior.yaml"), empty.registry)
     assert seen["command"][0] == sys.executable

@@ -28,7 +28,7 @@ from tiny_stage import RECIPES
 from stcr_plugin import records
 from stcr_plugin.cli import main
 from stcr_plugin.config import load
-from stcr_plugin.engines.server import _read, _retry_after
+from stcr_plugin.engines.server_replies import read_reply, retry_after
 from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
 from stcr_plugin.frameworks.recipe import Recipe, read_recipe
 from stcr_plugin.registry.data_config import load_data_config
@@ -206,10 +206,10 @@ def test_reply_of_a_server(tmp_path: Path) -> None:
     }
 
     def use(data: bytes, folder: Path) -> None:
-        _read(data)
+        read_reply(data)
 
     fuzz(st.one_of(damaged_json(reply), st.binary(max_size=200), VALUES.map(encoded)), use, tmp_path, share=3)
-    fuzz(st.one_of(st.text(max_size=30), st.sampled_from(NASTY_TEXTS)), lambda text, _: _retry_after(text), tmp_path)
+    fuzz(st.one_of(st.text(max_size=30), st.sampled_from(NASTY_TEXTS)), lambda text, _: retry_after(text), tmp_path)
 
 
 # ---- arguments
