@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,9 @@ def test_true_claims_with_a_wrong_conclusion_are_judging_errors(registry: Path, 
 def test_other_pictures_than_those_of_the_build_have_no_truth(
     registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stcr_plugin.registry.picture_store.fingerprint", lambda data: str(len(data)) + str(id(data)))
+    monkeypatch.setattr(
+        "stcr_plugin.registry.picture_store.fingerprint", lambda _, seen=itertools.count(): str(next(seen))
+    )
     found = described(registry, tmp_path, Describer(registry))
     assert found.claims.found is None
     assert "the source gives other pictures than those that were built" in found.claims.unknown

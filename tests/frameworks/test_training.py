@@ -210,11 +210,11 @@ def test_a_recipe_without_our_block_is_pointed_to_llamafactory(workshop: Worksho
         train(str(plain))
 
 
-def test_a_dataset_of_others_has_no_pairs_to_measure(workshop: Workshop) -> None:
-    args = args_of(workshop, dataset="alpaca_en_demo")
+def test_a_dataset_of_others_has_no_pairs_to_measure(workshop: Workshop, tmp_path: Path) -> None:
+    args = args_of(workshop, dataset="alpaca_en_demo", output_dir=str(tmp_path))
     with pytest.raises(ConfigError, match=r"dataset: 'alpaca_en_demo' was not built by .* set stcr.evaluate.dataset"):
         run_stage(Recipe.of(args), None, trained)
-    args = args_of(workshop, dataset="alpaca_en_demo")
+    args = args_of(workshop, dataset="alpaca_en_demo", output_dir=str(tmp_path))
     args["stcr"]["evaluate"] = {"dataset": "tiny", "split": "devv"}
     with pytest.raises(ConfigError, match="tiny: has no split 'devv'; did you mean 'dev'"):
         run_stage(Recipe.of(args), None, trained)
