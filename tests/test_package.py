@@ -91,6 +91,7 @@ def test_hook_of_the_installed_wheel_meets_llamafactory(installed, tmp_path):
 
 
 @pytest.mark.parametrize("gone", ["removed", "uninstalled", "switched off"])
+@pytest.mark.slow
 def test_without_the_package_every_process_starts_in_silence(wheel, tmp_path, gone):
     """`pip uninstall` leaves nothing behind; a package that was deleted by hand leaves a start-up file that is mute."""
     environment = tmp_path / "environment"

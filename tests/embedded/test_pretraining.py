@@ -12,6 +12,7 @@ from stcr_plugin.types import Episode
 FEW = Pretraining(episodes=4, frames=4, steps=12, batch_size=4)
 
 
+@pytest.mark.slow
 def test_describing_is_learned_and_repeats_to_the_byte(tmp_path: Path) -> None:
     losses, weights = [], []
     for folder in ("first", "second"):

@@ -104,6 +104,7 @@ def prompts(registry, settings, **more):
     ],
     ids=["compared", "with ties", "names of several tokens", "written", "reasoned"],
 )
+@pytest.mark.slow
 def test_with_a_stand_in_for_vllm_what_is_said_is_what_the_local_engine_says(model, registry, stand_in, settings, more):
     asked = prompts(registry, settings, **more)
     here = dict(LocalEngine(model, registry, settings).respond(asked))

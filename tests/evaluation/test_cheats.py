@@ -34,6 +34,7 @@ def recordings(tmp_path_factory):
         ("blue", {"plain": "holds", "masked_change": "holds", "reversed": "holds", "non_monotone": "holds"}),
     ],
 )
+@pytest.mark.slow
 def test_cheat_is_exposed_by_the_control_that_is_made_for_it(recordings, tmp_path, judge, expected):
     found = verdicts(recordings, tmp_path, JUDGES[judge], tuple(expected))
     assert {name: found[name] for name in expected} == expected

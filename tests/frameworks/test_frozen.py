@@ -41,6 +41,7 @@ def features_require_gradients(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     [((*LORA, *FROZEN), False), (FROZEN, False), (LORA, True)],
     ids=["lora", "full", "lora of all"],
 )
+@pytest.mark.slow
 def test_frozen_tower_is_not_computed_backwards(
     workshop: Workshop,
     monkeypatch: pytest.MonkeyPatch,

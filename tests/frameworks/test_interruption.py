@@ -132,6 +132,7 @@ def test_a_second_signal_while_the_record_is_written_loses_nothing(
     assert (ended["how"], ended["why"].split()[0]) == ("interrupted", "SIGUSR1")
 
 
+@pytest.mark.slow
 def test_in_the_last_step_a_signal_changes_nothing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     def signalled(self: Record, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == 3:

@@ -334,6 +334,7 @@ def test_the_recipe_of_a_mixture_gives_every_dataset_a_share_and_prepares_what_i
     assert set(datasets) - built == {"general"}
 
 
+@pytest.mark.slow
 def test_a_mixture_trains_and_its_record_names_both_builds(stocked: Workshop) -> None:
     seen = watched(
         stocked,

@@ -260,6 +260,7 @@ def test_a_folder_without_a_record_is_left_to_llamafactory(tmp_path: Path) -> No
 # ---- real stages ----
 
 
+@pytest.mark.slow
 def test_a_stage_killed_between_its_weights_and_its_record_is_trained_anew(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

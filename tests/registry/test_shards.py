@@ -320,6 +320,7 @@ def alone(tmp_path_factory):
     return registry
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes_as_one(alone, tmp_path):
     build(config(MANY), tmp_path, WorkerPool(workers=2))
     assert tree(tmp_path) == tree(alone)

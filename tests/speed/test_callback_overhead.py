@@ -15,6 +15,7 @@ SMALL = (1, 2)
 
 
 @pytest.mark.bench
+@pytest.mark.slow
 def test_callback_overhead(report: Callable[..., None], full: bool, tmp_path: Path) -> None:
     """value: seconds of a stage with the callback, its evaluations taken off; baseline: the same without it."""
     rounds, steps = (ROUNDS, STEPS) if full else SMALL

@@ -16,6 +16,7 @@ SMALL = (6, 1)
 
 
 @pytest.mark.bench
+@pytest.mark.slow
 def test_first_batch_seconds(
     report: Callable[..., None], full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
