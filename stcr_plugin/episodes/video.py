@@ -74,10 +74,10 @@ def probe(path: Video) -> VideoFacts:
         stream, origin = file.stream, _origin(file)
         rate = float(stream.average_rate or 0)
         if origin is not None and stream.duration is not None and stream.frames:
-            last = _last(file) - origin
+            last = _last(file)
             # An index also counts frames that were trimmed away and are never shown.
-            if abs(last * file.unit * rate - (stream.frames - 1)) <= 0.5:
-                return VideoFacts(stream.frames, last * file.unit, rate)
+            if last is not None and abs((last - origin) * file.unit * rate - (stream.frames - 1)) <= 0.5:
+                return VideoFacts(stream.frames, (last - origin) * file.unit, rate)
     line = _timeline(path)
     return VideoFacts(len(line.times), float(line.times[-1]), rate, line.timed)
 
@@ -241,13 +241,16 @@ def _truly_stamped(file: VideoFile, packets: Sequence[Any]) -> bool:
     return longest <= 2 or not codec.has_b_frames or stamps != sorted(stamps)
 
 
-def _last(file: VideoFile) -> int:
-    """The stamp of the last frame of a video that has an index."""
+def _last(file: VideoFile) -> int | None:
+    """The stamp of the last frame of a video that has an index; None where frames at its end are never shown."""
     stream = file.stream
     file.seek(round((stream.start_time or 0) + stream.duration * (1 - 1 / stream.frames)))
-    last = max((packet.pts for packet in file.packets() if not packet.is_discard), default=None)
+    packets = list(file.packets())
+    if any(packet.is_discard for packet in packets):
+        return None
+    last = max((packet.pts for packet in packets), default=None)
     _check_end(file, last)
-    return int(last or 0)
+    return last
 
 
 def _check_end(file: VideoFile, last: int | None) -> None:

@@ -102,6 +102,8 @@ def opened(path: Video) -> Iterator[VideoFile]:
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
         if not streams:
             raise DataError(str(path), "holds no video stream", "give a video file")
+        if streams[0].codec_context is None:
+            raise DataError(str(path), "coded in a way that cannot be decoded", "convert it to MP4 (H.264)")
         yield VideoFile(path, container, streams[0])
 
 

@@ -273,6 +273,22 @@ def test_a_video_cut_out_of_another_has_the_frames_that_can_be_decoded(tmp_path,
     check_frames(path, pictures)
 
 
+@pytest.mark.parametrize("codec", ["h264", "vp9"])
+@pytest.mark.parametrize(("start", "length"), [(0, 1500), (500, 1500), (500, 2500), (0, 2900), (800, 800)])
+def test_a_trimmed_video_has_the_frames_that_are_shown(tmp_path, codec, start, length):
+    path = video_files.trim(video_files.write(tmp_path / "v.mp4", codec), start, length)
+    shown = [made.number(picture)[1] for picture in frames_numbered(path, range(probe(path).frames))]
+    assert shown == list(range(start // 100, (start + length) // 100))
+    check_frames(path)
+
+
+def test_a_codec_without_a_decoder_is_named(tmp_path):
+    path = video_files.write(tmp_path / "v.mp4", "h264")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1").replace(b"avcC", b"zzzC"))
+    with pytest.raises(DataError, match=r"v\.mp4: coded .* cannot be decoded; convert it to MP4"):
+        probe(path)
+
+
 @pytest.mark.parametrize("container", ["mp4", "avi", "ts", "gif", "h264"])
 @pytest.mark.parametrize("frames", [1, 2])
 def test_the_shortest_videos(tmp_path, container, frames):
