@@ -42,7 +42,8 @@ class VideoFacts:
         frames: How many a decoder shows.
         last_seconds: Where the last one starts, from the first one on.
         rate: Frames per second as the file states them, 0 where it does not.
-        timed: False for a raw stream, whose times and rate are made up (25 fps).
+        timed: False for a raw stream, whose times and rate are made up (25 fps), and where frames were left out of a
+            container that does not say which.
     """
 
     frames: int
@@ -58,11 +59,13 @@ class _Timeline:
     Attributes:
         times: Seconds of each from the first one on, ascending [frames].
         stamps: Of each, in units of the stream, where packets carry them truly; None where frames must be counted.
+        held: Seconds that the last one is shown, 0 where that is not stored.
     """
 
     times: Times
     stamps: npt.NDArray[np.int64] | None
     timed: bool
+    held: float = 0.0
 
 
 def probe(path: Video) -> VideoFacts:
@@ -85,13 +88,13 @@ def probe(path: Video) -> VideoFacts:
 def count_and_rate(path: Path, fps: float | None) -> tuple[int, float]:
     """Number of frames and frames per second of a video: `fps` if given, else the file's own rate.
 
-    Raises DataError as `probe` does, and where the rate is unknown: of a raw stream, and of less than two frames.
+    Raises DataError as `probe` does, and where the rate is unknown, or there are less than two frames.
     """
     facts = probe(path)
     if fps is not None:
         return facts.frames, fps
     if not facts.timed:
-        raise DataError(str(path), "a raw stream, which has no frame rate", "give `fps`, or convert it to MP4")
+        raise DataError(str(path), "does not say how fast its frames were taken", "give `fps`, or convert it to MP4")
     if facts.frames < 2 or facts.last_seconds <= 0:
         raise DataError(str(path), f"{facts.frames} frame(s) in {facts.last_seconds:.2f} s; a pair needs two")
     own = (facts.frames - 1) / facts.last_seconds
@@ -107,15 +110,14 @@ def frame_times(path: Video) -> Times:
 def number_at(path: Video, seconds: float) -> int:
     """Number of the frame that is shown at `seconds` after the first one: the last that has started by then.
 
-    Raises DataError for a time after the last frame, and for a raw stream, which has no times.
+    Raises DataError for a time after the last frame, and for a file without times, such as a raw stream.
     """
     line = _timeline(path)
     if not line.timed:
-        raise DataError(str(path), "a raw stream, which has no times", "convert it to MP4")
+        raise DataError(str(path), "does not say when its frames are shown", "convert it to MP4")
     times = line.times
     last = float(times[-1])
-    step = last / max(1, len(times) - 1)  # how long the last frame is shown is rarely stored
-    if seconds > last + step:
+    if seconds > last + max(line.held, last / max(1, len(times) - 1)):
         raise DataError(str(path), f"has no frame at {seconds:g} s, its last one is shown at {last:.2f} s")
     return int(np.searchsorted(times, seconds + 0.0005, side="right")) - 1  # times may be rounded to milliseconds
 
@@ -259,7 +261,9 @@ def _check_end(file: VideoFile, last: int | None) -> None:
     if stream.duration is not None and stream.frames:
         end, frame = (stream.start_time or 0) + stream.duration, stream.duration / stream.frames
         if last is None or last < end - 1.5 * frame:
-            raise DataError(str(file.path), f"truncated: its index promises {stream.frames} frames", AGAIN)
+            with opened(file.path) as again:  # the last frame may be shown for long
+                if sum(1 for _ in again.packets()) < stream.frames:
+                    raise DataError(str(file.path), f"truncated: its index promises {stream.frames} frames", AGAIN)
 
 
 def _timeline(path: Video) -> _Timeline:
@@ -281,7 +285,8 @@ def _read_timeline(path: Video, _state: tuple[int, int] | None) -> _Timeline:
         shown = sorted(packet.pts for packet in packets if not packet.is_discard and packet.pts is not None)
         if shown and _truly_stamped(file, packets):
             stamps = np.array(shown, dtype=np.int64)
-            return _Timeline((stamps - stamps[0]) * file.unit, stamps, timed=True)
+            held = max((packet.duration or 0 for packet in packets if packet.pts == shown[-1]), default=0)
+            return _Timeline((stamps - stamps[0]) * file.unit, stamps, timed=True, held=held * file.unit)
     with opened(path) as file:
         return _decoded_timeline(file, shown)
 
@@ -295,11 +300,22 @@ def _decoded_timeline(file: VideoFile, shown: Sequence[int]) -> _Timeline:
     if stamps == list(shown):
         known = np.array(stamps, dtype=np.int64)
         return _Timeline((known - known[0]) * file.unit, known, timed=True)
-    if file.timed and None not in stamps and len(set(stamps)) == count:  # stamped in the order of decoding
-        times = np.array(sorted(stamps), dtype=np.int64)
+    gaps = _has_gaps(file)
+    told_apart = None not in stamps and len(set(stamps)) == count
+    if file.timed and told_apart and not (gaps and file.stream.codec_context.has_b_frames):
+        times = np.array(sorted(stamps), dtype=np.int64)  # they may be in the order of decoding
         _check_end(file, int(times[-1]))
         return _Timeline((times - times[0]) * file.unit, None, timed=True)
-    return _Timeline(np.arange(count) / (rate or 25.0), None, timed=file.timed and rate > 0)
+    return _Timeline(np.arange(count) / (rate or 25.0), None, timed=file.timed and rate > 0 and not gaps)
+
+
+def _has_gaps(file: VideoFile) -> bool:
+    """Whether frames were left out of an AVI. It only says where they are missing in the order of decoding."""
+    if file.container.format.name != "avi":
+        return False
+    with opened(file.path) as again:
+        steps = np.diff([packet.dts for packet in again.packets() if packet.dts is not None])
+    return len(steps) > 0 and bool(steps.max() > 1.5 * np.median(steps))
 
 
 def _all_frames(file: VideoFile, threads: int) -> Iterator[Any]:

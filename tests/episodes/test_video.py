@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tarfile
 from collections import deque
+from fractions import Fraction
 
 import agibot_dataset
 import av
@@ -337,12 +338,35 @@ def test_a_time_of_a_video_of_variable_rate_is_that_of_the_frame_shown_then(tmp_
         number_at(path, 9.0)
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "h264"), ("mov", "hevc"), ("mp4", "vp9")])
+def test_a_last_frame_that_is_shown_for_long_is_no_truncation(tmp_path, container, codec):
+    source = video_files.write(tmp_path / "source.mkv", codec)
+    path = video_files.remux(source, tmp_path / f"v.{container}", held=5)
+    check_frames(path)
+    if codec != "vp9":  # of which FFmpeg drops how long a frame is shown
+        assert number_at(path, 7.8) == 29
+        with pytest.raises(DataError, match="no frame at 8 s"):
+            number_at(path, 8)
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg4"])
+def test_an_avi_with_gaps_between_reordered_frames_has_no_seconds(tmp_path, codec):
+    times = [0, 1, 2, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17]
+    path = video_files.write(tmp_path / "v.avi", codec, times=times, unit=Fraction(1, 10))
+    pictures = frames_numbered(path, range(len(times)))
+    assert [made.number(picture)[1] for picture in pictures] == list(range(len(times)))
+    with pytest.raises(DataError, match=r"v\.avi: does not say when its frames are shown"):
+        number_at(path, 0.5)
+    with pytest.raises(DataError, match=r"v\.avi: does not say how fast its frames were taken"):
+        count_and_rate(path, None)
+
+
 def test_a_raw_stream_has_no_rate_and_no_seconds(tmp_path):
     path = video_files.write(tmp_path / "v.h264", "h264")
     assert count_and_rate(path, 10.0) == (30, 10.0)
-    with pytest.raises(DataError, match=r"v\.h264: a raw stream, which has no frame rate; give `fps`, or convert it"):
+    with pytest.raises(DataError, match=r"v\.h264: does not say how fast its frames were taken; give `fps`, or"):
         count_and_rate(path, None)
-    with pytest.raises(DataError, match=r"v\.h264: a raw stream, which has no times; convert it to MP4"):
+    with pytest.raises(DataError, match=r"v\.h264: does not say when its frames are shown; convert it to MP4"):
         number_at(path, 1.0)
     (got,) = frames_at(path, [1.7], 10)  # whoever knows the rate may ask by time
     assert made.number(got) == (1, 17)
