@@ -140,12 +140,12 @@ def frames_numbered(path: Video, numbers: Sequence[int], *, threads: int = 0) ->
     line = _timeline(path)
     seconds = [float(line.times[number]) for number in numbers]
     if line.stamps is None:
-        yield from _counted(path, numbers, seconds=seconds, threads=threads)
+        yield from _of_one_size(_counted(path, numbers, seconds=seconds, threads=threads), str(path))
         return
     wanted = [int(line.stamps[number]) for number in numbers]
     with opened(path) as file:
         packets = _window(file, wanted[0], wanted[-1])
-        yield from _found(file, packets, wanted, seconds=seconds, threads=threads)
+        yield from _of_one_size(_found(file, packets, wanted, seconds=seconds, threads=threads), str(path))
 
 
 def frames_at(path: Video, seconds: Sequence[float], fps: float, *, threads: int = 0) -> Iterator[Picture]:
@@ -181,11 +181,11 @@ def frames_at(path: Video, seconds: Sequence[float], fps: float, *, threads: int
             stamps = np.array(sorted(packet.pts for packet in packets if not packet.is_discard), dtype=np.int64)
             places, problem = _match(np.multiply(stamps - origin, file.unit), seconds, tolerance=tolerance)
             wanted = [int(stamps[place]) for place in places]
-            yield from _found(file, packets, wanted, seconds=seconds, threads=threads)
+            yield from _of_one_size(_found(file, packets, wanted, seconds=seconds, threads=threads), str(path))
     if origin is None:
         times = line.times if line.timed else np.arange(len(line.times)) / fps
         places, problem = _match(times, seconds, tolerance=tolerance)
-        yield from _counted(path, places, seconds=seconds, threads=threads)
+        yield from _of_one_size(_counted(path, places, seconds=seconds, threads=threads), str(path))
     if problem:
         raise DataError(str(path), problem)
 
@@ -329,13 +329,22 @@ def _all_frames(file: VideoFile, threads: int) -> Iterator[Any]:
         except ffmpeg_error() as error:
             if not count:  # a recording may start in the middle, what comes before its first key frame is not shown
                 continue
-            problem = f"what follows its first {count} frames cannot be decoded ({error})"
+            problem = f"what follows its first {count} frames cannot be decoded ({error.strerror})"
             raise DataError(str(file.path), problem, AGAIN) from None
         count += len(frames)
         yield from frames
 
 
 # ---- pictures ----
+
+
+def _of_one_size(pictures: Iterator[Picture], where: str) -> Iterator[Picture]:
+    """Raises DataError where they change size within a video, as a stream joined or recorded from a call does."""
+    shape = None
+    for picture in pictures:
+        if picture.shape != (shape := shape or picture.shape):
+            raise DataError(where, "its pictures change size", "convert it to one size")
+        yield picture
 
 
 def _counted(path: Video, numbers: Sequence[int], *, seconds: Sequence[float], threads: int) -> Iterator[Picture]:
@@ -378,7 +387,7 @@ def _found(
                     yield found.pop(wanted[given])
                     given += 1
         except ffmpeg_error() as error:
-            problem = f"the frame at {seconds[given]:.3f} s or soon after cannot be decoded ({error})"
+            problem = f"the frame at {seconds[given]:.3f} s or soon after cannot be decoded ({error.strerror})"
             raise DataError(path, problem, AGAIN) from None
         if given < len(wanted) and any(packet.pts == wanted[given] for packet in packets[start:stop]):
             problem = f"the frame at {seconds[given]:.3f} s cannot be decoded, the file is damaged or has no key frames"

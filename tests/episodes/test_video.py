@@ -302,6 +302,22 @@ def test_odd_sizes(tmp_path, container, codec):
     check_frames(video_files.write(tmp_path / f"v.{container}", codec, frames=9, size=(97, 65)))
 
 
+def test_a_video_whose_pictures_change_size_is_named(tmp_path):
+    parts = [video_files.write(tmp_path / f"{width}.h264", "h264", frames=9, size=(width, 64)) for width in (96, 192)]
+    path = tmp_path / "v.h264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert len(list(frames_numbered(path, range(9)))) == 9
+    with pytest.raises(DataError, match=r"v\.h264: its pictures change size; convert it to one size"):
+        list(frames_numbered(path, range(18)))
+
+
+def test_the_reason_of_an_unreadable_file_is_that_of_all(tmp_path):
+    (tmp_path / "page.mp4").write_text("<html>404</html>")
+    with pytest.raises(DataError) as caught:
+        probe(tmp_path / "page.mp4")
+    assert "page" not in caught.value.problem
+
+
 def test_the_first_video_stream_that_is_no_cover_picture_is_read(tmp_path):
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as container:
