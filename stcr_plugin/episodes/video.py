@@ -260,6 +260,8 @@ def _check_end(file: VideoFile, last: int | None) -> None:
     stream = file.stream
     if stream.duration is not None and stream.frames:
         end, frame = (stream.start_time or 0) + stream.duration, stream.duration / stream.frames
+        if stream.average_rate:  # of a trimmed video, the index also counts frames that are never shown
+            frame = max(frame, 1 / (float(stream.average_rate) * file.unit))
         if last is None or last < end - 1.5 * frame:
             with opened(file.path) as again:  # the last frame may be shown for long
                 if sum(1 for _ in again.packets()) < stream.frames:

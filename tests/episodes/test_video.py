@@ -274,7 +274,7 @@ def test_a_video_cut_out_of_another_has_the_frames_that_can_be_decoded(tmp_path,
     check_frames(path, pictures)
 
 
-@pytest.mark.parametrize("codec", ["h264", "vp9"])
+@pytest.mark.parametrize("codec", ["h264", "h264 pairs", "vp9"])
 @pytest.mark.parametrize(("start", "length"), [(0, 1500), (500, 1500), (500, 2500), (0, 2900), (800, 800)])
 def test_a_trimmed_video_has_the_frames_that_are_shown(tmp_path, codec, start, length):
     path = video_files.trim(video_files.write(tmp_path / "v.mp4", codec), start, length)
