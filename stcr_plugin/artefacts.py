@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import json
@@ -261,7 +262,7 @@ def _bytes(path: str | Path, problem: str) -> bytes:
     except OSError as error:
         raise DataError(path, f"{problem} ({error})") from None
     refuse_lfs_pointer(path, data)
-    return data
+    return data.removeprefix(codecs.BOM_UTF8)  # which editors on Windows write
 
 
 def refuse_lfs_pointer(path: str | Path, start: bytes) -> None:

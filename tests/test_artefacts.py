@@ -496,3 +496,10 @@ def test_half_a_surrogate_pair_is_written_with_replacement(tmp_path: Path) -> No
     artefacts.write_json(tmp_path / "a.json", {"text": "cut \ud83d"})
     assert artefacts.read_json(tmp_path / "a.json") == {"text": "cut ?"}
     assert artefacts.digest("cut \ud83d") != artefacts.digest("cut ?")
+
+
+def test_a_byte_order_mark_is_no_part_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n')
+    assert artefacts.read_json(path) == {"a": 1}
+    assert list(artefacts.numbered_jsonl(path)) == [(1, {"a": 1})]

@@ -45,30 +45,38 @@ def write(
     frames: int = FRAMES,
     size: tuple[int, int] = (made.WIDTH, made.HEIGHT),
     options: Mapping[str, str] | None = None,
+    unit: Fraction = Fraction(1, 1000),
 ) -> Path:
-    """A video of `codec`, a key of CODECS; `times` (ms) of its frames where they are not even."""
+    """A video of `codec`, a key of CODECS; `times` of its frames in `unit`s (s) where they are not even."""
     name, settings, pixels = CODECS[codec]
     with av.open(str(path), "w", options=dict(options or {})) as container:
         stream = container.add_stream(name, rate=RATE, options=dict(settings))
         (stream.width, stream.height), stream.pix_fmt = size, pixels
         stream.codec_context.thread_count = 1
         if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
+            stream.codec_context.time_base = unit
         for number in range(frames if times is None else len(times)):
             frame = av.VideoFrame.from_ndarray(made.picture(1, number), format="rgb24").reformat(*size, pixels)
             if times is not None:
-                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+                frame.pts, frame.time_base = times[number], unit
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
-def remux(source: Path, target: Path, skip: int = 0) -> Path:
-    """The packets of `source` in another container, without the first `skip`; nothing is encoded again."""
+def remux(source: Path, target: Path, skip: int = 0, held: int = 0) -> Path:
+    """The packets of `source` in another container, without the first `skip`; nothing is encoded again.
+
+    The last frame is shown for `held` seconds where that is given.
+    """
     with av.open(str(source)) as read, av.open(str(target), "w") as container:
         stream = container.add_stream_from_template(read.streams.video[0])
-        for number, packet in enumerate(read.demux(video=0)):
+        packets = list(read.demux(video=0))
+        last = max(packet.pts for packet in packets if packet.pts is not None) if held else None
+        for number, packet in enumerate(packets):
             if number >= skip and packet.size:
+                if held and packet.pts == last:
+                    packet.duration = round(held / packet.time_base)
                 packet.stream = stream
                 container.mux(packet)
     return target
@@ -128,4 +136,15 @@ def write_colours(
             frame.pts, frame.colorspace, frame.color_range = number, matrix, 2 if full else 1
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return path
+
+
+def trim(path: Path, start: int, length: int) -> Path:
+    """Show only `length` ms from `start` ms on of an mp4, as a phone trims: by its edit list, nothing is cut off."""
+    data = bytearray(path.read_bytes())
+    entry, header = data.index(b"elst") + 12, data.index(b"mdhd") + 16
+    _, first = struct.unpack_from(">Ii", data, entry)
+    (unit,) = struct.unpack_from(">I", data, header)
+    struct.pack_into(">Ii", data, entry, length, first + start * unit // 1000)
+    path.write_bytes(data)
     return path

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin.config import nearest
-from stcr_plugin.episodes.recordings import named_as
+from stcr_plugin.episodes.recordings import COLOUR_WORDS, named_as, words_of
 from stcr_plugin.episodes.stored_values import single
 from stcr_plugin.errors import ConfigError, DataError
 
 STORED_AS = ("video", "image")  # dtypes of cameras: a video file, or a picture in each row
-_GREY = "of one grey channel"
+_GREY, _SENSOR = "of one grey channel", "by its name of another sensor"
+_SENSORS = frozenset({"tactile", "gelsight", "infrared", "infra", "ir", "thermal", "heatmap", "flow", "normals"})
+_RENAME = "rename it in info.json and its folders of videos, if it does show colour"
 
 
 def choose_camera(features: Mapping[str, Mapping[str, Any]], wanted: str | None, path: Path) -> str:
@@ -28,12 +30,14 @@ def choose_camera(features: Mapping[str, Mapping[str, Any]], wanted: str | None,
     if wanted is None:
         if not colour:
             listed = ", ".join(f"{name} is {why_not_colour(name, features[name])}" for name in cameras)
-            raise ConfigError(path, f"no camera shows colour: {listed}", "set source.camera to one of grey pictures")
+            usable = [name for name in cameras if why_not_colour(name, features[name]) in (_GREY, _SENSOR)]
+            fix = f"set source.camera, such as to {usable[0]}" if usable else _RENAME
+            raise ConfigError(path, f"no camera shows colour: {listed}", fix)
         return colour[0]
     if wanted not in cameras:
         raise ConfigError(path, f"no camera {wanted!r}, {nearest(wanted, cameras)}")
     reason = why_not_colour(wanted, features[wanted])
-    if reason and reason != _GREY:
+    if reason not in ("", _GREY, _SENSOR):
         raise ConfigError(path, f"the camera {wanted!r} is {reason}, not colour pictures", _instead(colour))
     return wanted
 
@@ -52,6 +56,9 @@ def why_not_colour(name: str, feature: Mapping[str, Any] | None = None) -> str:
         return "a depth map"
     if named := named_as(name):
         return named
+    words = words_of(name)
+    if words & _SENSORS and not words & COLOUR_WORDS:
+        return _SENSOR
     shape = feature.get("shape")
     one_plane = isinstance(shape, list) and len(shape) == 3 and 1 in (shape[0], shape[2])
     grey = one_plane or "1" in stated("channels") or any(form.startswith("gray") for form in pixels)
@@ -59,4 +66,4 @@ def why_not_colour(name: str, feature: Mapping[str, Any] | None = None) -> str:
 
 
 def _instead(colour: Sequence[str]) -> str:
-    return f"choose one of: {', '.join(colour)}" if colour else "choose a dataset with a colour camera"
+    return f"choose one of: {', '.join(colour)}" if colour else _RENAME

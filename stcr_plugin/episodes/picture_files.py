@@ -127,7 +127,7 @@ def header(source: Path | bytes, name: str | Path) -> Image:
 
     Raises DataError naming one that is not a picture, has not 8-bit colours or has over MOST_PIXELS.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         if isinstance(source, Path):
@@ -141,6 +141,8 @@ def header(source: Path | bytes, name: str | Path) -> Image:
         image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name) from None
+    except UnidentifiedImageError:
+        raise DataError(name, "cannot be opened as a picture (its format is not known)") from None
     except (OSError, ValueError, SyntaxError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(name, f"cannot be opened as a picture ({reason})") from None

@@ -22,7 +22,7 @@ T = TypeVar("T")
 _LONGEST = 10**9  # frames
 _DEPTH = frozenset({"depth", "disparity"})
 _MASKS = frozenset({"mask", "masks", "segmentation", "seg"})
-_COLOUR = frozenset({"rgb", "color", "colour"})
+COLOUR_WORDS = frozenset({"rgb", "color", "colour"})
 
 
 class Unclaimed:
@@ -96,10 +96,15 @@ def action_segment(action: Any, n_frames: int) -> Segment:
     return Segment(text, start, end)
 
 
+def words_of(camera: str) -> frozenset[str]:
+    """The words in a camera's name, whether it is written front_depth, FrontDepth or frontDepth."""
+    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", camera))
+
+
 def named_as(camera: str) -> str:
     """What the name of a camera says that it shows instead of colour: "a depth map", "masks", or "" for nothing."""
-    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", camera)}
-    if words & _COLOUR:
+    words = words_of(camera)
+    if words & COLOUR_WORDS:
         return ""
     return "a depth map" if words & _DEPTH else "masks" if words & _MASKS else ""
 

@@ -42,7 +42,8 @@ class VideoFacts:
         frames: How many a decoder shows.
         last_seconds: Where the last one starts, from the first one on.
         rate: Frames per second as the file states them, 0 where it does not.
-        timed: False for a raw stream, whose times and rate are made up (25 fps).
+        timed: False for a raw stream, whose times and rate are made up (25 fps), and where frames were left out of a
+            container that does not say which.
     """
 
     frames: int
@@ -58,11 +59,13 @@ class _Timeline:
     Attributes:
         times: Seconds of each from the first one on, ascending [frames].
         stamps: Of each, in units of the stream, where packets carry them truly; None where frames must be counted.
+        held: Seconds that the last one is shown, 0 where that is not stored.
     """
 
     times: Times
     stamps: npt.NDArray[np.int64] | None
     timed: bool
+    held: float = 0.0
 
 
 def probe(path: Video) -> VideoFacts:
@@ -74,10 +77,10 @@ def probe(path: Video) -> VideoFacts:
         stream, origin = file.stream, _origin(file)
         rate = float(stream.average_rate or 0)
         if origin is not None and stream.duration is not None and stream.frames:
-            last = _last(file) - origin
+            last = _last(file)
             # An index also counts frames that were trimmed away and are never shown.
-            if abs(last * file.unit * rate - (stream.frames - 1)) <= 0.5:
-                return VideoFacts(stream.frames, last * file.unit, rate)
+            if last is not None and abs((last - origin) * file.unit * rate - (stream.frames - 1)) <= 0.5:
+                return VideoFacts(stream.frames, (last - origin) * file.unit, rate)
     line = _timeline(path)
     return VideoFacts(len(line.times), float(line.times[-1]), rate, line.timed)
 
@@ -85,13 +88,13 @@ def probe(path: Video) -> VideoFacts:
 def count_and_rate(path: Path, fps: float | None) -> tuple[int, float]:
     """Number of frames and frames per second of a video: `fps` if given, else the file's own rate.
 
-    Raises DataError as `probe` does, and where the rate is unknown: of a raw stream, and of less than two frames.
+    Raises DataError as `probe` does, and where the rate is unknown, or there are less than two frames.
     """
     facts = probe(path)
     if fps is not None:
         return facts.frames, fps
     if not facts.timed:
-        raise DataError(str(path), "a raw stream, which has no frame rate", "give `fps`, or convert it to MP4")
+        raise DataError(str(path), "does not say how fast its frames were taken", "give `fps`, or convert it to MP4")
     if facts.frames < 2 or facts.last_seconds <= 0:
         raise DataError(str(path), f"{facts.frames} frame(s) in {facts.last_seconds:.2f} s; a pair needs two")
     own = (facts.frames - 1) / facts.last_seconds
@@ -107,15 +110,14 @@ def frame_times(path: Video) -> Times:
 def number_at(path: Video, seconds: float) -> int:
     """Number of the frame that is shown at `seconds` after the first one: the last that has started by then.
 
-    Raises DataError for a time after the last frame, and for a raw stream, which has no times.
+    Raises DataError for a time after the last frame, and for a file without times, such as a raw stream.
     """
     line = _timeline(path)
     if not line.timed:
-        raise DataError(str(path), "a raw stream, which has no times", "convert it to MP4")
+        raise DataError(str(path), "does not say when its frames are shown", "convert it to MP4")
     times = line.times
     last = float(times[-1])
-    step = last / max(1, len(times) - 1)  # how long the last frame is shown is rarely stored
-    if seconds > last + step:
+    if seconds > last + max(line.held, last / max(1, len(times) - 1)):
         raise DataError(str(path), f"has no frame at {seconds:g} s, its last one is shown at {last:.2f} s")
     return int(np.searchsorted(times, seconds + 0.0005, side="right")) - 1  # times may be rounded to milliseconds
 
@@ -138,12 +140,12 @@ def frames_numbered(path: Video, numbers: Sequence[int], *, threads: int = 0) ->
     line = _timeline(path)
     seconds = [float(line.times[number]) for number in numbers]
     if line.stamps is None:
-        yield from _counted(path, numbers, seconds=seconds, threads=threads)
+        yield from _of_one_size(_counted(path, numbers, seconds=seconds, threads=threads), str(path))
         return
     wanted = [int(line.stamps[number]) for number in numbers]
     with opened(path) as file:
         packets = _window(file, wanted[0], wanted[-1])
-        yield from _found(file, packets, wanted, seconds=seconds, threads=threads)
+        yield from _of_one_size(_found(file, packets, wanted, seconds=seconds, threads=threads), str(path))
 
 
 def frames_at(path: Video, seconds: Sequence[float], fps: float, *, threads: int = 0) -> Iterator[Picture]:
@@ -179,11 +181,11 @@ def frames_at(path: Video, seconds: Sequence[float], fps: float, *, threads: int
             stamps = np.array(sorted(packet.pts for packet in packets if not packet.is_discard), dtype=np.int64)
             places, problem = _match(np.multiply(stamps - origin, file.unit), seconds, tolerance=tolerance)
             wanted = [int(stamps[place]) for place in places]
-            yield from _found(file, packets, wanted, seconds=seconds, threads=threads)
+            yield from _of_one_size(_found(file, packets, wanted, seconds=seconds, threads=threads), str(path))
     if origin is None:
         times = line.times if line.timed else np.arange(len(line.times)) / fps
         places, problem = _match(times, seconds, tolerance=tolerance)
-        yield from _counted(path, places, seconds=seconds, threads=threads)
+        yield from _of_one_size(_counted(path, places, seconds=seconds, threads=threads), str(path))
     if problem:
         raise DataError(str(path), problem)
 
@@ -241,13 +243,16 @@ def _truly_stamped(file: VideoFile, packets: Sequence[Any]) -> bool:
     return longest <= 2 or not codec.has_b_frames or stamps != sorted(stamps)
 
 
-def _last(file: VideoFile) -> int:
-    """The stamp of the last frame of a video that has an index."""
+def _last(file: VideoFile) -> int | None:
+    """The stamp of the last frame of a video that has an index; None where frames at its end are never shown."""
     stream = file.stream
     file.seek(round((stream.start_time or 0) + stream.duration * (1 - 1 / stream.frames)))
-    last = max((packet.pts for packet in file.packets() if not packet.is_discard), default=None)
+    packets = list(file.packets())
+    if any(packet.is_discard for packet in packets):
+        return None
+    last = max((packet.pts for packet in packets), default=None)
     _check_end(file, last)
-    return int(last or 0)
+    return last
 
 
 def _check_end(file: VideoFile, last: int | None) -> None:
@@ -255,8 +260,12 @@ def _check_end(file: VideoFile, last: int | None) -> None:
     stream = file.stream
     if stream.duration is not None and stream.frames:
         end, frame = (stream.start_time or 0) + stream.duration, stream.duration / stream.frames
+        if stream.average_rate:  # of a trimmed video, the index also counts frames that are never shown
+            frame = max(frame, 1 / (float(stream.average_rate) * file.unit))
         if last is None or last < end - 1.5 * frame:
-            raise DataError(str(file.path), f"truncated: its index promises {stream.frames} frames", AGAIN)
+            with opened(file.path) as again:  # the last frame may be shown for long
+                if sum(1 for _ in again.packets()) < stream.frames:
+                    raise DataError(str(file.path), f"truncated: its index promises {stream.frames} frames", AGAIN)
 
 
 def _timeline(path: Video) -> _Timeline:
@@ -278,7 +287,8 @@ def _read_timeline(path: Video, _state: tuple[int, int] | None) -> _Timeline:
         shown = sorted(packet.pts for packet in packets if not packet.is_discard and packet.pts is not None)
         if shown and _truly_stamped(file, packets):
             stamps = np.array(shown, dtype=np.int64)
-            return _Timeline((stamps - stamps[0]) * file.unit, stamps, timed=True)
+            held = max((packet.duration or 0 for packet in packets if packet.pts == shown[-1]), default=0)
+            return _Timeline((stamps - stamps[0]) * file.unit, stamps, timed=True, held=held * file.unit)
     with opened(path) as file:
         return _decoded_timeline(file, shown)
 
@@ -292,11 +302,22 @@ def _decoded_timeline(file: VideoFile, shown: Sequence[int]) -> _Timeline:
     if stamps == list(shown):
         known = np.array(stamps, dtype=np.int64)
         return _Timeline((known - known[0]) * file.unit, known, timed=True)
-    if file.timed and None not in stamps and len(set(stamps)) == count:  # stamped in the order of decoding
-        times = np.array(sorted(stamps), dtype=np.int64)
+    gaps = _has_gaps(file)
+    told_apart = None not in stamps and len(set(stamps)) == count
+    if file.timed and told_apart and not (gaps and file.stream.codec_context.has_b_frames):
+        times = np.array(sorted(stamps), dtype=np.int64)  # they may be in the order of decoding
         _check_end(file, int(times[-1]))
         return _Timeline((times - times[0]) * file.unit, None, timed=True)
-    return _Timeline(np.arange(count) / (rate or 25.0), None, timed=file.timed and rate > 0)
+    return _Timeline(np.arange(count) / (rate or 25.0), None, timed=file.timed and rate > 0 and not gaps)
+
+
+def _has_gaps(file: VideoFile) -> bool:
+    """Whether frames were left out of an AVI. It only says where they are missing in the order of decoding."""
+    if file.container.format.name != "avi":
+        return False
+    with opened(file.path) as again:
+        steps = np.diff([packet.dts for packet in again.packets() if packet.dts is not None])
+    return len(steps) > 0 and bool(steps.max() > 1.5 * np.median(steps))
 
 
 def _all_frames(file: VideoFile, threads: int) -> Iterator[Any]:
@@ -310,13 +331,22 @@ def _all_frames(file: VideoFile, threads: int) -> Iterator[Any]:
         except ffmpeg_error() as error:
             if not count:  # a recording may start in the middle, what comes before its first key frame is not shown
                 continue
-            problem = f"what follows its first {count} frames cannot be decoded ({error})"
+            problem = f"what follows its first {count} frames cannot be decoded ({error.strerror})"
             raise DataError(str(file.path), problem, AGAIN) from None
         count += len(frames)
         yield from frames
 
 
 # ---- pictures ----
+
+
+def _of_one_size(pictures: Iterator[Picture], where: str) -> Iterator[Picture]:
+    """Raises DataError where they change size within a video, as a stream joined or recorded from a call does."""
+    shape = None
+    for picture in pictures:
+        if picture.shape != (shape := shape or picture.shape):
+            raise DataError(where, "its pictures change size", "convert it to one size")
+        yield picture
 
 
 def _counted(path: Video, numbers: Sequence[int], *, seconds: Sequence[float], threads: int) -> Iterator[Picture]:
@@ -359,7 +389,7 @@ def _found(
                     yield found.pop(wanted[given])
                     given += 1
         except ffmpeg_error() as error:
-            problem = f"the frame at {seconds[given]:.3f} s or soon after cannot be decoded ({error})"
+            problem = f"the frame at {seconds[given]:.3f} s or soon after cannot be decoded ({error.strerror})"
             raise DataError(path, problem, AGAIN) from None
         if given < len(wanted) and any(packet.pts == wanted[given] for packet in packets[start:stop]):
             problem = f"the frame at {seconds[given]:.3f} s cannot be decoded, the file is damaged or has no key frames"

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stcr_plugin.artefacts import refuse_lfs_pointer
 from stcr_plugin.episodes import archive
 from stcr_plugin.episodes.archive import Slice
 from stcr_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from av.error import FFmpegError
 
 Video = Path | Slice
 AGAIN = "download it again"
@@ -56,7 +59,7 @@ class VideoFile:
         try:
             self.container.seek(stamp, stream=self.stream)
         except ffmpeg_error() as error:
-            raise DataError(str(self.path), f"cannot be read as a video ({error})", AGAIN) from None
+            raise DataError(str(self.path), f"cannot be read as a video ({error.strerror})", AGAIN) from None
 
     def packets(self, whole: bool = False) -> Iterator[Any]:
         """The packets from the current position on that hold something.
@@ -73,7 +76,7 @@ class VideoFile:
                 if packet.size:
                     yield packet
         except ffmpeg_error() as error:
-            raise DataError(str(self.path), f"cannot be read as a video ({error})", AGAIN) from None
+            raise DataError(str(self.path), f"cannot be read as a video ({error.strerror})", AGAIN) from None
 
 
 @contextmanager
@@ -97,11 +100,13 @@ def opened(path: Video) -> Iterator[VideoFile]:
             # Cameras write their metadata in any encoding.
             container = stack.enter_context(av.open(source, metadata_errors="ignore"))
         except ffmpeg_error() as error:
-            raise DataError(str(path), f"cannot be opened as a video ({error})", AGAIN) from None
+            raise DataError(str(path), f"cannot be opened as a video ({error.strerror})", AGAIN) from None
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
         if not streams:
             raise DataError(str(path), "holds no video stream", "give a video file")
+        if streams[0].codec_context is None:
+            raise DataError(str(path), "coded in a way that cannot be decoded", "convert it to MP4 (H.264)")
         yield VideoFile(path, container, streams[0])
 
 
@@ -115,7 +120,7 @@ def _refuse_cut_matroska(path: Video, head: bytes, size: int) -> None:
             raise DataError(str(path), f"truncated: {size} of its {start + width + value} bytes", AGAIN)
 
 
-def ffmpeg_error() -> type[Exception]:
+def ffmpeg_error() -> type[FFmpegError]:
     from av.error import FFmpegError
 
     return FFmpegError

@@ -39,6 +39,7 @@ ROOT = Path("/")
 Opened = tuple[Engine, AskSettings]
 """An engine, which keeps its model loaded over many calls, and its settings: of `opened`, or of engines.engine_for."""
 
+_NAMED = "name a picture file, or a frame of a video as VIDEO@SECONDS"
 _VIDEO_AT = re.compile(r"(?P<video>.+)@(?P<seconds>\d+(?:\.\d+)?)")
 _JUDGMENT = re.compile(r"closer[\s_-]+to[\s_-]+completion|[更最]接近(?:任务)?完成", re.IGNORECASE)
 _LEAST = 1e-9  # two probabilities that are nearer to each other are the same
@@ -263,6 +264,8 @@ def _files(pictures: Sequence[Any], folder: Path) -> list[str]:
                 decode(path.read_bytes(), str(picture))
             except OSError as error:
                 raise DataError(str(picture), f"picture cannot be read ({error.strerror})") from None
+            except DataError as error:
+                raise DataError(error.where, error.problem, error.fix or _NAMED) from None
         else:
             path = _written(_image(picture, _name(picture, place)), folder / f"{place}.png")
         files.append(str(path.resolve().relative_to(ROOT)))
@@ -277,7 +280,7 @@ def _file(name: str, frame: Path) -> Path:
     found = _VIDEO_AT.fullmatch(name)
     if Path(name).is_file() or found is None:
         if not Path(name).is_file():
-            raise DataError(name, "no such picture file", "name a file, or a frame of a video as VIDEO@SECONDS")
+            raise DataError(name, "no such picture file", _NAMED)
         return Path(name)
     return _written(_image(_frame(Path(found["video"]), float(found["seconds"])), name), frame)
 

@@ -241,7 +241,7 @@ def test_a_raw_stream_needs_a_given_rate(root):
     video_files.write(root / "v.h264", "h264")
     rows = [ROWS[1] | {"path": "v.h264"}]
     (excluded,) = split(open_rows(root, rows))[1]
-    assert "a raw stream, which has no frame rate" in excluded.reason
+    assert "does not say how fast its frames were taken" in excluded.reason
     source = open_rows(root, rows, fps=10)
     (episode,) = split(source)[0]
     assert numbers(source, episode, [3, 29]) == [(1, 3), (1, 29)]

@@ -42,6 +42,9 @@ NOT_COLOUR = {
     "one channel": ("observation.images.aa", COLOUR | {"shape": [64, 96, 1]}, ""),
     "one channel first": ("observation.images.aa", COLOUR | {"shape": [1, 64, 96]}, ""),
     "grey": ("observation.images.aa", COLOUR | {"info": {"video.pix_fmt": "gray"}}, ""),
+    "touch": ("observation.images.tactile_left", COLOUR, ""),
+    "infrared": ("observation.images.infra1", COLOUR, ""),
+    "heat": ("observation.images.headThermal", COLOUR, ""),
     "one channel by its info": ("observation.images.aa", COLOUR | {"info": {"video.channels": 1}}, ""),
 }
 
@@ -65,6 +68,22 @@ def test_depth_and_masks_are_refused_by_name_and_grey_pictures_are_not(base, tmp
         cameras(base, tmp_path, {name: entry}, name)
     assert f"the camera {name!r} is {reason}" in str(caught.value)
     assert f"choose one of: {HEAD}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("observation.images.depth_cam", "rename it in info.json"),
+        ("observation.images.ir", "source.camera, such as"),
+    ],
+)
+def test_a_dataset_without_another_camera_says_what_can_be_done(base, tmp_path, name, remedy):
+    made.shutil.copytree(base, tmp_path / "set")
+    info = json.loads((tmp_path / "set/meta/info.json").read_text())
+    info["features"][name] = info["features"].pop(HEAD)
+    (tmp_path / "set/meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(ConfigError, match=f"no camera shows colour: {name} is .*; .*{remedy}"):
+        LeRobotSource(LeRobotConfig(str(tmp_path / "set")))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tarfile
 from collections import deque
+from fractions import Fraction
 
 import agibot_dataset
 import av
@@ -273,6 +274,22 @@ def test_a_video_cut_out_of_another_has_the_frames_that_can_be_decoded(tmp_path,
     check_frames(path, pictures)
 
 
+@pytest.mark.parametrize("codec", ["h264", "h264 pairs", "vp9"])
+@pytest.mark.parametrize(("start", "length"), [(0, 1500), (500, 1500), (500, 2500), (0, 2900), (800, 800)])
+def test_a_trimmed_video_has_the_frames_that_are_shown(tmp_path, codec, start, length):
+    path = video_files.trim(video_files.write(tmp_path / "v.mp4", codec), start, length)
+    shown = [made.number(picture)[1] for picture in frames_numbered(path, range(probe(path).frames))]
+    assert shown == list(range(start // 100, (start + length) // 100))
+    check_frames(path)
+
+
+def test_a_codec_without_a_decoder_is_named(tmp_path):
+    path = video_files.write(tmp_path / "v.mp4", "h264")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1").replace(b"avcC", b"zzzC"))
+    with pytest.raises(DataError, match=r"v\.mp4: coded .* cannot be decoded; convert it to MP4"):
+        probe(path)
+
+
 @pytest.mark.parametrize("container", ["mp4", "avi", "ts", "gif", "h264"])
 @pytest.mark.parametrize("frames", [1, 2])
 def test_the_shortest_videos(tmp_path, container, frames):
@@ -283,6 +300,22 @@ def test_the_shortest_videos(tmp_path, container, frames):
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "av1"), ("mkv", "vp9"), ("avi", "ffv1"), ("gif", "gif")])
 def test_odd_sizes(tmp_path, container, codec):
     check_frames(video_files.write(tmp_path / f"v.{container}", codec, frames=9, size=(97, 65)))
+
+
+def test_a_video_whose_pictures_change_size_is_named(tmp_path):
+    parts = [video_files.write(tmp_path / f"{width}.h264", "h264", frames=9, size=(width, 64)) for width in (96, 192)]
+    path = tmp_path / "v.h264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert len(list(frames_numbered(path, range(9)))) == 9
+    with pytest.raises(DataError, match=r"v\.h264: its pictures change size; convert it to one size"):
+        list(frames_numbered(path, range(18)))
+
+
+def test_the_reason_of_an_unreadable_file_is_that_of_all(tmp_path):
+    (tmp_path / "page.mp4").write_text("<html>404</html>")
+    with pytest.raises(DataError) as caught:
+        probe(tmp_path / "page.mp4")
+    assert "page" not in caught.value.problem
 
 
 def test_the_first_video_stream_that_is_no_cover_picture_is_read(tmp_path):
@@ -321,12 +354,35 @@ def test_a_time_of_a_video_of_variable_rate_is_that_of_the_frame_shown_then(tmp_
         number_at(path, 9.0)
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "h264"), ("mov", "hevc"), ("mp4", "vp9")])
+def test_a_last_frame_that_is_shown_for_long_is_no_truncation(tmp_path, container, codec):
+    source = video_files.write(tmp_path / "source.mkv", codec)
+    path = video_files.remux(source, tmp_path / f"v.{container}", held=5)
+    check_frames(path)
+    if codec != "vp9":  # of which FFmpeg drops how long a frame is shown
+        assert number_at(path, 7.8) == 29
+        with pytest.raises(DataError, match="no frame at 8 s"):
+            number_at(path, 8)
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg4"])
+def test_an_avi_with_gaps_between_reordered_frames_has_no_seconds(tmp_path, codec):
+    times = [0, 1, 2, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17]
+    path = video_files.write(tmp_path / "v.avi", codec, times=times, unit=Fraction(1, 10))
+    pictures = frames_numbered(path, range(len(times)))
+    assert [made.number(picture)[1] for picture in pictures] == list(range(len(times)))
+    with pytest.raises(DataError, match=r"v\.avi: does not say when its frames are shown"):
+        number_at(path, 0.5)
+    with pytest.raises(DataError, match=r"v\.avi: does not say how fast its frames were taken"):
+        count_and_rate(path, None)
+
+
 def test_a_raw_stream_has_no_rate_and_no_seconds(tmp_path):
     path = video_files.write(tmp_path / "v.h264", "h264")
     assert count_and_rate(path, 10.0) == (30, 10.0)
-    with pytest.raises(DataError, match=r"v\.h264: a raw stream, which has no frame rate; give `fps`, or convert it"):
+    with pytest.raises(DataError, match=r"v\.h264: does not say how fast its frames were taken; give `fps`, or"):
         count_and_rate(path, None)
-    with pytest.raises(DataError, match=r"v\.h264: a raw stream, which has no times; convert it to MP4"):
+    with pytest.raises(DataError, match=r"v\.h264: does not say when its frames are shown; convert it to MP4"):
         number_at(path, 1.0)
     (got,) = frames_at(path, [1.7], 10)  # whoever knows the rate may ask by time
     assert made.number(got) == (1, 17)

@@ -209,10 +209,14 @@ def test_frame_of_a_video_is_that_of_its_time(tmp_path):
         (
             [0, "missing.png"],
             TASK,
-            r"missing\.png: no such picture file; name a file, or a frame of a video as VIDEO@SECONDS",
+            r"missing\.png: no such picture file; name a picture file, or a frame of a video as VIDEO@SECONDS",
         ),
         ([0, "missing.mp4@3"], TASK, r"missing\.mp4"),
-        ([0, "notes.txt"], TASK, r"notes\.txt: cannot be opened as a picture"),
+        (
+            [0, "notes.txt"],
+            TASK,
+            r"notes\.txt: cannot be opened as a picture \(its format is not known\); .* as VIDEO@SECONDS",
+        ),
         ([0, 0], TASK, r"0\.png: given twice"),
     ],
 )
