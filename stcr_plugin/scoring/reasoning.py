@@ -24,7 +24,7 @@ _TAGS = (
     r"\\boxed[ ]?\{(?P<boxed>[^{}]*(?:\{[^{}]*\}[^{}]*)*)\}",
 )
 _TAGGED = re.compile("|".join(_TAGS), re.I | re.S)
-_STYLE = re.compile(r"\\(?:text|math)?(?:bf|rm|it|tt|sf)?(?:series|shape)?[ ]?(?=\{)|[{}]")
+_STYLE = re.compile(r"\\(?:text|math)?(?:bf|rm|it|tt|sf)?(?:series|shape)?[ ]?(?=\{)|[{}]|\\(?=[ _])")
 
 
 def behind_reasoning(text: str) -> str | None:
