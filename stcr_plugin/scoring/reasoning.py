@@ -38,6 +38,17 @@ def behind_reasoning(text: str) -> str | None:
     return None if _OPEN.search(text, end) else text[end:]
 
 
+def ends_unbegun(text: str) -> bool:
+    """Whether a reasoning ends in `text` whose beginning is not in it: the model's template writes it."""
+    end = _CLOSE.search(text)
+    return end is not None and _OPEN.search(text, 0, end.start()) is None
+
+
+def marks_none(text: str) -> bool:
+    """Whether no reasoning begins or ends in `text`."""
+    return not (_OPEN.search(text) or _CLOSE.search(text))
+
+
 def begun(text: str) -> str:
     """The mark at the end of `text` that begins a reasoning, "" where there is none."""
     last = _last(_OPEN, text)
