@@ -193,6 +193,11 @@ def test_reply_whose_finish_is_an_error_is_asked_again():
     assert named_in(found, NAMES) == "img2"
 
 
+def test_address_that_leads_elsewhere_is_not_followed_and_says_so():
+    with pytest.raises(ServerError, match=r"HTTP 307: .*set the url to the address that this one leads to"):
+        replied(Reply(307, b"", {"Location": "http://127.0.0.1:9/v1/chat/completions"}))
+
+
 def test_error_that_repeats_the_request_is_not_read_as_a_filter():
     detail = [{"type": "extra_forbidden", "msg": "Extra inputs are not permitted", "input": "grab the flagged box"}]
     with pytest.raises(ServerError, match=r"HTTP 422: .*Extra inputs"):
