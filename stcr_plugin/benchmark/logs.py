@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,10 +26,12 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.results import Evaluation
+from stcr_plugin.scoring.reasoning import ends_unbegun, marks_none
 from stcr_plugin.types import Prompt, Response
 
 # What VLMEvalKit writes as a prediction where the model was not reached (INFER_FAIL_MSG in its vlmeval/smp/file.py).
 FAILED = "Failed to obtain answer"
+_MOST_IN_EXCEL = 32_767  # characters of a cell, which Excel's format cuts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +60,22 @@ class Log:
     model: str
     responses: Mapping[tuple[str, str], str]
 
+    @cached_property
+    def template_begins(self) -> bool:
+        """Whether the model's template begins a reasoning, which the texts then only end, if they were not cut."""
+        return any(ends_unbegun(text) for text in self.responses.values())
+
+    def response(self, text: str) -> Response:
+        cut = len(text) >= _MOST_IN_EXCEL if self.path.suffix == ".xlsx" else False
+        return Response(text, lost="cut" if cut or (self.template_begins and marks_none(text)) else "")
+
     def identity(self) -> Mapping[str, Any]:
         # The tool sized the pictures by its own rule, whatever the settings say.
         return {"engine": self.tool, "log": self.path.name, "log_digest": artefacts.sha256(self.path)}
 
     def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         for index, prompt in enumerate(map(unsealed, prompts)):
-            yield index, Response(self.responses[prompt.item, prompt.order])
+            yield index, self.response(self.responses[prompt.item, prompt.order])
 
 
 def read(

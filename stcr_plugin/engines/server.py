@@ -46,6 +46,7 @@ _FIXES = {
     422: _REFUSED_REQUEST,
     401: _CHECK_KEY,
     403: _CHECK_KEY,
+    **dict.fromkeys((301, 302, 307, 308), "set the url to the address that this one leads to; it is not followed"),
     404: "check that the url ends as it should, such as in /v1, and that there is such a model",
 }
 

@@ -18,7 +18,8 @@ from stcr_plugin.scoring.reasoning import behind_reasoning
 from stcr_plugin.types import Lost, Response
 
 _REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
-_CUT = ("length", "max_tokens", "model_length", "max_output_tokens")
+_THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "thought")  # types of a content's parts
+_CUT = ("length", "max_tokens", "model_length", "max_output_tokens", "abort")
 _REFUSED = ("content_filter", "safety", "image_safety", "prohibited_content", "recitation", "refusal", "sensitive")
 _FILTER = re.compile(
     r"content[ _-]?(?:management[ _-]?)?(?:filter|polic)|usage polic|responsible_?ai|data_?inspection|moderation"
@@ -55,12 +56,13 @@ def read_reply(data: bytes, key: str = "") -> ServerReply | None:
     try:
         choice = row["choices"][0]
         message, usage = choice["message"], row.get("usage")
-        finish = str(choice.get("finish_reason") or "").lower()
+        finish = _finish(choice.get("finish_reason"))
         reasoned = any(message.get(name) for name in _REASONING) or _counted(usage, "completion_tokens_details") > 0
         refusal_text = _joined(message.get("refusal"))
-        if "content" not in message and not (refusal_text or reasoned or finish in _REFUSED):
+        if finish == "error" or not ("content" in message or refusal_text or reasoned or finish in _REFUSED + _CUT):
             return None
         text = refusal_text or _joined(message.get("content"))
+        reasoned = reasoned or any(_is_thought(part) for part in _parts(message.get("content")))
     except (KeyError, IndexError, TypeError, AttributeError):
         return None
     if text is None:
@@ -75,8 +77,17 @@ def refused(data: bytes, key: str = "") -> Response | None:
     """The response where the error `data` says that a content filter refused the prompt; None for another error."""
     row = _json(data)
     error = row.get("error") if isinstance(row, Mapping) else None
+    row = _without_input(row)
     text = json.dumps(error or row, ensure_ascii=False) if row is not None else data.decode("utf-8", "replace")
     return Response(words(data, key), lost="refused") if _FILTER.search(text[:20_000]) else None
+
+
+def _without_input(row: Any) -> Any:
+    """An error without the request that it repeats, as FastAPI's 422 does, whose task text is not the server's word."""
+    details = row.get("detail") if isinstance(row, Mapping) else None
+    if not isinstance(details, Sequence) or isinstance(details, str):
+        return row
+    return [{key: one[key] for key in one if key != "input"} if isinstance(one, Mapping) else one for one in details]
 
 
 def words(data: bytes, key: str = "") -> str:
@@ -121,11 +132,28 @@ def _json(data: bytes) -> Any:
         return None
 
 
+def _finish(reason: Any) -> str:
+    """A finish_reason as one word: SGLang's may be a mapping, Gemini's has its own reason behind a colon."""
+    reason = reason.get("type") if isinstance(reason, Mapping) else reason
+    return str(reason or "").partition(":")[0].strip().lower()
+
+
+def _parts(content: Any) -> Sequence[Any]:
+    """The parts of a content; () where it has none."""
+    content = [content] if isinstance(content, Mapping) else content
+    return content if isinstance(content, Sequence) and not isinstance(content, str) else ()
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, Mapping) and (part.get("type") in _THOUGHTS or part.get("thought") is True)
+
+
 def _joined(content: Any) -> str | None:
-    """The text of a content, "" for none; None where it is something else."""
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        return "".join(part for part in parts if isinstance(part, str))
+    """The text of a content without its parts of reasoning, "" for none; None where it is something else."""
+    if isinstance(content, Mapping | Sequence) and not isinstance(content, str):
+        kept = [part for part in _parts(content) if not _is_thought(part)]
+        texts = [part.get("text") if isinstance(part, Mapping) else part for part in kept]
+        return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else "" if content is None else None
 
 

@@ -26,6 +26,7 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.samples.questions import why_unusable
 from stcr_plugin.scoring.bradley_terry import Comparison, bradley_terry, outcome
 from stcr_plugin.scoring.parsing import answered
+from stcr_plugin.scoring.reasoning import behind_reasoning
 from stcr_plugin.types import ORDERS, Answer, Pair, Prompt, Query, Response
 
 if TYPE_CHECKING:
@@ -185,8 +186,9 @@ def _said(engine: Engine, prompts: Sequence[Prompt]) -> list[Response]:
 
 
 def _reasons(text: str) -> str:
-    """What a reasoned answer says before its judgment, "" where it says none."""
-    found = list(_JUDGMENT.finditer(text))
+    """What a reasoned answer says before its judgment, "" where it says none behind its reasoning."""
+    start = len(text) - len(behind_reasoning(text) or "")
+    found = list(_JUDGMENT.finditer(text, start))
     return text[: found[-1].start()] if found else ""
 
 

@@ -22,6 +22,8 @@ def claim_words(account: ClaimAccount) -> str:
     found = account.found
     if found is None:
         return f"What the model wrote was not checked: {account.unknown}."
+    if not found.n_claims:
+        return f"None of {found.n_answers} answers describes its pictures, so nothing that was written can be checked."
     return (
         f"Of {found.n_claims} claims in {found.n_answers} answers, {share(found.claims_true)} % are true of their "
         f"picture's recorded state, {share(found.claims_false)} % false and {share(found.claims_unreadable)} % cannot "

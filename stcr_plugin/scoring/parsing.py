@@ -18,6 +18,14 @@ _KEY = re.compile(
     r"[\s\"'`*_]*[:=]",
     re.I,
 )
+# What another answer line begins with: it counts where it is the last one, or the only one.
+_ANSWER = re.compile(
+    r"(?:(?:^|\n)[\s>*#_-]{0,8}|[.!?。]\s{0,3})(?:(?:so|thus|therefore|hence)[, ]{1,2})?"
+    r"(?:(?:(?:my|the|your|final|correct)[ ]){0,3}answer(?:[\s*_\"'`]{0,6}[:=]|[ ]is\b[ :]{0,2})"
+    r"|(?:所以|因此)?[,，]?(?:我的|最终|正确)?的?(?:答案|回答)[*_]{0,2}[是为:][:]?)"
+    r"|[{,]\s{0,8}\"(?:final[ _])?answer\"\s{0,3}:",
+    re.I,
+)
 _MARKUP = " \t\"'`*_>#-"
 _NAMED = rf"(?:the[ \t])?[\"'`*_(]{{0,4}}{MARK}[\"'`*_)]{{0,4}}"
 # Says what a picture shows, not that it is the answer: reasoning that was cut before its verdict.
@@ -48,7 +56,11 @@ _LIST = re.compile(
 )
 # The key of a verdict, not of a format that is quoted in the middle of a line: `"closer to completion": "img1"`.
 _STARTS = re.compile(r"(?:^|\n)[\s>*#_-]{0,8}$|[{,]\s{0,8}[\"']$")
+# Nothing, or the other part of the format that was asked for: a text that answers from its start on.
+_ANSWERS_FROM_START = re.compile(r"[\s>*#\"'`_{-]*(?:json\s*)?[\s>*#\"'`_{-]*(?:spatial[\s_-]{1,3}details\b|\Z)", re.I)
 _GOES_ON = re.compile(r"(?:[,/|&、和与或跟及]|(?<![a-z])(?:and|or|nor|not))[\s\"'`*_]*$", re.I)
+_ALONE = re.compile(rf"[\W_]*(?:the[ \t])?{MARK}[\W_]*", re.I)
+_VALUE = re.compile(r"\s*\"([^\"\n]*)\"\s*(?:[,}\]]|$)")  # of a key in JSON
 _LINE_OF_A_LIST = re.compile(rf"[\s>*#0-9.、()\"'`_-]*{MARK}[\s.,;。()*\"'`_-]*")
 
 
@@ -104,9 +116,9 @@ def parse(text: str, names: Sequence[str] = ("img1", "img2"), *, cut: bool = Fal
     """The one of `names` that `text` says is closer to completion; None (unparsed) where it names none or several.
 
     The last `closer to completion:` line decides (also `closer_to_completion`, `closest`, 更接近完成, in JSON,
-    Markdown, full-width signs and any case); where nothing follows the colon, the next line that has words. A text
-    without that key counts only if it names exactly one picture, not as a heading (`img1: ...`, "img1 shows ...") and
-    without a "not": a description that was cut chooses nothing.
+    Markdown, full-width signs and any case), or an `Answer:` (答案：) behind it; where nothing follows the colon, the
+    next line that has words. A text without that key counts only if it names exactly one picture, not as a heading
+    (`img1: ...`, "img1 shows ...") and without a "not": a description that was cut chooses nothing.
 
     A picture is named by its name or position: `img1`, `img 1`, `image 1`, `frame 1`, "the first picture", 第一张图,
     图1; on the deciding line also "the first one", and "first" alone. A position without a name (`img3` of two) makes
@@ -116,7 +128,8 @@ def parse(text: str, names: Sequence[str] = ("img1", "img2"), *, cut: bool = Fal
 
     Reasoning does not count: only what follows its last `</think>` (see `behind_reasoning`) is read, and nothing where
     one was begun and not ended. The last `<answer>...</answer>` or `\\boxed{...}` is read like the deciding line.
-    Of a text that was `cut`, a name counts alone, or on a `closer to completion:` line of its own.
+    Of a text that was `cut`, a name counts alone, or on a `closer to completion:` line of its own: the last line, or
+    one that the text begins with, but for the spatial details.
 
     With "neither" among the names, it is an answer too, in the same positions: `neither`, `neither img1 nor img2`,
     都不, `img1和img2都不`. A picture beside it (`img1 or neither`) makes the answer unparsed.
@@ -129,33 +142,49 @@ def parse(text: str, names: Sequence[str] = ("img1", "img2"), *, cut: bool = Fal
     if held and not _KEY.search(plain, held[1]):
         cut = cut and plain[held[1] - 1] not in ">}"
         plain = held[0]
-    keys = list(_KEY.finditer(plain))
-    if keys:
-        after = plain[keys[-1].end() :]
-        if cut and not _is_verdict(plain[: keys[-1].start()], after):
+    key = _last_key(plain)
+    if key:
+        after = plain[key.end() :]
+        value = _VALUE.match(after) if key[0].rstrip(" :=").endswith('"') else None
+        lines = [line for line in after.split("\n") if line.strip(_MARKUP)]
+        line = marked(value[1] if value else "".join(lines[:1]), pictures, deciding=True)
+        more = bool(re.search(r"\w", after[value.end() :])) if value else len(lines) > 1
+        if cut and (_GOES_ON.search(after) or not _is_verdict(key, line, more=more)):
             return None
-        lines = (line for line in after.split("\n") if line.strip(_MARKUP))
-        line = marked(next(lines, ""), pictures, deciding=True)
     else:
         line = marked(plain, pictures, deciding=bool(held) and "\n" not in plain)
-        if cut and not re.fullmatch(rf"[\W_]*{MARK}[\W_]*", line):
+        if cut and not (_ALONE.fullmatch(line) or (NEITHER in names and line.strip(_MARKUP + ".").lower() == NEITHER)):
             return None
-    doubts = ((_NOT_IT,) if keys else (_HEADING, _NOT_AT_ALL)) if are_pictures(pictures) else ()
+    doubts = ((_NOT_IT,) if key and key.re is _KEY else (_HEADING, _NOT_AT_ALL)) if are_pictures(pictures) else ()
     if NEITHER in names:
         line = _NONE_OF.sub(lambda found: f" {NEITHER} " if _all_of(marks(found[0]), pictures) else found[0], line)
         if _NEITHER.search(line):
-            return None if marks(line) or (not keys and _HEADING.search(line)) else NEITHER
+            return None if marks(line) or (not key and _HEADING.search(line)) else NEITHER
     named = set(marks(line))
-    if len(named) != 1 or OTHER in named or any(doubt.search(line) for doubt in doubts):
+    if len(named) != 1 or OTHER in named or any(doubt.search(line.strip()) for doubt in doubts):
         return None
     return pictures[index(named.pop())]
 
 
-def _is_verdict(before: str, after: str) -> bool:
-    """Whether a key between these two parts of a cut text is its answer, and not a quotation of the format."""
-    more = len([line for line in after.split("\n") if line.strip(_MARKUP)]) > 1
-    introduced = before.rstrip(_MARKUP + "\n").endswith(":")  # "in this form:", where reasoning goes on behind it
-    return bool(_STARTS.search(before)) and not (introduced and more) and not _GOES_ON.search(after)
+def _last_key(text: str) -> re.Match[str] | None:
+    """The key of the line that decides."""
+    found = None
+    for found in _KEY.finditer(text):  # noqa: B007
+        continue
+    for other in _ANSWER.finditer(text, found.end() if found else 0):
+        found = other
+    return found
+
+
+def _is_verdict(key: re.Match[str], line: str, *, more: bool) -> bool:
+    """Whether the `line` behind `key`, of a cut text, is its answer, and not a quotation of the format.
+
+    Where more is written behind the name, a text that reasons before it may go on to any answer.
+    """
+    before = key.string[: key.end() - len(key[0].lstrip(_MARKUP + "\n.!?。{,"))]
+    last = not more and (_ALONE.fullmatch(line) or _NEITHER.search(line))
+    from_start = key.re is _KEY and _ANSWERS_FROM_START.match(before)
+    return bool(_STARTS.search(before)) and bool(last or from_start)
 
 
 def parse_order(text: str, names: Sequence[str], *, cut: bool = False) -> tuple[str, ...] | None:

@@ -24,7 +24,7 @@ _TAGS = (
     r"\\boxed[ ]?\{(?P<boxed>[^{}]*(?:\{[^{}]*\}[^{}]*)*)\}",
 )
 _TAGGED = re.compile("|".join(_TAGS), re.I | re.S)
-_STYLE = re.compile(r"\\(?:text|math)?(?:bf|rm|it|tt|sf)?(?:series|shape)?[ ]?(?=\{)|[{}]")
+_STYLE = re.compile(r"\\(?:text|math)?(?:bf|rm|it|tt|sf)?(?:series|shape)?[ ]?(?=\{)|[{}]|\\(?=[ _])")
 
 
 def behind_reasoning(text: str) -> str | None:
@@ -36,6 +36,17 @@ def behind_reasoning(text: str) -> str | None:
     for found in _CLOSE.finditer(text):
         end = found.end()
     return None if _OPEN.search(text, end) else text[end:]
+
+
+def ends_unbegun(text: str) -> bool:
+    """Whether a reasoning ends in `text` whose beginning is not in it: the model's template writes it."""
+    end = _CLOSE.search(text)
+    return end is not None and _OPEN.search(text, 0, end.start()) is None
+
+
+def marks_none(text: str) -> bool:
+    """Whether no reasoning begins or ends in `text`."""
+    return not (_OPEN.search(text) or _CLOSE.search(text))
 
 
 def begun(text: str) -> str:

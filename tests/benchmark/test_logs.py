@@ -6,7 +6,7 @@ import benchmark_logs
 import pytest
 from benchmark_logs import GENERATED, predictions, samples, write_jsonl, write_tsv
 
-from stcr_plugin.benchmark.logs import FAILED, open_log, read
+from stcr_plugin.benchmark.logs import FAILED, Log, open_log, read
 from stcr_plugin.benchmark.rows import benchmark
 from stcr_plugin.cli import main
 from stcr_plugin.engines.sealed import unsealed
@@ -17,6 +17,7 @@ from stcr_plugin.results import Evaluation
 from stcr_plugin.types import Response
 
 # What tells one evaluation from another and says nothing of the answers.
+KEY = "closer to completion: img2"
 OWN = {"name", "model", "engine"}
 
 
@@ -187,3 +188,21 @@ def test_reasoning_in_a_log_is_not_the_answer(registry, made, texts, evaluated, 
     assert figures_of(thought, "thought") == Evaluation.read(evaluated / "results.json").figures
     found = figures_of(dict.fromkeys(texts, quoted), "cut")
     assert (found.unparsed_rate, found.cut_rate, found.gap_points) == (100, 100, 0)
+
+
+def test_log_in_which_only_ends_of_reasonings_are_marked_tells_which_were_cut(registry, made, texts, tmp_path):
+    """As of Qwen3-VL-Thinking, whose template writes the first mark."""
+    quoted = "I compare.\ncloser to completion: img1\nor the other. In the first,"
+    told = {key: quoted if number % 2 else f"{quoted}</think>{KEY}" for number, key in enumerate(texts)}
+    log = tmp_path / f"2026_samples_{made.name}.jsonl"
+    write_jsonl(log, samples(made, told))
+    found = read(log, "toy", "heldout", out=tmp_path / "read", registry=registry)
+    assert found.figures.unparsed_rate == found.figures.cut_rate == 50
+    assert {one.chosen for one in read_answers(tmp_path / "read" / "answers.jsonl")} == {"img2", None}
+
+
+def test_cell_that_excel_cut_is_a_cut_answer(tmp_path):
+    quoted = "I compare.\ncloser to completion: img1\nor the other. "
+    log = Log(path=tmp_path / "log.xlsx", tool="VLMEvalKit", model="m", responses={})
+    assert log.response((quoted + "x" * 40_000)[:32_767]).lost == "cut"
+    assert log.response(quoted).lost == ""

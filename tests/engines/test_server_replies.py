@@ -162,6 +162,48 @@ def test_cut_refused_and_garbled_replies_name_nothing(finish, text, expected):
     assert known(body({"content": text}, finish)) == expected
 
 
+THOUGHT = {"type": "text", "text": "closer to completion: img1"}
+SAID = {"type": "text", "text": "closer to completion: img2"}
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "expected"),
+    [
+        ({"content": [{"type": "thinking", "thinking": [THOUGHT]}, SAID]}, "stop", ("img2", "")),  # Magistral
+        ({"content": [{**THOUGHT, "type": "reasoning"}, SAID]}, "stop", ("img2", "")),
+        ({"content": [{**THOUGHT, "type": "reasoning"}]}, "length", (None, "cut")),
+        ({"content": [{**THOUGHT, "thought": True}, SAID]}, "stop", ("img2", "")),
+        ({"content": SAID}, "stop", ("img2", "")),
+        ({"content": "The closer one is img1"}, {"type": "length", "length": 33}, (None, "cut")),  # SGLang
+        ({"content": "The closer one is img1"}, "abort", (None, "cut")),
+        ({"role": "assistant"}, "length", (None, "cut")),  # Gemini, all of whose tokens were thoughts
+        ({"role": "assistant"}, "content_filter: PROHIBITED_CONTENT", (None, "refused")),
+        ({"content": SAID["text"], "tool_calls": [{"id": "1"}]}, "tool_calls", ("img2", "")),
+    ],
+)
+def test_shapes_of_servers_give_the_answer_and_why_there_is_none(message, finish, expected):
+    assert known(body(message, finish)) == expected
+
+
+def test_reply_whose_finish_is_an_error_is_asked_again():
+    failed = {"finish_reason": "error", "error": {"code": 502}, "message": {"content": "closer to completion: im"}}
+    replies = {1: Reply(body=json.dumps({"choices": [failed]}).encode()), 2: answer("closer to completion: img2")}
+    with serving(lambda _, tried: replies[tried]) as desk:
+        ((_, found),) = engine(desk.url, tries=2).respond(prompts(1))
+    assert named_in(found, NAMES) == "img2"
+
+
+def test_address_that_leads_elsewhere_is_not_followed_and_says_so():
+    with pytest.raises(ServerError, match=r"HTTP 307: .*set the url to the address that this one leads to"):
+        replied(Reply(307, b"", {"Location": "http://127.0.0.1:9/v1/chat/completions"}))
+
+
+def test_error_that_repeats_the_request_is_not_read_as_a_filter():
+    detail = [{"type": "extra_forbidden", "msg": "Extra inputs are not permitted", "input": "grab the flagged box"}]
+    with pytest.raises(ServerError, match=r"HTTP 422: .*Extra inputs"):
+        replied(Reply(422, json.dumps({"detail": detail}).encode()))
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
     [

@@ -91,6 +91,17 @@ def test_a_liar_has_as_many_false_claims_as_it_told(registry: Path, tmp_path: Pa
     assert claims.claims_false.value == pytest.approx(100 * engine.lied / engine.said)
 
 
+@pytest.mark.parametrize("sentence", ["the gripper is open", "Hand: far off", "hand far cm off", "夹爪张开"])
+def test_words_that_are_no_claim_are_unreadable_and_not_false(registry: Path, tmp_path: Path, sentence: str) -> None:
+    class Other(Describer):
+        def describe(self, prompt: Prompt, episode: str, frame: int) -> str:
+            return f"{super().describe(prompt, episode, frame)}, {sentence}"
+
+    claims = described(registry, tmp_path, Other(registry)).claims.found
+    assert (claims.claims_false.value, claims.claims_missing.value) == (0, 0)
+    assert claims.claims_unreadable.value == pytest.approx(100 * 2 * claims.n_answers / claims.n_claims)
+
+
 def test_true_claims_with_a_wrong_conclusion_are_judging_errors(registry: Path, tmp_path: Path) -> None:
     engine = Describer(registry, wrong=True)
     found = described(registry, tmp_path, engine)

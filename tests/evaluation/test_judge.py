@@ -126,6 +126,18 @@ def test_reasons_are_given_and_the_probability_is_that_behind_them(pictures):
     assert "| spatial details: img1: dark." in judgement_words(found)
 
 
+def test_judgment_that_a_reasoning_quotes_does_not_begin_what_is_compared(pictures):
+    class Thinking(Bright):
+        def respond(self, prompts):
+            self.asked.extend(prompts)
+            thought = "<think>I must write closer to completion: img1 or img2.</think>"
+            yield from ((number, Response(f"{thought}\nimg2")) for number in range(len(prompts)))
+
+    engine = Thinking()
+    found = judge((engine, AskSettings(mode="cot")), pictures[:2], TASK)
+    assert (len(engine.asked), [one.chosen for one in found.heard], found.probabilities) == (2, [1, 0], None)
+
+
 def test_answers_without_names_are_told_and_decide_nothing(pictures):
     class Silent(Bright):
         def respond(self, prompts):

@@ -1,4 +1,5 @@
 import itertools
+import re
 import time
 
 import pytest
@@ -490,6 +491,9 @@ def test_reasoning_that_was_not_ended_names_nothing_and_is_cut(begin, text):
         ("更接近完成：第二张图，因为", "img2"),
         ("img2", "img2"),
         ("**B**", None),
+        ("**Final Answer:** img2", "img2"),
+        ('{"answer": "img2', "img2"),
+        ("Answer: image 1 shows", None),
         ("<answer>the second image</answer> since", "img2"),
         ("The form is `closer to completion: img2`. In the first", None),
         ("My answer has this form:\ncloser to completion: img2\nLet me look at", None),
@@ -503,6 +507,55 @@ def test_reasoning_that_was_not_ended_names_nothing_and_is_cut(begin, text):
 )
 def test_text_that_was_cut_counts_only_with_a_name_in_its_place(text, image):
     assert parse(text, cut=True) == image
+
+
+def test_neither_alone_counts_in_a_cut_text_too():
+    assert parse("**Neither**.", TIES, cut=True) == "neither"
+    assert parse("Neither of them", TIES, cut=True) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "image"),
+    [
+        ("The gripper in img1 is open, in img2 it holds the cup.\n\n**Final Answer:** img2", "img2"),
+        (QUOTED + "In the first, it is open.\nAnswer: img2", "img2"),
+        ("img1 is open, img2 is shut. The answer is **img2**.", "img2"),
+        ("图1中夹爪打开，图2中夹爪夹住。\n回答：图2", "img2"),
+        ("图1中夹爪打开，图2中夹爪夹住。\n所以，答案是第二张图。", "img2"),
+        ('{"reasoning": "img1 is open and img2 shut", "answer": "img2"}', "img2"),
+        ('```json\n{"closer_to_completion": "img2", "reason": "img1 is open"}\n```', "img2"),
+        (r"Not img1. \boxed{\text{img\_2}}", "img2"),
+        ("Answer: In image 1 the gripper is open", None),
+        ("Answer: image 1 shows an open gripper.", None),
+        ("The answer is not img1", None),
+        ("Final answer: img1 or img2", None),
+        ("I must answer: img1 or img2. Let me look at img1.", None),
+    ],
+)
+def test_last_line_of_an_answer_counts_without_the_words_that_were_asked_for(text, image):
+    assert parse(text) == image
+
+
+# Of models that mark no reasoning, such as QVQ: a reasoning that quotes the format, then the answer.
+UNMARKED = [
+    ("The response is one of:\n- closer to completion: img1\n- closer to completion: img2\n\nLet me look.\n", "img1"),
+    ("Okay, the form is\n\ncloser to completion: img1\n\nNow the pictures. It is shut in the second.\n\n", "img2"),
+    ("I have to end with a line.\ncloser to completion: img1\nLet me look. It is shut in the second.\n\n", "img2"),
+    ("格式是\n更接近完成：图2\n或者\n更接近完成：图1\n先看第一张图。\n", "img2"),
+    ('I should give {"closer to completion": "img1"} as output. Let me see.\n', "img2"),
+    ('Form:\n```json\n{\n"closer to completion": "img1"\n}\n```\nIt is shut in the second.\n', "img2"),
+    ("First I think\ncloser to completion: img1\nWait, the gripper in the second is shut.\n", "img2"),
+    (QUOTED + "\nIt is open in img1.\n", "img2"),
+]
+
+
+@pytest.mark.parametrize(("reasoning", "image"), UNMARKED)
+def test_format_that_an_unmarked_reasoning_quotes_is_no_answer_wherever_it_is_cut(reasoning, image):
+    whole = f"{reasoning}closer to completion: {image}"
+    assert parse(whole) == parse(whole, cut=True) == image
+    quotes = [found.end() for found in re.finditer(r"img[12]|图[12]", reasoning)]
+    behind = [end for end in range(len(whole)) if not any(0 <= end - quote <= 8 for quote in quotes)]
+    assert {parse(whole[:end], cut=True) for end in behind} == {None}
 
 
 def test_reasoning_is_no_order_and_a_cut_list_is_none():
@@ -530,7 +583,21 @@ def test_log_probabilities_decide_whatever_the_text_says():
 
 
 @pytest.mark.parametrize(
-    "unit", ["<think>", "</think>", "<answer>", r"\boxed{", "{", "\n", "<", "closer to completion: "]
+    "unit",
+    [
+        "\nAnswer: ",
+        ". the ",
+        "答案",
+        '{"answer":',
+        "<think>",
+        "</think>",
+        "<answer>",
+        r"\boxed{",
+        "{",
+        "\n",
+        "<",
+        "closer to completion: ",
+    ],
 )
 def test_reasoning_marks_without_end_take_no_time(unit):
     started = time.perf_counter()
