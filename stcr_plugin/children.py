@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 INTERRUPTED = 75  # the exit code of a command that a signal ended: EX_TEMPFAIL of sysexits.h, not done, try again
@@ -38,6 +40,34 @@ def end_with_parent() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def end_with_launcher() -> None:
+    """Have torchrun end when `llamafactory-cli`, which started it and this process's siblings, does.
+
+    LLaMA-Factory waits for torchrun, but passes no signal on to it. Does nothing where there is no Linux, or where
+    another program started torchrun.
+    """
+    torchrun = os.getppid()
+    launcher = _parent_of(torchrun)
+    with suppress(OSError):
+        if launcher and b"llamafactory-cli" in Path(f"/proc/{launcher}/cmdline").read_bytes():
+            threading.Thread(target=_follow, args=(torchrun, launcher), daemon=True).start()
+
+
+def _follow(torchrun: int, launcher: int) -> None:
+    while os.getppid() == torchrun:
+        if _parent_of(torchrun) != launcher:
+            os.kill(torchrun, signal.SIGTERM)  # it passes that on to all ranks
+            return
+        time.sleep(1)
+
+
+def _parent_of(process: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return None
 
 
 def run(command: Sequence[str], **options: Any) -> int:

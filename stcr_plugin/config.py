@@ -70,9 +70,9 @@ def read_yaml(path: str | Path, overrides: Sequence[str] = (), *, resolve: bool 
     Raises:
         ConfigError: where there is no such file, it does not hold a mapping, or an override cannot be applied.
     """
-    if bad := [text for text in overrides if "=" not in text]:
-        raise ConfigError(path, f"an override reads key=value, got {bad[0]!r}")
-    values = _parsed(path)
+    for text in overrides:
+        _refuse_bad_override(path, text)
+    values = _parsed(path, dates=resolve)
     if resolve or (overrides and isinstance(values, dict)):
         values = _merged(path, values, overrides, resolve=resolve)
     if not isinstance(values, dict):
@@ -80,8 +80,29 @@ def read_yaml(path: str | Path, overrides: Sequence[str] = (), *, resolve: bool 
     return values
 
 
-def _parsed(path: str | Path) -> Any:
-    """What a YAML file holds. Raises ConfigError where it cannot be read or YAML reads it as no reader would."""
+def _refuse_bad_override(path: str | Path, text: str) -> None:
+    """Raises ConfigError for one that is not key=value, or whose value YAML reads as no reader would."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(path, f"an override reads key=value, got {text[:80]!r}")
+    try:
+        node = yaml.SafeLoader(value).get_single_node()
+        if node is not None:
+            _refuse_traps(f"the override {text[:80]!r}", node, sizes={}, dates=True)
+    except RecursionError:
+        raise ConfigError(path, f"the override {text[:80]!r} is nested too deeply") from None
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(path, f"the override {text[:80]!r} cannot be applied: {reason}") from None
+
+
+def _parsed(path: str | Path, *, dates: bool) -> Any:
+    """What a YAML file holds. Raises ConfigError where it cannot be read or YAML reads it as no reader would.
+
+    dates: OmegaConf reads the values, to which a date is a text; None is returned.
+    """
     import yaml
 
     try:
@@ -91,8 +112,8 @@ def _parsed(path: str | Path) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _refuse_traps(path, node, sizes={})
-        return loader.construct_document(node)
+        _refuse_traps(path, node, sizes={}, dates=dates)
+        return None if dates else loader.construct_document(node)
     except FileNotFoundError:
         raise ConfigError(path, "no such file", "give the path of a YAML configuration") from None
     except DataError as error:
@@ -103,8 +124,8 @@ def _parsed(path: str | Path) -> Any:
         raise ConfigError(path, f"cannot be read as YAML: {' '.join(str(error).split())}") from None
 
 
-def _refuse_traps(path: str | Path, node: Any, *, sizes: dict[int, int]) -> int:
-    """How many values a YAML node holds, its aliases written out.
+def _refuse_traps(path: str | Path, node: Any, *, sizes: dict[int, int], dates: bool) -> int:
+    """How many values a YAML node holds, its aliases written out. dates: A date is read as a text.
 
     Raises ConfigError for more than MOST_VALUES, a key that occurs twice, and what YAML reads as another value than a
     reader does, such as the key `on`, which is true.
@@ -112,7 +133,7 @@ def _refuse_traps(path: str | Path, node: Any, *, sizes: dict[int, int]) -> int:
     if id(node) in sizes:
         return sizes[id(node)]
     if node.id == "scalar":
-        if problem := _misread(node.value, node.tag):
+        if problem := _misread(node.value, node.tag, dates=dates):
             raise ConfigError(
                 f"{path}, line {node.start_mark.line + 1}", problem, f"write {node.value[:40]!r} in quotes"
             )
@@ -130,7 +151,7 @@ def _refuse_traps(path: str | Path, node: Any, *, sizes: dict[int, int]) -> int:
         if key.id == "scalar" and (key.tag, key.value) in seen:
             raise ConfigError(where, f"the key `{key.value}` is there twice", "delete one of them")
         seen.add((key.tag, str(key.value)))
-    count = 1 + sum(_refuse_traps(path, one, sizes=sizes) for one in children)
+    count = 1 + sum(_refuse_traps(path, one, sizes=sizes, dates=dates) for one in children)
     if count > MOST_VALUES:
         raise ConfigError(
             path, f"holds over {MOST_VALUES:,} values, its aliases written out", "write it without aliases"
@@ -139,17 +160,19 @@ def _refuse_traps(path: str | Path, node: Any, *, sizes: dict[int, int]) -> int:
     return count
 
 
-def _misread(text: str, tag: str) -> str:
+def _misread(text: str, tag: str, *, dates: bool) -> str:
     """What YAML makes of a scalar that means something else to its reader, "" where it does not."""
     kind = tag.removeprefix("tag:yaml.org,2002:")
     shown = text if len(text) <= 40 else f"{text[:40]}..."
-    if kind == "timestamp":
+    if kind == "timestamp" and not dates:
         return f"{shown} is read as a date by YAML"
     if kind in ("int", "float") and ":" in text:
         return f"{shown} is read as a number to base 60 by YAML"
     if kind == "int" and re.fullmatch(r"[-+]?0[0-7_]+", text):
         return f"{shown} is read as an octal number by YAML, {int(text.replace('_', ''), 8)}"
     number = re.fullmatch(r"[-+]?[0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?", text)
+    if kind == "int" and len(text) > 2 * MOST_DIGITS:  # in hexadecimal or binary digits too
+        return f"{shown} is too large for a number"
     if kind in ("int", "float", "str") and number and any(map(str.isdigit, text)):
         most = MOST_DIGITS if kind == "int" else 1000
         if len(text) > most or math.isinf(float(text.replace("_", ""))):
@@ -169,7 +192,7 @@ def _merged(path: str | Path, values: Any, overrides: Sequence[str], *, resolve:
             return OmegaConf.to_container(read)
         merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
         return OmegaConf.to_container(merged, resolve=resolve)
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         what = f"the overrides {list(overrides)} cannot be applied" if overrides else "cannot be resolved"
         raise ConfigError(path, f"{what}: {' '.join(str(error).split())}") from None
 

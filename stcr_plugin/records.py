@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -198,12 +199,27 @@ def from_row(row: Any, path: str | Path = RECORD) -> StageRecord:
             del values[key]
     values["more"] = {key: value for key, value in row.items() if key not in known}
     try:
+        _refuse_untyped(values)
         record: StageRecord = _reader().validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise DataError(path, f"{key}: {first['msg']}", "restore it, or train the stage again") from None
+    except ValueError as error:
+        raise DataError(path, str(error), "restore it, or train the stage again") from None
     return record
+
+
+def _refuse_untyped(values: Mapping[str, Any]) -> None:
+    """Raises ValueError for what is used and has no type of its own: paths, and the settings of the callback."""
+    for key in ("parent", "base"):
+        if isinstance(name := values.get(key), str) and re.search("[\0\ud800-\udfff]", name):
+            raise ValueError(f"{key}: {name!r:.80} is not a path")
+    settings = values.get("settings")
+    evaluate = settings.get("evaluate") if isinstance(settings, dict) else None
+    tokens = evaluate.get("max_new_tokens") if isinstance(evaluate, dict) else None
+    if not isinstance(evaluate, dict | None) or not isinstance(tokens, int | None):
+        raise ValueError(f"settings.evaluate: {evaluate!r:.80} is not what the callback writes")
 
 
 def _measurement(row: Any) -> Any:
@@ -264,7 +280,7 @@ def parent_record(model: str, template: str, recipe: str) -> StageRecord:
             f"{recipe!r} starts from a stage, but that is the base (it holds {BASE_MADE})",
             f"train the stage before {recipe!r} from it and start there, or set stcr.starts_from: model",
         )
-    if same := next((link.folder for link in chain(model) if link.record and link.record.name == recipe), None):
+    if same := next((link.folder for link in chain(model) if link.name == recipe), None):
         raise ChainError(
             model,
             f"its chain has a stage {recipe!r} already, in {same}",
@@ -293,6 +309,12 @@ class Link:
     child: StageRecord | None = None
     retrained: StageRecord | None = None
     error: StcrError | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The stage's name, by the stage after it where its own record is unknown; None for a base."""
+        known = self.record.name if self.record else None
+        return known or (self.child.parent_stage if self.child else None)
 
 
 def chain(run: str | Path) -> Iterator[Link]:

@@ -14,7 +14,9 @@ _AGAIN = "copy it again, or train that model again"
 
 
 def refuse_broken_weights(folder: str | Path) -> None:
-    """Look at every file of weights in a folder. Nothing is said of a folder without any.
+    """Look at every file of weights in a folder, and that no file of its model is a Git LFS pointer.
+
+    Nothing is said of a folder without any.
 
     Raises:
         DataError: naming the file that is cut, missing, or only a Git LFS pointer.
@@ -27,6 +29,11 @@ def refuse_broken_weights(folder: str | Path) -> None:
             artefacts.refuse_lfs_pointer(path, file.read(100))
         if path.name != "training_args.bin" and is_cut(path):
             raise DataError(path, f"is cut or damaged ({path.stat().st_size} bytes)", _AGAIN)
+    for pattern in ("*.json", *artefacts.PROCESSOR_FILES):
+        for path in sorted(folder.glob(pattern)):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    artefacts.refuse_lfs_pointer(path, file.read(artefacts.LFS_START))
     for name in missing_shards(folder):
         raise DataError(folder / name, "is missing, and the index of weights names it", _AGAIN)
     if (folder / artefacts.ADAPTER_CONFIG).is_file() and not any(folder.glob("adapter_model*")):

@@ -17,7 +17,7 @@ import pytest
 from stcr_plugin import artefacts, children
 from stcr_plugin.errors import StcrError
 
-CHILD = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+CHILD = "import os, time; os.write(1, b'%d\\n' % os.getpid()); time.sleep(60)"
 POLITE = f"""
 import signal, sys
 def leave(*_):

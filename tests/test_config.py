@@ -237,3 +237,31 @@ def test_resolved_file_is_read_as_llamafactory_reads_it(tmp_path):
 def test_nearest_names_all_where_none_is_near():
     assert nearest("hights", ["height", "width"]) == "did you mean 'height'?"
     assert nearest("zzz", ["width", "height"]) == "known are: height, width"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("name=012", "the override 'name=012', line 1: 012 is read as an octal number by YAML, 10"),
+        ("name=16:9", "16:9 is read as a number to base 60"),
+        ("name={on: 1}", "the key `on` is read as true or false"),
+        ("name=" + "[" * 2000, "is nested too deeply"),
+        ("name=0x" + "F" * 40, "is too large for a number"),
+        ('name="t', "cannot be applied"),
+        ("=t", "an override reads key=value, got '=t'"),
+        ("many.0=5", r"the overrides \['many.0=5'\] cannot be applied"),
+    ],
+)
+@pytest.mark.parametrize("resolve", [False, True])
+def test_trap_in_an_override_is_one_line(tmp_path, override, words, resolve):
+    path = tmp_path / "t.yaml"
+    path.write_text("name: t\nmany: [1, 2]\n")
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_yaml(path, [override], resolve=resolve)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_date_is_a_text_where_omegaconf_reads_it(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("run_name: 2024-01-05\n")
+    assert read_yaml(path, ["project=2024-02-06"], resolve=True) == {"run_name": "2024-01-05", "project": "2024-02-06"}

@@ -39,6 +39,8 @@ def test_a_folder_without_a_record_has_none(tmp_path: Path) -> None:
         ("[]", r"stage\.json: is list, not an object"),
         ('{"mode": "guess"}', r"stage\.json: mode: Input should be 'cot' or 'direct'"),
         ('{"datasets": 5}', r"stage\.json: datasets: "),
+        ('{"settings": {"evaluate": 5}}', r"stage\.json: settings\.evaluate: 5 is not what the callback writes"),
+        ('{"parent": "runs\\u0000"}', r"stage\.json: parent: 'runs.x00' is not a path"),
         ('{"figures": [{"when": "after", "step": "last"}]}', r"stage\.json: figures\.0\.step: "),
     ],
 )

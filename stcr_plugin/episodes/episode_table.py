@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +73,8 @@ def read_states(path: Path, n_frames: int) -> list[dict[str, Any]]:
 
 
 def _read_csv(path: Path, data: bytes) -> Table:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data.partition(b"\n")[0]:
+        raise DataError(path, "its header is not UTF-8 text, but UTF-16 or no text at all", "save it as CSV UTF-8")
     # Bytes that are not UTF-8 come as lone surrogates, so that they spoil their own row and no other.
     text = data.decode("utf-8-sig", errors="surrogateescape")
     csv.field_size_limit(LONGEST_CELL)
@@ -92,6 +96,9 @@ def _read_csv(path: Path, data: bytes) -> Table:
             table.columns = [name.strip() for name in values]
             while table.columns and not table.columns[-1]:  # spreadsheets add empty columns
                 table.columns.pop()
+            if len(table.columns) == 1 and (mark := re.search(r"[;\t|]", table.columns[0])):
+                problem = f"its columns are separated by {mark[0]!r}, not by commas"
+                raise DataError(path, problem, "save it with commas, and numbers with a decimal point")
             if twice := [name for name in table.columns if table.columns.count(name) > 1]:
                 raise DataError(path, f"two columns are named {twice[0]!r}", "rename one")
         elif not any(value.strip() for value in values):
@@ -147,7 +154,11 @@ READERS: dict[str, Callable[[Path, bytes], Table]] = {
 
 def blank(value: Any) -> bool:
     """Whether a cell is empty; pandas writes a missing number as NaN."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    return value is None or value != value or (isinstance(value, str) and not _is_seen(value))
+
+
+def _is_seen(text: str) -> bool:
+    return any(sign.isprintable() and not sign.isspace() for sign in text)
 
 
 def as_text(name: str, value: Any) -> str:

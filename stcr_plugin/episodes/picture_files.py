@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})  # Pillow's, of 8 bits or fewer
 MOST_PIXELS = 89_478_485  # of a picture; Pillow warns of a decompression bomb from there on
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif")  # brands, after `ftyp`
 # EXIF's orientation tag, its value -> Pillow's name of the turn that puts the picture upright, and where it may stand.
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -129,6 +130,7 @@ def header(source: Path | bytes, name: str | Path) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
+    start = b""
     try:
         if isinstance(source, Path):
             if source.stat().st_size == 0:
@@ -144,6 +146,8 @@ def header(source: Path | bytes, name: str | Path) -> Image:
     except UnidentifiedImageError:
         raise DataError(name, "cannot be opened as a picture (its format is not known)") from None
     except (OSError, ValueError, SyntaxError) as error:
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
+            raise DataError(name, "is HEIC or AVIF, which cannot be read here", "save it as JPEG or PNG") from None
         reason = getattr(error, "strerror", None) or error
         raise DataError(name, f"cannot be opened as a picture ({reason})") from None
     if image.width * image.height > MOST_PIXELS:

@@ -110,13 +110,15 @@ def named_as(camera: str) -> str:
 
 
 def check_text(name: str, value: Any) -> str:
-    """`value` if it is a text that can be written as UTF-8. Raises ValueError."""
+    """`value` if it is a text that can be written as UTF-8, without a NUL. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError(f"its {name} {str(value)[:40]!r} is not text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(f"its {name} {value[:40]!r} is not UTF-8; save the file as UTF-8") from None
+    if "\0" in value:
+        raise ValueError(f"its {name} {value[:40]!r} holds a NUL character, which no text has")
     return value
 
 

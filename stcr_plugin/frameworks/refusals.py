@@ -89,6 +89,9 @@ def refuse_what_cannot_work(recipe: Recipe) -> None:
     if recipe.template not in TEMPLATES:
         near = nearest(recipe.template, list(TEMPLATES))
         raise ConfigError("template", f"{recipe.template!r} does not number its pictures", near)
+    for key in ("save_strategy", "logging_strategy"):
+        if isinstance(keys.get(key), bool):
+            raise ConfigError(key, "no and off are read as false by YAML", f'write {key}: "no"')
     if keys.get("crop_to_patches"):
         what = "true cuts a picture into up to 13 tiles, which evaluation does not"
         raise ConfigError("crop_to_patches", what, "remove it")

@@ -77,6 +77,8 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     digest = parent.digest if parent else _digest(start.parent)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         children.end_with_parent()
+        if os.environ.get("LOCAL_RANK") == "0":
+            children.end_with_launcher()
     with _alone_in(recipe.output_dir):
         refuse_to_overwrite(recipe)  # again, for another process may have finished it meanwhile
         recipe = resumed(recipe)

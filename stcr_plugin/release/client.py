@@ -60,5 +60,8 @@ def judge(first: str, second: str, task: str) -> str:
 
 if __name__ == "__main__":
     one, other, task = sys.argv[1:]
-    print("in this order:", judge(one, other, task))
-    print("swapped:", judge(other, one, task))
+    try:
+        print("in this order:", judge(one, other, task))
+        print("swapped:", judge(other, one, task))
+    except OSError as error:  # a file that is no picture, or a server that does not answer
+        sys.exit(f"{error}; asked {URL}")

@@ -55,12 +55,14 @@ def sharded(folder: Path) -> None:
     artefacts.write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": shards})
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\n"
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut weights": (data(WEIGHTS, lambda whole: whole[:-100]), r"model\.safetensors: is cut or damaged"),
     "no weights in the file": (data(WEIGHTS, b""), r"model\.safetensors: is cut or damaged"),
     "header of nonsense": (data(WEIGHTS, b"\x04\0\0\0\0\0\0\0[[[[" * 9), r"model\.safetensors: is cut or damaged"),
     "Git LFS pointer": (data(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid 1"), "a Git LFS pointer"),
-    "Git LFS configuration": (data("config.json", b"version https://git-lfs.github.com/spec/v1\n"), "not loadable"),
+    "Git LFS configuration": (data("config.json", LFS), r"config\.json: a Git LFS pointer"),
+    "Git LFS template": (data("chat_template.jinja", LFS), r"chat_template\.jinja: a Git LFS pointer"),
     "missing shard": (sharded, r"model-00002-of-00002\.safetensors: is missing"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "not loadable as a vision-language model"),
     "link to nowhere": (

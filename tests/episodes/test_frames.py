@@ -329,8 +329,25 @@ def test_a_table_that_is_not_what_its_suffix_says_is_refused(root):
         open_table(root, "t.csv")
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"episode;task;path;fps\na;t;cup;29,97\n", "its columns are separated by ';', not by commas; save it with"),
+        (b"episode\ttask\tpath\na\tt\tcup\n", r"its columns are separated by '\\t'"),
+        ("episode,task,path\na,t,cup\n".encode("utf-16"), "its header is not UTF-8 text, but UTF-16"),
+        ("episode,task,path\na,t,cup\n".encode("utf-16-le"), "its header is not UTF-8 text, but UTF-16"),
+    ],
+)
+def test_a_csv_of_another_dialect_is_named(root, data, message):
+    (root / "t.csv").write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        open_table(root, "t.csv")
+
+
 BAD = {
     "empty task": ({"task": " "}, "its task is empty"),
+    "invisible task": ({"task": "\u200b"}, "its task is empty"),
+    "zero byte in the task": ({"task": "put\0it"}, "holds a NUL character"),
     "empty path": ({"path": ""}, "its path is empty"),
     "missing": ({"path": "mug"}, "no such folder or file"),
     "upwards": ({"path": "../elsewhere"}, "leaves its folder"),
@@ -338,7 +355,7 @@ BAD = {
     "linked out": ({"path": "link"}, "leaves its folder"),
     "linked in a ring": ({"path": "ring"}, "not a path that can be followed"),
     "unnameable": ({"path": "x" * 5000}, "not a path that can be followed"),
-    "zero byte in the name": ({"path": "a\0b"}, "not a path that can be followed"),
+    "zero byte in the name": ({"path": "a\0b"}, "holds a NUL character"),
     "no frame": ({"start": 5, "end": 5}, "a segment from frame 5 to 5 has no frame"),
     "backwards": ({"start": 5, "end": 2}, "a segment from frame 5 to 2 has no frame"),
     "negative": ({"start": -1}, "not a frame, a whole number from 0"),

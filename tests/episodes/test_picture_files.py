@@ -86,6 +86,8 @@ def bad(folder):
     yield folder / "lfs.png", "a Git LFS pointer, not the file itself"
     (folder / "empty.png").touch()
     yield folder / "empty.png", "cannot be opened as a picture|an empty file"
+    (folder / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    yield folder / "phone.jpg", "is HEIC or AVIF, which cannot be read here"
     (folder / "text.png").write_text("no picture")
     yield folder / "text.png", "cannot be opened as a picture"
 

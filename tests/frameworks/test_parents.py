@@ -101,6 +101,12 @@ def beyond_second(first: Path) -> Path:
     return stage(first.parent / "stage3", second(first), "third")
 
 
+def beyond_lost(first: Path) -> Path:
+    third = beyond_second(first)
+    shutil.rmtree(first.parent / "stage2_before")
+    return third
+
+
 def linked_base(first: Path) -> Path:
     (first.parent / "link").symlink_to(first.parent / "base")
     return first.parent / "link"
@@ -115,8 +121,9 @@ def linked_base(first: Path) -> Path:
         (linked_base, r"that is the base \(it holds base.json\)", "starts_from: model"),
         (second, "its chain has a stage 'stage2' already, in .*stage2_before", "stcr.name to a name"),
         (beyond_second, "its chain has a stage 'stage2' already, in .*stage2_before", "stcr.name to a name"),
+        (beyond_lost, "its chain has a stage 'stage2' already, in .*stage2_before", "stcr.name to a name"),
     ],
-    ids=["changed weights", "record beside other weights", "base", "link to the base", "itself", "grandchild"],
+    ids=["changed weights", "beside other weights", "base", "link to the base", "itself", "grandchild", "lost child"],
 )
 def test_what_is_no_parent_is_refused_before_training(
     first: Path, tmp_path: Path, parent: Callable[[Path], Path], says: str, fix: str
