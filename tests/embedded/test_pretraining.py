@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from stcr_plugin.embedded.architecture import write_checkpoint
 from stcr_plugin.embedded.pretraining import Pretraining, teach_to_describe
 from stcr_plugin.embedded.pretraining import _described_pictures as described_pictures

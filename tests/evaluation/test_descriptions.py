@@ -118,9 +118,8 @@ def test_true_claims_with_a_wrong_conclusion_are_judging_errors(registry: Path, 
 def test_other_pictures_than_those_of_the_build_have_no_truth(
     registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "stcr_plugin.registry.picture_store.fingerprint", lambda _, seen=itertools.count(): str(next(seen))
-    )
+    another = map(str, itertools.count())
+    monkeypatch.setattr("stcr_plugin.registry.picture_store.fingerprint", lambda _: next(another))
     found = described(registry, tmp_path, Describer(registry))
     assert found.claims.found is None
     assert "the source gives other pictures than those that were built" in found.claims.unknown
