@@ -161,3 +161,10 @@ def test_only_the_first_rank_takes_the_lock_of_a_training(tmp_path: Path, monkey
         monkeypatch.setenv("RANK", "1")
         with _alone_in(tmp_path):
             pass
+
+
+def test_torchrun_ends_once_what_started_it_has_ended() -> None:
+    rank = "import os; from stcr_plugin import children; children._follow(os.getppid(), 0)"
+    torchrun = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
+    assert children._parent_of(os.getpid()) == os.getppid()
+    assert subprocess.run([sys.executable, "-c", torchrun], timeout=60).returncode == -signal.SIGTERM

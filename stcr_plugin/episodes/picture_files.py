@@ -144,10 +144,10 @@ def header(source: Path | bytes, name: str | Path) -> Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name) from None
     except UnidentifiedImageError:
-        raise DataError(name, "cannot be opened as a picture (its format is not known)") from None
-    except (OSError, ValueError, SyntaxError) as error:
         if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
             raise DataError(name, "is HEIC or AVIF, which cannot be read here", "save it as JPEG or PNG") from None
+        raise DataError(name, "cannot be opened as a picture (its format is not known)") from None
+    except (OSError, ValueError, SyntaxError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(name, f"cannot be opened as a picture ({reason})") from None
     if image.width * image.height > MOST_PIXELS:

@@ -63,5 +63,5 @@ if __name__ == "__main__":
     try:
         print("in this order:", judge(one, other, task))
         print("swapped:", judge(other, one, task))
-    except OSError as error:  # a file that is no picture, or a server that does not answer
+    except OSError as error:  # a file that is not a picture, or a server that does not answer
         sys.exit(f"{error}; asked {URL}")

@@ -102,7 +102,7 @@ def beyond_second(first: Path) -> Path:
 
 
 def beyond_lost(first: Path) -> Path:
-    third = beyond_second(first)
+    third = stage(first.parent / "stage3", second(first), "third", parent_stage="stage2")
     shutil.rmtree(first.parent / "stage2_before")
     return third
 
