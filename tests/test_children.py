@@ -35,6 +35,13 @@ with children.passing_on("study toy"), ThreadPoolExecutor(2) as pool:
     print("codes", *codes, children.stopped(), flush=True)
 print("went on")
 """
+# A shell starts its background jobs with SIGINT ignored, and their children inherit that.
+PARENT = """
+import signal, sys
+from stcr_plugin import children
+signal.signal(signal.SIGINT, signal.default_int_handler)
+children.run([sys.executable, "-c", sys.argv[1]])
+"""
 
 
 def started(code: str, *arguments: str, count: int = 1) -> tuple[subprocess.Popen[str], list[int]]:
@@ -62,9 +69,7 @@ def wait_until_gone(*pids: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_child_ends_with_its_parent_however_that_ends(number: signal.Signals) -> None:
-    process, (pid,) = started(
-        "import sys; from stcr_plugin import children; children.run([sys.executable, '-c', sys.argv[1]])", CHILD
-    )
+    process, (pid,) = started(PARENT, CHILD)
     process.send_signal(number)
     process.communicate(timeout=10)
     assert wait_until_gone(pid)

@@ -120,6 +120,7 @@ def test_losses_that_read_every_position_get_them(why: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["llamafactory", "trl"])
+@pytest.mark.slow
 def test_stage_computes_logits_of_answers_alone(
     workshop: Workshop, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("parts", [*POURED.values(), *HEADERS.values()], ids=[*POURED, *HEADERS])
+@pytest.mark.slow
 def test_reply_of_any_length_takes_little_memory_and_ends_in_one_line(parts):
     with pouring(parts) as pipe:
         assert openai  # imported before, since its own memory does not count

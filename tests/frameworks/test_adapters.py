@@ -74,6 +74,7 @@ def logits_at(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, event: str, f
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.slow
 def test_stage_starts_with_the_answers_of_its_parent_and_is_loaded_as_it_was_trained(
     workshop: Workshop, parent: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

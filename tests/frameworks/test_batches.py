@@ -149,6 +149,7 @@ def test_a_stage_replaces_samples_counts_them_and_stops_at_too_many(
 # ---- losses that are no numbers ----
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_stage_naming_step_pictures_and_text(workshop: Workshop) -> None:
     settings = ("stcr.evaluate=null", "learning_rate=1.0e30", "warmup_ratio=0", "max_steps=6")
     with pytest.raises(StcrError) as caught:

@@ -273,6 +273,7 @@ def failing_at(number: int) -> Any:
     return respond
 
 
+@pytest.mark.slow
 def test_a_failed_measurement_is_said_aloud_and_training_goes_on_to_the_last_digit(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

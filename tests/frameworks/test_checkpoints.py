@@ -63,6 +63,7 @@ def test_a_full_disk_at_a_checkpoint_names_it_and_counts_the_optimizer(
     assert checkpoints(run) == []
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_save_leaves_nothing_under_the_name_of_a_checkpoint(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

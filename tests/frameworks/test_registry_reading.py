@@ -283,6 +283,7 @@ def supervised(tokenizer: Any, row: Mapping[str, Any]) -> str:
     return str(tokenizer.decode([label for label in row["labels"] if label != IGNORE]))
 
 
+@pytest.mark.slow
 def test_a_mixture_has_the_shares_that_it_asks_for(stocked: Workshop) -> None:
     rows, _ = loaded(
         stocked, MIX, mix_strategy="interleave_over", interleave_probs="0.4,0.2,0.2,0.2", overwrite_cache=True
@@ -361,6 +362,7 @@ def test_a_mixture_trains_and_its_record_names_both_builds(stocked: Workshop) ->
 # ---- curricula ----
 
 
+@pytest.mark.slow
 def test_a_curriculum_comes_to_the_model_in_its_order(stocked: Workshop) -> None:
     seen = watched(stocked, "steps", "tarred_steps", disable_shuffling=True, max_steps=3)
     rows = list(dataset_rows(stocked.registry, "tarred_steps"))

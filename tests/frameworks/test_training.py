@@ -328,6 +328,7 @@ def test_stcr_train_starts_ranks_where_llamafactory_would(
 # ---- the record ----
 
 
+@pytest.mark.slow
 def test_two_stages_chain_by_their_records(workshop: Workshop) -> None:
     first = workshop.train("cot", "chain1", "stcr.evaluate.after=false", recipe="stage1_cot")
     second = workshop.train("weak", "chain2", recipe="stage2_weak", model=first)
@@ -347,6 +348,7 @@ def test_two_stages_chain_by_their_records(workshop: Workshop) -> None:
     assert two["provenance"]["versions"]["llamafactory"]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights(workshop: Workshop) -> None:
     one, two = (workshop.train("weak", f"twice{k}", "stcr.evaluate=null") for k in (1, 2))
     other = workshop.train("weak", "twice3", "stcr.evaluate=null", "seed=5")

@@ -71,6 +71,7 @@ def test_a_resumed_stage_keeps_its_id_in_trackers_and_one_trained_anew_gets_anot
 TINY = ("max_steps=2", "stcr.evaluate.after=false")
 
 
+@pytest.mark.slow
 def test_stages_are_runs_of_one_chart_and_their_steps_go_on_along_the_chain(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

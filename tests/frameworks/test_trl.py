@@ -132,6 +132,7 @@ def ours(workshop: Workshop, template: str, **more: Any) -> TemporalCollator:
 
 @pytest.mark.parametrize("template", FAMILIES)
 @pytest.mark.parametrize("name", ["tiny_cot", "tiny_weak", "other_zh", "everyday"])
+@pytest.mark.slow
 def test_every_row_has_the_tokens_and_the_supervised_positions_of_llamafactory(
     stocked: Workshop, template: str, name: str
 ) -> None:
@@ -406,6 +407,7 @@ def test_a_newer_trl_has_the_same_losses(workshop: Workshop, tuning: str) -> Non
 # ---- a chain, through the command ----
 
 
+@pytest.mark.slow
 def test_two_stages_chain_by_their_records_through_the_command(workshop: Workshop) -> None:
     def stage(recipe: str, data: str, out: str, model: Path, *more: str) -> dict[str, Any]:
         overrides = workshop.overrides(data, out, model, "max_steps=2", *more)
@@ -457,6 +459,7 @@ class PowerCutError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_stage_goes_on_from_its_checkpoint_to_the_same_weights(workshop: Workshop) -> None:
     from transformers import TrainerCallback
 

@@ -28,6 +28,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("overrides", KINDS.values(), ids=KINDS)
+@pytest.mark.slow
 def test_weights_gradients_and_optimizer_states_are_exact(wide: Path, overrides: tuple[str, ...]) -> None:
     import torch
 
@@ -74,6 +75,7 @@ def saved_for_backward(live: Any, made: dict[str, Any], autocast: bool) -> int:
      (("finetuning_type=lora", "lora_rank=4"), 0.06)],
     ids=["full", "language model", "lora"],
 )  # fmt: skip
+@pytest.mark.slow
 def test_activations_are_those_that_autograd_keeps(
     wide: Path, overrides: tuple[str, ...], tolerance: float, autocast: bool
 ) -> None:

@@ -471,6 +471,7 @@ def start(values, registry):
     return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(values), str(registry)], stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_killed_build_goes_on_to_the_same_bytes(tmp_path):
     values = TABLETOP | {"source": TABLETOP["source"] | {"seen": 50}}
     values["splits"] = TABLETOP["splits"] | {"train": {"episodes": 45, "group": "seen"}}
@@ -497,6 +498,7 @@ def test_two_builds_at_once_in_one_place(built, tmp_path):
 
 
 @pytest.mark.parametrize("free", [0, 7, "00001", "toy_weak", "dataset_info", "manifest"])
+@pytest.mark.slow
 def test_full_disk_leaves_nothing_half_written_and_a_rerun_goes_on(built, tmp_path, monkeypatch, free):
     """The disk is full after `free` files, or at the file of that name."""
     written = []
@@ -584,6 +586,7 @@ def replaced(tmp_path_factory):
 
 
 @pytest.mark.parametrize("after", range(5))
+@pytest.mark.slow
 def test_build_that_was_killed_while_it_cleaned_up_is_mended_by_one_run(built, replaced, tmp_path, monkeypatch, after):
     """Killed before the n-th of the old build's three datasets and its pictures, and of the staged work, is deleted."""
     registry = shutil.copytree(built, tmp_path / "killed")
@@ -615,6 +618,7 @@ def test_build_that_was_killed_while_it_cleaned_up_is_mended_by_one_run(built, r
 
 
 @pytest.mark.parametrize("damage", ["deleted", "cut"])
+@pytest.mark.slow
 def test_plan_of_a_killed_build_is_not_believed_against_the_disk(built, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(publishing, "prune", killed)
     with pytest.raises(KeyboardInterrupt):

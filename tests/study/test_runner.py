@@ -130,6 +130,7 @@ def test_jobs_of_one_seed_run_at_once_and_none_before_what_it_starts_from(
     assert sorted(begun[5:]) == ["base-dev", "stage2-dev", "weak_only-dev"]
 
 
+@pytest.mark.slow
 def test_results_that_are_up_to_date_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stcr_plugin.study.evaluations import evaluation_commands
 
