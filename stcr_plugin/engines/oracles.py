@@ -15,7 +15,6 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
-from stcr_plugin.engines.prompts import prompt_row
 from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.scoring.parsing import NEITHER
@@ -84,9 +83,13 @@ def _second(oracle: Oracle, prompt: Prompt) -> str:
 
 
 def _coin(oracle: Oracle, prompt: Prompt) -> str:
-    """By the whole prompt with its order, so that the two orders of a pair are independent. Never "neither"."""
+    """By question, pair and order, so that the two orders of a pair are independent. Never "neither".
+
+    Not by paths: the folder of a build's pictures is named by the code that makes them.
+    """
     pictures = [name for name in prompt.names if name != NEITHER]
-    return pictures[int(artefacts.digest([oracle.seed, prompt_row(prompt)])[:16], 16) % len(pictures)]
+    drawn = [oracle.seed, prompt.item, prompt.order, prompt.question, [one.change for one in prompt.shown]]
+    return pictures[int(artefacts.digest(drawn)[:16], 16) % len(pictures)]
 
 
 def _closer(oracle: Oracle, prompt: Prompt) -> str:

@@ -32,7 +32,7 @@ def change(picture: Image, shown: Shown, opened: Callable[[str], Image]) -> Imag
     if shown.change in _OF_PAIR:
         other = opened(shown.other)
         return _OF_PAIR[shown.change](picture, other, visibly_different(picture, other))
-    return _OF_ONE[shown.change](picture, shown.image)
+    return _OF_ONE[shown.change](picture)
 
 
 def visibly_different(first: Image, second: Image) -> Cells:
@@ -78,32 +78,32 @@ def _composed(picture: Image, cells: Cells, fill: Image | None = None) -> Image:
     return Image.composite(fill, picture, mask)
 
 
-def _noise(picture: Image, path: str) -> Image:
+def _noise(picture: Image) -> Image:
     import numpy as np
     from PIL import Image
 
-    random = artefacts.rng(path)
+    random = artefacts.rng("noise", artefacts.sha256_of(picture.tobytes()))
     return Image.fromarray(random.integers(0, 256, (picture.height, picture.width, 3), dtype=np.uint8))
 
 
-def _blank(picture: Image, path: str) -> Image:
+def _blank(picture: Image) -> Image:
     from PIL import Image
 
     return Image.new("RGB", picture.size, _GREY)
 
 
-def _mirrored(picture: Image, path: str) -> Image:
+def _mirrored(picture: Image) -> Image:
     from PIL import ImageOps
 
     return ImageOps.mirror(picture)
 
 
-_OF_ONE: Mapping[str, Callable[[Image, str], Image]] = {
-    "": lambda picture, path: picture,
+_OF_ONE: Mapping[str, Callable[[Image], Image]] = {
+    "": lambda picture: picture,
     "mirror": _mirrored,
     "blank": _blank,
     "noise": _noise,
-    "mask border": lambda picture, path: _composed(picture, _border()),
+    "mask border": lambda picture: _composed(picture, _border()),
 }
 _OF_PAIR: Mapping[str, Callable[[Image, Image, Cells], Image]] = {
     "mask change": lambda picture, other, changed: _composed(picture, changed),

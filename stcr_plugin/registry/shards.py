@@ -50,6 +50,7 @@ from stcr_plugin.types import (
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.picture_store import Cells
+    from stcr_plugin.types import Picture
 
 _MUTE = "published without a description of each picture; only kind: weak can use it"
 _AHEAD = 4  # pictures that wait to be encoded, so that a slow encoder does not fill the memory
@@ -126,9 +127,9 @@ def picture(context: Context, shard: Shard) -> Pictured:
             shutil.rmtree(place.registry / place.pictures / episode.episode_id, ignore_errors=True)
             continue
         kept.append(episode.episode_id)
-        cells = {frame: picture_store.cells(data) for frame, (_, data) in shown.items() if data}
+        cells = {frame: one.cells for frame, (_, one) in shown.items() if one.cells is not None}
         almost += almost_same(used, cells) if cells else 0
-        index += [_indexed(*shown[frame], episode, frame=frame, cells=cells.get(frame)) for frame in shown]
+        index += [_indexed(name, one, episode, frame=frame) for frame, (name, one) in shown.items()]
         pairs += [
             dataclasses.replace(pair, earlier_image=shown[pair.earlier][0], later_image=shown[pair.later][0])
             for pair in used
@@ -234,46 +235,63 @@ def _name(context: Context, episode: Episode, frame: int) -> str:
     return f"{context.place.pictures}/{episode.episode_id}/{frame:06d}{suffix}"
 
 
-def _pictures(context: Context, episode: Episode, frames: Sequence[int]) -> tuple[dict[int, bytes], frozenset[int]]:
-    """Frame -> the bytes of its picture (none with format none), and the frames whose pictures are on the disk."""
+@dataclasses.dataclass(frozen=True)
+class _Encoded:
+    """A picture as it is stored, and `picture_store.cells` of it; nothing of either with format none."""
+
+    data: bytes = b""
+    cells: Cells | None = None
+
+    @classmethod
+    def of(cls, data: bytes) -> _Encoded:
+        return cls(data, picture_store.cells(data))
+
+
+def _pictures(context: Context, episode: Episode, frames: Sequence[int]) -> tuple[dict[int, _Encoded], frozenset[int]]:
+    """Frame -> its picture, and the frames whose pictures are on the disk."""
     config = context.config
     if config.frames.format == "none":
-        return dict.fromkeys(frames, b""), frozenset()
-    known: dict[int, bytes] = {}
+        return dict.fromkeys(frames, _Encoded()), frozenset()
+    known: dict[int, _Encoded] = {}
     if not in_tar(config):  # pictures that a killed or former build wrote whole are not written again
         for frame in frames:
             if (data := _read_back(context.place.registry, _name(context, episode, frame))) is not None:
-                known[frame] = data
+                known[frame] = _Encoded.of(data)
     made = dict(_encoded(context, episode, [frame for frame in frames if frame not in known]))
     return {frame: known[frame] if frame in known else made[frame] for frame in frames}, frozenset(known)
 
 
 def _shown_pairs(
     context: Context, episode: Episode, pairs: Sequence[Pair], *, tar: picture_store.TarWriter | None
-) -> tuple[list[Pair], dict[int, tuple[str, bytes]], list[Exclusion]]:
+) -> tuple[list[Pair], dict[int, tuple[str, _Encoded]], list[Exclusion]]:
     """Write the pictures of an episode's pairs.
 
-    Returns the pairs that show two pictures, frame -> its picture's name and bytes (none with format none), and what is
-    skipped. Raises UnreadableError.
+    Returns the pairs that show two pictures, frame -> its picture's name and the picture, and what is skipped. Raises
+    UnreadableError.
     """
     encoded, on_disk = _pictures(context, episode, _frames(pairs))
-    used, bad = without_same(pairs, encoded) if any(encoded.values()) else (list(pairs), [])
-    shown: dict[int, tuple[str, bytes]] = {}
+    contents = {frame: one.data for frame, one in encoded.items()}
+    used, bad = without_same(pairs, contents) if any(contents.values()) else (list(pairs), [])
+    shown: dict[int, tuple[str, _Encoded]] = {}
     for frame in _frames(used):
-        name, data = _name(context, episode, frame), encoded[frame]
+        name, data = _name(context, episode, frame), contents[frame]
         if tar is not None:
             name = tar.add(
                 f"{episode.episode_id}/{frame:06d}{picture_store.SUFFIX[context.config.frames.format]}", data
             )
         elif data and frame not in on_disk:
             artefacts.write_bytes(context.place.registry / name, data, durable=False)
-        shown[frame] = (name, data)
+        shown[frame] = (name, encoded[frame])
     return used, shown, bad
 
 
-def _encoded(context: Context, episode: Episode, frames: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+def _encoded(context: Context, episode: Episode, frames: Sequence[int]) -> Iterator[tuple[int, _Encoded]]:
     """Each frame with its encoded picture; one is encoded while the next ones are decoded."""
-    waiting: deque[tuple[int, Future[bytes]]] = deque()
+    waiting: deque[tuple[int, Future[_Encoded]]] = deque()
+
+    def encode(array: Picture) -> _Encoded:
+        return _Encoded.of(picture_store.encode(array, context.config.frames))
+
     shown = context.source.frames(episode, frames) if frames else iter(())
     with ThreadPoolExecutor(1) as encoder:
         for frame in frames:
@@ -283,7 +301,7 @@ def _encoded(context: Context, episode: Episode, frames: Sequence[int]) -> Itera
                 raise UnreadableError(error.where, error.problem, error.fix) from None
             if array is None:
                 raise UnreadableError(f"the source gave no picture for frame {frame}")
-            waiting.append((frame, encoder.submit(picture_store.encode, array, context.config.frames)))
+            waiting.append((frame, encoder.submit(encode, array)))
             if len(waiting) > _AHEAD:
                 done, encoded = waiting.popleft()
                 yield done, encoded.result()
@@ -300,14 +318,14 @@ def _read_back(registry: Path, name: str) -> bytes | None:
     return data if picture_store.is_whole(data) else None
 
 
-def _indexed(name: str, data: bytes, episode: Episode, *, frame: int, cells: Cells | None) -> dict[str, Any]:
+def _indexed(name: str, one: _Encoded, episode: Episode, *, frame: int) -> dict[str, Any]:
     return {
         "image": name,
         "episode_id": episode.episode_id,
         "frame": frame,
-        "bytes": len(data),
-        "sha256": artefacts.sha256_of(data),
-        "fingerprint": "" if cells is None else picture_store.hashed(cells),
+        "bytes": len(one.data),
+        "sha256": artefacts.sha256_of(one.data),
+        "fingerprint": "" if one.cells is None else picture_store.hashed(one.cells),
     }
 
 

@@ -169,7 +169,7 @@ def test_chain_of_three_adapters_starts_and_loads_by_all_of_them(
     model, processor = load(second)
     started: list[Any] = []
     logits_at(workshop, monkeypatch, "on_train_begin", started)
-    third = stage2(workshop, second, f"third_{way}", way)
+    third = stage2(workshop, second, f"third_{way}", way, "stcr.name=stage3")
     torch.testing.assert_close(started[0], logits(model, processor, workshop), atol=1e-4, rtol=1e-4)
     adapters = (parent, second) if way == "continue" else (parent, second, third)
     assert chain(third) == (str(workshop.base), tuple(map(str, (*adapters[: -1 if way == "stack" else 1], third))))
