@@ -192,7 +192,7 @@ def _merged(path: str | Path, values: Any, overrides: Sequence[str], *, resolve:
             return OmegaConf.to_container(read)
         merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
         return OmegaConf.to_container(merged, resolve=resolve)
-    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, TypeError, ValueError, RecursionError) as error:
         what = f"the overrides {list(overrides)} cannot be applied" if overrides else "cannot be resolved"
         raise ConfigError(path, f"{what}: {' '.join(str(error).split())}") from None
 

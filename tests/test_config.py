@@ -265,3 +265,11 @@ def test_a_date_is_a_text_where_omegaconf_reads_it(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("run_name: 2024-01-05\n")
     assert read_yaml(path, ["project=2024-02-06"], resolve=True) == {"run_name": "2024-01-05", "project": "2024-02-06"}
+
+
+@pytest.mark.parametrize("text", ["0.0", "7", "true"])
+def test_a_file_of_a_single_value_is_told_where_omegaconf_reads_it(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: cannot be resolved: Invalid loaded object type"):
+        read_yaml(path, resolve=True)
