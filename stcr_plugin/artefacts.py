@@ -356,16 +356,27 @@ def adapter_base_name(folder: str | Path) -> str | None:
     return base or None
 
 
-def refuse_ring(folder: str | Path) -> None:
-    """Raises DataError for an adapter that is its own base, be it over others."""
+def adapter_stack(folder: str | Path) -> Iterator[str]:
+    """The folder, what its adapter was trained on, and so on down to the model at the bottom.
+
+    Raises:
+        DataError: for an adapter that is its own base, be it over others.
+    """
     seen: set[Path] = set()
-    at: str | Path | None = folder
-    while at is not None and Path(at).is_dir():
+    at: str | None = str(folder)
+    while at is not None:
         if (here := Path(at).resolve()) in seen:
             fix = "set base_model_name_or_path to the model that the adapter was trained on"
             raise DataError(Path(at) / ADAPTER_CONFIG, "the adapter is its own base", fix)
         seen.add(here)
+        yield at
         at = adapter_base_name(at)
+
+
+def refuse_ring(folder: str | Path) -> None:
+    """Raises DataError as `adapter_stack` does."""
+    for _ in adapter_stack(folder):
+        continue
 
 
 @cache

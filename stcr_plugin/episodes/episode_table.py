@@ -15,6 +15,7 @@ from typing import Any
 
 from stcr_plugin.artefacts import refuse_lfs_pointer
 from stcr_plugin.episodes.recordings import check_text
+from stcr_plugin.episodes.stored_values import finite, is_empty
 from stcr_plugin.errors import DataError
 
 LONGEST_CELL = 1 << 30  # of a CSV or TSV, in characters; Python's own limit is 131,072, less than a picture has
@@ -152,15 +153,6 @@ READERS: dict[str, Callable[[Path, bytes], Table]] = {
 }
 
 
-def blank(value: Any) -> bool:
-    """Whether a cell is empty; pandas writes a missing number as NaN."""
-    return value is None or value != value or (isinstance(value, str) and not _is_seen(value))
-
-
-def _is_seen(text: str) -> bool:
-    return any(sign.isprintable() and not sign.isspace() for sign in text)
-
-
 def as_text(name: str, value: Any) -> str:
     """The cell of column `name` without spaces around it. Raises ValueError for one that is not UTF-8 text."""
     if isinstance(value, float) and value.is_integer():  # what pandas makes of whole numbers beside an empty cell
@@ -172,11 +164,8 @@ def as_text(name: str, value: Any) -> str:
 
 def as_number(name: str, value: Any) -> float:
     """Raises ValueError for a cell that is not a finite number."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
+    number = finite(value)
+    if math.isnan(number):
         raise ValueError(f"its {name} {value!r} is not a number")
     return number
 
@@ -199,13 +188,13 @@ def as_frame(name: str, value: Any) -> int:
 
 def _as_state(name: str, value: Any) -> Any:
     if name == "phase":
-        return "" if blank(value) else as_text(name, value)
+        return "" if is_empty(value) else as_text(name, value)
     if name == "motion":
         motion = as_number(name, value)
         if not 0 <= motion <= 1:
             raise ValueError(f"motion {motion} is outside 0..1 of the episode's fastest")
         return motion
-    if blank(value):
+    if is_empty(value):
         return None
     if name == "progress":
         return as_number(name, value)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import video
-from stcr_plugin.episodes.episode_table import READERS, as_frame, as_rate, as_text, blank, read_states, read_table
+from stcr_plugin.episodes.episode_table import READERS, as_frame, as_rate, as_text, read_states, read_table
 from stcr_plugin.episodes.picture_files import SUFFIXES, decoded, followed, list_pictures
 from stcr_plugin.episodes.recordings import Unclaimed, check_indices, reason_of, record_of
 from stcr_plugin.episodes.stillness import picture_motion
+from stcr_plugin.episodes.stored_values import is_empty
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import Episode, Exclusion, Segment, State
 
@@ -246,7 +247,7 @@ class FramesSource(Unclaimed):
             self._exclude(row, reason)
         records: dict[str, _Record] = {}
         for row, values in listed.rows:
-            cells = {name: values[column] for name, column in ours.items() if not blank(values.get(column))}
+            cells = {name: values[column] for name, column in ours.items() if not is_empty(values.get(column))}
             try:
                 self._add(records, row, cells)
             except ValueError as error:

@@ -23,13 +23,19 @@ def number(name: str, value: Any) -> float:
     found = single(value)
     if is_empty(found):
         raise ValueError(f"its {name} is empty")
-    try:
-        read = math.nan if isinstance(found, bool) else float(found)
-    except (TypeError, ValueError, OverflowError):
-        read = math.nan
-    if not math.isfinite(read):
+    read = finite(found)
+    if math.isnan(read):
         raise ValueError(f"its {name} {shown(found)} is not a number")
     return read
+
+
+def finite(value: Any) -> float:
+    """`value` as a number; NaN for what is not a finite one."""
+    try:
+        read = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return read if math.isfinite(read) else math.nan
 
 
 def whole(name: str, value: Any, least: int = 0) -> int:
@@ -45,12 +51,10 @@ def whole(name: str, value: Any, least: int = 0) -> int:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether nothing is stored: null, NaN, or a text without a character to see."""
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
-    )
+    """Whether nothing is stored: null, NaN (pandas' missing number), or a text without a character to see."""
+    if isinstance(value, str):
+        return not any(sign.isprintable() and not sign.isspace() for sign in value)
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def shown(value: Any) -> str:

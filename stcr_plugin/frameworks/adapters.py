@@ -23,7 +23,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from stcr_plugin import artefacts
-from stcr_plugin.errors import ChainError, ConfigError
+from stcr_plugin.errors import ChainError, ConfigError, DataError
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.records import AdapterStart
 
@@ -131,17 +131,13 @@ def chain(folder: str | Path) -> tuple[str, tuple[str, ...]]:
 
     Raises ChainError for an adapter that names no base, or itself.
     """
-    adapters: list[str] = []
-    name = str(folder)
-    while (Path(name) / CONFIG).is_file():
-        if Path(name).resolve() in {Path(one).resolve() for one in adapters}:
-            raise ChainError(Path(name) / CONFIG, "the adapter is its own base", "fix base_model_name_or_path")
-        adapters.insert(0, name)
-        below = artefacts.adapter_base_name(name)
-        if not below:
-            raise ChainError(Path(name) / CONFIG, "names no base", "set base_model_name_or_path")
-        name = below
-    return name, tuple(adapters)
+    try:
+        *adapters, bottom = artefacts.adapter_stack(folder)
+    except DataError as error:
+        raise ChainError(error.where, error.problem, error.fix) from None
+    if (Path(bottom) / CONFIG).is_file():
+        raise ChainError(Path(bottom) / CONFIG, "names no base", "set base_model_name_or_path")
+    return bottom, tuple(reversed(adapters))
 
 
 def _same_model(given: str, bottom: str, parent: str) -> str:

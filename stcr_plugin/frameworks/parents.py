@@ -96,9 +96,4 @@ def _ancestors(recipe: Recipe) -> Iterator[Path]:
             yield from (link.folder for link in records.chain(name))
         except StcrError:  # said by the checks of that model
             continue
-    below: str | None = recipe.starting_point
-    seen: set[str] = set()
-    while below is not None and below not in seen and Path(below).is_dir():
-        seen.add(below)
-        yield Path(below)
-        below = artefacts.adapter_base_name(below)
+    yield from map(Path, artefacts.adapter_stack(recipe.starting_point))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
+from pathlib import Path
+
+from stcr_plugin.episodes.lerobot import LeRobotConfig
+from stcr_plugin.episodes.lerobot_meta import Meta
 from stcr_plugin.episodes.source_table import SourceSettings
 from stcr_plugin.registry.check import CheckReport
 from stcr_plugin.registry.manifest import Manifest
@@ -11,12 +14,12 @@ from stcr_plugin.registry.manifest import Manifest
 def camera_text(source: SourceSettings) -> str:
     """Which of a dataset's cameras is used, "" for a source with one kind of pictures.
 
-    Raises DataError and ConfigError as opening the source does.
+    Raises DataError and ConfigError as `Meta` does.
     """
     if not isinstance(source, LeRobotConfig):
         return ""
     how = "" if source.camera else ", the first that shows colour (choose by source.camera)"
-    return f"camera: {LeRobotSource(source).camera}{how}"
+    return f"camera: {Meta(Path(source.root), source.camera).camera}{how}"
 
 
 def build_text(manifest: Manifest) -> str:
