@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from stcr_plugin.scoring.mentions import MARK, OTHER, are_pictures, index, mark, marked, marks, normal
-from stcr_plugin.scoring.reasoning import behind_reasoning, tagged
+from stcr_plugin.scoring.reasoning import behind_reasoning, last_match, tagged
 from stcr_plugin.types import Answer, Choice, Lost, Prompt, Query, Response
 
 NEITHER = "neither"
@@ -168,12 +168,8 @@ def parse(text: str, names: Sequence[str] = ("img1", "img2"), *, cut: bool = Fal
 
 def _last_key(text: str) -> re.Match[str] | None:
     """The key of the line that decides."""
-    found = None
-    for found in _KEY.finditer(text):  # noqa: B007
-        continue
-    for other in _ANSWER.finditer(text, found.end() if found else 0):
-        found = other
-    return found
+    key = last_match(_KEY, text)
+    return last_match(_ANSWER, text, key.end() if key else 0) or key
 
 
 def _is_verdict(key: re.Match[str], line: str, *, more: bool) -> bool:

@@ -32,9 +32,8 @@ def behind_reasoning(text: str) -> str | None:
 
     A mark that ends a reasoning counts without one that begins it, which the model's template may have written.
     """
-    end = 0
-    for found in _CLOSE.finditer(text):
-        end = found.end()
+    last = last_match(_CLOSE, text)
+    end = last.end() if last else 0
     return None if _OPEN.search(text, end) else text[end:]
 
 
@@ -51,7 +50,7 @@ def marks_none(text: str) -> bool:
 
 def begun(text: str) -> str:
     """The mark at the end of `text` that begins a reasoning, "" where there is none."""
-    last = _last(_OPEN, text)
+    last = last_match(_OPEN, text)
     return last[0] if last and not text[last.end() :].strip() else ""
 
 
@@ -62,7 +61,7 @@ def is_mark(token: str) -> bool:
 
 def tagged(text: str) -> tuple[str, int] | None:
     r"""(what the last of `<answer>...</answer>`, `\boxed{...}` and the like holds, where it ends); None without any."""
-    last = _last(_TAGGED, text)
+    last = last_match(_TAGGED, text)
     if last is None:
         return None
     if last["boxed"] is not None:
@@ -70,8 +69,9 @@ def tagged(text: str) -> tuple[str, int] | None:
     return (last["told"] if last["told"] is not None else last["held"]).strip(), last.end()
 
 
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+def last_match(pattern: re.Pattern[str], text: str, start: int = 0) -> re.Match[str] | None:
+    """The last place of `text` from `start` on that fits `pattern`."""
     found = None
-    for found in pattern.finditer(text):  # noqa: B007
+    for found in pattern.finditer(text, start):  # noqa: B007
         continue
     return found
