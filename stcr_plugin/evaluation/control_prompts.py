@@ -19,7 +19,7 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation import descriptions
 from stcr_plugin.samples.questions import fill_task, question_text
-from stcr_plugin.scoring.factuality import Halves, own_halves
+from stcr_plugin.scoring.factuality import Halves, named_halves, own_halves
 from stcr_plugin.scoring.verdicts import NotApplicableError
 from stcr_plugin.types import ORDERS, Change, Pair, Prompt, Query, Shown
 
@@ -198,7 +198,7 @@ def _own(plain: Plain, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Halves]]
 
 def _begun(prompt: Prompt, halves: Halves, **changes: Any) -> Prompt:
     """The description as the beginning of the model's own turn, as its training writes it; what is left is to judge."""
-    begin = f"spatial details: {descriptions.described(halves, prompt.names)}\n"
+    begin = f"spatial details: {named_halves(halves, prompt.names)}\n"
     return dataclasses.replace(prompt, begin=begin, reasons=False, **changes)
 
 
@@ -253,7 +253,7 @@ def _filled(template: str, query: Query, prompt: Prompt, halves: Halves | None =
     """A prompt variant of controls.yaml with the pictures' names, the task and the description in it."""
     values = {"task": query.pair.task.strip().rstrip(".。")}
     if halves:
-        values["description"] = descriptions.described(halves, prompt.names)
+        values["description"] = named_halves(halves, prompt.names)
     return re.sub(r"\{(task|description)\}", lambda found: values[found[1]], renamed(template, prompt.names))
 
 

@@ -23,11 +23,6 @@ Asked = tuple[Query, Prompt, Answer]
 """A query, how it was asked, and its answer."""
 
 
-def described(halves: Halves, names: Sequence[str]) -> str:
-    """The halves as CoT samples write them: `img1: ... img2: ...` with the names that the pictures have."""
-    return f"{names[0]}: {halves[0]}. {names[1]}: {halves[1]}."
-
-
 def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) -> dict[tuple[str, str], Halves]:
     """(pair_id, order) -> what its pictures show, from the states that the source of the build `dataset` records.
 

@@ -75,6 +75,12 @@ def own_halves(text: str, names: Sequence[str]) -> Halves | None:
     return (one, two) if one and two else None
 
 
+def named_halves(halves: Halves, names: Sequence[str]) -> str:
+    """The halves as CoT samples write them: `img1: ... img2: ...` with the names that the pictures have."""
+    one, two = (half.strip().rstrip(".。") for half in halves)
+    return f"{names[0]}: {one}. {names[1]}: {two}."
+
+
 def described(
     answer: Answer,
     names: Sequence[str],

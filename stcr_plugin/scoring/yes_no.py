@@ -32,10 +32,15 @@ class Reply:
 
 def reply(question: Question, response: Response, names: tuple[str, str]) -> Reply:
     """What `response` chooses: the likelier of `names` (yes, no) where they were compared, else what its text says."""
+    return Reply(question, label_in(response, names), response)
+
+
+def label_in(response: Response, names: tuple[str, str]) -> Label | None:
+    """The likelier of `names` (yes, no) where they were compared, else what the text says; None for none or both."""
     if response.logprobs:  # without a text both were equally likely
         yes, no = (response.logprobs[name] for name in names)
-        return Reply(question, None if yes == no else "yes" if yes > no else "no", response)
-    return Reply(question, None if response.lost in ("refused", "garbled") else parse(response.text), response)
+        return None if yes == no else "yes" if yes > no else "no"
+    return None if response.lost in ("refused", "garbled") else parse(response.text)
 
 
 _YES = re.compile(r"(?<![a-z])yes(?![a-z])|是|有")

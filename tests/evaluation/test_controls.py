@@ -29,7 +29,7 @@ from stcr_plugin.report.controls_table import controls_console, controls_markdow
 from stcr_plugin.results import ControlRow, Controls
 from stcr_plugin.samples.questions import fill_task, paraphrases
 from stcr_plugin.scoring import metrics, verdicts
-from stcr_plugin.scoring.factuality import own_halves
+from stcr_plugin.scoring.factuality import named_halves, own_halves
 from stcr_plugin.scoring.verdicts import RULES, judged, measured
 from stcr_plugin.types import ORDERS, Answer, Pair, Query, Response
 
@@ -341,7 +341,7 @@ def test_true_descriptions_are_those_of_the_cot_samples(registry):
     for row in rows:
         details = row["messages"][1]["content"].rpartition("\n")[0]
         halves = found[row["pair_id"], row["order"]]
-        assert details == f"spatial details: {descriptions.described(halves, ('img1', 'img2'))}"
+        assert details == f"spatial details: {named_halves(halves, ('img1', 'img2'))}"
         assert own_halves(row["messages"][1]["content"], ("img1", "img2")) == halves
 
 
