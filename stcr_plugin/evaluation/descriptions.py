@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.results import ClaimAccount
 from stcr_plugin.scoring.factuality import Described, Halves, Truth, factuality
 from stcr_plugin.scoring.factuality import described as held_against
-from stcr_plugin.types import Answer, Claim, Episode, EpisodeSource, Pair, PairSource, Prompt, Query, State
+from stcr_plugin.types import Answer, Episode, EpisodeSource, Pair, PairSource, Prompt, Query, State
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.data_config import FrameRules
@@ -111,6 +111,7 @@ def claim_account(request: EvalRequest, asked: Sequence[Asked], language: str) -
 
 def _held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: str) -> list[Described]:
     from stcr_plugin.registry.manifest import read_manifest
+    from stcr_plugin.samples.cot import claim_reader
 
     config = config_of(read_manifest(request.registry, request.dataset))
     phrases = _phrases(config.source.kind, language)
@@ -128,28 +129,12 @@ def _held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: 
         shown = (query.pair.earlier, query.pair.later)
         first_frame, second_frame = shown if query.order == "forward" else shown[::-1]
         truths.append((truth(query, first_frame), truth(query, second_frame)))
-    read = _reader(config.source.kind, phrases, [claim for both in truths for one in both for claim in one.claims])
+    stated = [claim for both in truths for one in both for claim in one.claims]
+    read = claim_reader(config.source.kind, phrases, stated)
     return [
         held_against(answer, prompt.names, both, read=read)
         for (_, prompt, answer), both in zip(asked, truths, strict=True)
     ]
-
-
-def _reader(kind: str, phrases: Phrases, true: Sequence[Claim]) -> Callable[[str], list[Claim | None]]:
-    """Reads the claims of a text; None for a piece whose value no claim has, such as any other words as a phase."""
-    from stcr_plugin.samples.cot import load_phrases
-
-    values = {(claim.name.partition(":")[0], claim.value) for claim in true}
-    numbers = {family for family, value in values if isinstance(value, int)}
-    words = {word for one in load_phrases(kind).values() for word in one.words}
-
-    def known(claim: Claim) -> bool:
-        family = claim.name.partition(":")[0]
-        if isinstance(claim.value, int):
-            return family in numbers
-        return (family, claim.value) in values or (family not in numbers and claim.value in words)
-
-    return lambda text: [claim if claim and known(claim) else None for claim in phrases.read_pieces(text)]
 
 
 def _published(source: PairSource, episodes: Mapping[str, Episode], pairs: Mapping[str, Pair]) -> dict[str, Halves]:

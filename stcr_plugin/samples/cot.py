@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +136,27 @@ def load_phrases(source_kind: str) -> dict[str, Phrases]:
                 f"{where}, {name}", "is not a mapping", "write `separator`, `claims` and `words` under it"
             )
     return {name: from_mapping(Phrases, values, f"{where}, {name}") for name, values in claims.items()}
+
+
+def claim_reader(kind: str, phrases: Phrases, known: Sequence[Claim]) -> Callable[[str], list[Claim | None]]:
+    """Reads the claims of a text; None for a piece whose value no claim has, such as any other words as a phase.
+
+    Args:
+        kind: Of the source.
+        phrases: Of the text's language.
+        known: Claims of some states; the translated words are known too.
+    """
+    values = {(claim.name.partition(":")[0], claim.value) for claim in known}
+    numbers = {family for family, value in values if isinstance(value, int)}
+    words = {word for one in load_phrases(kind).values() for word in one.words}
+
+    def is_known(claim: Claim) -> bool:
+        family = claim.name.partition(":")[0]
+        if isinstance(claim.value, int):
+            return family in numbers
+        return (family, claim.value) in values or (family not in numbers and claim.value in words)
+
+    return lambda text: [claim if claim and is_known(claim) else None for claim in phrases.read_pieces(text)]
 
 
 def claims_digest(source_kind: str) -> str | None:
