@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from stcr_plugin.annotation.sentences import sentences
 from stcr_plugin.errors import ConfigError
@@ -46,16 +46,20 @@ def claims(
     if state is None or phrases is None:
         return UNCHECKED
     read = claim_reader(source.kind, phrases, [*source.claims(state), *known])
-    found = [claim for piece in _pieces(text, phrases) if (claim := _first(read, piece)) is not None]
+    found = [claim for sentence in sentences(text) for claim in _read(sentence, phrases, read)]
     for claim in found:
         if not source.holds(claim, state):
             return f"{FALSE_CLAIM}: {claim.name} = {claim.value}"
     return PASSED if found else UNCHECKED
 
 
-def _pieces(text: str, phrases: Phrases) -> Iterator[str]:
-    for sentence in sentences(text):
-        yield from sentence.rstrip(".。!！ ").split(phrases.separator)
+def _read(sentence: str, phrases: Phrases, read: Callable[[str], list[Claim | None]]) -> list[Claim]:
+    """The claims of one sentence. A value alone, such as a phase, counts only in a sentence that is all claims."""
+    pieces = sentence.rstrip(".。!！ ").split(phrases.separator)
+    claims = [_first(read, piece) for piece in pieces]
+    found = [one for one in claims if one is not None]
+    named = [one for one in found if phrases.claims[one.name.partition(":")[0]].strip() != "{value}"]
+    return found if named and len(found) == len(claims) else named
 
 
 def _first(read: Callable[[str], list[Claim | None]], piece: str) -> Claim | None:

@@ -207,7 +207,7 @@ def blind_begun_prompt(query: Query, halves: Halves, language: str, *, ties: boo
     asked = stage_prompt(query, language, ties=ties)
     return replace(
         asked,
-        item=f"{query.pair.pair_id} {_number('blind', sorted(halves))}",
+        item=f"{query.pair.pair_id} {_number('begun', sorted(halves))}",
         shown=tuple(Shown(one.image, "blank") for one in asked.shown),
         begin=f"spatial details: {named_halves(halves, asked.names)}\n",
         reasons=False,

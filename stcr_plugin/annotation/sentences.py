@@ -8,10 +8,9 @@ import unicodedata
 # The first never end a sentence; the others may, before a capital letter.
 _ABBREVIATION = re.compile(r"approx|ca|cf|dr|e\.g|eg|i\.e|ie|fig|mrs?|ms|resp|vs", re.I)
 _MAY_END = re.compile(r"etc|cm|mm|deg|[a-z]")
-_END = {"etc", "cm", "mm", "in", "deg", "a", "b", "c", "d"}
 _END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|[。！？]+[”’」』）)]*|(?<=[^\d\s])[;；](?=\s|[\u4e00-\u9fff]|$)|\n+")
 _LAST_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z](?:[A-Za-z.]*[A-Za-z])?$")
-_PART = re.compile(r"(?<!\d)[,，](?!\d{3}(?!\d))|[,，](?=\s)|[、;；。！？\n]|[.!?](?=\s|$)")
+_PART = re.compile(r"(?<!\d),|,(?=\s)|[，、;；。！？\n]|[.!?](?=\s|$)")
 
 
 def sentences(text: str) -> tuple[str, ...]:

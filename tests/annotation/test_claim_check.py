@@ -55,7 +55,8 @@ def test_a_plain_sentence_about_a_claim_is_read(text, of_open, of_closed):
 @pytest.mark.parametrize("text", [
     "The gripper is not open.", "The gripper is above the cube.", "Gripper open wide over the cube",
     "The left gripper is open.", "A drawer is open, and the gripper, too, is open.", "The cube is red.",
-    "The gripper is open or closed.", "An open gripper, lift", "12 cm off", "",
+    "The gripper is open or closed.", "An open gripper, lift", "The jar, open, is on the table.", "Open.",
+    "12 cm off", "",
 ])  # fmt: skip
 def test_other_words_are_left_unchecked(text):
     found = {check(text, state) for state in STATES}
@@ -73,5 +74,5 @@ def test_nothing_is_checked_without_a_state_or_claim_texts():
 
 def test_values_of_other_frames_are_read_too():
     known = list(itertools.chain.from_iterable(SOURCE.claims(state) for state in STATES))
-    verdict = claims("lift", OPEN, SOURCE, phrases_of("tabletop", "en"), known=known)
+    verdict = claims("lift, gripper open", OPEN, SOURCE, phrases_of("tabletop", "en"), known=known)
     assert verdict == "false claim: phase = lift"

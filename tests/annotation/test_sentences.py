@@ -35,4 +35,5 @@ def test_a_stages_text_is_confirmed_part_by_part():
     first, second = "approach, gripper open, hand 12 cm off", "Approach, gripper  open, hand 10 cm off."
     assert missing_in(first, second) == ("hand 12 cm off",)
     assert missing_in("接近阶段，夹爪张开", "夹爪张开，接近阶段") == ()
+    assert missing_in("高5，手距3", "高5，手距4") == ("手距3",)
     assert missing_in("goal 1,200 mm off", "goal 1,200 mm off") == ()
