@@ -102,6 +102,28 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         template("{% for a in range(99999) %}abc{% endfor %}"),
         "its chat template makes 299997 characters of a question of one",
     ),
+    "template without pictures": (
+        template("{% for message in messages %}{{ message['role'] }}{% endfor %}"),
+        r"its chat template writes 0 marks \(<\|image_pad\|>\) for two pictures; copy chat_template\.jinja",
+    ),
+    "end of text that is no token": (
+        edit("tokenizer_config.json", eos_token=None),
+        r"tokenizer_config\.json: its eos_token .* is not a token; copy it from the original model",
+    ),
+    "tokenizer with a setting of another type": (
+        edit("tokenizer_config.json", model_max_length={}),
+        r"tokenizer_config\.json: cannot be used: TypeError",
+    ),
+    "pictures with a setting of another type": (
+        lambda folder: edit(
+            "processor_config.json",
+            image_processor={
+                **artefacts.read_json(folder / "processor_config.json")["image_processor"],
+                "image_mean": ["red"],
+            },
+        )(folder),
+        r"processor_config\.json: cannot be used: \w+Error|not loadable",
+    ),
 }
 
 

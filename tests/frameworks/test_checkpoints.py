@@ -21,6 +21,7 @@ def megabytes(error: DataError) -> float:
     return float(need)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_names_the_run_and_the_size_of_the_weights(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
