@@ -280,6 +280,7 @@ def test_other_task_is_of_another_episode_and_the_same_in_both_orders(registry, 
     assert [prompt.question for prompt in prompts[::2]] == [prompt.question for prompt in prompts[1::2]]
 
 
+@pytest.mark.slow
 def test_blind_model_is_shown_its_own_words_and_no_picture(registry, tmp_path):
     for prompt in put(registry, tmp_path / "question", "blind", COT):
         assert (prompt.shown, prompt.labels, prompt.begin, prompt.reasons) == ((), (), "", False)
@@ -521,6 +522,7 @@ def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_pa
     assert [*none] == [PLAIN, "letters"]
 
 
+@pytest.mark.slow
 def test_groups_that_cannot_be_asked_about_are_not_applicable(registry, tmp_path):
     row = run(registry, tmp_path, by_sight, only=[], pictures=8)["eight pictures"]
     assert (row.verdict, row.figures) == ("not applicable", None)
@@ -533,6 +535,7 @@ def test_groups_that_cannot_be_asked_about_are_not_applicable(registry, tmp_path
     assert not (tmp_path / "nine").exists()
 
 
+@pytest.mark.slow
 def test_rows_of_other_runs_stay_while_all_else_is_the_same(registry, tmp_path):
     run(registry, tmp_path, by_sight, only=["letters"])
     run(registry, tmp_path, by_sight, only=["noise"])

@@ -18,7 +18,7 @@ from stcr_plugin.artefacts import model_digest
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.result_files import encode
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=10)  # with the launches, which are a fixture
 
 TWO = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
 # accelerate deals whole batches to the ranks in turn, so two ranks with batches of 2 see, step by step, the samples of

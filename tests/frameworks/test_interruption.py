@@ -24,12 +24,13 @@ from stcr_plugin.records import is_finished
 MEASURED = ("stcr.evaluate.every_steps=2", "stcr.evaluate.before=false")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "workers", "evaluate"),
     [
         (signal.SIGTERM, 1, ["stcr.evaluate=null"]),
-        pytest.param(signal.SIGTERM, 1, MEASURED, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, 0, MEASURED, marks=pytest.mark.slow),
+        (signal.SIGTERM, 1, MEASURED),
+        (signal.SIGUSR1, 0, MEASURED),
     ],
 )
 def test_a_signal_ends_the_stage_after_its_step_and_the_same_command_goes_on(
@@ -148,7 +149,7 @@ def test_in_the_last_step_a_signal_changes_nothing(workshop: Workshop, monkeypat
 # ---- processes ----
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=50)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_command_exits_with_75_whatever_the_number_of_its_ranks(workshop: Workshop, ranks: int) -> None:
     name = f"command{ranks}"

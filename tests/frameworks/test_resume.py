@@ -58,7 +58,7 @@ def final(run: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=50)
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_random_steps_it_ends_with_the_same_figures_and_the_same_weights(
     workshop: Workshop, dropping: Path, kind: str

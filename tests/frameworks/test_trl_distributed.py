@@ -13,7 +13,7 @@ from tiny_stage import RECIPES, Workshop, losses, stage_row
 
 from stcr_plugin.artefacts import model_digest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=50)
 
 ZERO3 = f"deepspeed={RECIPES / 'deepspeed' / 'zero3.json'}"
 

@@ -107,6 +107,7 @@ def test_serving_limits_are_what_every_reader_of_the_folder_gets(stage, tmp_path
     assert grid.prod() * 14 * 14 <= most
 
 
+@pytest.mark.slow
 def test_merged_adapter_gives_the_adapters_logits(model, registry, tmp_path):
     """Against PEFT's own unmerged forward, in float32: sums in another order, so not to the last digit."""
     from peft import PeftModel

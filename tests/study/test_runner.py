@@ -36,7 +36,7 @@ def test_every_seed_starts_from_links_to_the_model_that_is_there(tmp_path: Path)
     assert sorted(file.name for file in (tmp_path / "real").iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=80)
 def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) -> None:
     """Seed 2 is trained elsewhere: its outcome is that of seed 1 under another number."""
     config = tiny_study(tmp_path)
