@@ -59,9 +59,11 @@ def try_template(processor: Any, folder: str | Path) -> None:
         raise DataError(folder, f"its chat template {error.problem}", error.fix) from error.__cause__
     if len(text) > LONGEST:
         raise DataError(folder, f"its chat template makes {len(text)} characters of a question of one", _FIX)
-    mark = getattr(processor, "image_token", None)
-    if isinstance(mark, str) and mark and text.count(mark) != 2:
-        raise DataError(folder, f"its chat template writes {text.count(mark)} marks ({mark}) for two pictures", _FIX)
+    # Gemma's template writes the token by which a picture begins.
+    marks = [one for name in ("image_token", "boi_token") if isinstance(one := getattr(processor, name, None), str)]
+    if marks and all(text.count(mark) != 2 for mark in marks):
+        what = f"its chat template writes {text.count(marks[0])} marks ({marks[0]}) for two pictures"
+        raise DataError(folder, what, _FIX)
     _try_inputs(processor, Path(folder), text)
 
 
