@@ -75,6 +75,9 @@ def _try_inputs(processor: Any, folder: Path, text: str) -> None:
     pictures = next(
         (path for path in (folder / "processor_config.json", *folder.glob("pre*")) if path.is_file()), folder
     )
+    if not all(hasattr(processor, part) for part in ("tokenizer", "image_processor")):
+        what = f"makes no processor of texts and pictures, but a {type(processor).__name__}"
+        raise DataError(pictures, what, "copy it from the original model")
     ends = getattr(processor.tokenizer, "eos_token_id", None)
     if not isinstance(ends, int):
         what = f"its eos_token {processor.tokenizer.eos_token!r:.60} is not a token"

@@ -148,6 +148,11 @@ def test_a_broken_folder_ends_in_one_line(
     assert not (folder / "ran").exists()
 
 
+def test_a_processor_of_texts_alone_is_refused(model: Path) -> None:
+    with pytest.raises(DataError, match=r"processor_config\.json: makes no processor of texts and pictures, but a "):
+        chat_templates.try_template(loading.load_tokenizer(model), model)
+
+
 @pytest.mark.parametrize(
     "change",
     [
