@@ -259,8 +259,8 @@ def _bytes(path: str | Path, problem: str) -> bytes:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise DataError(path, "no such file") from None
-    except OSError as error:
-        raise DataError(path, f"{problem} ({error})") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise DataError(_shown(path), f"{problem} ({error})") from None
     refuse_lfs_pointer(path, data)
     return data.removeprefix(codecs.BOM_UTF8)  # which editors on Windows write
 
@@ -272,9 +272,11 @@ def refuse_lfs_pointer(path: str | Path, start: bytes) -> None:
 
 
 def inside(root: str | Path, relative: str) -> Path:
-    """The path of `relative` under `root`. Raises DataError for one that leaves it, by `..`, absolute or symlink."""
-    base = Path(root).resolve()
-    path = (base / relative).resolve()
+    """The path of `relative` under `root`. Raises DataError for one that leaves it, or that no file can have."""
+    try:
+        path = (base := Path(root).resolve()).joinpath(relative).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a ring of links
+        raise DataError(_shown(relative), f"is not a path ({error})") from None
     if not path.is_relative_to(base):
         raise DataError(relative, f"leaves its folder {root}", "keep the paths in data files inside it")
     return path
@@ -375,8 +377,7 @@ def adapter_stack(folder: str | Path) -> Iterator[str]:
 
 def refuse_ring(folder: str | Path) -> None:
     """Raises DataError as `adapter_stack` does."""
-    for _ in adapter_stack(folder):
-        continue
+    list(adapter_stack(folder))
 
 
 @cache
@@ -401,10 +402,12 @@ def provenance() -> dict[str, Any]:
 
 @contextmanager
 def locked(path: str | Path, alone: str | Path | None = None) -> Iterator[None]:
-    """Hold a lock on the file `path`. A second process waits until the first is done; a killed one leaves it free.
+    """Hold a lock on the file `path`, which the holder may delete: filelock takes none on a deleted file.
+
+    A second process waits until the first is done; a killed one leaves the lock free.
 
     Args:
-        alone: What is written meanwhile. A second process is refused it, instead of waiting.
+        alone: What is written meanwhile; a second process is refused it.
 
     Raises:
         DataError: where its folder cannot be made or written into.
@@ -429,10 +432,9 @@ def locked(path: str | Path, alone: str | Path | None = None) -> Iterator[None]:
 
 
 def _version(name: str) -> str | None:
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def _code_revision() -> str:

@@ -93,15 +93,17 @@ def stopped() -> bool:
 
 @contextmanager
 def passing_on(what: str) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 go to all children as SIGTERM; once they have ended, so does this process.
+    """SIGTERM, SIGUSR1 and SIGINT go to all children as SIGTERM; once they have ended, so does this process.
 
-    Python delivers signals to the main thread alone; in another one nothing changes.
+    Python delivers signals to the main thread alone; in another one nothing changes. A SIGINT that is ignored, as by a
+    shell's background jobs, stays ignored.
 
     Args:
         what: What is interrupted, for the line that says so.
 
     Raises:
         SystemExit: A signal came (INTERRUPTED).
+        KeyboardInterrupt: It was SIGINT.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -112,7 +114,9 @@ def passing_on(what: str) -> Iterator[None]:
         for process in list(_STATE.running):
             process.terminate()
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    heard = [signal.SIGTERM, signal.SIGUSR1]
+    heard += [signal.SIGINT] if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN else []
+    before = {number: signal.signal(number, pass_on) for number in heard}
     try:
         yield
     except Exception:
@@ -122,6 +126,8 @@ def passing_on(what: str) -> Iterator[None]:
         came, _STATE.signal = _STATE.signal, None
         for number, handler in before.items():
             signal.signal(number, handler)
+        if came == "SIGINT":
+            raise KeyboardInterrupt
         if came:
             print(f"stcr: {what}: {came} came; the same command goes on", file=sys.stderr)
             raise SystemExit(INTERRUPTED)

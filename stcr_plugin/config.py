@@ -98,6 +98,19 @@ def _refuse_bad_override(path: str | Path, text: str) -> None:
         raise ConfigError(path, f"the override {text[:80]!r} cannot be applied: {reason}") from None
 
 
+def override_value(where: str, text: str) -> Any:
+    """What YAML reads in `text`, else the text itself. Raises ConfigError where a reader would read another value."""
+    import yaml
+
+    try:
+        node = yaml.SafeLoader(text).get_single_node()
+        if node is not None:
+            _refuse_traps(where, node, sizes={}, dates=False)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
 def _parsed(path: str | Path, *, dates: bool) -> Any:
     """What a YAML file holds. Raises ConfigError where it cannot be read or YAML reads it as no reader would.
 

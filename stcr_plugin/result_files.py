@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -117,6 +118,8 @@ def _decoded(kind: Any, value: Any, at: str) -> Any:
     allowed = (int, float) if kind is float else (kind,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         _wrong(at, _NAMES.get(kind, kind.__name__), value)
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:  # NaN too
+        _wrong(at, "a finite number", value)
     return value
 
 

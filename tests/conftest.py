@@ -68,6 +68,9 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with most slow tests come first: a long module that starts last leaves the other process without work."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """The longest modules come first: a long module that starts last leaves the other process without work."""
+    seconds = Counter[Path]()
+    for item in items:
+        if marker := item.get_closest_marker("slow"):
+            seconds[item.path] += marker.kwargs.get("seconds", 3)
+    items.sort(key=lambda item: -seconds[item.path])

@@ -390,6 +390,29 @@ def test_lock_passes_on_what_goes_wrong_inside(tmp_path):
         raise OSError("of the work")
 
 
+TAKER = """
+import os, sys
+from pathlib import Path
+from stcr_plugin import artefacts
+from stcr_plugin.errors import StcrError
+lock, alone = Path(sys.argv[1]), Path(sys.argv[2])
+for _ in range(400):
+    try:
+        with artefacts.locked(lock, alone=alone):
+            os.mkdir(alone)  # fails where another process is inside
+            os.rmdir(alone)
+            lock.unlink()
+    except StcrError:
+        pass
+"""
+
+
+def test_a_lock_that_its_holder_deletes_keeps_others_out(tmp_path):
+    command = [sys.executable, "-c", TAKER, str(tmp_path / "lock"), str(tmp_path / "alone")]
+    takers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [taker.communicate(timeout=60)[1] for taker in takers] == [""] * 3
+
+
 def test_lock_of_a_killed_process_is_free(tmp_path, holder):
     child = holder(600)
     child.kill()

@@ -86,6 +86,18 @@ def test_a_signal_is_passed_on_and_waited_for() -> None:
     assert all(map(is_gone, pids))
 
 
+def test_an_interrupt_is_passed_on_too() -> None:
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    process, pids = started(heard + SEVERAL, POLITE, POLITE, count=2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert out.split("\n")[0] == "codes 3 3 True"
+    assert "went on" not in out
+    assert err.splitlines()[:2] == ["ended", "ended"]
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert all(map(is_gone, pids))
+
+
 def test_without_a_signal_nothing_changes() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with children.passing_on("study toy"):

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
 from stcr_plugin.figures import Figures, GroupPart, PairFigures
 from stcr_plugin.results import (
@@ -32,7 +32,7 @@ def row_of(file, number=0):
 
 
 def read(folder, file, row):
-    artefacts.write_json(folder / file, row)
+    (folder / file).write_text(json.dumps(row, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return KINDS[file].read(folder / file)
 
 
@@ -89,6 +89,9 @@ def test_a_missing_key_is_named_with_the_command_that_writes_it(tmp_path, file):
     [
         ("results.json", ["n_pairs"], 1.5, "n_pairs: expected a whole number, got 1.5"),
         ("results.json", ["pair_accuracy"], True, "pair_accuracy: expected a number, got True"),
+        ("results.json", ["pair_accuracy"], math.inf, "pair_accuracy: expected a finite number, got inf"),
+        ("results.json", ["gap_points"], math.nan, "gap_points: expected a finite number, got nan"),
+        ("results.json", ["n_pairs"], 10**400, "n_pairs: expected a finite number, got 1000.*"),
         ("results.json", ["mode"], "loud", "mode: expected one of cot, direct, got 'loud'"),
         ("results.json", ["by_task", "tasks", 0, "task"], 3, r"by_task.tasks.0.task: expected text, got 3"),
         ("results.json", ["intervals"], {"gap_points": [1]}, r"intervals.gap_points: expected a list of 2, got \[1\]"),

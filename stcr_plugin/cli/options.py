@@ -42,12 +42,20 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", partial(argparse.RawDescriptionHelpFormatter, max_help_position=26))
         super().__init__(**kwargs)
+        self.register("type", Path, _path)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self.options is not None:
             options, self.options = self.options, None
             options(self)
         return super().parse_known_args(args, namespace)
+
+
+def _path(text: str) -> Path:
+    """A path of an option; an empty text, as of a variable that is not set, would be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a file or a folder")
+    return Path(text)
 
 
 def command(
@@ -272,9 +280,7 @@ def engine_options(parser: argparse.ArgumentParser, oracle: bool = True) -> None
 
 def _values(arguments: argparse.Namespace) -> dict[str, Any]:
     """Key -> value of all --set options, the values read as YAML."""
-    import yaml
-
-    from stcr_plugin.config import nearest
+    from stcr_plugin.config import nearest, override_value
 
     values = {}
     for text in getattr(arguments, "set", ()):
@@ -283,10 +289,7 @@ def _values(arguments: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError(f"--set {text}", "has no value", "write KEY=VALUE, such as language=zh")
         if key not in arguments.settable:
             raise ConfigError(f"--set {text}", f"unknown key {key!r}, {nearest(key, sorted(arguments.settable))}")
-        try:
-            values[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            values[key] = value
+        values[key] = override_value(f"--set {text}", value)
     return values
 
 

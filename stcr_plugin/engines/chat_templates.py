@@ -1,7 +1,7 @@
 """The chat template of a model's folder: a program of somebody else, which may be broken or never end.
 
 It runs in Jinja's sandbox, which transformers sets up, so it reaches neither files nor code. It is tried once with
-bounded time and memory when its model is loaded.
+bounded time and memory when its model is loaded, and its text is turned into a model's inputs.
 """
 
 from __future__ import annotations
@@ -39,11 +39,16 @@ def rendered(processor: Any, turns: Sequence[Mapping[str, Any]], **options: Any)
 
 
 def try_template(processor: Any, folder: str | Path) -> None:
-    """Render a short conversation. Raises DataError, naming the folder, for a template that fails or does not end."""
+    """Render a short conversation about two pictures, and make a model's inputs of it.
+
+    Raises:
+        DataError: For a template that fails, does not end or has no place for the pictures (naming the folder), and for
+            a tokenizer or picture processor that fails (naming the file of its settings).
+    """
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "?"}]}
     try:
         with _bounded():
-            size = len(rendered(processor, [turn], add_generation_prompt=True))
+            text = rendered(processor, [turn], add_generation_prompt=True)
     except _TooLongError:
         raise DataError(folder, f"its chat template takes longer than {SECONDS} s", _FIX) from None
     except MemoryError:
@@ -52,8 +57,45 @@ def try_template(processor: Any, folder: str | Path) -> None:
         if isinstance(error.__cause__, MemoryError):
             raise DataError(folder, "its chat template takes more than 1 GiB of memory", _FIX) from None
         raise DataError(folder, f"its chat template {error.problem}", error.fix) from error.__cause__
-    if size > LONGEST:
-        raise DataError(folder, f"its chat template makes {size} characters of a question of one", _FIX)
+    if len(text) > LONGEST:
+        raise DataError(folder, f"its chat template makes {len(text)} characters of a question of one", _FIX)
+    # Gemma's template writes the token by which a picture begins.
+    marks = [one for name in ("image_token", "boi_token") if isinstance(one := getattr(processor, name, None), str)]
+    if marks and all(text.count(mark) != 2 for mark in marks):
+        what = f"its chat template writes {text.count(marks[0])} marks ({marks[0]}) for two pictures"
+        raise DataError(folder, what, _FIX)
+    _try_inputs(processor, Path(folder), text)
+
+
+def _try_inputs(processor: Any, folder: Path, text: str) -> None:
+    """Make the inputs of two texts and of a picture. Raises DataError, naming the file that is wrong."""
+    from PIL import Image
+
+    tokenizer = folder / "tokenizer_config.json"
+    pictures = next(
+        (path for path in (folder / "processor_config.json", *folder.glob("pre*")) if path.is_file()), folder
+    )
+    if not all(hasattr(processor, part) for part in ("tokenizer", "image_processor")):
+        what = f"makes no processor of texts and pictures, but a {type(processor).__name__}"
+        raise DataError(pictures, what, "copy it from the original model")
+    ends = getattr(processor.tokenizer, "eos_token_id", None)
+    if not isinstance(ends, int):
+        what = f"its eos_token {processor.tokenizer.eos_token!r:.60} is not a token"
+        raise DataError(tokenizer, what, "copy it from the original model")
+    with _reading(tokenizer):
+        processor.tokenizer([text, 2 * text], add_special_tokens=False, padding=True, return_tensors="pt")
+    with _reading(pictures):
+        processor.image_processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turn whatever a library makes of wrong values in `file` into a DataError."""
+    try:
+        yield
+    except Exception as error:  # a value of another type can raise anything
+        what = f"cannot be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise DataError(file, what, "copy it from the original model") from error
 
 
 class _TooLongError(BaseException):

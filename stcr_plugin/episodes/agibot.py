@@ -145,7 +145,8 @@ class AgibotSource(Unclaimed):
         if listed and not videos:
             raise DataError(
                 self.root / _VIDEOS,
-                f"none of the {listed} listed episodes has a {self.config.camera}.mp4 there, unpacked or in a tar",
+                f"none of the {listed} listed episodes has a {self.config.camera}.mp4 there, unpacked or in a tar"
+                + self._refused(_VIDEOS, self._tasks),
                 "download the observations of these tasks into this folder, or set source.camera",
             )
 
@@ -222,7 +223,8 @@ class AgibotSource(Unclaimed):
         if readings is None:
             raise DataError(
                 self.root / _READINGS,
-                f"no proprio_stats.h5 of episode {episode.episode_id}",
+                f"no proprio_stats.h5 of episode {episode.episode_id}"
+                + self._refused(_READINGS, [episode.episode_id.partition("-")[0]]),
                 "download it, or set source.motion to pictures or none",
             )
         return [state["motion"] for state in motion_states(read_vectors(readings, episode.n_frames), episode.fps)]
@@ -272,6 +274,11 @@ class AgibotSource(Unclaimed):
                 if (self.root / relative).is_file():
                     return inside_download(self.root, relative)
         return self._archived(folder, task).parts.get(number)
+
+    def _refused(self, folder: str, tasks: Sequence[str]) -> str:
+        """The first archive of these tasks that cannot be used, and why, in brackets; "" without one."""
+        excluded = (one for task in tasks for one in self._archived(folder, task).excluded)
+        return next((f" ({one.where}: {one.reason})" for one in excluded), "")
 
     def _list_folders(self, folder: str, task: str) -> tuple[str, ...]:
         """Where unpacked episodes of a task may be: its folder, and those named after a range of episodes."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stcr_plugin.artefacts import LFS_START, refuse_lfs_pointer
 from stcr_plugin.episodes import archive
 from stcr_plugin.episodes.archive import Slice
 from stcr_plugin.episodes.proprioception import Vectors
@@ -38,6 +39,8 @@ def read_vectors(readings: Video, n_frames: int) -> Vectors:
     except DataError as error:
         raise DataError(f"{where}, {error.where}", error.problem, error.fix) from None
     except (OSError, RuntimeError, KeyError, ValueError) as error:
+        with archive.opened(readings) if isinstance(readings, Slice) else readings.open("rb") as file:
+            refuse_lfs_pointer(where, file.read(LFS_START))
         raise DataError(where, f"cannot be read as HDF5 ({error})", "download it again") from None
     if not joints.shape[1]:
         raise DataError(where, "has no state/joint/position", "download it again")

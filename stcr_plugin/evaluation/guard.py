@@ -207,7 +207,10 @@ def compare(runs: Sequence[Path], out: Path | None = None) -> GuardComparison:
     for run, one in zip(runs, found, strict=True):
         for same, what in (
             (one.questions_digest == found[0].questions_digest, "other questions"),
-            (one.settings["generate"] == found[0].settings["generate"], "answers that came about in another way"),
+            (
+                one.settings.get("generate") == found[0].settings.get("generate"),
+                "answers that came about in another way",
+            ),
         ):
             if not same:
                 raise DataError(run, f"has {what} than {runs[0]}", "run `stcr guard` with the same options on all")

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,9 +107,24 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
         record.finish()
 
 
-def _alone_in(run: Path) -> AbstractContextManager[None]:
-    """The lock of a run's folder, which the first rank takes for all. Raises StcrError where another process has it."""
-    return artefacts.locked(run / LOCK, alone=run) if is_first_rank() else nullcontext()
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """The lock of a run's folder, which the first rank takes for all; a folder that was made for it alone goes with it.
+
+    Raises StcrError where another process has it.
+    """
+    if not is_first_rank():
+        yield
+        return
+    made = not run.exists()
+    with artefacts.locked(run / LOCK, alone=run):
+        try:
+            yield
+        finally:
+            if made and [path.name for path in run.iterdir()] == [LOCK]:  # refused before anything was written
+                (run / LOCK).unlink()
+                with suppress(OSError):  # another process has come meanwhile
+                    run.rmdir()
 
 
 def _trained(recipe: Recipe, record: Record, ours: Sequence[Any], *, train: Train, theirs: Sequence[Any]) -> None:

@@ -144,7 +144,7 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
     number = 0
     sound = True
     try:
-        entry = artefacts.read_json(build.registry / manifests.DATASET_INFO).get(dataset)
+        entry = manifests.listed(build.registry).get(dataset)
         if not isinstance(entry, dict) or entry.get("file_name") != file:
             build.fault(manifests.DATASET_INFO, f"does not list {dataset} as {file}; build again")
         for number, row in enumerate(manifests.dataset_rows(build.registry, dataset), 1):

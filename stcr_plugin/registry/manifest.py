@@ -173,17 +173,26 @@ class Manifest:
     @cached_property
     def rules(self) -> dict[str, SetRule]:
         """Dataset -> its rule, of all that the configuration names."""
-        return {
+        found = {
             dataset_name(self.name, key): self._part(SetRule, f"datasets.{key}", rule)
-            for key, rule in self.config.get("datasets", {}).items()
+            for key, rule in self._mapping("datasets").items()
         }
+        if strange := self.datasets.keys() - found:
+            problem = f"lists {min(strange)!r}, which its configuration does not have"
+            raise DataError(f"{self.name}/{MANIFEST}", problem, "build again")
+        return found
 
     @cached_property
     def stored(self) -> StoredAs:
-        return self._part(StoredAs, "frames", self.config.get("frames", {}))
+        return self._part(StoredAs, "frames", self._mapping("frames"))
 
-    def _part(self, kind: type[P], key: str, values: Mapping[str, Any]) -> P:
+    def _mapping(self, key: str) -> dict[str, Any]:
+        values = self.config.get(key, {})
+        return values if isinstance(values, dict) else {}
+
+    def _part(self, kind: type[P], key: str, values: Any) -> P:
         try:
+            values = values if isinstance(values, dict) else {}
             return from_mapping(kind, values, f"{self.name}/{MANIFEST}, config.{key}")
         except ConfigError as error:
             raise DataError(error.where, error.problem, "build again") from None
@@ -299,6 +308,19 @@ def pair_rows(path: Path, registry: Path) -> Iterator[tuple[int, Pair]]:
         yield row, pair
 
 
+def listed(registry: str | Path) -> dict[str, Any]:
+    """Dataset -> its entry, as dataset_info.json has them; {} without that file.
+
+    Raises:
+        DataError: for a file that is not a mapping.
+    """
+    path = Path(registry) / DATASET_INFO
+    known = artefacts.read_json(path) if path.exists() else {}
+    if not isinstance(known, dict):
+        raise DataError(path, "expected a mapping of datasets", "fix or delete it")
+    return known
+
+
 def build_name(registry: str | Path, name: str) -> str:
     """The build that `name`, a build or a dataset, belongs to. Raises ConfigError naming the nearest."""
     registry = Path(registry)
@@ -306,11 +328,10 @@ def build_name(registry: str | Path, name: str) -> str:
     if name in builds:
         return name
     datasets = {}
-    if (registry / DATASET_INFO).is_file():
-        for known, entry in artefacts.read_json(registry / DATASET_INFO).items():
-            folder = str(entry.get("file_name", "")).partition("/")[0] if isinstance(entry, dict) else ""
-            if folder in builds:
-                datasets[known] = folder
+    for known, entry in listed(registry).items():
+        folder = str(entry.get("file_name", "")).partition("/")[0] if isinstance(entry, dict) else ""
+        if folder in builds:
+            datasets[known] = folder
     if name in datasets:
         return datasets[name]
     if not builds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -72,8 +73,8 @@ def read(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[dic
                 yield from batch.to_pylist()
     except FileNotFoundError:
         raise DataError(path, "no such file", "build again") from None
-    except (OSError, pa.ArrowException) as error:
-        if Path(path).is_file():
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that no file can have
+        if os.path.isfile(path):
             with open(path, "rb") as start:
                 artefacts.refuse_lfs_pointer(path, start.read(artefacts.LFS_START))
         raise DataError(path, f"cannot be read as Parquet ({error})", "delete it and build again") from None

@@ -13,7 +13,15 @@ from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import parquet, picture_store
 from stcr_plugin.registry.data_config import DataConfig, config_digest
-from stcr_plugin.registry.manifest import DATASET_INFO, MANIFEST, Manifest, dataset_name, file_name, read_manifest
+from stcr_plugin.registry.manifest import (
+    DATASET_INFO,
+    MANIFEST,
+    Manifest,
+    dataset_name,
+    file_name,
+    listed,
+    read_manifest,
+)
 from stcr_plugin.registry.receipts import Place
 
 # The folders of pictures and of staged work, in which every file is a build's.
@@ -31,10 +39,7 @@ def dataset_info(config: DataConfig, registry: Path, datasets: Mapping[str, Sequ
         ConfigError: where another dataset has one of our names.
     """
     path = registry / DATASET_INFO
-    known = artefacts.read_json(path) if path.exists() else {}
-    if not isinstance(known, dict):
-        raise DataError(path, "expected a mapping of datasets", "fix or delete it")
-    others = {name: entry for name, entry in known.items() if not _ours(entry, config)}
+    others = {name: entry for name, entry in listed(registry).items() if not _ours(entry, config)}
     for name in {dataset_name(config.name, key) for key in config.datasets} & others.keys():
         raise ConfigError(path, f"already has another dataset {name!r}", "choose another `name`")
     shape = {"formatting": "sharegpt", "columns": {"messages": "messages", "images": "images"}, "tags": _TAGS}
@@ -124,7 +129,7 @@ def finished(config: DataConfig, registry: Path) -> Manifest | None:
         manifest = read_manifest(registry, config.name)
         if manifest.config_digest != config_digest(config):
             return None
-        info = artefacts.read_json(registry / DATASET_INFO)
+        info = listed(registry)
     except DataError:
         return None
     suffix = picture_store.SUFFIX[config.frames.format]

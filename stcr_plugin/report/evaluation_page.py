@@ -70,7 +70,7 @@ def _markdown(found: Evaluation, rows: Sequence[tuple[str, tables.HasFigures]], 
     )
     how = (
         "The answers were generated and parsed."
-        if found.settings["generate"] or found.mode == "cot"
+        if found.settings.get("generate") or found.mode == "cot"
         else "The model did not write: "
         f"the {'likeliest of the three' if found.ties else 'likelier of the two'} answers counts, "
         "so that none is unparsed, unless they are equally likely."

@@ -55,7 +55,7 @@ def run_study(config: StudyConfig, out: Path, jobs: int = 1) -> Path:
     Raises:
         ConfigError: The rows are not equal as `equal` demands, or the folder or an outcome is of another study.
         StcrError: A command failed; it has the end of its log. Or another process runs this study.
-        SystemExit: A signal came and was passed on to the commands (INTERRUPTED).
+        SystemExit: A signal came and was passed on to the commands (INTERRUPTED); KeyboardInterrupt for SIGINT.
     """
     if jobs < 1:
         raise ConfigError("jobs", f"must be at least 1, got {jobs}")

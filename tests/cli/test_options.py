@@ -62,6 +62,28 @@ def test_options_of_a_command_are_made_when_it_runs():
     assert made == ["main two"]
 
 
+@pytest.mark.parametrize("option", ["--out", "--registry", "--model"])
+def test_a_path_that_is_empty_is_refused(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["eval", "--dataset", "toy", option, ""])
+    assert f"argument {option}: is empty; name a file or a folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("max_new_tokens=012", "012 is read as an octal number by YAML, 10; write '012' in quotes"),
+        ("max_new_tokens=1:30", "1:30 is read as a number to base 60 by YAML; write '1:30' in quotes"),
+        ("language=2024-01-01", "2024-01-01 is read as a date by YAML; write '2024-01-01' in quotes"),
+    ],
+)
+def test_a_setting_that_yaml_reads_as_another_value_is_refused(given, says, capsys):
+    assert main(["eval", "--dataset", "toy", "--oracle", "right", "--set", given]) == 1
+    assert f"--set {given}, line 1: {says}" in capsys.readouterr().err
+
+
 def test_rules_name_both_options(parser):
     arguments = parser.parse_args(["--fan", "--degrees", "90"])
     assert {"fan", "degrees"} == given(arguments)

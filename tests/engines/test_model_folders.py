@@ -102,6 +102,28 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         template("{% for a in range(99999) %}abc{% endfor %}"),
         "its chat template makes 299997 characters of a question of one",
     ),
+    "template without pictures": (
+        template("{% for message in messages %}{{ message['role'] }}{% endfor %}"),
+        r"its chat template writes 0 marks \(<\|image_pad\|>\) for two pictures; copy chat_template\.jinja",
+    ),
+    "end of text that is no token": (
+        edit("tokenizer_config.json", eos_token=None),
+        r"tokenizer_config\.json: its eos_token .* is not a token; copy it from the original model",
+    ),
+    "tokenizer with a setting of another type": (
+        edit("tokenizer_config.json", model_max_length={}),
+        r"tokenizer_config\.json: cannot be used: TypeError",
+    ),
+    "pictures with a setting of another type": (
+        lambda folder: edit(
+            "processor_config.json",
+            image_processor={
+                **artefacts.read_json(folder / "processor_config.json")["image_processor"],
+                "image_mean": ["red"],
+            },
+        )(folder),
+        r"processor_config\.json: cannot be used: \w+Error|not loadable",
+    ),
 }
 
 
@@ -124,6 +146,11 @@ def test_a_broken_folder_ends_in_one_line(
     assert "\n" not in str(caught.value)
     assert str(folder) in caught.value.where
     assert not (folder / "ran").exists()
+
+
+def test_a_processor_of_texts_alone_is_refused(model: Path) -> None:
+    with pytest.raises(DataError, match=r"processor_config\.json: makes no processor of texts and pictures, but a "):
+        chat_templates.try_template(loading.load_tokenizer(model), model)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from stcr_plugin.episodes.agibot import AgibotConfig, AgibotSource
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.types import Claim, Episode, EpisodeSource, Exclusion, Segment
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n"
 IDS = ["327-648642", "327-648649", "1030-700001"]
 
 
@@ -269,6 +270,27 @@ def test_readings_that_cannot_be_read_are_an_error_of_the_episode(tmp_path, dama
         path.unlink()
     with pytest.raises(DataError, match="no proprio_stats" if damage == "missing" else "cannot be read as HDF5"):
         opened.states(episode)
+
+
+@pytest.mark.parametrize(
+    ("layout", "file"),
+    [("unpacked", "327/1/proprio_stats.h5"), ("tar a task", "327.tar"), ("one tar", "proprio_stats.tar")],
+)
+def test_readings_that_git_lfs_has_not_fetched_say_so(tmp_path, layout, file):
+    _, episode = readable(tmp_path / "data", layout)
+    for path in (tmp_path / "data/proprio_stats").rglob("proprio_stats.h5"):
+        path.unlink()
+    (tmp_path / "data/proprio_stats" / file).write_bytes(POINTER)
+    with pytest.raises(DataError, match=rf"{file}: a Git LFS pointer, not the file itself; run `git lfs pull`"):
+        source(tmp_path / "data", motion="proprioception").states(episode)
+
+
+def test_videos_whose_archive_git_lfs_has_not_fetched_say_so(tmp_path):
+    root = made.write(tmp_path / "data", "tar of a range", demos={327: [Demo(1, 40, 1)]})
+    (path,) = root.glob("observations/327/*.tar")
+    path.write_bytes(POINTER)
+    with pytest.raises(DataError, match=rf"{path.name}: a Git LFS pointer, not the file itself; run `git lfs pull`"):
+        listed(root)
 
 
 # ---- what is broken is excluded, and the rest goes on ----

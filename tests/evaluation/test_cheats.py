@@ -40,7 +40,7 @@ def test_cheat_is_exposed_by_the_control_that_is_made_for_it(recordings, tmp_pat
     assert {name: found[name] for name in expected} == expected
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_table_of_cheats_is_that_of_a_fresh_run(recordings, tmp_path):
     """Otherwise run `python tests/cheating_judges.py`."""
     assert table(recordings, tmp_path) == published()

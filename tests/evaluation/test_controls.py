@@ -207,6 +207,7 @@ def read_rows(path):
     return list(Controls.read(path).rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holds", [True, False], ids=["holds", "fails"])
 def test_every_control_holds_for_one_judge_and_fails_for_another(registry, tmp_path, holds):
     assert EXPECTED.keys() == CONTROLS.keys()
@@ -279,6 +280,7 @@ def test_other_task_is_of_another_episode_and_the_same_in_both_orders(registry, 
     assert [prompt.question for prompt in prompts[::2]] == [prompt.question for prompt in prompts[1::2]]
 
 
+@pytest.mark.slow
 def test_blind_model_is_shown_its_own_words_and_no_picture(registry, tmp_path):
     for prompt in put(registry, tmp_path / "question", "blind", COT):
         assert (prompt.shown, prompt.labels, prompt.begin, prompt.reasons) == ((), (), "", False)
@@ -469,6 +471,7 @@ def test_judge_of_what_came_later_fails_where_the_earlier_frame_is_closer(regist
         assert (tmp_path / name / "non_monotone" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(registry, tmp_path):
     names = ["letters", "noise", "text_only"]
     whole = Judge(by_sight)
@@ -491,6 +494,7 @@ def test_killed_run_goes_on_and_ends_as_if_it_had_not_been(registry, tmp_path):
     assert (tmp_path / "killed" / "controls.json").read_bytes() == (tmp_path / "whole" / "controls.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_path):
     pairs = read_pairs(registry, "toy", "heldout")
     place = Oracle("position-only", pairs)
@@ -518,6 +522,7 @@ def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_pa
     assert [*none] == [PLAIN, "letters"]
 
 
+@pytest.mark.slow
 def test_groups_that_cannot_be_asked_about_are_not_applicable(registry, tmp_path):
     row = run(registry, tmp_path, by_sight, only=[], pictures=8)["eight pictures"]
     assert (row.verdict, row.figures) == ("not applicable", None)
@@ -530,6 +535,7 @@ def test_groups_that_cannot_be_asked_about_are_not_applicable(registry, tmp_path
     assert not (tmp_path / "nine").exists()
 
 
+@pytest.mark.slow
 def test_rows_of_other_runs_stay_while_all_else_is_the_same(registry, tmp_path):
     run(registry, tmp_path, by_sight, only=["letters"])
     run(registry, tmp_path, by_sight, only=["noise"])
@@ -548,6 +554,7 @@ def test_rows_of_other_runs_stay_while_all_else_is_the_same(registry, tmp_path):
     assert [row.name for row in read_rows(tmp_path / "controls.json")] == [PLAIN, "frames"]
 
 
+@pytest.mark.slow
 def test_command_writes_a_row_per_control_and_keeps_those_of_earlier_runs(registry, tmp_path, capsys):
     asked = ["--oracle", "right", "--dataset", "toy", "--registry", str(registry), "--out", str(tmp_path)]
     assert main(["controls", *asked, "--only", "letters,blank_first", "--also", "toy:train=seen"]) == 1
@@ -725,6 +732,7 @@ def test_console_names_each_row_with_its_verdict():
 # ---- a real model ----
 
 
+@pytest.mark.slow
 def test_real_model_goes_through_controls_loaded_once(model, registry, tmp_path, monkeypatch):
     loads = []
     real = local.load

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stcr_plugin import artefacts
 from stcr_plugin.cli import main
 from stcr_plugin.config import read_yaml
 from stcr_plugin.engines.prompts import content
@@ -204,6 +205,10 @@ def test_comparison_is_paired_and_of_the_same_questions(asked, tmp_path):
     with pytest.raises(DataError, match="other questions than"):
         compare([tmp_path / "a", tmp_path / "other"])
     run(tmp_path / "written", Teller(always("yes")), settings=AskSettings(generate=True))
+    with pytest.raises(DataError, match="came about in another way than"):
+        compare([tmp_path / "a", tmp_path / "written"])
+    row = artefacts.read_json(tmp_path / "a" / "guard.json")
+    artefacts.write_json(tmp_path / "written" / "guard.json", row | {"settings": {}})  # by hand
     with pytest.raises(DataError, match="came about in another way than"):
         compare([tmp_path / "a", tmp_path / "written"])
     with pytest.raises(ConfigError, match="two runs"):

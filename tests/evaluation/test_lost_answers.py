@@ -37,6 +37,7 @@ def keyless(monkeypatch, undrawn):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
+@pytest.mark.slow
 def test_evaluation_with_every_odd_answer_is_finished_and_says_what_they_are(registry, tmp_path, capsys, drawn):
     count = iter(range(10**6))
     with serving(lambda *_: ODD[next(count) % len(ODD)]) as desk:

@@ -208,6 +208,7 @@ def test_unmodified_framework_does_the_same(workshop: Workshop, parent: Path) ->
     assert told.returncode == 0, told.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_stack_names_the_adapter_below(workshop: Workshop, parent: Path) -> None:
     run = stage2(workshop, parent, "saved", "stack", "save_strategy=steps", "save_steps=1")
     for folder in (run, run / "checkpoint-1"):

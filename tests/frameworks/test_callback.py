@@ -164,6 +164,7 @@ def test_the_trainer_chooses_its_best_model_by_our_figure(run: Path) -> None:
         assert saved != last
 
 
+@pytest.mark.slow
 def test_the_loss_curve_is_the_same_to_the_last_digit_without_the_callback(run: Path, workshop: Workshop) -> None:
     # With the trainer's own evaluations too, since these draw random numbers.
     silent = workshop.train("weak", "silent", *EVALUATED, "stcr.evaluate=null", "metric_for_best_model=eval_loss")
@@ -174,6 +175,7 @@ def test_the_loss_curve_is_the_same_to_the_last_digit_without_the_callback(run: 
     assert not (silent / "stcr_figures.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_figures_after_are_those_of_an_evaluation_of_the_saved_model(workshop: Workshop) -> None:
     from stcr_plugin.evaluation.evaluate import evaluate
     from stcr_plugin.evaluation.request import EvalRequest
@@ -296,6 +298,7 @@ def test_a_failed_measurement_is_said_aloud_and_training_goes_on_to_the_last_dig
     assert record_of(whole)["figures_missing"] == []
 
 
+@pytest.mark.slow
 def test_a_failed_evaluation_is_never_the_best_and_does_not_end_the_run(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

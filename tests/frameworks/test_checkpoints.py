@@ -21,6 +21,7 @@ def megabytes(error: DataError) -> float:
     return float(need)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_names_the_run_and_the_size_of_the_weights(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,6 +41,7 @@ def test_a_full_disk_at_the_end_names_the_run_and_the_size_of_the_weights(
     assert not is_finished(run)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 def test_a_full_disk_at_a_checkpoint_names_it_and_counts_the_optimizer(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +97,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_nothing_under_the_name_of_a_check
     assert len(losses(run)) == 3
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_not_saved(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Record, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if state.global_step == 2:  # as a last step may leave them, whose loss was a number

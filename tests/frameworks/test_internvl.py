@@ -18,6 +18,7 @@ def internvl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_internvl(tmp_path_factory.mktemp("models") / "internvl")
 
 
+@pytest.mark.slow
 def test_stage_trains_internvl_and_engine_repeats_the_callbacks_figures(workshop: Workshop, internvl: Path) -> None:
     from stcr_plugin.engines.local import LocalEngine
     from stcr_plugin.engines.prompts import prompts_for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,12 @@ def test_a_dataset_of_others_has_no_pairs_to_measure(workshop: Workshop, tmp_pat
         run_stage(Recipe.of(args), None, trained)
 
 
+def test_a_refused_stage_leaves_no_folder(workshop: Workshop) -> None:
+    with pytest.raises(ConfigError, match="there is no whole checkpoint"):
+        workshop.train("weak", "refused", "resume_from_checkpoint=true")
+    assert not (workshop.root / "refused").exists()
+
+
 def test_a_cutoff_that_would_cut_an_answer_stops_the_stage_and_names_the_length(workshop: Workshop) -> None:
     with pytest.raises(DataError, match=r"takes \d+ tokens but cutoff_len is 60"):
         workshop.train("cot", "too-long", "cutoff_len=60", recipe="stage1_cot")
@@ -380,14 +387,20 @@ def test_a_mistake_found_by_a_tokenising_worker_is_one_line_too(workshop: Worksh
 
 
 @pytest.mark.slow
-def test_tokenised_data_is_reused_by_the_next_run_and_not_under_another_cutoff(empty: Workshop) -> None:
-    empty.make_data()
-    empty.make_base()
-    worked, files = [], set[Path]()
-    for door, out, cutoff in (("stcr", "a", 512), ("llamafactory-cli", "b", 512), ("stcr", "c", 300)):
-        overrides = empty.overrides("weak", out, empty.base, f"cutoff_len={cutoff}", "stcr.evaluate=null")
-        done = empty.run([door, "train", RECIPES / "weak_only.yaml", *overrides])
-        assert done.returncode == 0, done.stderr[-2000:]
-        before, files = files, set((empty.root / "datasets_cache").rglob("cache-*.arrow"))
-        worked.append(files > before)
-    assert worked == [True, False, True]
+def test_tokenised_data_is_reused_by_the_next_run_and_not_under_another_cutoff(workshop: Workshop) -> None:
+    def settings(cutoff: int) -> tuple[str, ...]:
+        return f"cutoff_len={cutoff}", "stcr.evaluate=null", "max_steps=1"
+
+    def files() -> set[Path]:
+        return set((workshop.root / "datasets_cache").rglob("cache-*.arrow"))
+
+    found = [files()]
+    workshop.train("weak", "reused_a", *settings(511))
+    found.append(files())
+    overrides = workshop.overrides("weak", "reused_b", workshop.base, *settings(511))
+    done = workshop.run(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *overrides])
+    assert done.returncode == 0, done.stderr[-2000:]
+    found.append(files())
+    workshop.train("weak", "reused_c", *settings(301))
+    found.append(files())
+    assert [later > earlier for earlier, later in pairwise(found)] == [True, False, True]

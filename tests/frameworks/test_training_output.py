@@ -14,6 +14,7 @@ from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.training_output import ProgressLines, without_bars
 
 
+@pytest.mark.slow
 def test_a_redirected_log_has_the_gap_and_a_few_short_lines(
     workshop: Workshop, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -353,6 +353,7 @@ SAME = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if k < 1 else pytest.param(name, marks=pytest.mark.slow) for k, name in enumerate(SAME)]
 )
@@ -428,6 +429,7 @@ def test_two_stages_chain_by_their_records_through_the_command(workshop: Worksho
     assert not any("mean_token_accuracy" in row for row in history["log_history"] if "stcr_gap_points" in row)
 
 
+@pytest.mark.slow
 def test_a_sample_whose_picture_is_gone_is_replaced_where_the_recipe_says_so(stocked: Workshop) -> None:
     rows = json.loads((stocked.registry / "everyday.json").read_text(encoding="utf-8"))[:1] * 3
     rows += [{**rows[0], "shown": ["everyday/gone.png"]}] * 3
@@ -486,6 +488,7 @@ def test_a_killed_stage_goes_on_from_its_checkpoint_to_the_same_weights(workshop
 # ---- the door for scripts ----
 
 
+@pytest.mark.slow
 def test_the_script_in_the_packages_text_trains_and_measures(
     workshop: Workshop, capsys: pytest.CaptureFixture[str]
 ) -> None:

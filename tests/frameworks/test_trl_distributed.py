@@ -1,4 +1,4 @@
-"""The TRL backend on two processes: DDP and ZeRO-3 on the CPU (gloo), each through both stages.
+"""The TRL backend on two processes: ZeRO-3 through both stages and DDP on the CPU (gloo), against one process.
 
 ZeRO-2, which leaves the parameters whole as DDP does, is trained through LLaMA-Factory (test_distributed.py).
 """
@@ -13,31 +13,30 @@ from tiny_stage import RECIPES, Workshop, losses, stage_row
 
 from stcr_plugin.artefacts import model_digest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=50)
 
-# Each rank trains half of the batch that one process has.
-LAUNCHES: dict[str, tuple[str, ...]] = {
-    "ddp": (),
-    "zero3": (f"deepspeed={RECIPES / 'deepspeed' / 'zero3.json'}",),
-}
+ZERO3 = f"deepspeed={RECIPES / 'deepspeed' / 'zero3.json'}"
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    workshop = Workshop(tmp_path_factory.mktemp("distributed"))
-    workshop.make_data()
-    workshop.make_base()
-    return workshop
+def overrides(workshop: Workshop, data: str, out: str, model: Path, *more: str) -> list[str]:
+    return workshop.overrides(data, out, model, "preprocessing_num_workers=null", *more)
 
 
-def launch(shop: Workshop, recipe: str, data: str, out: str, model: Path, *more: str, ranks: int = 2) -> Path:
-    size = f"per_device_train_batch_size={4 // ranks}"
-    overrides = shop.overrides(data, out, model, size, "preprocessing_num_workers=null", *more)
-    two = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"} if ranks == 2 else {}
-    command = ["stcr", "train", RECIPES / f"{recipe}.yaml", "--backend", "trl", *overrides]
-    done = shop.run(command, timeout=600, **two)
+def launch(workshop: Workshop, recipe: str, data: str, out: str, model: Path, *more: str) -> Path:
+    """A stage on two ranks, each with half of a batch. Returns its folder."""
+    given = overrides(workshop, data, out, model, "per_device_train_batch_size=2", *more)
+    command = ["stcr", "train", RECIPES / f"{recipe}.yaml", "--backend", "trl", *given]
+    done = workshop.run(command, timeout=600, FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-6000:]}"
-    return shop.root / out
+    return workshop.root / out
+
+
+def alone(workshop: Workshop, recipe: str, data: str, out: str, model: Path, *more: str) -> list[float]:
+    """The losses of a stage in this very process."""
+    from stcr_plugin.frameworks.trl.sft import train
+
+    train(str(RECIPES / f"{recipe}.yaml"), overrides(workshop, data, out, model, "stcr.evaluate=null", *more))
+    return losses(workshop.root / out)
 
 
 def record(run: Path) -> dict[str, Any]:
@@ -46,35 +45,35 @@ def record(run: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def alone(shop: Workshop) -> list[float]:
-    return losses(launch(shop, "stage1_cot", "cot", "alone", shop.base, "stcr.evaluate=null", ranks=1))
+def assert_trained(run: Path) -> None:
+    found = record(run)
+    assert (found["backend"], found["finished"]) == ("trl", True)
+    assert [row["when"] for row in found["figures"]] == ["before", "after"]
+    assert all(row["n_queries"] == 8 for row in found["figures"])
+    assert len(losses(run)) == 4
 
 
-@pytest.mark.parametrize("way", LAUNCHES)
 def test_two_ranks_train_both_stages_with_the_callback_and_the_losses_of_one(
-    shop: Workshop, alone: list[float], way: str
+    workshop: Workshop,
 ) -> None:
-    first = launch(shop, "stage1_cot", "cot", f"{way}-1", shop.base, *LAUNCHES[way])
-    second = launch(shop, "stage2_weak", "weak", f"{way}-2", first, *LAUNCHES[way], "dataloader_num_workers=1")
+    first = launch(workshop, "stage1_cot", "cot", "trl_zero3_1", workshop.base, ZERO3)
+    second = launch(workshop, "stage2_weak", "weak", "trl_zero3_2", first, ZERO3, "dataloader_num_workers=1")
+    ddp = launch(workshop, "stage1_cot", "cot", "trl_ddp_1", workshop.base)
+    for run in (first, second, ddp):
+        assert_trained(run)
     one, two = record(first), record(second)
-    assert (one["backend"], one["finished"], two["finished"]) == ("trl", True, True)
     assert two["parent_stage"] == "stage1"
     assert two["parent_digest"] == one["model_digest"] == model_digest(first)
-    for run in (one, two):
-        assert [row["when"] for row in run["figures"]] == ["before", "after"]
-        assert all(row["n_queries"] == 8 for row in run["figures"])
-    assert len(losses(second)) == 4
+    assert losses(first) == pytest.approx(losses(ddp), rel=1e-5)
     # CoT answers differ in length: the mean of two half batches' means is not quite the mean of the whole.
-    assert losses(first) == pytest.approx(alone, rel=1e-3)
-    if way != "ddp" and (shop.root / "ddp-1").is_dir():
-        assert losses(first) == pytest.approx(losses(shop.root / "ddp-1"), rel=1e-5)
-        assert losses(second) == pytest.approx(losses(shop.root / "ddp-2"), rel=1e-5)
+    assert losses(first) == pytest.approx(alone(workshop, "stage1_cot", "cot", "trl_alone_1", workshop.base), rel=1e-3)
+    assert losses(second) == pytest.approx(alone(workshop, "stage2_weak", "weak", "trl_alone_2", first), rel=1e-5)
 
 
-def test_an_adapter_trains_under_zero_3(shop: Workshop) -> None:
-    more = (*LAUNCHES["zero3"], "finetuning_type=lora", "disable_gradient_checkpointing=false", "stcr.evaluate=null")
-    found = losses(launch(shop, "weak_only", "weak", "lora", shop.base, *more))
+def test_an_adapter_trains_under_zero_3(workshop: Workshop) -> None:
+    more = ("finetuning_type=lora", "disable_gradient_checkpointing=false")
+    found = losses(launch(workshop, "weak_only", "weak", "trl_lora", workshop.base, ZERO3, *more, "stcr.evaluate=null"))
     assert len(found) == 4
-    same = losses(launch(shop, "weak_only", "weak", "lora-ddp", shop.base, *more[1:]))
-    assert found == pytest.approx(same, rel=1e-4)
+    assert found == pytest.approx(
+        alone(workshop, "weak_only", "weak", "trl_lora_alone", workshop.base, *more), rel=1e-4
+    )

@@ -151,13 +151,17 @@ def test_record_of_a_stage(tmp_path: Path, registry: Path, model: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["manifest.json", "dataset_info.json"])
-def test_build(part: str, tmp_path: Path, registry: Path) -> None:
+def test_build(part: str, tmp_path: Path, registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = registry / part if (registry / part).is_file() else registry / "toy" / part
     row = yaml.safe_load(path.read_text())
 
     def use(data: bytes, folder: Path) -> None:
         shutil.copytree(registry, folder / "registry")
         (folder / "registry" / path.relative_to(registry)).write_bytes(data)
+        more = ["--registry", str(folder / "registry")]
+        for command in (["check", "toy"], ["show", "toy_weak", "--rows", "2", "--out", str(folder / "x.html")]):
+            main(["data", *command, *more])
+            capsys.readouterr()
         read_manifest(folder / "registry", "toy")
         read_pairs(folder / "registry", "toy", "heldout")
 

@@ -25,7 +25,7 @@ def results(out: Path, *arguments: str, environment: dict[str, str]) -> dict[str
     return dict(json.loads((out / "results.json").read_text(encoding="utf-8")))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_the_script_runs_through_without_a_gpu(tmp_path: Path) -> None:
     arguments = ("--size", "tiny", "--device", "cpu", "--steps", "5")
     found = results(tmp_path, *arguments, environment=quiet_environment(tmp_path))

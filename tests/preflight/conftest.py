@@ -1,8 +1,8 @@
-"""One tiny data build and base for all preflights, and a recipe that passes on them."""
+"""A recipe that passes its preflight on the tiny data build and base."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,15 +14,8 @@ from stcr_plugin.preflight.verdict import Report
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    import datasets
-
-    workshop = Workshop(tmp_path_factory.mktemp("preflight"))
-    workshop.make_data()
-    workshop.make_base()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", workshop.root / "datasets_cache")
-        yield workshop
+def shared(shared_workshop: Workshop) -> Workshop:
+    return shared_workshop
 
 
 @pytest.fixture

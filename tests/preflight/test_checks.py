@@ -236,6 +236,7 @@ def test_sound_stage_2_passes_every_check(check: object, shared: Workshop, tmp_p
     assert chain.figures["parent_digest"] == artefacts.model_digest(tmp_path / "stage1")
 
 
+@pytest.mark.slow
 def test_steps_and_cutoff_are_those_of_the_trainer(check: Check) -> None:
     report = check(
         "dataset=tiny_weak", "max_steps=-1", "num_train_epochs=3", "per_device_train_batch_size=8",

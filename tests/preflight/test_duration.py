@@ -12,6 +12,7 @@ from stcr_plugin.preflight import duration
 from stcr_plugin.preflight.data import Data, Sample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "tolerance"),
     [

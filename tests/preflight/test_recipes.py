@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,36 @@ REPOSITORY = RECIPES.parent
 STAGES = sorted([*RECIPES.glob("stage*.yaml"), RECIPES / "weak_only.yaml", *(RECIPES / "models").glob("*/*/*.yaml")])
 # What the tiny build has in place of each recipe's own data, by the end of that one's name.
 TINY = {"cot": "tiny_cot", "weak": "tiny_weak", "forward": "tiny_forward", "general": "tiny_dev"}
+# What LLaMA-Factory's arguments for a tokenizer and a processor begin with.
+LOADED_BY = ("image_", "video_", "audio_", "use_", "crop_", "add_", "new_", "resize_", "split_", "init_", "model_max")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once() -> Iterator[None]:
+    """Tokenizer and processor of a model, which LLaMA-Factory takes seconds to load, once for all recipes alike."""
+    from llamafactory.model import loader
+
+    load, found = loader.load_tokenizer, dict[str, Any]()
+
+    def kept(arguments: Any) -> Any:
+        folder = Path(arguments.model_name_or_path)
+        files = [
+            path for pattern in (*artefacts.PROCESSOR_FILES, "config.json") for path in sorted(folder.glob(pattern))
+        ]
+        others = {key: value for key, value in vars(arguments).items() if key.startswith(LOADED_BY)}
+        key = artefacts.digest([[path.name, artefacts.sha256(path)] for path in files] + [repr(others)])
+        if key not in found:
+            found[key] = load(arguments)
+        return found[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "load_tokenizer", kept)
+        yield
 
 
 def machines(path: Path) -> tuple[int, float | None]:

@@ -14,6 +14,8 @@ from stcr_plugin.registry.manifest import (
     SetRule,
     count_excluded,
     count_pairs,
+    dataset_rows,
+    frame_rows,
     read_manifest,
     read_pairs,
     total,
@@ -54,6 +56,47 @@ def registry(tmp_path):
     (tmp_path / "toy" / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "dataset_info.json").write_text(json.dumps({"toy_weak": {"file_name": "toy/toy_weak.json"}}))
     return tmp_path
+
+
+HALF = "\ud83d"  # half of a surrogate pair, which no name of a file can hold
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shards": [{"split": "train", "pairs": HALF, "frames": HALF}]},
+        {"datasets": {"toy_weak": [f"toy/{HALF}.json"]}},
+        {"datasets": {"toy_weak": [f"toy/{HALF}"]}},
+        {"datasets": {"toy_weak": ["toy/\0.json"]}},
+    ],
+)
+def test_name_that_no_file_can_have_is_one_line(registry, changes):
+    manifest = registry / "toy" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+    readers = {
+        "shards": [
+            lambda: read_pairs(registry, "toy", "train"),
+            lambda: list(frame_rows(registry, read_manifest(registry, "toy"))),
+        ],
+        "datasets": [lambda: list(dataset_rows(registry, "toy_weak"))],
+    }
+    for read in readers[next(iter(changes))]:
+        with pytest.raises(DataError, match=r"cannot be read as Parquet|not readable as JSON") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_dataset_that_the_configuration_does_not_have_is_named(registry):
+    values = MINIMAL | {"datasets": {"toy_weak": ["toy/toy_weak.json"]}}
+    (registry / "toy" / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"manifest\.json: lists 'toy_weak', which its configuration does not have"):
+        _ = read_manifest(registry, "toy").rules
+
+
+def test_dataset_info_that_is_not_a_mapping_is_named(registry):
+    (registry / "dataset_info.json").write_text("null")
+    with pytest.raises(DataError, match=r"dataset_info\.json: expected a mapping of datasets; fix or delete it"):
+        read_manifest(registry, "toy_weak")
 
 
 def write(registry, rows):

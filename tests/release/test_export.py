@@ -107,6 +107,7 @@ def test_serving_limits_are_what_every_reader_of_the_folder_gets(stage, tmp_path
     assert grid.prod() * 14 * 14 <= most
 
 
+@pytest.mark.slow
 def test_merged_adapter_gives_the_adapters_logits(model, registry, tmp_path):
     """Against PEFT's own unmerged forward, in float32: sums in another order, so not to the last digit."""
     from peft import PeftModel
@@ -124,6 +125,7 @@ def test_merged_adapter_gives_the_adapters_logits(model, registry, tmp_path):
     assert torch.equal(found, logits(load(run)[0], prepared))
 
 
+@pytest.mark.slow
 def test_stack_of_adapters_is_merged_in_its_order(model, registry, tmp_path):
     first = adapter(model, tmp_path / "first")
     run = finished(adapter(first, tmp_path / "second", seed=1), registry, parent=first)
@@ -134,6 +136,7 @@ def test_stack_of_adapters_is_merged_in_its_order(model, registry, tmp_path):
     assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 
+@pytest.mark.slow
 def test_merge_in_bfloat16_stays_close(model, registry, tmp_path):
     """bfloat16 has 8 bits: the difference to float32 stays below a twentieth of what the adapter changes."""
     from transformers import AutoModelForImageTextToText

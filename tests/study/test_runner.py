@@ -16,6 +16,7 @@ from toy_study import seed_run, study, tiny_study
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.study.outcomes import outcome_file, read_outcome, write_outcome
 from stcr_plugin.study.runner import run_study
 from stcr_plugin.study.study_config import StudyConfig, StudyControls
 
@@ -35,10 +36,15 @@ def test_every_seed_starts_from_links_to_the_model_that_is_there(tmp_path: Path)
     assert sorted(file.name for file in (tmp_path / "real").iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=80)
 def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) -> None:
+    """Seed 2 is trained elsewhere: its outcome is that of seed 1 under another number."""
     config = tiny_study(tmp_path)
-    report = run_study(config, tmp_path / "out", jobs=2)
+    run_study(dataclasses.replace(config, seeds=(1,)), tmp_path / "out", jobs=2)
+    first = read_outcome(outcome_file(tmp_path / "out", 1))
+    results = tuple(dataclasses.replace(one, seed=2) for one in first.results)
+    write_outcome(outcome_file(tmp_path / "out", 2), dataclasses.replace(first, seed=2, results=results))
+    report = run_study(config, tmp_path / "out")
     table = json.loads((tmp_path / "out" / "study.json").read_text())
     assert {(row["of"]["name"], row["of"]["split"]) for row in table["rows"]} == {
         (name, split) for name in ("base", "stage2", "weak_only") for split in ("dev", "heldout")
@@ -66,6 +72,7 @@ def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) 
     assert run_study(config, tmp_path / "out").read_text() == text
     assert [path.stat().st_mtime_ns for path in kept] == times
 
+    config = dataclasses.replace(config, seeds=(1,))  # the other's file would be refused before
     retrained = dataclasses.replace(config, stages={**config.stages, "weak_only": config.stages["stage2"]})
     retrained = dataclasses.replace(retrained, equal="nothing")
     with pytest.raises(ConfigError, match="weak_only: was trained by another recipe"):

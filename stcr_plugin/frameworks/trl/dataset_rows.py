@@ -10,7 +10,7 @@ from typing import Any
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.registry.manifest import DATASET_INFO
+from stcr_plugin.registry.manifest import DATASET_INFO, listed
 from stcr_plugin.registry.picture_store import IN_TAR
 
 _LOADERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -85,7 +85,7 @@ def mixed(parts: Sequence[Any], strategy: str, shares: Sequence[float] | None, *
 
 def _entry(registry: Path, name: str) -> dict[str, Any]:
     path = registry / DATASET_INFO
-    known = artefacts.read_json(path)
+    known = listed(registry)
     if name not in known:
         raise ConfigError(path, f"has no dataset {name!r}", nearest(name, list(known)))
     entry: dict[str, Any] = known[name]
