@@ -4,9 +4,9 @@
     python docs/make_tables.py --check   # exit code 1 where a file would change or a figure in a text is wrong
 
 Figures come from the published studies (docs/results/STUDY/study.json and seed*.jsonl), from single runs whose answers
-are in docs/results/repeats and docs/results/forgetting (made by docs/pack_answers.py), and from
-docs/results/measured.yaml, which lists times, rates and estimates. figures.json holds those that a page uses. A page
-uses a figure in one of two ways:
+are in docs/results/repeats and docs/results/forgetting (made by docs/pack_answers.py), from what stage 1 wrote in
+docs/results/factuality (docs/pack_claims.py), and from docs/results/measured.yaml, which lists times, rates and
+estimates. figures.json holds those that a page uses. A page uses a figure in one of two ways:
 
 - A table stands between `<!-- table: NAME -->` and `<!-- end -->`; its text is TABLES[NAME], filled with figures.
 - A number in running text is bound to its figure in a comment after its paragraph or list:
@@ -27,9 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from scipy.stats import pearsonr
 
 from stcr_plugin.report.tables import ONE_TRAINING, OVER_EPISODES, OVER_SEEDS
 from stcr_plugin.scoring.metrics import pooled_interval
+from stcr_plugin.scoring.seeds import spread
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "docs/results"
@@ -37,6 +39,7 @@ FIGURES = RESULTS / "figures.json"
 STUDIES = ("seeds", "ablation", "few_labels")
 REPEATS = sorted((RESULTS / "repeats").glob("*.jsonl"))
 FORGETTING = sorted((RESULTS / "forgetting").glob("*.jsonl"))
+FACTUALITY = sorted((RESULTS / "factuality").glob("seed*.jsonl"))
 METRICS = {
     "pair_accuracy": ("pair_accuracy", "%"),
     "forward_accuracy": ("forward_accuracy", "%"),
@@ -98,6 +101,7 @@ def all_figures() -> dict[str, Figure]:
         found |= {one.name: one for one in _of_study(study)}
     for path in (*REPEATS, *FORGETTING):
         found |= {one.name: one for one in _of_run(path)}
+    found |= {one.name: one for one in _of_claims()}
     return found | {one.name: one for one in _derived(found)}
 
 
@@ -185,6 +189,64 @@ def _of_run(path: Path) -> Iterator[Figure]:
         yield replace(here, name=f"{stem}_backward_accuracy", value=backward)
         yield replace(here, name=f"{stem}_gap", value=forward - backward, unit="points")
         yield replace(here, name=f"{stem}_described", value=line["described"])
+
+
+def _of_claims() -> Iterator[Figure]:
+    """What stage 1 wrote of its pictures: of each seed, and over the seeds."""
+    by_name: dict[str, list[Figure]] = {}
+    for path in FACTUALITY:
+        head, *lines = _read(path)
+        for line in lines:
+            counts = {episode: _claim_counts(one) for episode, one in line["episodes"].items()}
+            here = Figure("", 0.0, split=line["split"], source=str(path.relative_to(REPOSITORY)))
+            here = replace(here, command=head["command"], revision=head["revision"][:7])
+            here = replace(here, n=sum(len(one["pairs"]) for one in line["episodes"].values()))
+            for name in dict.fromkeys(name for one in counts.values() for name in one):
+                sums = {episode: [*one.get(name, (0, 0))] for episode, one in counts.items()}
+                part, whole = (sum(of[column] for of in sums.values()) for column in (0, 1))
+                if whole:
+                    scale, unit = (1, "cm") if name.endswith("_off") else (100, "%")
+                    bounds = pooled_interval(sums)
+                    low, high = [scale / 100 * end for end in bounds] if bounds else (None, None)
+                    stem = f"factuality_{line['row']}_{line['split']}_{name}"
+                    one = replace(here, name=f"{stem}_seed{head['seed']}", value=scale * part / whole, unit=unit)
+                    one = replace(one, low=low, high=high)
+                    by_name.setdefault(stem, []).append(one)
+                    yield one
+                    counted = replace(one, name=f"{stem}_count_seed{head['seed']}", value=part, unit="answers")
+                    yield replace(counted, low=None, high=None)
+    source = "docs/results/factuality/seed17.jsonl"
+    for stem, of_seeds in by_name.items():
+        here = replace(of_seeds[0], n=sum(one.n or 0 for one in of_seeds), source=source, low=None, high=None)
+        yield from _spread(stem, asdict(spread([one.value for one in of_seeds])), here)
+        if stem.endswith("_true") and len(of_seeds) > 3:  # fewer have no interval
+            accuracies = by_name[f"factuality_stage1_{here.split}_pair_accuracy"]
+            r = pearsonr([one.value for one in of_seeds], [one.value for one in accuracies])
+            low, high = r.confidence_interval()
+            yield replace(here, name=f"{stem}_correlation", value=r.statistic, low=low, high=high, unit="r")
+
+
+def _claim_counts(episode: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Name of a share -> (part, whole) in one episode, from the counts that docs/pack_claims.py writes."""
+    claims, deciding = episode["claims"], episode["deciding"]
+    true, false = (sum(one[column] for one in claims.values()) for column in (0, 1))
+    stated, answers = true + false + episode["unreadable"], 2 * len(episode["pairs"])
+    causes = {"seeing": "false", "judging": "true", "unknown": "unreadable"}
+    wrong = sum(one[1] for one in deciding.values())
+    return {
+        "pair_accuracy": (episode["pairs"].count("B"), len(episode["pairs"])),
+        "claims_true": (true, stated),
+        "claims_false": (false, stated),
+        "claims_unreadable": (episode["unreadable"], stated),
+        "claims_missing": (episode["missing"], episode["wanted"]),
+        **{f"{family}_true": (one[0], one[0] + one[1]) for family, one in claims.items()},
+        **{f"{family}_off": (one[2], one[0] + one[1]) for family, one in claims.items()},
+        **{f"wrong_{cause}": (deciding[verdict][1], answers) for cause, verdict in causes.items()},
+        **{f"wrong_of_{cause}": (deciding[verdict][1], wrong) for cause, verdict in causes.items()},
+        "unparsed": (sum(one[2] for one in deciding.values()), answers),
+        "deciding_true": (sum(deciding["true"]), answers),
+        **{f"right_where_{verdict}": (one[0], sum(one)) for verdict, one in deciding.items()},
+    }
 
 
 def _spread(name: str, measure: Mapping[str, Any], here: Figure) -> Iterator[Figure]:
@@ -388,6 +450,18 @@ def _few_labels() -> str:
     return _table("| row | seed 23 | seed 24 |", rows)
 
 
+def _factuality(columns: Mapping[str, str]) -> str:
+    """A line per split and seed; columns: heading -> cell, where NAME is the figure's stem."""
+    lines = []
+    for split in ("seen", "heldout"):
+        for seed in range(17, 22):
+            cells = [
+                re.sub(r"{(\w+)", rf"{{factuality_stage1_{split}_\1_seed{seed}", cell) for cell in columns.values()
+            ]
+            lines.append(f"| {split} | {seed} | " + " | ".join(cells) + " |")
+    return _table("| split | seed | " + " | ".join(columns) + " |", lines)
+
+
 TABLES = {
     "main": _main(),
     "seeds_glance": _glance(),
@@ -409,6 +483,30 @@ TABLES = {
                 ("stage 2, no replay", "`direct`", "demo_stage2"),
             )
         ],
+    ),
+    "factuality": _factuality(
+        {
+            "pair accuracy %": "{pair_accuracy:.1fi}",
+            "claims true %": "{claims_true:.1fi}",
+            "false %": "{claims_false:.1f}",
+            "unreadable %": "{claims_unreadable:.1f}",
+            "missing %": "{claims_missing:.1f}",
+            "seeing errors": "{wrong_seeing_count:.0f}",
+            "judging errors": "{wrong_judging_count:.0f}",
+            "unknown": "{wrong_unknown_count:.0f}",
+            "unparsed": "{unparsed_count:.0f}",
+        }
+    ),
+    "factuality_families": _factuality(
+        {f"{family} true %": f"{{{family}_true:.1f}}" for family in ("phase", "gripper", "reach", "goal", "height")}
+        | {f"{family} off by cm": f"{{{family}_off:.1f}}" for family in ("reach", "goal", "height")}
+    ),
+    "factuality_deciding": _factuality(
+        {
+            "answers whose deciding claims are all true %": "{deciding_true:.1fi}",
+            "right, of these %": "{right_where_true:.1fi}",
+            "right where a deciding claim is false %": "{right_where_false:.1fi}",
+        }
     ),
     "speed": _table(
         "| comparison | ours | baseline | ratio of the medians | quartiles of step against step |",

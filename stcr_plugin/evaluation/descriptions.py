@@ -103,13 +103,14 @@ def _states(source: EpisodeSource, episodes: Mapping[str, Episode]) -> dict[str,
 def claim_account(request: EvalRequest, asked: Sequence[Asked], language: str) -> ClaimAccount:
     """What reasoned answers say of their pictures, held against the states of the build's source."""
     try:
-        answers = _held_against_truth(request, asked, language)
+        answers = held_against_truth(request, asked, language)
     except StcrError as error:
         return ClaimAccount(unknown=str(error))
     return ClaimAccount(factuality(answers, request.resamples, request.seed))
 
 
-def _held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: str) -> list[Described]:
+def held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: str) -> list[Described]:
+    """Every answer with its claims. Raises ConfigError or DataError with the reason where the truth is not known."""
     from stcr_plugin.registry.manifest import read_manifest
     from stcr_plugin.samples.cot import claim_reader
 

@@ -17,7 +17,8 @@ from stcr_plugin.records import BASE_MADE, StageRecord
 from stcr_plugin.release.lineage import lineage
 from stcr_plugin.release.pixels import serving_limits, with_limits
 from stcr_plugin.release.server_commands import client, served_name, serving
-from stcr_plugin.report.model_card import Card, CardStage, HubMetadata, Limits, Size, model_card
+from stcr_plugin.report.model_card import Card, CardStage, HubMetadata, model_card
+from stcr_plugin.report.serving_words import Limits, Size
 from stcr_plugin.results import Controls, Evaluation, Guard
 
 CHAIN, README, CLIENT = "stcr_chain.json", "README.md", "client.py"

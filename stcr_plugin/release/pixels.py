@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from stcr_plugin.engines.picture_loading import fit
-from stcr_plugin.report.model_card import Limits, Size
+from stcr_plugin.report.serving_words import Limits, Size
 
 COMMON: tuple[Size, ...] = ((640, 480), (1280, 720), (640, 360), (848, 480), (1920, 1080), (256, 256), (224, 224))
 """Sizes of robot cameras, used where the training pictures cannot be measured."""

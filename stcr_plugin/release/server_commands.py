@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
-from stcr_plugin.report.model_card import Limits, Serving
+from stcr_plugin.report.serving_words import Limits, Serving
 from stcr_plugin.types import Pair, Prompt, Query
 
 CLIENT = Path(__file__).with_name("client.py")

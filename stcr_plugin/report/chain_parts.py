@@ -10,7 +10,7 @@ from stcr_plugin.figures import PhaseCell, QuarterFigures, WindowFigures
 from stcr_plugin.report import tables
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import Block, Cell, Fold, Heading, Heat, Section, Table, Words, code, figures, share
-from stcr_plugin.report.factuality_words import CHAIN_HEADS, claim_cells
+from stcr_plugin.report.factuality_words import claims_of
 from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.report.runs import Measured
 from stcr_plugin.results import Evaluation
@@ -125,25 +125,8 @@ def _in_order(cells: Sequence[PhaseCell]) -> list[str]:
 
 def claims(measured: Sequence[Measured]) -> list[Section]:
     """What the answers of each run say of their pictures, where they were held against the truth."""
-    found = [(one, one.of.claims.found) for one in measured if one.of.claims and one.of.claims.found]
-    if not found:
-        return []
-    lines: list[list[Cell]] = [
-        [*claim_cells([one.name, one.of.dataset, one.of.split], claims)] for one, claims in found
-    ]
-    return [
-        Section(
-            "What they wrote",
-            [
-                Words(
-                    "Claims in the answers against the recorded states. A wrong answer is a seeing error where a claim "
-                    "that decides is false, and a judging error where all of those are true; a claim decides where it "
-                    "is about something in which the two pictures differ."
-                ),
-                Table(["name", "dataset", "split", *CHAIN_HEADS], lines, "Claims in the answers"),
-            ],
-        )
-    ]
+    blocks = claims_of([(one.name, one.of) for one in measured])
+    return [Section("What they wrote", blocks)] if blocks else []
 
 
 def overlaps(measured: Sequence[Measured]) -> list[Section]:

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 
 from stcr_plugin.figures import Factuality, Measure
 from stcr_plugin.report import tables
-from stcr_plugin.results import ClaimAccount
+from stcr_plugin.report.document import Block, Cell, Table, Words
+from stcr_plugin.results import ClaimAccount, Evaluation
 
-HEADS = ("claims", "number", "true %")
+HEADS = ("claims", "number", "true %", "numbers are off by, on average")
+CLAIM_HEADS = ("true %", "false %", "unreadable %", "missing %")
+CAUSES = (
+    "Claims in the answers against the recorded states. A wrong answer is a seeing error where a claim that decides is "
+    "false, and a judging error where all of those are true; a claim decides where it is about something in which the "
+    "two pictures differ."
+)
 
 
 def share(found: Measure) -> str:
@@ -46,14 +53,21 @@ def _wrong(found: Factuality) -> str:
 
 def family_cells(found: Factuality) -> list[list[str]]:
     """A line per family of claims, as HEADS names the cells."""
-    return [[family, str(one.n), share(one.true)] for family, one in found.families.items()]
+    return [[family, str(one.n), share(one.true), tables.number(one.off)] for family, one in found.families.items()]
 
 
-def claim_cells(labels: Sequence[str], found: Factuality) -> list[str]:
-    """A line of CHAIN_HEADS after `labels`."""
+def claims_of(named: Sequence[tuple[str, Evaluation]]) -> list[Block]:
+    """What answers say of their pictures: a line per named evaluation whose answers were held against the truth."""
+    lines: list[list[Cell]] = [
+        [name, one.dataset, one.split, *_cells(one.claims.found)]
+        for name, one in named
+        if one.claims and one.claims.found
+    ]
+    heads = ["name", "dataset", "split", *CLAIM_HEADS, "seeing errors", "judging errors", "unknown"]
+    return [Words(CAUSES), Table(heads, lines, "Claims in the answers")] if lines else []
+
+
+def _cells(found: Factuality) -> list[str]:
     wrong = found.wrong
     shares = (found.claims_true, found.claims_false, found.claims_unreadable, found.claims_missing)
-    return [*labels, *map(share, shares), *map(str, (wrong.seeing, wrong.judging, wrong.unknown))]
-
-
-CHAIN_HEADS = ("true %", "false %", "unreadable %", "missing %", "seeing errors", "judging errors", "unknown")
+    return [*map(share, shares), *map(str, (wrong.seeing, wrong.judging, wrong.unknown))]

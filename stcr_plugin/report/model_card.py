@@ -30,8 +30,10 @@ from stcr_plugin.report.document import (
     figures,
     markdown,
 )
+from stcr_plugin.report.factuality_words import claims_of, share
 from stcr_plugin.report.guard_table import COLUMNS, guard_figure
 from stcr_plugin.report.overlap_words import overlap_words
+from stcr_plugin.report.serving_words import Limits, Serving, serving_words
 from stcr_plugin.results import Controls, Evaluation, Guard
 
 TAGS = ("stcr", "robotics", "multi-image", "order-bias", "task-progress", "llama-factory")
@@ -47,25 +49,6 @@ _STCR_SETTINGS = ("augment", "mask", "adapter")
 _GUARDED = ("accuracy", "f1", "yes_ratio")
 _CHECKSUMS = 12  # files of a build whose checksums are listed
 _USUAL = {"generate": False, "language": "en", "part": "train", "style": "img", "warn": False}
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Fewest and most pixels of a picture at a server.
-
-    Attributes:
-        sizes: (a picture as it comes, as it was trained, as a server sees it).
-        known: The sizes are those of training pictures, else common ones. A picture that the sender has sized first,
-            as our clients do, is always seen as it was trained.
-    """
-
-    least: int
-    most: int
-    sizes: tuple[tuple[Size, Size, Size], ...]
-    known: bool
 
 
 @dataclass(frozen=True)
@@ -88,18 +71,6 @@ class CardStage:
     controls: tuple[Controls, ...] = ()
     guards: tuple[Guard, ...] = ()
     left_out: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Serving:
-    """Command lines and the question of training, see release.server_commands."""
-
-    question: str
-    task: str
-    vllm: str
-    sglang: str
-    curl: str
-    evaluation: str
 
 
 @dataclass(frozen=True)
@@ -156,13 +127,15 @@ def model_card(of: Card) -> tuple[str, tuple[str, ...]]:
     sections = [
         Section("Usage", _usage(of)),
         Section("Results", _results(of, missing)),
+        Section("What it writes", _claims(of, missing)),
         Section("Controls", _controls(of, missing)),
         Section("General ability", _guard(of, missing)),
         Section("Training data", _data(of, missing)),
         Section("Training", [block for stage in of.stages for block in _training(stage)]),
         Section("Limits", [Bullets(tuple(_limits(of.last)))]),
-        Section("Serving", _serving(of)),
+        Section("Serving", serving_words(of.serving, of.limits)),
     ]
+    sections = [section for section in sections if section.blocks]
     sections.append(Section("Missing", [Bullets(tuple(missing)) if missing else Words("Nothing.")]))
     metadata = ModelCardData(
         license=of.hub.license,
@@ -220,6 +193,16 @@ def _settings(found: Evaluation) -> str:
     given = found.settings
     other = [f"{key} {given[key]}" for key, value in _USUAL.items() if given.get(key, value) != value]
     return ", ".join([found.mode, f"{given.get('image_max_pixels')} pixels", *other])
+
+
+def _claims(of: Card, missing: list[str]) -> list[Block]:
+    """What stages that give reasons say of the pictures; nothing where none was evaluated so."""
+    named = [(stage.name, one) for stage in of.stages for one in stage.evaluations if one.mode == "cot"]
+    for name, one in named:
+        if not (one.claims and one.claims.found):
+            why = one.claims.unknown if one.claims else "its `stcr eval` did not check them; run it again"
+            missing.append(f"claims of {code(name)} on {one.dataset}, {one.split}: {why}")
+    return claims_of(named)
 
 
 def _controls(of: Card, missing: list[str]) -> list[Block]:
@@ -351,45 +334,14 @@ def _limits(last: CardStage) -> list[str]:
                 f"{where}: pairs within one phase of the movement have {tables.figure(within, 'pair_accuracy')} % pair "
                 f"accuracy ({within.figures.n_pairs} pairs)"
             )
+        if (claims := found.claims and found.claims.found) and claims.claims_false.value:
+            limits.append(f"{where}: {share(claims.claims_false)} % of what it writes of the pictures is false")
     return [
         *limits,
         "It compares pictures of one task with each other; it does not say whether a task is done, nor how far along.",
         "The results hold for the tasks, cameras and distances in time of the splits above, and for no others.",
         "It must not be used as a safety device.",
     ]
-
-
-def _serving(of: Card) -> list[Block]:
-    serving = of.serving
-    return [
-        Words("vLLM (options as in its documentation, 0.9 and later) and SGLang (0.5); we ran neither:"),
-        Code(serving.vllm, "bash"),
-        Code(serving.sglang, "bash"),
-        Words(_sizes(of.limits)),
-        Words("`client.py` in this folder resizes pictures as training did and asks in both orders:"),
-        Code(f'python client.py A.png B.png "{serving.task}"', "bash"),
-        Code(serving.curl, "bash"),
-        Words("To evaluate it behind the server with the same settings:"),
-        Code(serving.evaluation, "bash"),
-    ]
-
-
-def _sizes(limits: Limits | None) -> str:
-    if limits is None:
-        return "Its image processor has no limits on pixels, so none were written: resize pictures before sending them."
-    seen = [
-        f"{_size(size)} is seen as {_size(served)}" + ("" if served == trained else f", trained as {_size(trained)}")
-        for size, trained, served in limits.sizes
-    ]
-    of = "Training pictures" if limits.known else "Common sizes (no training picture was found to measure)"
-    return (
-        f"`preprocessor_config.json` limits pictures to {limits.least:,} to {limits.most:,} pixels. A picture that was "
-        f"resized first, as client.py does, is seen as in training. {of}, sent as they come: {'; '.join(seen)}."
-    )
-
-
-def _size(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 def _json(value: Any) -> str:

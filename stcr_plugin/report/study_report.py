@@ -6,12 +6,13 @@ from pathlib import Path
 
 from stcr_plugin import artefacts
 from stcr_plugin.report import plots
-from stcr_plugin.report.document import Block, Cell, Document, Marked, Plot, Section, Table, Words, markdown
+from stcr_plugin.report.document import Block, Bullets, Cell, Document, Marked, Plot, Section, Table, Words, markdown
+from stcr_plugin.report.factuality_words import CAUSES, CLAIM_HEADS
 from stcr_plugin.report.guard_table import COLUMNS as COLUMNS_OF_GUARD
 from stcr_plugin.report.tables import COLUMNS, ONE_TRAINING, OVER_EPISODES, OVER_SEEDS, bounds, number, signed
 from stcr_plugin.scoring import seeds
 from stcr_plugin.scoring.breakdown import STEP
-from stcr_plugin.scoring.study_figures import ABILITY, Split, StudyFigures
+from stcr_plugin.scoring.study_figures import ABILITY, CLAIMS, ClaimsOverSeeds, Split, StudyFigures
 from stcr_plugin.scoring.verdicts import MEANINGS
 
 REPORT, PLOT = "study.md", "study.png"
@@ -43,6 +44,7 @@ def document(study: StudyFigures, out: Path) -> Document:
         Section("At a glance", _overview(study)),
         *(Section(", ".join(split), [_of_split(study, split)]) for split in study.splits),
         Section("Kinds of pairs", kinds(study)),
+        Section("What they wrote", claims(study)),
         Section("Controls", _controls(study)),
         Section("General ability", ability(study)),
         Section("Cost", _costs(study)),
@@ -126,6 +128,33 @@ def kinds(study: StudyFigures) -> list[Block]:
     heads = ["split", "pairs", "row", COLUMNS["pair_accuracy"].heading, f"minus {study.reference}", OVER_SEEDS]
     words = Words(f"{STEP} {_NO_EPISODES}")
     return [words, Table([*heads, "pairs of all seeds"], lines, "Kinds of pairs")] if lines else []
+
+
+def claims(study: StudyFigures) -> list[Block]:
+    """What the answers say of the pictures: a line per seed, then mean and deviation."""
+    lines = [line for one in study.claims for line in _claim_lines(one)]
+    if not lines:
+        return []
+    words = Words(f"{CAUSES} Errors are in percent of all answers; what is left of them is right or names no picture.")
+    errors = [f"{cause} errors %" for cause in ("seeing", "judging", "unknown")]
+    table = Table(["split", "row", "seed", *CLAIM_HEADS, *errors], lines, "What they wrote")
+    unchecked = [
+        f"{one.of.dataset}, {one.of.split}, {one.of.name}, seed {seed} was not checked: {why}"
+        for one in study.claims
+        for seed, why in one.unknown.items()
+    ]
+    return [words, table, *([Bullets(tuple(unchecked))] if unchecked else [])]
+
+
+def _claim_lines(found: ClaimsOverSeeds) -> list[list[str]]:
+    of = [f"{found.of.dataset}, {found.of.split}", found.of.name]
+    spreads = [*(found.shares.get(name) for name in CLAIMS), *found.wrong.values()]
+    by_seed = [
+        [*of, str(seed), *("-" if one is None else number(one.values[at]) for one in spreads)]
+        for at, seed in enumerate(found.seeds)
+    ]
+    mean = [*of, "mean", *("-" if one is None else _spread(one, "claims") for one in spreads)]
+    return [*by_seed, mean] if len(by_seed) > 1 else by_seed
 
 
 def _controls(study: StudyFigures) -> list[Block]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,10 @@ from stcr_plugin.types import Answer, Claim
 
 Halves = tuple[str, str]
 """What the first and the second picture of a prompt show, in words."""
+
+Verdict = Literal["true", "false", "unreadable"]
+CAUSES: Mapping[Verdict, str] = {"false": "seeing", "true": "judging", "unreadable": "unknown"}
+"""The claims that decide, all together -> what a wrong answer comes from, as `WrongAnswers` says."""
 
 _JUDGMENT = re.compile(r"closer[\s_-]+to[\s_-]+completion", re.IGNORECASE)
 
@@ -40,11 +44,13 @@ class Statement:
         family: The claim's family; "" where it cannot be read.
         verdict: Against the picture's true state.
         decides: Whether it is about something in which the two pictures differ, in truth or by the answer.
+        off: How far its number is from that of a true description; None where either has none.
     """
 
     family: str
-    verdict: Literal["true", "false", "unreadable"]
+    verdict: Verdict
     decides: bool = False
+    off: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,13 +110,15 @@ def described(
     differing = _differing(*(truth.claims for truth in truths)) | _differing(*stated)
     statements, missing = [], 0
     for claims, truth in zip(stated, truths, strict=True):
+        values = {claim.name: claim.value for claim in truth.claims}
         for claim in claims:
             if claim is None:
                 statements.append(Statement("", "unreadable"))
             else:
-                verdict: Literal["true", "false"] = "true" if truth.holds(claim) else "false"
-                statements.append(Statement(claim.name.partition(":")[0], verdict, claim.name in differing))
-        missing += len({claim.name for claim in truth.claims} - {claim.name for claim in claims if claim})
+                verdict: Verdict = "true" if truth.holds(claim) else "false"
+                family, off = claim.name.partition(":")[0], _distance(claim.value, values.get(claim.name))
+                statements.append(Statement(family, verdict, claim.name in differing, off))
+        missing += len(values.keys() - {claim.name for claim in claims if claim})
     return Described(answer, tuple(statements), missing, wanted)
 
 
@@ -127,33 +135,37 @@ def factuality(answers: Sequence[Described], resamples: int = 2000, seed: int = 
 
         return _measure(answers, counts, resamples, seed=seed)
 
+    def of_family(family: str) -> ClaimFigures:
+        mine = [one for answer in answers for one in answer.statements if one.family == family]
+        numbers = [one.off for one in mine if one.off is not None]
+        return ClaimFigures(len(mine), shares("true", family), sum(numbers) / len(numbers) if numbers else None)
+
     wrong = [one for one in answers if one.answer.chosen is not None and not one.answer.right]
-    causes = [_cause(one) for one in wrong]
+    causes = [CAUSES[deciding(one)] for one in wrong]
     return Factuality(
         claims_true=shares("true"),
         claims_false=shares("false"),
         claims_unreadable=shares("unreadable"),
         claims_missing=_measure(answers, lambda one: (one.missing, one.wanted), resamples, seed=seed),
-        families={
-            family: ClaimFigures(
-                sum(one.family == family for answer in answers for one in answer.statements), shares("true", family)
-            )
-            for family in families
-        },
-        wrong=WrongAnswers(**{cause: causes.count(cause) for cause in ("seeing", "judging", "unknown")}),
+        families={family: of_family(family) for family in families},
+        wrong=WrongAnswers(**{cause: causes.count(cause) for cause in CAUSES.values()}),
         n_claims=sum(len(one.statements) for one in answers),
         n_answers=len(answers),
         n_undescribed=sum(not one.statements for one in answers),
     )
 
 
-def _cause(wrong: Described) -> str:
-    """Why an answer is wrong, as `WrongAnswers` says."""
-    deciding = [one.verdict for one in wrong.statements if one.decides]
-    if "false" in deciding:
-        return "seeing"
-    unread = any(one.verdict == "unreadable" for one in wrong.statements)
-    return "unknown" if unread or not deciding else "judging"
+def deciding(answer: Described) -> Verdict:
+    """All claims that decide: false where one is, unreadable where there is none or any claim is unreadable."""
+    verdicts = [one.verdict for one in answer.statements if one.decides]
+    if "false" in verdicts:
+        return "false"
+    unread = any(one.verdict == "unreadable" for one in answer.statements)
+    return "unreadable" if unread or not verdicts else "true"
+
+
+def _distance(stated: str | int, true: str | int | None) -> int | None:
+    return abs(stated - true) if isinstance(stated, int) and isinstance(true, int) else None
 
 
 def _differing(first: Sequence[Claim | None], second: Sequence[Claim | None]) -> set[str]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.figures import Bounds, Intervals, Permutation
-from stcr_plugin.result_files import Inline
+from stcr_plugin.result_files import Inline, Omitted
+from stcr_plugin.results import ClaimAccount
 from stcr_plugin.scoring.metrics import RATES, pooled_interval
 from stcr_plugin.scoring.significance import sign_flips
 
@@ -81,6 +82,7 @@ class SeedResult:
 
     Attributes:
         seed: That of the training.
+        claims: What its answers say of the pictures; None where none of them gives reasons.
     """
 
     seed: int
@@ -93,6 +95,7 @@ class SeedResult:
     by_phase: Mapping[str, PartFigures] = field(default_factory=dict)
     by_distance: DistanceParts = DistanceParts()
     per_episode: tuple[EpisodePart, ...]
+    claims: Omitted[ClaimAccount | None] = None
 
 
 @dataclass(frozen=True)

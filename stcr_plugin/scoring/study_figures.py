@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from stcr_plugin.figures import GuardKind
-from stcr_plugin.results import ControlRow
+from stcr_plugin.figures import Factuality, GuardKind
+from stcr_plugin.results import ClaimAccount, ControlRow
 from stcr_plugin.scoring.breakdown import PHASE_KINDS
 from stcr_plugin.scoring.group_figures import ROWS
-from stcr_plugin.scoring.seeds import OverSeeds, PartFigures, SeedResult, SeedsDifference, Spread, difference, spread
+from stcr_plugin.scoring.seeds import (
+    OverSeeds,
+    PartFigures,
+    RowKey,
+    SeedResult,
+    SeedsDifference,
+    Spread,
+    difference,
+    spread,
+)
 from stcr_plugin.scoring.verdicts import RULES
 
 Split = tuple[str, str]
@@ -42,6 +52,26 @@ class KindOfPairs:
     pairs: int
     pair_accuracy: Spread
     more: Spread | None
+
+
+@dataclass(frozen=True)
+class ClaimsOverSeeds:
+    """What one row's answers say of a split's pictures against their true states, over the seeds, in percent.
+
+    Attributes:
+        seeds: Those whose answers were held against the truth.
+        unknown: Of the other seeds, why they were not.
+        shares: CLAIMS of the claims; one is left out where a seed has no claims.
+        families: Family of claims that every seed has -> the share of it that is true.
+        wrong: Cause of a wrong answer (`figures.WrongAnswers`) -> its share of all answers.
+    """
+
+    of: RowKey
+    seeds: tuple[int, ...]
+    unknown: Mapping[int, str]
+    shares: Mapping[str, Spread]
+    families: Mapping[str, Spread]
+    wrong: Mapping[str, Spread]
 
 
 @dataclass(frozen=True)
@@ -89,6 +119,7 @@ class StudyFigures:
         masked: Rows whose loss covers more than the answers (`stcr.mask=authors`).
         spreads: The figures of each row on each split.
         leads: Their difference from the reference's.
+        claims: Of the rows that are evaluated in mode cot.
         costs: Of each row but the base.
     """
 
@@ -104,6 +135,7 @@ class StudyFigures:
     spreads: Sequence[OverSeeds]
     leads: Sequence[SeedsDifference]
     kinds: Sequence[KindOfPairs]
+    claims: Sequence[ClaimsOverSeeds]
     controls: Sequence[ControlOverSeeds]
     ability: Sequence[Ability]
     costs: Mapping[str, Cost]
@@ -154,6 +186,51 @@ def kinds_of_pairs(results: Sequence[SeedResult], reference: str) -> list[KindOf
                     )
                 )
     return found
+
+
+CLAIMS = ("claims_true", "claims_false", "claims_unreadable", "claims_missing")
+
+
+def claims_over_seeds(results: Sequence[SeedResult]) -> list[ClaimsOverSeeds]:
+    """What the answers of each row and split say of their pictures; rows that give no reasons are left out."""
+    accounts: dict[RowKey, dict[int, ClaimAccount]] = defaultdict(dict)
+    for one in sorted(results, key=lambda one: one.seed):
+        if one.claims:
+            accounts[one.row][one.seed] = one.claims
+    found = []
+    for row, by_seed in accounts.items():
+        known = {seed: account.found for seed, account in by_seed.items() if account.found}
+        shares, families, wrong = zip(*map(_claim_values, known.values()), strict=True) if known else ((), (), ())
+        found.append(
+            ClaimsOverSeeds(
+                row,
+                seeds=tuple(known),
+                unknown={seed: account.unknown for seed, account in by_seed.items() if seed not in known},
+                shares=_spreads(shares),
+                families=_spreads(families),
+                wrong=_spreads(wrong),
+            )
+        )
+    return found
+
+
+def _claim_values(of: Factuality) -> tuple[dict[str, float | None], ...]:
+    """The figures of one seed by name: shares of claims, of families, and of wrong answers."""
+    return (
+        {name: getattr(of, name).value for name in CLAIMS},
+        {family: one.true.value for family, one in of.families.items()},
+        {cause: 100 * count / of.n_answers for cause, count in asdict(of.wrong).items()},
+    )
+
+
+def _spreads(by_seed: Sequence[Mapping[str, float | None]]) -> dict[str, Spread]:
+    """The figures that every seed has."""
+    values = {name: [one.get(name) for one in by_seed] for name in (by_seed[0] if by_seed else ())}
+    return {
+        name: spread([value for value in of_seeds if value is not None])
+        for name, of_seeds in values.items()
+        if None not in of_seeds
+    }
 
 
 def controls_over_seeds(

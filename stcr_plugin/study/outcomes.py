@@ -174,6 +174,7 @@ def write_study(config: StudyConfig, out: Path, outcomes: Sequence[Outcome]) -> 
         "rows": shown["spreads"],
         "differences": shown["leads"],
         "kinds_of_pairs": shown["kinds"],
+        "claims": shown["claims"],
         "controls": shown["controls"],
         "general_ability": shown["ability"],
         "provenance": artefacts.provenance(),
@@ -200,6 +201,7 @@ def figures_of(config: StudyConfig, outcomes: Sequence[Outcome]) -> StudyFigures
         spreads=over_seeds(results),
         leads=study_figures.differences(results, stages, config.reference),
         kinds=study_figures.kinds_of_pairs(results, config.reference),
+        claims=study_figures.claims_over_seeds(results),
         controls=study_figures.controls_over_seeds(
             [{row: one.controls[row] for row in config.control_rows} for one in outcomes],
             {name: control.rule for name, control in CONTROLS.items()},

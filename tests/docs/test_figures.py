@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import runpy
 import statistics
 import sys
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from describer import Describer
 from tiny_stage import REPOSITORY
 
 from stcr_plugin.config import read_yaml
+from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.evaluation.evaluate import evaluate
+from stcr_plugin.evaluation.request import EvalRequest
 
 FIELDS = ("name", "value", "low", "high", "n", "unit", "split", "source", "command", "revision")
 
@@ -124,6 +130,42 @@ def test_the_largest_gap_is_that_of_a_seed() -> None:
                 gaps.append(abs(found["gap_points"]))
     assert len(gaps) == 10
     assert published()["gap_abs_max"]["value"] == max(gaps)
+
+
+def test_packed_claims_give_the_figures_of_the_evaluation(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published counts say what `stcr eval` says, with its intervals."""
+    folder, out = tmp_path / "stage1", tmp_path / "seed3.jsonl"
+    request = EvalRequest(
+        engine=Describer(registry, lies=0.1), dataset="toy", registry=registry, settings=AskSettings(mode="cot")
+    )
+    found = dataclasses.replace(evaluate(request, folder), name="stage1")
+    found.write(folder / "results.json")
+    monkeypatch.syspath_prepend(REPOSITORY / "docs")
+    runpy.run_path(str(REPOSITORY / "docs/pack_claims.py"))["main"](
+        [str(out), "make demo", "3", "1", str(registry), str(folder)]
+    )
+    monkeypatch.setattr(script(), "FACTUALITY", [out])
+    monkeypatch.setattr(script(), "REPOSITORY", tmp_path)
+    figures = {one.name: one for one in script()._of_claims()}
+
+    def figure(name: str) -> Any:
+        return figures[f"factuality_stage1_heldout_{name}_seed3"]
+
+    claims = found.claims.found if found.claims else None
+    assert claims is not None
+    for name in ("claims_true", "claims_false", "claims_missing"):
+        measure = getattr(claims, name)
+        assert figure(name).value == pytest.approx(measure.value)
+        assert (figure(name).low, figure(name).high) == pytest.approx(measure.interval)
+    for family, of in claims.families.items():
+        assert figure(f"{family}_true").value == pytest.approx(of.true.value)
+        assert of.off is None or figure(f"{family}_off").value == pytest.approx(of.off)
+    assert figure("pair_accuracy").value == found.figures.pair_accuracy == 100
+    assert figure("deciding_true").value < 100
+    assert figure("right_where_false").value == 100
+    assert figure("wrong_seeing_count").value == 0
 
 
 # ---- the script ----

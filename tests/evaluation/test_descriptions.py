@@ -4,67 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from describer import Describer
 
 from stcr_plugin import artefacts
-from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.evaluation.evaluate import evaluate
-from stcr_plugin.evaluation.ground_truth import config_of, source_of
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.figures import WrongAnswers
-from stcr_plugin.registry.manifest import read_manifest, read_pairs
+from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report.evaluation_page import write_evaluation_page
 from stcr_plugin.results import Evaluation
-from stcr_plugin.samples.cot import load_phrases
-from stcr_plugin.types import Claim, Prompt, Query, Response
+from stcr_plugin.types import Prompt
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-class Describer:
-    """Describes each picture from its true state; a share of its claims is false. Its answers are right, or wrong."""
-
-    def __init__(self, registry: Path, lies: float = 0.0, wrong: bool = False, language: str = "en") -> None:
-        config = config_of(read_manifest(registry, "toy"))
-        self.pairs = {pair.pair_id: pair for pair in read_pairs(registry, "toy", "heldout")}
-        self.source, episodes = source_of(config, {pair.episode_id for pair in self.pairs.values()})
-        self.states = {name: self.source.states(episode) for name, episode in episodes.items()}
-        self.phrases = load_phrases("tabletop")[language]
-        self.lies, self.wrong, self.lied, self.said = lies, wrong, 0, 0
-
-    def identity(self) -> Mapping[str, Any]:
-        return {"engine": "describer", "lies": self.lies, "wrong": self.wrong}
-
-    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        for number, prompt in enumerate(map(unsealed, prompts)):
-            query = Query(self.pairs[prompt.item], "forward" if prompt.order == "forward" else "backward")
-            frames = (query.pair.earlier, query.pair.later)
-            shown = frames if query.order == "forward" else frames[::-1]
-            halves = [self.describe(prompt, query.pair.episode_id, frame) for frame in shown]
-            chosen = query.answer if not self.wrong else {"img1": "img2", "img2": "img1"}[query.answer]
-            text = f"spatial details: img1: {halves[0]}. img2: {halves[1]}.\ncloser to completion: {chosen}"
-            yield number, Response(text)
-
-    def describe(self, prompt: Prompt, episode: str, frame: int) -> str:
-        state = self.states[episode][frame]
-        random = artefacts.rng(prompt.item, prompt.order, frame)
-        claims = []
-        for claim in self.source.claims(state):
-            lie = random.random() < self.lies
-            self.lied, self.said = self.lied + lie, self.said + 1
-            claims.append(Claim(claim.name, _false(claim)) if lie else claim)
-        return self.phrases.say(claims)
-
-
-def _false(claim: Claim) -> str | int:
-    if isinstance(claim.value, int):
-        return claim.value + 30
-    return {"open": "closed", "closed": "open"}.get(claim.value, "place" if claim.value != "place" else "approach")
 
 
 def described(registry: Path, out: Path, engine: Any, **settings: Any) -> Evaluation:
@@ -83,12 +39,15 @@ def test_a_truthful_describer_has_every_claim_true(registry: Path, tmp_path: Pat
     assert f"Of {claims.n_claims} claims in {claims.n_answers} answers, 100.0" in (tmp_path / "report.md").read_text()
 
 
-def test_a_liar_has_as_many_false_claims_as_it_told(registry: Path, tmp_path: Path) -> None:
-    engine = Describer(registry, lies=0.2)
+@pytest.mark.parametrize("lies", [0.1, 0.3])
+def test_a_liar_has_as_many_false_claims_as_it_told(registry: Path, tmp_path: Path, lies: float) -> None:
+    engine = Describer(registry, lies=lies)
     claims = described(registry, tmp_path, engine).claims.found
-    assert 0.1 < engine.lied / engine.said < 0.3
+    assert claims.claims_true.low < 100 * (1 - lies) < claims.claims_true.high
     assert claims.claims_true.value == pytest.approx(100 * (1 - engine.lied / engine.said))
     assert claims.claims_false.value == pytest.approx(100 * engine.lied / engine.said)
+    assert claims.families["reach"].off == pytest.approx(30 * (1 - claims.families["reach"].true.value / 100))
+    assert claims.families["phase"].off is None
 
 
 @pytest.mark.parametrize("sentence", ["the gripper is open", "Hand: far off", "hand far cm off", "夹爪张开"])

@@ -15,7 +15,7 @@ from stcr_plugin.engines.server_settings import ServerSettings
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.release.export import export
 from stcr_plugin.release.server_commands import client, curl_line, example, served_name, sglang_line, vllm_line
-from stcr_plugin.report.model_card import Limits
+from stcr_plugin.report.serving_words import Limits
 
 LIMITS = Limits(3136, 50176, (), False)
 

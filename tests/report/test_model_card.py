@@ -1,5 +1,6 @@
 """The model card has the results that were measured on these very files, and names what is missing."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,9 +13,11 @@ from stcr_plugin.evaluation.controls import controls
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.guard import guard
 from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.figures import ClaimFigures, Factuality, Measure, WrongAnswers
 from stcr_plugin.release.export import export
 from stcr_plugin.report import tables
 from stcr_plugin.report.model_card import HubMetadata
+from stcr_plugin.results import ClaimAccount
 
 SMALL = AskSettings(batch_size=8)
 
@@ -124,3 +127,38 @@ def test_figures_of_other_weights_are_left_out(chain, registry, tmp_path):
     assert "None: no stage of this chain was evaluated." in body
     assert "not known to be measured on these files" in section(body, "Missing")
     assert "Not run" in section(body, "Controls")
+
+
+def reasoned(chain, stage, claims):
+    """The card of a stage that wrote reasons, evaluated on `toy` with the account `claims`."""
+    found = dataclasses.replace(chain[1]["stage2"], name="stage1", mode="cot", claims=claims)
+    found.write(stage / "eval" / "toy-heldout" / "results.json")
+    return export(stage, stage.parent / "out")
+
+
+def test_card_says_how_much_of_what_it_writes_is_true(chain, stage):
+    shares = (Measure(90.0, (85.0, 95.0)), Measure(8.0, (4.0, 12.0)), Measure(2.0), Measure(1.0))
+    families = {"goal": ClaimFigures(7, Measure(80.0))}
+    known = Factuality(*shares, families, WrongAnswers(3, 1, 2), n_claims=50, n_answers=8, n_undescribed=0)
+    body = front_and_body(reasoned(chain, stage, ClaimAccount(known)).out)[1]
+    line = "| stage2 | toy | heldout | 90.0 (85.0 to 95.0) | 8.0 (4.0 to 12.0) | 2.0 | 1.0 | 3 | 1 | 2 |"
+    assert line in section(body, "What it writes")
+    assert "toy, heldout: 8.0 (4.0 to 12.0) % of what it writes of the pictures is false" in section(body, "Limits")
+    assert "claims of" not in section(body, "Missing")
+
+
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        (ClaimAccount(unknown="the source records no states"), "the source records no states"),
+        (None, "its `stcr eval` did not check them; run it again"),
+    ],
+)
+def test_claims_that_were_not_checked_are_missing(chain, stage, claims, why):
+    done = reasoned(chain, stage, claims)
+    assert f"claims of `stage2` on toy, heldout: {why}" in done.missing
+    assert "## What it writes" not in (done.out / "README.md").read_text()
+
+
+def test_card_of_a_chain_that_only_answers_has_no_section_about_claims(chain):
+    assert "## What it writes" not in (chain[2].out / "README.md").read_text()

@@ -35,10 +35,16 @@ def test_true_descriptions_are_all_true_and_miss_nothing() -> None:
     found = factuality([held(*TRUE)])
     assert (found.claims_true.value, found.claims_false.value, found.claims_unreadable.value) == (100, 0, 0)
     assert (found.claims_missing.value, found.n_claims, found.n_undescribed) == (0, 4, 0)
-    assert {family: (one.n, one.true.value) for family, one in found.families.items()} == {
-        "goal": (2, 100),
-        "gripper": (2, 100),
+    assert {family: (one.n, one.true.value, one.off) for family, one in found.families.items()} == {
+        "goal": (2, 100, 0),
+        "gripper": (2, 100, None),
     }
+
+
+def test_numbers_are_off_by_their_mean_distance_from_a_true_description() -> None:
+    found = factuality([held("gripper=closed, goal=5", TRUE[1]), held("goal=9, size=4", "goal=three", episode="f")])
+    assert found.families["goal"].off == pytest.approx((4 + 0 + 0) / 3)
+    assert found.families["size"].off is None  # a true description says nothing of it
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stcr_plugin.figures import GuardKind
+from stcr_plugin.figures import ClaimFigures, Factuality, GuardKind, Measure, WrongAnswers
 from stcr_plugin.report import study_report
 from stcr_plugin.report.document import Document, Section, markdown
 from stcr_plugin.result_files import decode
+from stcr_plugin.results import ClaimAccount
 from stcr_plugin.scoring.metrics import RATES
 from stcr_plugin.scoring.seeds import SeedResult, over_seeds
-from stcr_plugin.scoring.study_figures import StudyFigures, ability_over_seeds, differences, kinds_of_pairs
+from stcr_plugin.scoring.study_figures import (
+    StudyFigures,
+    ability_over_seeds,
+    claims_over_seeds,
+    differences,
+    kinds_of_pairs,
+)
 
 
 def figures(**parts: Any) -> StudyFigures:
     """The figures of a study with `parts` alone."""
     of = {"name": "toy", "asks": "", "seeds": (1, 2), "rows": (), "reference": "stage2", "equal": "nothing"}
     empty: dict[str, Any] = {
-        "modes": {}, "revisions": ("a",), "masked": (), "spreads": (), "leads": (), "kinds": (), "controls": (),
-        "ability": (), "costs": {},
+        "modes": {}, "revisions": ("a",), "masked": (), "spreads": (), "leads": (), "kinds": (), "claims": (),
+        "controls": (), "ability": (), "costs": {},
     }  # fmt: skip
     return StudyFigures(**{**of, **empty, **parts})
 
@@ -84,6 +92,51 @@ def test_kinds_of_pairs_are_compared_with_the_reference_seed_by_seed() -> None:
     assert "| toy, heldout | within one phase | weak_only | 62.0 ± 2.8 | -13.0 | -101.9 to +75.9 | 40 |" in text
     without = [result("stage2", 1, None, 90.0), *results[1:]]  # no such pairs under one seed
     assert {one.kind for one in kinds_of_pairs(without, "stage2")} == {"5..11 steps"}
+
+
+def wrote(seed: int, account: ClaimAccount | None, row: str = "stage1") -> SeedResult:
+    of = {"name": row, "seed": seed, "dataset": "toy", "split": "heldout", "per_episode": []}
+    plain = decode(SeedResult, {**of, **dict.fromkeys(("n_pairs", "n_episodes", *RATES), 0)})
+    return dataclasses.replace(plain, claims=account)
+
+
+def account(true: float | None, families: dict[str, float], wrong: WrongAnswers) -> ClaimAccount:
+    false = None if true is None else 100 - true
+    of_families = {name: ClaimFigures(5, Measure(value)) for name, value in families.items()}
+    shares = (Measure(true), Measure(false), Measure(None if true is None else 0.0), Measure(10.0))
+    return ClaimAccount(
+        Factuality(*shares, of_families, wrong, n_claims=0 if true is None else 50, n_answers=20, n_undescribed=0)
+    )
+
+
+def test_claims_have_a_line_per_seed_and_their_mean() -> None:
+    high = account(90.0, {"goal": 80.0, "reach": 70.0}, WrongAnswers(seeing=4, judging=1))
+    low = account(60.0, {"goal": 50.0}, WrongAnswers(seeing=8, unknown=1))
+    (found,) = claims_over_seeds([wrote(2, low), wrote(1, high), wrote(1, None, "stage2")])
+    assert (found.of.name, found.seeds, found.unknown) == ("stage1", (1, 2), {})
+    assert found.shares["claims_true"].values == (90.0, 60.0)
+    assert {name: one.values for name, one in found.families.items()} == {"goal": (80.0, 50.0)}
+    assert {cause: one.values for cause, one in found.wrong.items()} == {
+        "seeing": (20.0, 40.0),
+        "judging": (5.0, 0.0),
+        "unknown": (0.0, 5.0),
+    }
+    text = markdown(Document("", [Section("", study_report.claims(figures(claims=[found])))]))
+    assert "| toy, heldout | stage1 | 1 | 90.0 | 10.0 | 0.0 | 10.0 | 20.0 | 5.0 | 0.0 |" in text
+    assert "| toy, heldout | stage1 | mean | 75.0 ± 21.2 | 25.0 ± 21.2 | 0.0 ± 0.0 | 10.0 ± 0.0 | 30.0 ± 14.1 |" in text
+    assert study_report.claims(figures(claims=claims_over_seeds([wrote(1, None)]))) == []
+
+
+def test_seeds_without_claims_or_truth_are_named_and_not_averaged() -> None:
+    silent = account(None, {}, WrongAnswers())
+    unchecked = ClaimAccount(unknown="the source records no states")
+    results = [wrote(1, account(90.0, {"goal": 80.0}, WrongAnswers(2))), wrote(2, silent), wrote(3, unchecked)]
+    (found,) = claims_over_seeds(results)
+    assert (found.seeds, found.unknown) == ((1, 2), {3: "the source records no states"})
+    assert set(found.shares) == {"claims_missing"}
+    text = markdown(Document("", [Section("", study_report.claims(figures(claims=[found])))]))
+    assert "| toy, heldout | stage1 | 2 | - | - | - | 10.0 | 0.0 | 0.0 | 0.0 |" in text
+    assert "- toy, heldout, stage1, seed 3 was not checked: the source records no states" in text
 
 
 def test_general_ability_is_compared_with_the_first_row_seed_by_seed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from toy_study import seed_run, stages, study, two_datasets
 from stcr_plugin.artefacts import provenance
 from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.figures import Measure, Verdict
+from stcr_plugin.figures import ClaimFigures, Factuality, Measure, Verdict, WrongAnswers
 from stcr_plugin.result_files import decode
-from stcr_plugin.results import ControlRow, ControlsOf
+from stcr_plugin.results import ClaimAccount, ControlRow, ControlsOf
 from stcr_plugin.scoring.metrics import RATES
 from stcr_plugin.scoring.seeds import RARE, SeedResult
 from stcr_plugin.scoring.verdicts import RULES
@@ -34,7 +35,7 @@ from stcr_plugin.study.runner import run_study
 from stcr_plugin.study.study_config import StudyConfig
 
 
-def result(row: str, seed: int, right: int) -> SeedResult:
+def result(row: str, seed: int, right: int, claims: ClaimAccount | None = None) -> SeedResult:
     accuracy = 100 * right / 4
     values = {
         "seed": seed,
@@ -53,24 +54,24 @@ def result(row: str, seed: int, right: int) -> SeedResult:
         "by_distance": {"windows": []},
         "per_episode": [{"episode_id": name, "n_pairs": 4, "pair_accuracy": accuracy} for name in ("a", "b")],
     }
-    return decode(SeedResult, values)
+    return dataclasses.replace(decode(SeedResult, values), claims=claims)
 
 
-def two_seeds(root: Path, **changes: Any) -> StudyConfig:
+def two_seeds(root: Path, claims: Sequence[ClaimAccount | None] = (None, None), **changes: Any) -> StudyConfig:
     """A study of seeds 1 and 2, and in the folder `out` the outcome of each, trained elsewhere."""
     root.mkdir(exist_ok=True)
     workshop = Workshop(root)
     workshop.write_yaml(workshop.data, DATA)
     workshop.write_yaml(root / "base.yaml", {"seed": 0})
     config = study(data=str(workshop.data), base=str(root / "base.yaml"), splits=["dev"], **changes)
-    for seed, right in ((1, 3), (2, 2)):
+    for seed, right, account in zip((1, 2), (3, 2), claims, strict=True):
         outcome = Outcome(
             study="toy",
             seed=seed,
             made_by=made_by(config),
             revisions=("abc",),
             costs={row: Cost((row,), 2, supervised_tokens=100, seconds=60.0 * seed) for row in ("stage2", "weak_only")},
-            results=(result("base", seed, 0), result("stage2", seed, 4), result("weak_only", seed, right)),
+            results=(result("base", seed, 0), result("stage2", seed, 4, account), result("weak_only", seed, right)),
             controls={},
             ability={},
         )
@@ -94,6 +95,27 @@ def test_table_of_seeds_trained_elsewhere_is_written_without_training(
     (baseline,) = table["differences"]
     assert baseline["points"]["mean"] == -37.5
     assert table["costs"]["weak_only"]["seconds"] == 90.0
+
+
+def test_what_models_wrote_goes_from_the_files_of_the_seeds_into_the_table(tmp_path: Path) -> None:
+    shares = (Measure(90.0, (85.0, 95.0)), Measure(8.0), Measure(2.0), Measure(0.0))
+    goal = {"goal": ClaimFigures(7, Measure(80.0))}
+    known = Factuality(*shares, goal, WrongAnswers(3, 1), n_claims=14, n_answers=8, n_undescribed=0)
+    accounts = [ClaimAccount(known), ClaimAccount(unknown="the source records no states")]
+    text = run_study(two_seeds(tmp_path, claims=accounts), tmp_path / "out").read_text()
+    assert "## What they wrote" in text
+    assert "| tiny, dev | stage2 | 1 | 90.0 | 8.0 | 2.0 | 0.0 | 37.5 | 12.5 | 0.0 |" in text
+    (found,) = json.loads((tmp_path / "out" / "study.json").read_text())["claims"]
+    assert (found["of"]["name"], found["seeds"]) == ("stage2", [1])
+    assert found["unknown"] == {"2": "the source records no states"}
+    assert found["families"]["goal"]["values"] == [80.0]
+    outcomes = [read_outcome(outcome_file(tmp_path / "out", seed)) for seed in (1, 2)]
+    assert [one.results[1].claims for one in outcomes] == accounts
+
+
+def test_study_without_reasons_has_no_claims(tmp_path: Path) -> None:
+    assert "What they wrote" not in run_study(two_seeds(tmp_path), tmp_path / "out").read_text()
+    assert json.loads((tmp_path / "out" / "study.json").read_text())["claims"] == []
 
 
 def test_seed_with_a_folder_is_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
