@@ -40,6 +40,7 @@ STUDIES = ("seeds", "ablation", "few_labels")
 REPEATS = sorted((RESULTS / "repeats").glob("*.jsonl"))
 FORGETTING = sorted((RESULTS / "forgetting").glob("*.jsonl"))
 FACTUALITY = sorted((RESULTS / "factuality").glob("seed*.jsonl"))
+ANNOTATION = RESULTS / "annotation/checks.jsonl"
 METRICS = {
     "pair_accuracy": ("pair_accuracy", "%"),
     "forward_accuracy": ("forward_accuracy", "%"),
@@ -51,6 +52,9 @@ SPLITS = ("seen", "heldout", "crowded", "regress", "shapes", "push", "take_off")
 KINDS = {"within one phase": "within_phase", "crossing phases": "across_phases"}
 # Names that other pages and tools rely on, and the systematic names that they stand for.
 NAMED = {
+    "annotate_liar_caught": "annotate_lying_caught_all",
+    "annotate_leak_caught": "annotate_leaking_caught_leak",
+    "annotate_true_rejected": "annotate_truthful_true_rejected_all",
     "seen_pair_accuracy": "seeds_stage2_seen_pair_accuracy",
     "heldout_pair_accuracy": "seeds_stage2_heldout_pair_accuracy",
     "baseline_seen_pair_accuracy": "seeds_weak_only_seen_pair_accuracy",
@@ -102,6 +106,8 @@ def all_figures() -> dict[str, Figure]:
     for path in (*REPEATS, *FORGETTING):
         found |= {one.name: one for one in _of_run(path)}
     found |= {one.name: one for one in _of_claims()}
+    if ANNOTATION.is_file():
+        found |= {one.name: one for one in _of_teachers(ANNOTATION)}
     return found | {one.name: one for one in _derived(found)}
 
 
@@ -249,6 +255,26 @@ def _claim_counts(episode: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
+def _of_teachers(path: Path) -> Iterator[Figure]:
+    """What the checks of `stcr annotate` made of the texts of simulated teachers: annotate_TEACHER_MEASURE_CHECK."""
+    head, *lines = _read(path)
+    base = Figure("", 0.0, source=str(path.relative_to(REPOSITORY)), command=head["command"])
+    base = replace(base, revision=head["revision"][:7])
+    for line in lines:
+        stem = f"annotate_{line['teacher']}"
+        if line["measure"] == "cost":
+            for name in ("requests", "tokens"):
+                if line["accepted"]:
+                    yield replace(base, name=f"{stem}_{name}", value=line[name] / line["accepted"], unit=name)
+            yield replace(base, name=f"{stem}_texts", value=line["texts"], unit="texts")
+        elif line["measure"] != "missed":
+            part, whole = (sum(counts[column] for counts in line["episodes"].values()) for column in (0, 1))
+            if whole:
+                low, high = pooled_interval(line["episodes"]) or (None, None)
+                name = f"{stem}_{line['measure']}_{line['check']}"
+                yield replace(base, name=name, value=100 * part / whole, low=low, high=high, n=whole)
+
+
 def _spread(name: str, measure: Mapping[str, Any], here: Figure) -> Iterator[Figure]:
     low, high = measure["interval"] or (None, None)
     yield replace(here, name=name, value=measure["mean"], low=low, high=high)
@@ -329,6 +355,53 @@ def _revisions(path: Path) -> list[str]:
 
 # ---- tables ----
 
+TEACHERS = {
+    "truthful": "true, in free English",
+    "truthful_phrases": "true, in the phrases of the claims",
+    "decoys": "true, with harmless words that can speak of order",
+    "biased": "true, but judges the second picture",
+    "leaking": "true, and a sentence of time, order, progress or the other picture",
+    "lying": "a fifth of its claims false, others each time; free English",
+    "lying_phrases": "the same, in the phrases of the claims",
+    "believing": "a fifth of its claims false, the same each time, and judges by them; free English",
+    "vacuous": "true, and says nothing",
+    "failing": "refuses a tenth of all requests, and a tenth of its texts end in the middle",
+}
+CHECKS = ("described", "leak", "claims", "confirmed", "judged", "blind", "all")
+
+
+def _checked(measure: str) -> str:
+    """Percent of texts, of pairs from `judged` on, that each check rejects; a dash where there are no such texts."""
+    known = {one.name for one in _of_teachers(ANNOTATION)} if ANNOTATION.is_file() else set[str]()
+    rows = []
+    for name, text in TEACHERS.items():
+        cells = []
+        for check in CHECKS:
+            figure = f"annotate_{name}_{measure}_{check}"
+            cells.append(f"{{{figure}:.1f{'i' if check == 'all' else ''}}}" if figure in known else "-")
+        if set(cells) != {"-"}:
+            rows.append(f"| {text} | {' | '.join(cells)} |")
+    heads = " | ".join(f"`{check}`" for check in CHECKS[:-1])
+    return _table(f"| teacher | {heads} | all together, by pairs |", rows)
+
+
+def _taught() -> str:
+    """What is accepted, how much of it is bad, and what an accepted pair costs."""
+    known = {one.name for one in _of_teachers(ANNOTATION)} if ANNOTATION.is_file() else set[str]()
+    rows = []
+    for name, text in TEACHERS.items():
+        figures = {
+            f"annotate_{name}_accepted_all": ".1fi",
+            f"annotate_{name}_accepted_bad_all": ".1fi",
+            f"annotate_{name}_requests": ".1f",
+            f"annotate_{name}_tokens": ".0f",
+        }
+        cells = [f"{{{figure}:{spec}}}" if figure in known else "-" for figure, spec in figures.items()]
+        rows.append(f"| {text} | {' | '.join(cells)} |")
+    head = "| teacher | pairs accepted % | of them with a bad text % | requests per accepted pair | tokens |"
+    return _table(head, rows)
+
+
 ROWS = {"base": "base", "stage1": "stage 1", "stage2": "chain", "weak_only": "weak pairs only"}
 
 
@@ -398,7 +471,8 @@ def _trained_again() -> str:
         head, *lines = _read(path)
         heads.append(head["command"])
         name = f"{path.stem}_{{}}_{{}}_pair_accuracy" if lines else ""
-        runs.append((f"`{head['command']}`", head["threads"], head["revision"][:7], head["weights"], name))
+        processor = f", {head['processor']}" if "processor" in head else ""
+        runs.append((f"`{head['command']}`{processor}", head["threads"], head["revision"][:7], head["weights"], name))
     rows = []
     for label, threads, revision, weights, name in runs:
         cells = [f"`{weights[row][:8]}`" if row in weights else "-" for row in ("base", "stage1", "stage2")]
@@ -529,6 +603,9 @@ TABLES = {
             "| one batch of 4 against two of 2 | {distributed_batch_loss:.1e} | {distributed_batch_norm:.1e} |",
         ],
     ),
+    "annotate_caught": _checked("caught"),
+    "annotate_true_rejected": _checked("true_rejected"),
+    "annotate_yield": _taught(),
     "demo_time": _table(
         "| data | base | stage 1 | stage 2 | whole demo |",
         [

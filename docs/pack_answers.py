@@ -35,6 +35,7 @@ def packed(folder: Path) -> dict[str, Any]:
         "mode": result["mode"],
         "model_digest": result["model_digest"],
         "revision": result["provenance"]["code_revision"],
+        "processor": result["provenance"].get("processor", "not recorded"),
         "described": 100 * sum("spatial details:" in answer["text"] for answer in answers) / len(answers),
         "episodes": episodes,
     }
@@ -45,7 +46,8 @@ def main(arguments: list[str]) -> None:
     evaluations = [packed(Path(folder)) for folder in folders]
     weights = {one["row"]: one["model_digest"] for one in evaluations}
     revision = evaluations[0]["revision"]
-    head = {"command": command, "seed": int(seed), "threads": int(threads), "revision": revision, "weights": weights}
+    head = {"command": command, "seed": int(seed), "threads": int(threads), "revision": revision}
+    head |= {"processor": evaluations[0]["processor"], "weights": weights}
     lines = [
         head,
         *({key: one[key] for key in ("row", "split", "mode", "described", "episodes")} for one in evaluations),

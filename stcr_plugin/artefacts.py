@@ -7,25 +7,20 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import shutil
 import stat
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stcr_plugin import __version__
-from stcr_plugin.errors import DataError, StcrError
+from stcr_plugin.errors import DataError, NoPathError, StcrError
 
 if TYPE_CHECKING:
     import numpy as np
 
 ADAPTER_CONFIG = "adapter_config.json"
-_STACK = ("llamafactory", "torch", "transformers", "peft", "trl", "deepspeed", "datasets", "av", "pyarrow", "numpy")
 PROCESSOR_FILES = (
     "*processor_config.json",
     "chat_template*",
@@ -44,8 +39,6 @@ _MODEL_FILES = (
     "generation_config.json",
     *PROCESSOR_FILES,
 )
-# By these git would read another repository, such as one whose hook runs us.
-_OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
 _LFS = b"version https://git-lfs.github.com/spec/"
 LFS_START = len(_LFS)
 """How many bytes of a file `refuse_lfs_pointer` needs."""
@@ -276,7 +269,7 @@ def inside(root: str | Path, relative: str) -> Path:
     try:
         path = (base := Path(root).resolve()).joinpath(relative).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a ring of links
-        raise DataError(_shown(relative), f"is not a path ({error})") from None
+        raise NoPathError(_shown(relative), f"not a path that can be followed ({error})") from None
     if not path.is_relative_to(base):
         raise DataError(relative, f"leaves its folder {root}", "keep the paths in data files inside it")
     return path
@@ -390,16 +383,6 @@ def code_digest(*rooms: str) -> str:
     return digest([[str(path.relative_to(root)), sha256(path)] for path in sources])
 
 
-def provenance() -> dict[str, Any]:
-    """Which code and which libraries made an artefact. No time stamp: the same run gives the same bytes."""
-    return {
-        "stcr_plugin": __version__,
-        "code_revision": _code_revision(),
-        "python": platform.python_version(),
-        "versions": {name: version for name in _STACK if (version := _version(name))},
-    }
-
-
 @contextmanager
 def locked(path: str | Path, alone: str | Path | None = None) -> Iterator[None]:
     """Hold a lock on the file `path`, which the holder may delete: filelock takes none on a deleted file.
@@ -429,22 +412,3 @@ def locked(path: str | Path, alone: str | Path | None = None) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _version(name: str) -> str | None:
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version(name)
-    return None
-
-
-def _code_revision() -> str:
-    """The git commit of a source checkout, with "+changes" where the tree differs; the version otherwise."""
-    here = Path(__file__).parent
-    if not (here.parent / ".git").exists():
-        return f"release {__version__}"
-    try:
-        run = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
-        own = {key: value for key, value in os.environ.items() if key not in _OTHER_REPOSITORY}
-        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10, env=own).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

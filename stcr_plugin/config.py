@@ -9,6 +9,7 @@ import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from stcr_plugin.errors import ConfigError, DataError
 T = TypeVar("T")
 
 MOST_VALUES = 100_000  # of a configuration, its aliases written out
+_DEEPEST = 100  # of open brackets
 MOST_DIGITS = 18  # of a whole number, which then fits into 64 bits
 
 
@@ -121,7 +123,11 @@ def _parsed(path: str | Path, *, dates: bool) -> Any:
     try:
         data = Path(path).read_bytes()
         refuse_lfs_pointer(path, data)
-        loader = yaml.SafeLoader(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        # PyYAML takes minutes to find out that thousands of brackets are nested too deeply.
+        if max(accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(one, 0) for one in text), default=0) > _DEEPEST:
+            raise RecursionError
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None

@@ -31,6 +31,10 @@ class DataError(StcrError):
     """Data on disk that cannot be used: missing, truncated, outside its root, or inconsistent."""
 
 
+class NoPathError(DataError):
+    """A path that no file can have, or links that lead to each other."""
+
+
 class ChainError(StcrError):
     """A stage that cannot start, because its parent is missing, unfinished or of another template."""
 

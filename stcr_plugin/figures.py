@@ -22,6 +22,39 @@ FEWEST, MOST = 3, 8
 """Pictures in a group."""
 
 
+# ---- where the texts of a training set come from ----
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """What was asked of the annotated texts of some pairs before they were used. No recorded state says they are true.
+
+    Attributes:
+        pairs: Pairs whose two texts are in the set, each counted once in what follows.
+        by_checks: Accepted since no check failed; no person decided.
+        by_person: Accepted by a person.
+        passed: Check -> pairs whose texts passed it; a check that was not made is not in it.
+        describers: Name of the model that wrote the texts -> pairs.
+        verifiers: Name of the model that checked them -> pairs.
+    """
+
+    pairs: int = 0
+    by_checks: int = 0
+    by_person: int = 0
+    passed: dict[str, int] = field(default_factory=dict)
+    describers: dict[str, int] = field(default_factory=dict)
+    verifiers: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnnotatedTexts:
+    """The file of annotated texts that a training set was made of, its SHA-256, and what is known of the texts."""
+
+    file: str
+    digest: str
+    counts: TextCounts
+
+
 # ---- figures of pairs ----
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import settings
@@ -298,3 +299,42 @@ def _phase(states: Sequence[State] | None, earlier: int, later: int) -> str:
         return ""
     first, second = states[earlier]["phase"], states[later]["phase"]
     return str(first) if first == second else f"{first}>{second}"
+
+
+class OfEpisode(Protocol):
+    """Anything that belongs to one episode."""
+
+    @property
+    def episode_id(self) -> str: ...
+
+
+class Named(OfEpisode, Protocol):
+    """Anything with the id of a pair."""
+
+    @property
+    def pair_id(self) -> str: ...
+
+
+T = TypeVar("T", bound=OfEpisode)
+N = TypeVar("N", bound=Named)
+
+
+def spread(pairs: Sequence[N], limit: int | None, seed: int = 0) -> list[N]:
+    """`limit` of `pairs` in their order, as evenly over episodes as their numbers allow; all without a limit."""
+    drawn = sorted(pairs, key=lambda pair: artefacts.digest([seed, pair.pair_id]))
+    chosen = {pair.pair_id for pair in evenly(drawn, limit, seed)}
+    return [pair for pair in pairs if pair.pair_id in chosen]
+
+
+def evenly(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
+    """`limit` of `items`: the first of each episode before any second, and so on; all without a limit."""
+    if limit is None:
+        return list(items)
+    if limit < 1:
+        raise ConfigError(f"limit {limit}", "must be at least 1")
+    taken: dict[str, int] = defaultdict(int)
+    ranked = []
+    for number, item in enumerate(items):
+        ranked.append((taken[item.episode_id], artefacts.digest([seed, item.episode_id]), number))
+        taken[item.episode_id] += 1
+    return [items[number] for _, _, number in sorted(ranked)[:limit]]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ChainError, DataError, StcrError
+from stcr_plugin.figures import AnnotatedTexts
 
 RECORD = "stage.json"
 BASE_MADE = "base.json"
@@ -58,10 +59,19 @@ class BadPicture:
 
 @dataclass(frozen=True)
 class TrainedBuild:
-    """A data build that was trained on, and the digest of its configuration then."""
+    """A data build that was trained on, and the digest of its configuration then.
+
+    Attributes:
+        texts: Dataset -> its annotated texts, of those whose texts no recorded state says to be true.
+    """
 
     build: str
     config_digest: str
+    texts: Mapping[str, AnnotatedTexts] = field(default_factory=dict)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        return {key: value for key, value in dataclasses.asdict(self).items() if value or key != "texts"}
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ _NULL = ("parent_stage", "parent_digest", "base_digest", "adapter", "ended")
 
 
 def _plain(value: Any) -> Any:
-    return value.row if isinstance(value, (Measurement, Ended)) else dataclasses.asdict(value)
+    return value.row if isinstance(value, (Measurement, Ended, TrainedBuild)) else dataclasses.asdict(value)
 
 
 @cache

@@ -21,8 +21,8 @@ ORDERS: tuple[Order, Order] = ("forward", "backward")
 Closer = Literal["earlier", "later", "neither"]
 Choice = Literal["img1", "img2", "neither"]
 Change = Literal["", "mirror", "blank", "noise", "mask change", "mask elsewhere", "mask border", "swap rest"]
-Lost = Literal["", "cut", "refused", "garbled"]
-"""Why a response may be no answer: it was stopped at the most tokens, refused, or holds half a character."""
+Lost = Literal["", "cut", "refused", "garbled", "failed"]
+"""Why a response may be no answer: stopped at the most tokens, refused, with half a character, or it never came."""
 State = Mapping[str, Any]
 """The true state of one frame as its source records it: name -> number, word or boolean."""
 
@@ -103,8 +103,9 @@ class EpisodeSource(Protocol):
         """One State per frame, or None where the source records none.
 
         Keys with a meaning for pair rules and evaluations: "motion" (how much moves between this frame and the next,
-        0..1 of the episode's fastest), "phase" (a word) and "progress" (a number, greater is closer to the task's
-        completion; None where it is unknown).
+        0..1 of the episode's fastest), "phase" (a word), "progress" (a number, greater is closer to the task's
+        completion; None where it is unknown) and "stage" (what is being done, as it was annotated; None where nothing
+        says it, so that the frame may give no claim).
         """
         ...
 
@@ -267,7 +268,8 @@ class Response:
         logprobs: Name -> natural log-probability of each answer that was compared; empty where the model wrote freely.
         prompt_tokens: None where not counted, as `completion_tokens`.
         lost: What the engine knows to be wrong with the text: "cut" before its end of turn, "refused" by a content
-            filter or the model, "garbled" where half of a surrogate pair became the replacement character.
+            filter or the model, "garbled" where half of a surrogate pair became the replacement character, "failed"
+            where no reply came, which only an engine that goes on after it says.
     """
 
     text: str

@@ -8,7 +8,7 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.engines.sealed import unsealed
-from stcr_plugin.evaluation.ground_truth import config_of, source_of
+from stcr_plugin.registry.ground_truth import config_of, source_of
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.samples.cot import load_phrases
 from stcr_plugin.types import Claim, Prompt, Query, Response

@@ -3,6 +3,7 @@
 import json
 
 from stcr_plugin import artefacts
+from stcr_plugin.provenance import provenance
 from stcr_plugin.registry.manifest import read_manifest
 
 
@@ -21,7 +22,7 @@ def finished(run, registry, name="stage2", parent=None, **changes):
         "datasets": ["toy_weak"],
         "data": [{"build": "toy", "config_digest": read_manifest(registry, "toy").config_digest}],
         "recipe": {"dataset_dir": str(registry), "learning_rate": 0.001, "output_dir": "/home/somebody/secret"},
-        "provenance": artefacts.provenance(),
+        "provenance": provenance(),
         "steps": 12,
         "seconds": 34.5,
         "model_digest": artefacts.model_digest(run),

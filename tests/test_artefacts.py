@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import stcr_plugin
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
 
@@ -272,63 +271,6 @@ def test_code_digest_follows_the_rooms_named(tmp_path, monkeypatch):
     artefacts.code_digest.cache_clear()
     assert after[0] != before[0]
     assert after[1] == before[1]
-
-
-# ---- provenance ----
-
-
-def test_provenance_names_code_and_libraries_and_no_time():
-    first, second = artefacts.provenance(), artefacts.provenance()
-    assert first == second
-    assert first["stcr_plugin"] == stcr_plugin.__version__
-    assert first["versions"]["torch"]
-    assert json.loads(json.dumps(first)) == first
-
-
-def as_checkout(folder, monkeypatch):
-    """Make artefacts believe that its package lies in `folder`, with git repository and one commit."""
-    (folder / "stcr_plugin").mkdir()
-    (folder / "stcr_plugin" / "artefacts.py").write_text("")
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"], ["tag", "v9"]):
-        subprocess.run(["git", "-C", str(folder), *command], check=True)
-    monkeypatch.setattr(artefacts, "__file__", str(folder / "stcr_plugin" / "artefacts.py"))
-    return subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-def test_checkout_is_named_by_its_commit_and_changes_are_told(tmp_path, monkeypatch):
-    commit = as_checkout(tmp_path, monkeypatch)
-    assert artefacts.provenance()["code_revision"] == commit
-    (tmp_path / "stcr_plugin" / "artefacts.py").write_text("changed")
-    assert artefacts.provenance()["code_revision"] == f"{commit}+changes"
-
-
-@pytest.mark.parametrize(
-    "name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"]
-)
-def test_the_revision_is_that_of_the_checkout_whatever_repository_git_is_told(tmp_path, monkeypatch, name):
-    commit = as_checkout(tmp_path, monkeypatch)
-    monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-    assert artefacts.provenance()["code_revision"] == commit
-
-
-def test_installed_package_is_named_by_its_release(tmp_path, monkeypatch):
-    (tmp_path / "stcr_plugin").mkdir()
-    monkeypatch.setattr(artefacts, "__file__", str(tmp_path / "stcr_plugin" / "artefacts.py"))
-    assert artefacts.provenance()["code_revision"] == f"release {stcr_plugin.__version__}"
-
-
-def test_checkout_without_git_is_unknown_and_no_error(tmp_path, monkeypatch):
-    as_checkout(tmp_path, monkeypatch)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert artefacts.provenance()["code_revision"] == "unknown"
-
-
-def test_library_that_is_not_installed_is_left_out(monkeypatch):
-    monkeypatch.setattr(artefacts, "_STACK", ("numpy", "no_such_library"))
-    assert set(artefacts.provenance()["versions"]) == {"numpy"}
 
 
 # ---- locks ----

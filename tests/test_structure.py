@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 # Data flows down this list, and a room imports only from rooms above it (autoload names its hooks by text).
 ROOMS = (
     ("stcr_plugin", "errors", "types", "autoload"),
-    ("artefacts", "children", "logits", "progress_bar"),
+    ("artefacts", "children", "logits", "progress_bar", "provenance"),
     ("config",),
     ("weight_files",),
     ("result_files",),

@@ -138,8 +138,8 @@ def judge_prompt(query: Query, halves: Halves, language: str, *, ties: bool = Fa
 
 
 def blind_prompt(query: Query, halves: Halves, language: str, *, ties: bool = False) -> Prompt:
-    """As `judge_prompt` without any picture."""
-    return replace(_judging(query, halves, language, kind="blind", ties=ties), shown=(), labels=())
+    """As `judge_prompt` without any picture; "neither" is always offered, for texts that do not decide."""
+    return replace(_judging(query, halves, language, kind="blind", ties=True), shown=(), labels=())
 
 
 def confirm_prompt(picture: Shown, sentence: str, language: str, *, episode_id: str) -> Prompt:

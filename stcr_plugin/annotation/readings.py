@@ -109,11 +109,13 @@ def _usable(text: str) -> Reading:
 
 
 def _without_start(text: str) -> str:
-    """`text` without the heading and the words that say that a picture is described, its first letter a capital."""
-    for pattern in (_LABEL, _SHOWS):
-        if found := pattern.match(text):
-            text = text[found.end() :].strip(_QUOTES)
-    return text[:1].upper() + text[1:] if text[:1].isascii() else text
+    """`text` without the heading and the words that say that a picture is described."""
+    if label := _LABEL.match(text):
+        text = text[label.end() :].strip(_QUOTES)
+    if shows := _SHOWS.match(text):
+        text = text[shows.end() :].strip(_QUOTES)
+        text = text[:1].upper() + text[1:]
+    return text
 
 
 def _plain(text: str) -> str:

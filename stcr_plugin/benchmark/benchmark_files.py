@@ -21,6 +21,7 @@ from stcr_plugin.config import nearest
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.progress_bar import progress
+from stcr_plugin.provenance import provenance
 from stcr_plugin.registry.picture_store import read
 from stcr_plugin.scoring.metrics import RATES
 
@@ -83,7 +84,7 @@ def export(
         "pairs": len(made.rows) // 2,
         "episodes": len({row.pair.episode_id for row in made.rows}),
         "how": how,
-        "provenance": artefacts.provenance(),
+        "provenance": provenance(),
     }
     artefacts.write_json((path if path.is_dir() else path.parent) / f"{made.name}.json", about)
     return Exported(name=made.name, path=path, rows=len(made.rows), how=how.replace("DIR", str(out)))

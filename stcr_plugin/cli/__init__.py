@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from stcr_plugin import __version__
 from stcr_plugin.cli import (
+    annotation_commands,
     data_commands,
     evaluation_commands,
     init_command,
@@ -78,6 +79,13 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"stcr_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     init_command.add_commands(commands)
-    for group in (data_commands, training_commands, evaluation_commands, judge_commands, sharing_commands):
+    for group in (
+        data_commands,
+        annotation_commands,
+        training_commands,
+        evaluation_commands,
+        judge_commands,
+        sharing_commands,
+    ):
         group.add_commands(commands)
     return parser

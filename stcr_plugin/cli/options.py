@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stcr_plugin.types import Pair
 
 Settings = TypeVar("Settings")
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser] | Actions"
 
 REGISTRY = "folder of the training sets"
 _WIDTH = 98  # of the list of keys in a help text; argparse wraps its own part by the terminal
@@ -38,6 +38,8 @@ class Parser(argparse.ArgumentParser):
     """The parser of one command. Its options are made when it runs: no command imports the settings of another."""
 
     options: Callable[[Parser], None] | None = None
+    actions: Mapping[str, Parser] = types.MappingProxyType({})
+    """Word -> the parser that reads what follows it, in place of the arguments of this one."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", partial(argparse.RawDescriptionHelpFormatter, max_help_position=26))
@@ -45,10 +47,26 @@ class Parser(argparse.ArgumentParser):
         self.register("type", Path, _path)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if args and args[0] in self.actions:
+            return self.actions[args[0]].parse_known_args(args[1:], namespace)
         if self.options is not None:
             options, self.options = self.options, None
             options(self)
         return super().parse_known_args(args, namespace)
+
+
+class Actions:
+    """A group of commands whose names may follow that of `parser` in place of its arguments."""
+
+    def __init__(self, parser: Parser) -> None:
+        self._parser = parser
+
+    def add_parser(self, name: str, **kwargs: Any) -> Parser:
+        """As `add_parser` of what `add_subparsers` returns."""
+        kwargs.pop("help", None)  # of a list of commands, which there is none of
+        made = Parser(prog=f"{self._parser.prog} {name}", **kwargs)
+        self._parser.actions = {**self._parser.actions, name: made}
+        return made
 
 
 def _path(text: str) -> Path:
@@ -65,19 +83,23 @@ def command(
     *,
     help: str,
     options: Callable[[Parser], None],
-) -> None:
+) -> Parser:
     """Add a command to a group of commands.
 
     Args:
-        commands: What `add_subparsers` returned.
+        commands: What `add_subparsers` returned, or `Actions`.
         name: The command's name.
         run: Called with the arguments; returns the exit code, None for 0.
         help: One line, verb first.
         options: Adds the command's options to its parser.
+
+    Returns:
+        The command's parser.
     """
     parser = commands.add_parser(name, help=help, description=help)
     parser.options = options
     parser.set_defaults(run=run, command=name, parser=parser)
+    return parser
 
 
 def given(arguments: argparse.Namespace) -> frozenset[str]:

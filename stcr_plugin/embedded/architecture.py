@@ -189,7 +189,9 @@ def _processor(a: Architecture) -> Any:
     )
 
 
-_LATER = frozenset({"未清楚入镜"})
+_LATER = frozenset(
+    ("未清楚入镜", "doing “ value ”", "stage  value ", "正在做“ value ”", "第 value 步", "; ", "；"),
+)
 """Texts of the prompt files that the published bases did not have: with them, every base would be another one."""
 
 

@@ -64,7 +64,8 @@ def collect_responses(
             for number, response in engine.respond(sealed(missing)):
                 key = missing[number].item, missing[number].order
                 known[digests[key]] = response
-                _append(file, _line(key, digests[key], response), out / SAID)
+                if response.lost != "failed":  # so that the next run asks it again
+                    _append(file, _line(key, digests[key], response), out / SAID)
     return [known[digests[key]] for key in keys]
 
 

@@ -55,15 +55,17 @@ class VllmEngine:
         self.version = _version()
         self._pictures = Pictures(Path(registry), ask)
         self._loaded: tuple[Any, Any] | None = None
+        self._digest = ""
         if adapter_base(self.model_dir):
             raise ConfigError(model_dir, "an adapter", "merge it with `stcr export`, and give the result")
 
     def identity(self) -> Mapping[str, Any]:
+        self._digest = self._digest or artefacts.model_digest(self.model_dir)  # reading the weights takes long
         return {
             "engine": "vllm",
             "version": self.version,
             "dtype": self.vllm.dtype,
-            "model_digest": artefacts.model_digest(self.model_dir),
+            "model_digest": self._digest,
             "code_digest": artefacts.code_digest("engines/vllm.py", *CODE),
         }
 

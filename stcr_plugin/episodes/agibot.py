@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from stcr_plugin.config import nearest, settings
-from stcr_plugin.episodes import archive
+from stcr_plugin.episodes import archive, stage_spans
 from stcr_plugin.episodes.agibot_labels import Record, TaskInfo, read_task
 from stcr_plugin.episodes.agibot_readings import read_vectors
 from stcr_plugin.episodes.archive import Slice
 from stcr_plugin.episodes.proprioception import motion_states
 from stcr_plugin.episodes.recordings import (
-    Unclaimed,
     action_segment,
     check_indices,
     exclusion,
@@ -34,11 +33,12 @@ from stcr_plugin.episodes.recordings import (
     named_as,
     named_frames,
 )
+from stcr_plugin.episodes.stage_spans import StageClaims, StageSpans
 from stcr_plugin.episodes.stillness import picture_motion
 from stcr_plugin.episodes.video import VideoFacts, frame_times, frames_at, probe
 from stcr_plugin.episodes.video_file import Video
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.types import Episode, Exclusion, Segment, State
+from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
 
 if TYPE_CHECKING:
     from stcr_plugin.types import Picture
@@ -59,6 +59,8 @@ class AgibotConfig:
         fps: Frames per second of the videos.
         motion: Where the state "motion" comes from: nothing, the robot's readings (proprio_stats.h5, needs h5py) or
             the pictures themselves (decodes every frame).
+        stages: What to say of the annotated actions as stages of their episode. With it an episode is one segment, and
+            its task is the text of the AgiBot task; without it each action is a segment, whose task is its text.
         threads: Threads of the decoder, 0 lets it choose.
     """
 
@@ -68,6 +70,7 @@ class AgibotConfig:
     camera: str = "head_color"
     fps: float = 30.0
     motion: Literal["none", "proprioception", "pictures"] = "none"
+    stages: StageClaims | None = None
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -89,7 +92,7 @@ class _Archived:
     excluded: tuple[Exclusion, ...]
 
 
-class AgibotSource(Unclaimed):
+class AgibotSource:
     """EpisodeSource of AgiBot World. The id of an episode is `<task>-<episode>`, its group the task.
 
     What is listed but not on disk, or broken, comes as an Exclusion.
@@ -167,7 +170,9 @@ class AgibotSource(Unclaimed):
         yield from named_frames(pictures, f"episode {episode.episode_id}", indices)
 
     def states(self, episode: Episode) -> Sequence[State]:
-        """One State per frame: "progress", and "motion" where `config.motion` names a source of it.
+        """One State per frame: "progress", "motion" where `config.motion` names a source of it.
+
+        With `config.stages` also those of `stage_spans.add_stages`.
 
         Progress is the share of the episode's time that has passed, so it rises within every segment, however
         they overlap. It is None outside of the segments, and from an annotated failure to the end of its recovery.
@@ -180,10 +185,20 @@ class AgibotSource(Unclaimed):
             known[start:end] = False
         progress = [frame / episode.n_frames if known[frame] else None for frame in range(episode.n_frames)]
         motion = self._motion(episode)
-        return [
+        states = [
             {"progress": value} if motion is None else {"progress": value, "motion": motion[frame]}
             for frame, value in enumerate(progress)
         ]
+        if self.config.stages is None:
+            return states
+        return stage_spans.add_stages(states, _stages(self._record(episode), episode.n_frames), episode.n_frames)
+
+    def claims(self, state: State) -> tuple[Claim, ...]:
+        """The stage that the frame is in, where stages are configured."""
+        return () if self.config.stages is None else stage_spans.claims(state, self.config.stages.say)
+
+    def holds(self, claim: Claim, state: State) -> bool:
+        return stage_spans.holds(claim, state)
 
     # ---- one episode ----
 
@@ -203,8 +218,11 @@ class AgibotSource(Unclaimed):
                 f"its {count} frames last {lasts:.2f} s, at {fps:g} fps they would last {end:.2f} s",
                 "set source.fps to the video's own rate",
             )
-        segments = [] if record.actions else [Segment(record.name, 0, count)]
-        for action in record.actions:
+        if self.config.stages is not None:
+            yield from stage_spans.exclusions(_stages(record, count), f"episode {record.episode_id} ({record.where})")
+        actions = record.actions if self.config.stages is None else ()
+        segments = [] if actions else [Segment(record.name, 0, count)]
+        for action in actions:
             try:
                 segments.append(action_segment(action, count))
             except ValueError as error:
@@ -310,6 +328,12 @@ class AgibotSource(Unclaimed):
                 elif number is not None:
                     parts[number] = part
         return _Archived(parts, tuple(excluded))
+
+
+def _stages(record: Record, n_frames: int) -> StageSpans:
+    """The annotated actions of an episode as its stages."""
+    entries = stage_spans.mapped_entries(record.actions, ["action_text"], start="start_frame", end="end_frame")
+    return stage_spans.check_stages(entries, n_frames)
 
 
 def _even(facts: VideoFacts, fps: float) -> bool:

@@ -15,15 +15,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stcr_plugin.artefacts import read_json
 from stcr_plugin.config import nearest, settings
-from stcr_plugin.episodes import video
+from stcr_plugin.episodes import stage_spans, video
 from stcr_plugin.episodes.episode_table import READERS, as_frame, as_rate, as_text, read_states, read_table
 from stcr_plugin.episodes.picture_files import SUFFIXES, decoded, followed, list_pictures
-from stcr_plugin.episodes.recordings import Unclaimed, check_indices, reason_of, record_of
+from stcr_plugin.episodes.recordings import check_indices, reason_of, record_of
+from stcr_plugin.episodes.stage_spans import StageClaims, StageSpans
 from stcr_plugin.episodes.stillness import picture_motion
 from stcr_plugin.episodes.stored_values import is_empty
 from stcr_plugin.errors import DataError
-from stcr_plugin.types import Episode, Exclusion, Segment, State
+from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
 
 if TYPE_CHECKING:
     from stcr_plugin.types import Picture
@@ -38,9 +40,10 @@ COLUMNS = {
     "group": "the population that the episode belongs to, for split rules",
     "object": "what is handled, for split rules",
     "states": "a CSV, JSONL or Parquet file, one row per frame, relative to root: `progress`, `phase`, `motion`, any",
+    "stages": "with the setting `stages`: a JSON list of {annotation, start_frame_id, end_frame_id}, relative to root",
 }
 NEEDED = ("episode", "task", "path")
-OF_EPISODE = ("path", "fps", "group", "object", "states")  # what all the rows of one episode must agree on
+OF_EPISODE = ("path", "fps", "group", "object", "states", "stages")  # what all the rows of one episode must agree on
 
 
 @settings
@@ -56,6 +59,8 @@ class FramesConfig:
             refused unless `ignore`.
         motion: `pictures` measures how much moves (for pairs.trim_idle) by decoding every episode once, see
             stillness.py.
+        stages: What to say of the stages that the files in the column `stages` annotate, as Robo-Dopamine's
+            annotated_keyframes.json does; without it there is no such column.
         threads: Threads of the video decoder, 0 lets it choose.
     """
 
@@ -66,6 +71,7 @@ class FramesConfig:
     columns: dict[str, str] = field(default_factory=dict)
     other_columns: Literal["error", "ignore"] = "error"
     motion: Literal["none", "pictures"] = "none"
+    stages: StageClaims | None = None
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -76,6 +82,8 @@ class FramesConfig:
         for name in self.columns:
             if name not in COLUMNS:
                 raise ValueError(f"columns: there is no column {name!r}, {nearest(name, list(COLUMNS))}")
+            if name == "stages" and self.stages is None:
+                raise ValueError("columns: `stages` is read only with the setting `stages: {}`")
         if Path(self.table).suffix.lower() not in READERS:
             raise ValueError(f"`table` must end in {', '.join(READERS)}, got {self.table!r}")
 
@@ -107,7 +115,7 @@ class _Record:
     parts: list[_Part]
 
 
-class FramesSource(Unclaimed):
+class FramesSource:
     """EpisodeSource of a table. Rows that cannot be used come as an Exclusion that names the row."""
 
     kind = "frames"
@@ -171,7 +179,8 @@ class FramesSource(Unclaimed):
 
     def states(self, episode: Episode) -> Sequence[State] | None:
         """The rows of the episode's `states` file, with "motion" by `picture_motion` where that is configured and the
-        file has none. None where there is neither. Raises DataError for a file without one row per frame.
+        file has none, and with `config.stages` what `stage_spans.add_stages` adds. None where there is nothing of it.
+        Raises DataError for a file without one row per frame.
         """
         record = self._record(episode)
         states: list[dict[str, Any]] | None = None
@@ -180,8 +189,17 @@ class FramesSource(Unclaimed):
         if self.config.motion == "pictures" and not (states and "motion" in states[0]):
             states = [{}] * episode.n_frames if states is None else states
             motions = self._motion(episode)
-            return [{**state, "motion": motion} for state, motion in zip(states, motions, strict=True)]
-        return states
+            states = [{**state, "motion": motion} for state, motion in zip(states, motions, strict=True)]
+        if self.config.stages is None:
+            return states
+        return stage_spans.add_stages(states, self._stages(record, episode.n_frames), episode.n_frames)
+
+    def claims(self, state: State) -> tuple[Claim, ...]:
+        """The stage that the frame is in, where stages are configured."""
+        return () if self.config.stages is None else stage_spans.claims(state, self.config.stages.say)
+
+    def holds(self, claim: Claim, state: State) -> bool:
+        return stage_spans.holds(claim, state)
 
     def path_of(self, episode: Episode) -> str:
         """The folder or video that the episode was read from, as the table gives it: relative to root."""
@@ -212,6 +230,9 @@ class FramesSource(Unclaimed):
         if owner != record.episode_id:  # it could be on both sides of a split
             problem = "the path already belongs to that episode"
             raise DataError(f"{path}, of episode {owner}", problem, "give all of its rows the same episode")
+        if self.config.stages is not None:
+            where = f"{self.table}, row {record.parts[0].row}, {record.facts.get('stages', '')}"
+            yield from stage_spans.exclusions(self._stages(record, count), where)
         segments = []
         for part in record.parts:
             end = count if part.end is None else part.end
@@ -226,6 +247,21 @@ class FramesSource(Unclaimed):
             yield Episode(
                 self.kind, record.episode_id, task, fps=fps, n_frames=count, segments=found, group=group, object=thing
             )
+
+    def _stages(self, record: _Record, n_frames: int) -> StageSpans:
+        """The stages of an episode, by the keys of https://github.com/FlagOpen/Robo-Dopamine: a span ends before its
+        `end_frame_id`, where the next one starts. None where its row names no file. Raises DataError.
+        """
+        if "stages" not in record.facts:
+            return StageSpans()
+        path = self._path(record.facts["stages"])
+        items = read_json(path)
+        if not isinstance(items, list):
+            fix = "write [{annotation, start_frame_id, end_frame_id}, ...]"
+            raise DataError(path, f"expected a list of stages, found {type(items).__name__}", fix)
+        keys = ["anotation", "annotation"]  # as it is published, and as it is meant
+        entries = stage_spans.mapped_entries(items, keys, start="start_frame_id", end="end_frame_id")
+        return stage_spans.check_stages(entries, n_frames)
 
     def _path(self, relative: str) -> Path:
         return followed(self.root, relative)
@@ -280,16 +316,20 @@ class FramesSource(Unclaimed):
 
     def _name_columns(self, present: Sequence[str]) -> dict[str, str]:
         """Our name -> the table's column. Raises DataError for a missing column and for an unknown one."""
-        ours = {name: self.config.columns.get(name, name) for name in COLUMNS}
+        known = [name for name in COLUMNS if name != "stages" or self.config.stages is not None]
+        ours = {name: self.config.columns.get(name, name) for name in known}
         for name, column in ours.items():
             if column not in present and (name in NEEDED or name in self.config.columns):
                 fix = f"rename the column that is meant, or set `columns: {{{name}: its name}}`"
                 raise DataError(self.table, f"no column {column!r}, {nearest(column, list(present))}", fix)
         unknown = [column for column in present if column not in ours.values()]
         if unknown and self.config.other_columns == "error":
-            known = nearest(unknown[0], list(ours.values()))
             fix = "rename it, or set `other_columns: ignore`"
-            raise DataError(self.table, f"unknown column {unknown[0]!r}, {known}", fix)
+            if unknown[0] == "stages":
+                fix = f"set `stages: {{}}` to read annotated stages, or {fix}"
+            raise DataError(
+                self.table, f"unknown column {unknown[0]!r}, {nearest(unknown[0], list(ours.values()))}", fix
+            )
         return {name: column for name, column in ours.items() if column in present}
 
     def _exclude(self, row: int, reason: str) -> None:

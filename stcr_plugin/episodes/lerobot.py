@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,14 +12,17 @@ import numpy as np
 
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import proprioception as body
+from stcr_plugin.episodes import stage_spans
 from stcr_plugin.episodes.lerobot_clock import picture_times
 from stcr_plugin.episodes.lerobot_images import check_pictures, stored_pictures
 from stcr_plugin.episodes.lerobot_meta import Meta
 from stcr_plugin.episodes.lerobot_records import Listing, Record, list_records
 from stcr_plugin.episodes.lerobot_rows import DataFile, Rows, read_vectors
+from stcr_plugin.episodes.lerobot_stages import LeRobotStages, read_stages
 from stcr_plugin.episodes.lerobot_tasks import Texts, read_texts, subtask_segments, task_segments
 from stcr_plugin.episodes.proprioception import Proprioception
 from stcr_plugin.episodes.recordings import action_segment, check_indices, exclusion, named_frames, record_of
+from stcr_plugin.episodes.stage_spans import StageSpans
 from stcr_plugin.episodes.video import VideoFacts, frame_times, frames_at, probe
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
@@ -39,6 +42,8 @@ class LeRobotConfig:
         state: Feature with the robot's own readings, where the dataset has it.
         tasks: Recorded task text -> the text to use instead, where a recording shows something else than its text says.
         proprioception: Which values of `state` are which part of the robot, and what to say of them.
+        stages: Annotated stages that frames are described by. An episode's segments are then those of its task, so
+            that the two frames of a pair may be in different stages.
         threads: Threads of the decoder, 0 lets it choose; more make long scans faster and take more memory.
     """
 
@@ -48,6 +53,7 @@ class LeRobotConfig:
     state: str = "observation.state"
     tasks: dict[str, str] = field(default_factory=dict)
     proprioception: Proprioception | None = None
+    stages: LeRobotStages | None = None
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -72,7 +78,7 @@ class LeRobotSource:
         self._probe, self._frame_times, self._data_file = (
             lru_cache(1)(probe),
             lru_cache(1)(frame_times),
-            lru_cache(1)(DataFile),
+            lru_cache(1)(partial(DataFile, language=config.stages is not None and config.stages.read == "language")),
         )
         self._check_names()
 
@@ -92,11 +98,21 @@ class LeRobotSource:
                 f"download the {kind}s into this folder (the first belongs at {next(iter(records)).files[0]})",
             )
         yield from self._listing.excluded
+        staged, reason = False, ""
         for record in records:
             try:
-                yield self._episode(record)
+                episode = self._episode(record)
+                stages = self._stages(record)
+                staged |= bool(stages.spans)
+                reason = reason or "".join(stages.problems[:1])
+                yield from stage_spans.exclusions(stages, f"episode {record.index}, {record.where}")
+                yield episode
             except DataError as error:
                 yield exclusion(f"episode {record.index}", record.where, error, files=record.files)
+        if self.config.stages is not None and not staged:
+            problem = f"not one episode has a usable stage where `read: {self.config.stages.read}` looks"
+            problem += f"; {reason}" if reason else ""
+            raise DataError(self.meta.root, problem, "set source.stages.read to another place, or remove source.stages")
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
         """The pictures at ascending `indices`, each uint8 [height, width, 3]. Raises DataError naming the episode."""
@@ -116,12 +132,19 @@ class LeRobotSource:
     def states(self, episode: Episode) -> Sequence[State] | None:
         """States as `proprioception.part_states` describes them, or "motion" alone where no parts are configured.
 
-        None where the dataset has no vector of that name. Raises DataError for a value that is not a number.
+        With `config.stages` those of `stage_spans.add_stages` too. None where there is neither: the dataset has no
+        vector of that name. Raises DataError for a value that is not a number.
         """
+        record = self._record(episode)
+        states = self._readings(record)
+        if self.config.stages is None:
+            return states
+        return stage_spans.add_stages(states, self._stages(record), record.length)
+
+    def _readings(self, record: Record) -> Sequence[State] | None:
         name, fps = self.config.state, self.fps
         if not str(self.meta.features.get(name, {}).get("dtype")).startswith("float"):
             return None
-        record = self._record(episode)
         vectors = read_vectors(record, name)
         if vectors.shape[1] != self.meta.width(name):
             problem = f"{name} has {vectors.shape[1]} values, {self.meta.path} says {self.meta.width(name)}"
@@ -131,13 +154,14 @@ class LeRobotSource:
         return body.part_states(vectors, fps, self.config.proprioception, dims=self._dims, episode=record.episode_id)
 
     def claims(self, state: State) -> tuple[Claim, ...]:
-        """Empty where no parts are configured."""
-        parts = self.config.proprioception
-        return () if parts is None else body.claims(state, parts)
+        """The stage, then the parts of the robot, as far as they are configured."""
+        parts, stages = self.config.proprioception, self.config.stages
+        stage = () if stages is None else stage_spans.claims(state, stages.say)
+        return stage if parts is None else stage + body.claims(state, parts)
 
     def holds(self, claim: Claim, state: State) -> bool:
         parts = self.config.proprioception
-        return parts is not None and body.holds(claim, state, parts)
+        return stage_spans.holds(claim, state) or (parts is not None and body.holds(claim, state, parts))
 
     def _episode(self, record: Record) -> Episode:
         """The episode that a record and its files agree on. Raises DataError where they do not."""
@@ -159,9 +183,11 @@ class LeRobotSource:
 
     def _segments(self, record: Record, rows: Rows) -> tuple[str, tuple[Segment, ...]]:
         """The task of the whole episode, "" where it has several, and its segments. Raises ValueError."""
-        found = tuple(action_segment(action, record.length) for action in record.actions)
-        if not found and self._subtasks.texts and (indices := rows.subtask_indices) is not None:
-            found = subtask_segments(indices, self._subtasks.texts)
+        found: tuple[Segment, ...] = ()
+        if self.config.stages is None:
+            found = tuple(action_segment(action, record.length) for action in record.actions)
+            if not found and self._subtasks.texts and (indices := rows.subtask_indices) is not None:
+                found = subtask_segments(indices, self._subtasks.texts)
         try:
             tasks = task_segments(rows.task_indices, record.tasks, table=self._tasks, length=record.length)
         except ValueError:
@@ -172,6 +198,13 @@ class LeRobotSource:
         tasks = tuple(replace(segment, task=renamed.get(segment.task, segment.task)) for segment in tasks)
         texts = {segment.task for segment in tasks}
         return texts.pop() if len(texts) == 1 else "", found or tasks
+
+    def _stages(self, record: Record) -> StageSpans:
+        """Its annotated stages, none where they are not configured. Raises DataError."""
+        if self.config.stages is None:
+            return StageSpans()
+        rows = self._data_file(record.data).rows(record)
+        return read_stages(record, rows, self.config.stages.read, subtasks=self._subtasks, fps=self.fps)
 
     def _picture_times(self, record: Record, facts: VideoFacts) -> Times:
         assert record.stretch is not None

@@ -21,6 +21,9 @@ from stcr_plugin.episodes.stored_values import is_empty, number, shown, single, 
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import Exclusion
 
+_STAGES = tuple(
+    f"{kind}_subtask_{part}" for kind in ("sparse", "dense") for part in ("names", "start_frames", "end_frames")
+)
 _PLACE = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")  # of an episode in the videos of v3
 _TWICE = "listed twice with different facts; keep the right entry"
 
@@ -36,6 +39,7 @@ class Record:
         data: The file with its rows.
         first_row: `dataset_from_index`, None where it is not said.
         actions: Entries of `action_config`.
+        stages: Its columns of stages (`sparse_subtask_names` ...), as they are.
         where: File and row that list it.
     """
 
@@ -46,6 +50,7 @@ class Record:
     data: Path
     first_row: int | None
     actions: tuple[Any, ...]
+    stages: Mapping[str, Any]
     where: str = field(compare=False)
 
     @property
@@ -182,6 +187,7 @@ def _record_v2(meta: Meta, row: Mapping[str, Any], where: str) -> Record:
         data=meta.file("data_path", values),
         first_row=None,
         actions=_actions(row),
+        stages={name: row[name] for name in _STAGES if row.get(name) is not None},
         where=where,
     )
 
@@ -189,6 +195,7 @@ def _record_v2(meta: Meta, row: Mapping[str, Any], where: str) -> Record:
 def _rows_v3(meta: Meta, entries: _Entries) -> Iterator[tuple[str, Any]]:
     folder = meta.root / "meta/episodes"
     columns = ["episode_index", "length", "tasks", "action_config", "dataset_from_index", "dataset_to_index"]
+    columns += _STAGES
     columns += ["data/chunk_index", "data/file_index"]
     columns += [f"videos/{meta.camera}/{name}" for name in _PLACE] if meta.in_videos else []
     files = sorted(
@@ -233,6 +240,7 @@ def _record_v3(meta: Meta, row: Mapping[str, Any], where: str) -> Record:
         data=meta.file("data_path", _numbers(meta, row, place="data/", index=index)),
         first_row=first_row,
         actions=_actions(row),
+        stages={name: row[name] for name in _STAGES if row.get(name) is not None},
         where=where,
     )
 

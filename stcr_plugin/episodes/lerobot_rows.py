@@ -22,6 +22,7 @@ from stcr_plugin.errors import DataError
 
 _EPISODE = "episode_index"
 _COLUMNS = ("frame_index", "index", "timestamp", "task_index", "subtask_index")
+_LANGUAGE = "language_persistent"
 _CLOCKS = (1.0, 1e3, 1e6, 1e9)  # of time stamps in seconds, milliseconds, microseconds and nanoseconds
 RATE_TOLERANCE = 0.02  # share by which a rate may differ from the one that info.json states
 _ROUNDING = 0.002  # seconds to which containers may round
@@ -30,11 +31,12 @@ _ROUNDING = 0.002  # seconds to which containers may round
 class DataFile:
     """The columns of one data file that say what its rows are; it may hold several episodes."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises DataError for a file that cannot be read."""
+    def __init__(self, path: Path, language: bool = False) -> None:
+        """`language` reads the annotations too. Raises DataError for a file that cannot be read."""
         self.path = path
         present = parquet_columns(path)
-        self._table = read_parquet(path, [_EPISODE, *(name for name in _COLUMNS if name in present)])
+        wanted = (*_COLUMNS, _LANGUAGE) if language else _COLUMNS
+        self._table = read_parquet(path, [_EPISODE, *(name for name in wanted if name in present)])
         try:
             numbers = column_numbers(self._table[_EPISODE], _EPISODE)
         except ValueError as error:
@@ -85,6 +87,28 @@ class Rows:
     def subtask_indices(self) -> Any | None:
         """`subtask_index` likewise."""
         return self._wholes("subtask_index", empty=-1)
+
+    @cached_property
+    def timestamps(self) -> Vectors | None:
+        """`timestamp` of each row; None where there is no such column, or it is empty in some. Raises ValueError."""
+        if "timestamp" not in self._table.column_names:
+            return None
+        stamps = column_numbers(self._table["timestamp"], "timestamp")
+        return stamps if np.isfinite(stamps).all() else None
+
+    @cached_property
+    def persistent(self) -> Any:
+        """`language_persistent`, the same in all rows of an episode; None where it was not read. Raises ValueError."""
+        if _LANGUAGE not in self._table.column_names:
+            return None
+        column = self._table[_LANGUAGE]
+        try:
+            first, last = column[0].as_py(), column[len(column) - 1].as_py()
+        except ValueError:
+            raise ValueError(f"its {_LANGUAGE} holds text that is not UTF-8") from None
+        if repr(first) != repr(last):  # a missing number is not equal to itself
+            raise ValueError(f"its {_LANGUAGE} is not the same in its first and last row")
+        return first
 
     def check_stamps(self, fps: float) -> None:
         """Raises ValueError for time stamps that do not ascend, or not at the rate of info.json.

@@ -70,13 +70,12 @@ def list_pictures(root: Path, path: Path) -> tuple[list[Path], tuple[int, int]]:
 
 def followed(root: Path, relative: str) -> Path:
     """The path of `relative` under `root`. Raises DataError for one that leaves it, or that no system can follow."""
+    path = inside(root, relative)
     try:
-        path = inside(root, relative)
         path.exists()  # raises for a name that is too long and a folder that may not be entered
-        return path
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links that lead to each other
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(repr(relative), f"not a path that can be followed ({reason})") from None
+    except OSError as error:
+        raise DataError(repr(relative), f"not a path that can be followed ({error.strerror})") from None
+    return path
 
 
 def _in_order(names: list[str], path: Path) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from stcr_plugin.artefacts import inside
 from stcr_plugin.episodes.stored_values import shown, single, whole
-from stcr_plugin.errors import DataError
+from stcr_plugin.errors import DataError, NoPathError
 from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def inside_download(root: Path, relative: str) -> Path:
     """`artefacts.inside`, with advice where a link of the Hugging Face cache leaves the folder."""
     try:
         return inside(root, relative)
+    except NoPathError:
+        raise
     except DataError as error:
         if ".." in Path(relative).parts or Path(relative).is_absolute():
             raise

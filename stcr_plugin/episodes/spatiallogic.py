@@ -19,7 +19,7 @@ from stcr_plugin.config import settings
 from stcr_plugin.episodes.picture_files import SUFFIXES, decoded
 from stcr_plugin.episodes.recordings import Unclaimed, check_indices, record_of
 from stcr_plugin.episodes.spatiallogic_rows import READERS, Published, UnusableError, closer_image, split_details
-from stcr_plugin.errors import DataError
+from stcr_plugin.errors import DataError, NoPathError
 from stcr_plugin.types import ORDERS, Closer, Episode, Exclusion, GivenPair, Order, Segment
 
 if TYPE_CHECKING:
@@ -224,10 +224,10 @@ class SpatialLogicSource(Unclaimed):
             if name in self._names(folder):
                 return folder, name
             inside(self.root, f"{folder}/{name}")  # a link that leaves root is reported as one
+        except (NoPathError, OSError, ValueError):  # the latter two of a name that is looked up
+            raise UnusableError("a path that no system can follow", repr(path)) from None
         except DataError:
             raise UnusableError("a path that leaves source.root", path) from None
-        except (OSError, ValueError, RuntimeError):  # RuntimeError: links that lead to each other
-            raise UnusableError("a path that no system can follow", repr(path)) from None
         raise UnusableError("no such picture under source.root", path)
 
     def _look_for_folder(self, folder: str) -> str:

@@ -23,6 +23,7 @@ class Control:
         settings: Fields of AskSettings that it sets.
         make: What it does to the prompts; None where the settings say it all.
         reasoned: It needs a model that writes its reasons (mode cot).
+        told: It gives a description of the pictures, which the row then says where it comes from.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Control:
     make: Make | None = None
     reasoned: bool = False
     informative: bool = False
+    told: bool = False
 
 
 _TRUTH_UNUSED = (
@@ -212,6 +214,7 @@ CONTROLS: Mapping[str, Control] = {
             "is right wherever the description decides",
             _TRUTH_UNUSED,
             make=control_prompts.oracle,
+            told=True,
         ),
         Control(
             "oracle_begin",
@@ -220,6 +223,7 @@ CONTROLS: Mapping[str, Control] = {
             "is right wherever the description decides",
             _TRUTH_UNUSED,
             make=control_prompts.oracle_begun,
+            told=True,
         ),
     )
 }

@@ -61,6 +61,11 @@ class Plain:
         pairs = {query.pair.pair_id: query.pair for query in self.queries}
         return {name: float(visibly_different(*opened(pair)).mean()) for name, pair in pairs.items()}
 
+    @cached_property
+    def true(self) -> descriptions.Told:
+        """What the pictures show. Raises what `descriptions.true` raises."""
+        return descriptions.true(self.registry, self.dataset, self.queries, language=self.settings.language)
+
 
 Make = Callable[[Plain, list[Prompt]], list[Prompt]]
 """(the plain run, its prompts with the control's settings) -> its own prompts: both orders of each pair, or neither."""
@@ -229,7 +234,7 @@ def swapped_description(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
 
 
 def _true(plain: Plain, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Halves]]:
-    found = descriptions.true(plain.registry, plain.dataset, plain.queries, language=plain.settings.language)
+    found = plain.true.halves
     return [(prompt, found[prompt.item, prompt.order]) for prompt in prompts if (prompt.item, prompt.order) in found]
 
 

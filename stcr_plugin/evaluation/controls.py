@@ -18,11 +18,13 @@ from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.control_list import CONTROLS, Control
 from stcr_plugin.evaluation.control_prompts import Plain
-from stcr_plugin.evaluation.evaluate import ANSWERS, evaluate, read_answers, spread
+from stcr_plugin.evaluation.evaluate import ANSWERS, evaluate, read_answers
 from stcr_plugin.evaluation.multi_image import evaluate_groups
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.figures import GroupSettings, PairFigures, Verdict
+from stcr_plugin.pairs import spread
 from stcr_plugin.progress_bar import progress
+from stcr_plugin.provenance import provenance
 from stcr_plugin.result_files import encode
 from stcr_plugin.results import ControlRow, Controls, ControlsOf, Evaluation
 from stcr_plugin.scoring import group_figures
@@ -74,7 +76,7 @@ def controls(
         found = evaluate(dataclasses.replace(run.request, dataset=dataset, split=split), run.out / label)
         rows.append(_known(label, f"other data: {dataset}, {split}", found))
     write(run.out, _of(run.result), rows)
-    return Controls(of=_of(run.result), rows=tuple(rows), provenance=artefacts.provenance())
+    return Controls(of=_of(run.result), rows=tuple(rows), provenance=provenance())
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class _Run:
         verdict, why = judged(RULES[control.rule], measures, found.figures.n_episodes)
         left_out = len(self.asked.queries) // len(ORDERS) - found.figures.n_pairs - found.figures.n_ties
         row = _row(control, verdict, why)
+        if control.told and (origin := self.asked.true.origin):
+            row = dataclasses.replace(row, asks=f"{row.asks}; here {origin}")
         return dataclasses.replace(row, measures=measures, figures=part, left_out=left_out, folder=control.name)
 
     def groups(self, asked: GroupSettings) -> ControlRow:
@@ -152,7 +156,7 @@ def write(out: Path, of: ControlsOf, rows: Sequence[ControlRow]) -> None:
         every = {row.name: row for row in (*same, *rows)}
         order = [PLAIN, *CONTROLS, *group_figures.ROWS.values()]
         listed = sorted(every.values(), key=lambda row: (_place(row.name, order), row.name))
-        Controls(of=of, rows=tuple(listed), provenance=artefacts.provenance()).write(path)
+        Controls(of=of, rows=tuple(listed), provenance=provenance()).write(path)
 
 
 def _folder(pictures: int, ask: str) -> str:

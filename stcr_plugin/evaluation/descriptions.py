@@ -3,42 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError, StcrError
-from stcr_plugin.evaluation.ground_truth import config_of, source_of
 from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.registry.ground_truth import check_pictures, config_of, source_of
 from stcr_plugin.results import ClaimAccount
 from stcr_plugin.scoring.factuality import Described, Halves, Truth, factuality
 from stcr_plugin.scoring.factuality import described as held_against
 from stcr_plugin.types import Answer, Episode, EpisodeSource, Pair, PairSource, Prompt, Query, State
 
 if TYPE_CHECKING:
-    from stcr_plugin.registry.data_config import FrameRules
+    from stcr_plugin.registry.manifest import Manifest
     from stcr_plugin.samples.cot import Phrases
 
+_SILENT = "states nothing about the frames of these pairs"
 Asked = tuple[Query, Prompt, Answer]
 """A query, how it was asked, and its answer."""
 
 
-def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) -> dict[tuple[str, str], Halves]:
-    """(pair_id, order) -> what its pictures show, from the states that the source of the build `dataset` records.
+@dataclass(frozen=True)
+class Told:
+    """What pictures show.
 
-    Worded as the CoT samples of such a source are; of published pairs, as their publishers describe them, where they
-    do. Raises ConfigError or DataError with the reason where nothing true can be said: the source records no states,
-    has no texts in `language`, does not exist any more, or gives other pictures than those of the build.
+    Attributes:
+        halves: (pair_id, order) -> what img1 and img2 show.
+        origin: Who says so, where it is not the recorded state: such texts are not known to be true.
+    """
+
+    halves: Mapping[tuple[str, str], Halves]
+    origin: str = ""
+
+
+def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) -> Told:
+    """What the pictures show, from the states that the source of the build `dataset` records.
+
+    As the CoT samples of such a source say it. Where there are no states: of published pairs, as their publishers
+    describe them, and of others, as the annotated texts of the build's datasets do, of the pairs that have some.
+
+    Raises ConfigError or DataError with the reason where nothing true can be said: the source records no states, has
+    no texts in `language`, does not exist any more, or gives other pictures than those of the build.
     """
     from stcr_plugin.registry.manifest import read_manifest
 
-    config = config_of(read_manifest(registry, dataset))
+    manifest = read_manifest(registry, dataset)
+    config, origin = config_of(manifest), ""
     pairs = {query.pair.pair_id: query.pair for query in queries}
     source, episodes = source_of(config, {pair.episode_id for pair in pairs.values()})
     first = next(iter(pairs.values()))
-    _check_pictures(source, episodes[first.episode_id], first, rules=config.frames, registry=registry)
+    check_pictures(source, episodes[first.episode_id], first, rules=config.frames, registry=registry)
     if isinstance(source, PairSource):
         texts = _published(source, episodes, pairs)
+        origin = "as the publishers of the pairs describe them, which is not checked"
+    elif source.states(episodes[first.episode_id]) is None and (
+        annotated := _annotated(registry, manifest, pairs, language=language)
+    ):
+        texts = annotated
+        origin = "as annotated by a model, which no recorded state says to be true"
     else:
         texts = _worded(source, config.source.kind, language, episodes=episodes, pairs=pairs)
     found = {}
@@ -48,21 +72,23 @@ def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) 
             found[query.pair.pair_id, str(query.order)] = (
                 (earlier, later) if query.order == "forward" else (later, earlier)
             )
+    return Told(found, origin)
+
+
+def _annotated(registry: Path, manifest: Manifest, pairs: Mapping[str, Pair], *, language: str) -> dict[str, Halves]:
+    """pair_id -> the annotated texts of the earlier and of the later picture, of the pairs that a dataset has."""
+    from stcr_plugin.registry.manifest import dataset_rows
+    from stcr_plugin.samples.cot import halves_of
+
+    splits = {pair.split for pair in pairs.values()}
+    found: dict[str, Halves] = {}
+    for dataset in manifest.texts:
+        for row in dataset_rows(registry, dataset) if manifest.rules[dataset].split in splits else ():
+            if row["pair_id"] in pairs and row["language"] == language:
+                halves = halves_of(row["messages"][1]["content"])
+                if halves:
+                    found[row["pair_id"]] = halves if row["order"] == "forward" else halves[::-1]
     return found
-
-
-def _check_pictures(source: EpisodeSource, episode: Episode, pair: Pair, rules: FrameRules, registry: Path) -> None:
-    """Raises DataError where the source shows something else now, so that its states are not those of the build."""
-    from stcr_plugin.registry.picture_store import encode, fingerprint, read
-
-    frames = [pair.earlier, pair.later] if pair.later < episode.n_frames else []
-    now = [fingerprint(encode(picture, rules)) for picture in source.frames(episode, frames)]
-    if now != [fingerprint(read(registry, image)) for image in (pair.earlier_image, pair.later_image)]:
-        raise DataError(
-            f"pair {pair.pair_id}",
-            "the source gives other pictures than those that were built, so its states are not theirs",
-            "build again",
-        )
 
 
 def _worded(
@@ -73,10 +99,11 @@ def _worded(
     states = _states(source, episodes)
     found = {}
     for pair in pairs.values():
-        earlier, later = (
-            phrases.say(source.claims(states[pair.episode_id][frame])) for frame in (pair.earlier, pair.later)
-        )
-        found[pair.pair_id] = (earlier, later)
+        said = [source.claims(states[pair.episode_id][frame]) for frame in (pair.earlier, pair.later)]
+        if all(said):
+            found[pair.pair_id] = (phrases.say(said[0]), phrases.say(said[1]))
+    if not found:
+        raise DataError("the source", _SILENT)
     return found
 
 
@@ -118,7 +145,7 @@ def held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: s
     phrases = _phrases(config.source.kind, language)
     source, episodes = source_of(config, {query.pair.episode_id for query, _, _ in asked})
     first = asked[0][0].pair
-    _check_pictures(source, episodes[first.episode_id], first, rules=config.frames, registry=request.registry)
+    check_pictures(source, episodes[first.episode_id], first, rules=config.frames, registry=request.registry)
     states = _states(source, episodes)
 
     def truth(query: Query, frame: int) -> Truth:
@@ -131,6 +158,8 @@ def held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: s
         first_frame, second_frame = shown if query.order == "forward" else shown[::-1]
         truths.append((truth(query, first_frame), truth(query, second_frame)))
     stated = [claim for both in truths for one in both for claim in one.claims]
+    if not stated:
+        raise DataError("the source", _SILENT)
     read = claim_reader(config.source.kind, phrases, stated)
     return [
         held_against(answer, prompt.names, both, read=read)
@@ -140,18 +169,9 @@ def held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: s
 
 def _published(source: PairSource, episodes: Mapping[str, Episode], pairs: Mapping[str, Pair]) -> dict[str, Halves]:
     """pair_id -> the published descriptions of the earlier and of the later picture, where both are there."""
-    from stcr_plugin.samples.cot import published_halves
+    from stcr_plugin.registry.published_texts import published
 
-    given = {
-        (episode.episode_id, one.earlier, one.later): published_halves(one)
-        for episode in episodes.values()
-        for one in source.given_pairs(episode)
-    }
-    found = {}
-    for pair in pairs.values():
-        texts = given.get((pair.episode_id, pair.earlier, pair.later), ("", ""))
-        if all(texts):
-            found[pair.pair_id] = texts
+    found = published(source, episodes, list(pairs.values()))
     if not found:
         raise DataError("the published pairs", "have no descriptions")
     return found

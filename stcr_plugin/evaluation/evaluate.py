@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from stcr_plugin import artefacts
 from stcr_plugin.engines.cache import collect_responses, picture_digests, write_answers
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import Engine, Priced
-from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation import comparators, descriptions
 from stcr_plugin.evaluation.comparators import Comparator
 from stcr_plugin.evaluation.leakage import contamination
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.figures import Tokens
+from stcr_plugin.pairs import spread
+from stcr_plugin.provenance import provenance
 from stcr_plugin.results import Evaluation
 from stcr_plugin.scoring import breakdown, metrics, significance
 from stcr_plugin.scoring.parsing import answered
@@ -108,7 +108,7 @@ def evaluate(
             model_digest=identity.get("model_digest"),
             data_digest=data_digest,
             questions_digest=artefacts.digest(questions),
-            provenance=artefacts.provenance(),
+            provenance=provenance(),
         )
         result.write(out / RESULTS)
     return result
@@ -143,37 +143,6 @@ def read_answers(path: Path) -> list[Answer]:
         return [Answer(**row) for row in artefacts.read_jsonl(path)]
     except (DataError, TypeError) as error:
         raise DataError(path, f"not the answers of an evaluation ({error})", "delete the file, run again") from error
-
-
-def spread(pairs: Sequence[Pair], limit: int | None, seed: int = 0) -> list[Pair]:
-    """`limit` of `pairs` in their order, as evenly over episodes as their numbers allow; all without a limit."""
-    drawn = sorted(pairs, key=lambda pair: artefacts.digest([seed, pair.pair_id]))
-    chosen = {pair.pair_id for pair in evenly(drawn, limit, seed)}
-    return [pair for pair in pairs if pair.pair_id in chosen]
-
-
-class OfEpisode(Protocol):
-    """Anything that belongs to one episode."""
-
-    @property
-    def episode_id(self) -> str: ...
-
-
-T = TypeVar("T", bound=OfEpisode)
-
-
-def evenly(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
-    """`limit` of `items`: the first of each episode before any second, and so on; all without a limit."""
-    if limit is None:
-        return list(items)
-    if limit < 1:
-        raise ConfigError(f"limit {limit}", "must be at least 1")
-    taken: dict[str, int] = defaultdict(int)
-    ranked = []
-    for number, item in enumerate(items):
-        ranked.append((taken[item.episode_id], artefacts.digest([seed, item.episode_id]), number))
-        taken[item.episode_id] += 1
-    return [items[number] for _, _, number in sorted(ranked)[:limit]]
 
 
 def digest_of_data(pairs: Sequence[Pair], registry: Path) -> str:

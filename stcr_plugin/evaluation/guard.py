@@ -16,6 +16,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.engines.cache import collect_responses, picture_digests, write_answers
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.provenance import provenance
 from stcr_plugin.results import Guard, GuardComparison, GuardDifference
 from stcr_plugin.samples.general import Label, Question, names_in, questions_about, random_number
 from stcr_plugin.scoring import yes_no
@@ -161,7 +162,7 @@ def guard(
             seed=seed,
             resamples=request.resamples,
             engine=dict(engine.identity()),
-            provenance=artefacts.provenance(),
+            provenance=provenance(),
         )
         result.write(out / GUARD)
     return result
@@ -219,7 +220,7 @@ def compare(runs: Sequence[Path], out: Path | None = None) -> GuardComparison:
         GuardDifference(one.name, str(run), yes_no.differences(own, replies[0], one.resamples, seed=one.seed))
         for run, one, own in zip(runs[1:], found[1:], replies[1:], strict=True)
     )
-    result = GuardComparison(runs=tuple(found), differences=differences, provenance=artefacts.provenance())
+    result = GuardComparison(runs=tuple(found), differences=differences, provenance=provenance())
     if out:
         result.write(Path(out) / GuardComparison.file)
     return result

@@ -19,11 +19,11 @@ from stcr_plugin.engines.cache import collect_responses, picture_digests, write_
 from stcr_plugin.engines.prompts import PROMPT_VARIANTS, names_of
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, StcrError
-from stcr_plugin.evaluation.evaluate import evenly
-from stcr_plugin.evaluation.ground_truth import config_of, true_progress
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.figures import GroupSettings
-from stcr_plugin.pairs import PairRules
+from stcr_plugin.pairs import PairRules, evenly
+from stcr_plugin.provenance import provenance
+from stcr_plugin.registry.ground_truth import config_of, true_progress
 from stcr_plugin.results import MultiImage
 from stcr_plugin.samples.questions import fill_task
 from stcr_plugin.scoring import group_figures
@@ -100,7 +100,7 @@ def evaluate_groups(request: EvalRequest, out: Path, asked: GroupSettings | None
             model_digest=identity.get("model_digest"),
             data_digest=data_digest,
             questions_digest=artefacts.digest([one.question for one in prompts]),
-            provenance=artefacts.provenance(),
+            provenance=provenance(),
         )
         result.write(out / GROUPS)
     return result

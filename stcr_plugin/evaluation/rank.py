@@ -18,6 +18,7 @@ from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.evaluation.strips import Strip
 from stcr_plugin.figures import OrderEffects
+from stcr_plugin.provenance import provenance
 from stcr_plugin.results import RankedComparison, RankedFrame, Ranking, StripCorrelations, ValueOrder
 from stcr_plugin.scoring import metrics
 from stcr_plugin.scoring.bradley_terry import RIDGE, Comparison, Scores, bradley_terry, enough, hops, outcome, rank
@@ -94,7 +95,7 @@ def rank_frames(request: EvalRequest, strip: Strip, out: Path, *, comparisons: i
             ridge=RIDGE,
             engine=dict(engine.known),
             data_digest=header["data_digest"],
-            provenance=artefacts.provenance(),
+            provenance=provenance(),
         )
         artefacts.write_text(out / CURVE, _csv(result.frames))
         result.write(out / RANKING)
@@ -156,7 +157,7 @@ def value_order(request: EvalRequest, strips: Sequence[Strip], out: Path) -> Val
             ridge=RIDGE,
             engine=dict(engine.known),
             data_digest=header["data_digest"],
-            provenance=artefacts.provenance(),
+            provenance=provenance(),
         )
         result.write(out / VOC)
     return result

@@ -13,7 +13,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.engines.cache import picture_digests
 from stcr_plugin.errors import ConfigError, DataError, StcrError
-from stcr_plugin.evaluation.ground_truth import true_progress
+from stcr_plugin.registry.ground_truth import true_progress
 from stcr_plugin.samples.questions import why_unusable
 from stcr_plugin.types import Pair
 

@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ChainError, ConfigError, DataError
 from stcr_plugin.frameworks.recipe import Recipe
+from stcr_plugin.provenance import provenance
 from stcr_plugin.records import AdapterStart
 
 CONFIG = artefacts.ADAPTER_CONFIG
@@ -234,7 +235,7 @@ def _merged(parent: Path, start: Start) -> Path:
             model.save_pretrained(part)
             load_processor(parent).save_pretrained(part)
             what["model_digest"] = artefacts.model_digest(part)
-            artefacts.write_json(part / MERGED, {**what, "provenance": artefacts.provenance()})
+            artefacts.write_json(part / MERGED, {**what, "provenance": provenance()})
     return folder
 
 

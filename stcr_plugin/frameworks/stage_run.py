@@ -25,6 +25,7 @@ from stcr_plugin.frameworks.refusals import (
     refuse_to_overwrite,
     refuse_what_cannot_work,
 )
+from stcr_plugin.provenance import provenance
 from stcr_plugin.records import StageRecord, TrainedBuild
 
 if TYPE_CHECKING:
@@ -256,10 +257,13 @@ def _opening(
         image_max_pixels=recipe.image_max_pixels,
         image_min_pixels=recipe.image_min_pixels,
         datasets=tuple(recipe.datasets),
-        data=tuple(TrainedBuild(build, of.config_digest) for build, of in manifests.items()),
+        data=tuple(
+            TrainedBuild(build, of.config_digest, {key: of.texts[key] for key in recipe.datasets if key in of.texts})
+            for build, of in manifests.items()
+        ),
         recipe=recipe.written,
         settings=asdict(recipe.settings),
-        provenance=artefacts.provenance(),
+        provenance=provenance(),
     )
 
 
@@ -275,8 +279,8 @@ def _callbacks(recipe: Recipe, build: str | None, record: Record) -> list[Any]:
         made.append(AuthorsMask())
     if evaluate := recipe.settings.evaluate:
         from stcr_plugin.engines.settings import AskSettings
-        from stcr_plugin.evaluation.evaluate import spread
         from stcr_plugin.frameworks.callback import GapCallback, Schedule
+        from stcr_plugin.pairs import spread
         from stcr_plugin.registry.manifest import read_manifest, read_pairs, teaches_ties
 
         name = evaluate.dataset or build

@@ -47,8 +47,8 @@ def chain(plan: Plan) -> Iterator[Verdict]:
 
 def evaluation(plan: Plan) -> Iterator[Verdict]:
     """The pairs that the callback evaluates on exist, and none of them is trained on."""
-    from stcr_plugin.evaluation.evaluate import spread
     from stcr_plugin.evaluation.leakage import contamination
+    from stcr_plugin.pairs import spread
     from stcr_plugin.registry.manifest import read_pairs
     from stcr_plugin.registry.overlap import compare, evaluated_side, merged, side
     from stcr_plugin.report.overlap_words import overlap_words

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stcr_plugin.errors import StcrError
+from stcr_plugin.provenance import provenance
 
 Level = Literal["ok", "warning", "error"]
 
@@ -59,7 +60,6 @@ class Report:
 
     def row(self) -> dict[str, Any]:
         """JSON-like values, with the provenance."""
-        from stcr_plugin.artefacts import provenance
 
         return {
             "recipe": self.recipe,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -27,9 +28,19 @@ from stcr_plugin.config import from_mapping
 from stcr_plugin.episodes import open_source
 from stcr_plugin.episodes.frames import FramesSource
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.figures import AnnotatedTexts
 from stcr_plugin.progress_bar import progress
+from stcr_plugin.provenance import provenance
 from stcr_plugin.registry import publishing
-from stcr_plugin.registry.data_config import DataConfig, config_digest, frames_folder, load_data_config, plain
+from stcr_plugin.registry.annotated_texts import stage_texts, staged_texts
+from stcr_plugin.registry.data_config import (
+    DataConfig,
+    config_digest,
+    frames_folder,
+    load_data_config,
+    plain,
+    text_digest,
+)
 from stcr_plugin.registry.listing import cut, deal, list_episodes, why
 from stcr_plugin.registry.manifest import (
     MANIFEST,
@@ -52,7 +63,8 @@ from stcr_plugin.registry.receipts import (
     Sampled,
     Staged,
 )
-from stcr_plugin.registry.shards import in_tar, phrases_of
+from stcr_plugin.registry.sample_rows import phrases_of
+from stcr_plugin.registry.shards import in_tar, skipped
 from stcr_plugin.registry.training_sets import TrainingSet, choices, write_sets
 from stcr_plugin.registry.workers import Job, Runner, WorkerPool, runner
 from stcr_plugin.types import Episode, EpisodeSource, Exclusion
@@ -89,11 +101,15 @@ def build(config: DataConfig, registry: str | Path, pool: WorkerPool = WorkerPoo
             publishing.refuse_other_files(config, registry)
             source = open_source(config.source, config.seed)
             phrases_of(config, source)
-            staging = registry / config.name / f".build-{config_digest(config)[:8]}"
-            manifest = _make(Context(config, source, Place(registry, staging, frames_folder(config))), pool)
+            place = Place(registry, _staging(registry, config), frames_folder(config))
+            manifest = _make(Context(config, source, place), pool)
         if publishing.left_over(registry, manifest):  # by this run, or by one that was killed before it had cleaned up
             publishing.prune(registry, manifest)
     return registry / config.name / MANIFEST
+
+
+def _staging(registry: Path, config: DataConfig) -> Path:
+    return registry / config.name / f".build-{config_digest(config)[:8]}"
 
 
 def _make(context: Context, pool: WorkerPool) -> Manifest:
@@ -112,10 +128,12 @@ def _make(context: Context, pool: WorkerPool) -> Manifest:
 def _stage(context: Context, pool: WorkerPool) -> Manifest:
     """Do all the work in the staging folder; the manifest of what is in it."""
     config = context.config
+    unusable = [skipped(item, config) for item in stage_texts(config, context.place.staging)]
+    context = dataclasses.replace(context, texts=staged_texts(config, context.place.staging))
     # 1. Episodes -> splits -> shards.
     usable, excluded = list_episodes(config, context.source)
     splits, between = deal(config, usable, excluded)
-    excluded += between
+    excluded += [*between, *unusable]
     shards = cut(config, splits)
     with runner(pool, context, sum(map(len, splits.values()))) as run:
         # 2. Pairs.
@@ -177,14 +195,23 @@ def _refuse_too_few(config: DataConfig, staged: Staged, excluded: Sequence[Exclu
     """Raises ConfigError where a dataset asks for more pairs than were drawn, before a picture is decoded."""
     for key, rule in config.datasets.items():
         own = [drawn for shard, drawn in zip(staged.shards, staged.drawn, strict=True) if shard.split == rule.split]
-        available = sum(drawn.described if rule.kind == "cot" else drawn.pairs for drawn in own)
+        available = sum(drawn.described.get(key, drawn.pairs) for drawn in own)
         if available < (rule.pairs or 1):
-            skipped = why([*excluded, *chain.from_iterable(drawn.excluded for drawn in staged.drawn)])
+            reasons = why([*excluded, *chain.from_iterable(drawn.excluded for drawn in staged.drawn)])
+            reasons += "".join(f"; {number} pairs: {reason}" for reason, number in _wordless(own).items())
             raise ConfigError(
                 f"datasets.{key}.pairs",
-                f"asks for {rule.pairs or 'all'} pairs and split {rule.split!r} has {available}{skipped}",
+                f"asks for {rule.pairs or 'all'} pairs and split {rule.split!r} has {available}{reasons}",
                 "ask for fewer, raise pairs.per_episode, widen the allowed distances or give the split more episodes",
             )
+
+
+def _wordless(drawn: Sequence[Drawn]) -> dict[str, int]:
+    """Reason -> how many drawn pairs a dataset of annotated texts cannot use."""
+    counts: Counter[str] = Counter()
+    for one in drawn:
+        counts.update(one.wordless)
+    return dict(sorted(counts.items()))
 
 
 def _refuse_empty_splits(config: DataConfig, staged: Staged) -> None:
@@ -192,10 +219,10 @@ def _refuse_empty_splits(config: DataConfig, staged: Staged) -> None:
     for split in config.splits:
         own = staged.of(split)
         if not any(pictured.counts.pairs for _, _, pictured in own):
-            skipped = why(chain.from_iterable([*drawn.excluded, *pictured.excluded] for _, drawn, pictured in own))
+            reasons = why(chain.from_iterable([*drawn.excluded, *pictured.excluded] for _, drawn, pictured in own))
             raise DataError(
                 f"splits.{split}",
-                f"not one pair is left{skipped}",
+                f"not one pair is left{reasons}",
                 "fix what was skipped or loosen `pairs`, then run again",
             )
 
@@ -208,8 +235,11 @@ def _account(
     sets: Mapping[str, TrainingSet],
     excluded: Sequence[Exclusion],
 ) -> Manifest:
-    """The manifest of what is staged, checksums included."""
+    """The manifest of what is staged, checksums included. Raises DataError where annotated texts changed meanwhile."""
     config, place, name = context.config, context.place, context.config.name
+    if context.texts and place.staging != _staging(place.registry, config):
+        problem = "a file of annotated texts was changed while the build ran"
+        raise DataError(config.name, problem, "run the same command again")
     kept = {episode_id for receipt in staged.pictured for episode_id in receipt.episodes}
     files = [f"{name}/{room}/{shard.file}" for room in ("pairs", "frames") for shard in staged.shards]
     files += [f"{name}/{file}" for one in sets.values() for file in one.files]
@@ -222,7 +252,7 @@ def _account(
         counts=Counts(
             splits={split: _split_counts(staged, split) for split in config.splits},
             datasets={dataset_name(name, key): one.counts for key, one in sets.items()},
-            excluded=count_excluded(item.reason for item in excluded),
+            excluded=count_excluded(item.reason for item in excluded) | _wordless(staged.drawn),
         ),
         claims_checked=sum(one.claims_checked for one in sets.values()),
         frames=Pictures(place.pictures, sum(receipt.frames for receipt in staged.pictured), config.frames.format),
@@ -234,8 +264,13 @@ def _account(
         datasets={dataset_name(name, key): [f"{name}/{file}" for file in one.files] for key, one in sets.items()},
         checksums=Checksums({file: artefacts.sha256(publishing.current(place, file)) for file in files}),
         excluded=list(excluded),
-        provenance=artefacts.provenance(),
+        provenance=provenance(),
         paths=_paths(context.source, splits),
+        texts={
+            dataset_name(name, key): AnnotatedTexts(str(file), text_digest(str(file)), one.texts)
+            for key, one in sets.items()
+            if one.texts is not None and (file := config.datasets[key].texts)
+        },
     )
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError, StcrError
+from stcr_plugin.figures import AnnotatedTexts
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import picture_store
 from stcr_plugin.registry.manifest import Manifest, SetRule
+from stcr_plugin.samples.cot import halves_of
 from stcr_plugin.samples.general import SHOWN, names_in
 from stcr_plugin.samples.questions import fill_task, paraphrases, questions
 from stcr_plugin.samples.weak import answer_line
@@ -33,13 +35,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """How many pictures, pairs and rows of the build `name` were checked, and all that is wrong with them."""
+    """How many pictures, pairs and rows of the build `name` were checked, and all that is wrong with them.
+
+    Attributes:
+        texts: Dataset -> its annotated texts, which nothing here can check.
+    """
 
     name: str
     pictures: int
     pairs: int
     rows: int
     problems: tuple[Problem, ...]
+    texts: Mapping[str, AnnotatedTexts] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -64,6 +71,7 @@ def check(name: str, registry: str | Path) -> CheckReport:
         pairs=len(pairs),
         rows=rows,
         problems=tuple(build.problems),
+        texts=build.manifest.texts,
     )
 
 
@@ -154,7 +162,8 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
                     if image not in build.uses:
                         artefacts.inside(build.registry, image)
                     build.use(image, file, number)
-                counted.append({key: row[key] for key in ("pair_id", "answer", "order", "language")})
+                columns = ("kind", "messages") if rule.kind == "cot" else ()
+                counted.append({key: row[key] for key in ("pair_id", "answer", "order", "language", *columns)})
                 shown.setdefault(str(row["pair_id"]), Counter())[str(row["order"])] += 1
             except StcrError as error:
                 faults = [str(error)]
@@ -173,7 +182,14 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
     if sound:
         expected = manifest.counts.datasets[dataset]
         found = dataclasses.replace(manifests.count_rows(counted), short_by=expected.short_by)
+        if expected.same_text is None:  # older builds did not count them
+            found = dataclasses.replace(found, same_text=None)
         build.compare(file, found, expected)
+        texts = manifest.texts.get(dataset)
+        if texts is not None and texts.counts.pairs != expected.pairs:
+            build.fault(
+                file, f"the manifest knows of {texts.counts.pairs} texts for {expected.pairs} pairs; build again"
+            )
     return number
 
 
@@ -207,6 +223,8 @@ def _row_faults(
         yield f"the answer is {row['answer']!r} where {query.answer!r} is true of the {query.order} order"
     if target.rpartition("\n")[2] != answer_line(query) or (rule.kind == "weak" and "\n" in target):
         yield f"the target does not end with {answer_line(query)!r}, or a weak one says more"
+    if rule.texts is not None and halves_of(target) is None:
+        yield "the target does not describe img1 and img2"
     question = text.removeprefix("<image>" * len(query.images))
     if manifests.teaches_ties(manifest):
         question = question.removesuffix(questions()[row["language"]].neither)

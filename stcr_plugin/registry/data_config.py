@@ -13,6 +13,7 @@ from typing import Any, Literal
 from stcr_plugin import artefacts
 from stcr_plugin.config import load, nearest, settings
 from stcr_plugin.episodes.source_table import SourceConfig, find_kind, installed_code
+from stcr_plugin.errors import DataError
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.samples.cot import claims_digest
 from stcr_plugin.samples.general import YESNO_FILE
@@ -27,7 +28,8 @@ _DECIDE = (
     "samples",
     "pairs.py",
     "splits.py",
-    *(f"registry/{name}.py" for name in ("build", "data_config", "listing", "parquet", "publishing", "training_sets")),
+    *(f"registry/{name}.py" for name in ("annotated_texts", "build", "data_config", "listing", "parquet")),
+    *(f"registry/{name}.py" for name in ("published_texts", "publishing", "sample_rows", "training_sets")),
 )
 
 
@@ -102,6 +104,8 @@ class DatasetRule:
         draw: A name; datasets of one split and one `draw` take their pairs from one random order, so that all pairs of
             a smaller set are in a larger one. Without it each draws by its own name. With `format: json`, without a
             curriculum.
+        texts: Of kind cot: a file that `stcr annotate` wrote. Its accepted texts describe the pictures, which then need
+            no recorded state, and `pairs` are drawn from those that have some. They are annotated, not true.
     """
 
     split: str
@@ -112,8 +116,11 @@ class DatasetRule:
     format: Literal["auto", "json", "parquet"] = "auto"
     curriculum: Curriculum | None = None
     draw: str | None = None
+    texts: str | None = None
 
     def __post_init__(self) -> None:
+        if self.texts is not None and (self.kind != "cot" or not self.texts.strip()):
+            raise ValueError("`texts` names a file of annotated texts for kind: cot; remove it, or change kind")
         if self.draw is not None and (self.format != "json" or self.curriculum or self.kind == "general"):
             raise ValueError(
                 "`draw` orders the pairs of one file: set format: json, and remove curriculum; not general"
@@ -201,10 +208,27 @@ def _adapter() -> Any:
 
 
 def config_digest(config: DataConfig) -> str:
-    """Digest of all that decides the build's bytes: the configuration, the prompts and the version of the code."""
+    """Digest of all that decides the build's bytes: configuration, prompts, annotated texts and version of the code.
+
+    Raises DataError for a file of annotated texts that cannot be read.
+    """
+    files = sorted({rule.texts for rule in config.datasets.values() if rule.texts})
+    return _digest(config, [text_digest(file) for file in files])
+
+
+def text_digest(file: str) -> str:
+    """SHA-256 of a file of annotated texts; "" where there is none, which is an error only where it is read."""
+    try:
+        return artefacts.sha256(file) if Path(file).is_file() else ""
+    except OSError as error:
+        raise DataError(file, f"cannot be read ({error.strerror})") from None
+
+
+def _digest(config: DataConfig, texts: Sequence[str]) -> str:
     prompts = {path.name: artefacts.sha256(path) for path in (PROMPTS / "questions.yaml", YESNO_FILE)}
     code = [artefacts.code_digest(*_DECIDE), installed_code(config.source.kind)]
-    return artefacts.digest([plain(config), prompts, claims_digest(config.source.kind), code])
+    decides = [plain(config), prompts, claims_digest(config.source.kind), code]
+    return artefacts.digest([*decides, list(texts)] if texts else decides)
 
 
 def frames_folder(config: DataConfig) -> str:
@@ -215,6 +239,6 @@ def frames_folder(config: DataConfig) -> str:
     values = plain(config)
     code = [artefacts.code_digest(*_DECIDE_PICTURES), installed_code(config.source.kind)]
     decides = [values["source"], values["frames"], config.seed, *code]
-    # A position in a tar depends on the pictures before it.
-    digest = config_digest(config) if config.frames.store == "tar" else artefacts.digest(decides)
+    # A position in a tar depends on the pictures before it, but on no text.
+    digest = _digest(config, ()) if config.frames.store == "tar" else artefacts.digest(decides)
     return f"{config.name}/frames-{digest[:8]}"

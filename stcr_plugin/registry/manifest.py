@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.figures import AnnotatedTexts, TextCounts
 from stcr_plugin.registry import parquet
+from stcr_plugin.samples.cot import halves_of
 from stcr_plugin.types import Exclusion, Pair
 
 MANIFEST, DATASET_INFO = "manifest.json", "dataset_info.json"
@@ -46,7 +48,13 @@ class PairCounts:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """The figures of a training set's rows; short_by: how many pairs fewer it has than the configuration asks for."""
+    """The figures of a training set's rows.
+
+    Attributes:
+        short_by: How many pairs fewer it has than the configuration asks for.
+        same_text: How many of its pairs have two equal descriptions, so that the judgment does not follow from them;
+            None where pictures are not described.
+    """
 
     pairs: int
     samples: int
@@ -54,9 +62,10 @@ class RowCounts:
     orders: dict[str, int] = field(default_factory=dict)
     languages: dict[str, int] = field(default_factory=dict)
     short_by: int = 0
+    same_text: int | None = None
 
 
-C = TypeVar("C", PairCounts, RowCounts)
+C = TypeVar("C", PairCounts, RowCounts, TextCounts)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ class SetRule:
     split: str
     kind: str
     orders: str = "both"
+    texts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,7 @@ class Manifest:
         excluded: What was skipped, and why.
         provenance: The code and libraries that made the build.
         paths: Episode id -> its recording, where ids are those of a table.
+        texts: Dataset -> its annotated texts, of the datasets that have some.
     """
 
     name: str
@@ -149,6 +160,7 @@ class Manifest:
     excluded: list[Exclusion]
     provenance: dict[str, Any] = field(default_factory=dict)
     paths: dict[str, str] | None = None
+    texts: dict[str, AnnotatedTexts] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -161,13 +173,16 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         values = dataclasses.asdict(self)
-        for optional in ("claims_checked", "paths"):
-            if values[optional] is None:
+        for optional in ("claims_checked", "paths", "texts"):
+            if values[optional] in (None, {}):
                 del values[optional]
         for figures in values["counts"]["splits"].values():
             for optional in ("dropped", "almost_same"):
                 if figures[optional] is None:
                     del figures[optional]
+        for rows in values["counts"]["datasets"].values():
+            if rows["same_text"] is None:
+                del rows["same_text"]
         artefacts.write_json(path, values)
 
     @cached_property
@@ -359,13 +374,16 @@ def count_rows(rows: Sequence[Mapping[str, Any]]) -> RowCounts:
     def counted(column: str) -> dict[str, int]:
         return dict(sorted(Counter(str(row[column]) for row in rows).items()))
 
-    pairs = len({row["pair_id"] for row in rows})
+    described = [row for row in rows if row.get("kind") == "cot"]
+    halves = {row["pair_id"]: halves_of(row["messages"][1]["content"]) for row in described}
+    same = [pair_id for pair_id, both in halves.items() if both and both[0] == both[1]]
     return RowCounts(
-        pairs=pairs,
+        pairs=len({row["pair_id"] for row in rows}),
         samples=len(rows),
         answers=counted("answer"),
         orders=counted("order"),
         languages=counted("language"),
+        same_text=len(same) if described else None,
     )
 
 
@@ -379,8 +397,8 @@ def total(counts: Sequence[C]) -> C:
             for value in values:
                 joined.update(value)
             summed[name] = {key: joined[key] for key in sorted(joined, key=_by_number)}
-        elif values[0] is not None:
-            summed[name] = sum(values)
+        elif any(value is not None for value in values):
+            summed[name] = sum(value or 0 for value in values)
     return type(counts[0])(**summed)
 
 

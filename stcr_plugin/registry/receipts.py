@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from stcr_plugin.figures import TextCounts
 from stcr_plugin.registry.data_config import DataConfig
 from stcr_plugin.registry.manifest import PairCounts, RowCounts
 from stcr_plugin.types import Episode, EpisodeSource, Exclusion
@@ -27,12 +29,48 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Text:
+    """Annotated texts about a pair that are accepted, as their file has them.
+
+    Attributes:
+        earlier: The description of the earlier picture, as `later` of the other one.
+        pictures: The folder of the pictures that were described, relative to their registry.
+        earlier_fingerprint: Of the picture that was described.
+        accepted_by: "checks" or "person".
+        passed: The checks that both texts passed.
+    """
+
+    pair_id: str
+    task: str
+    closer: str
+    language: str
+    earlier: str
+    later: str
+    pictures: str
+    earlier_fingerprint: str
+    later_fingerprint: str
+    accepted_by: str
+    describer: str
+    verifier: str
+    passed: tuple[str, ...] = ()
+
+
+Accepted = Mapping[str, tuple[Text, ...]]
+"""Pair id -> its accepted texts, at most one in each language."""
+
+
+@dataclass(frozen=True)
 class Context:
-    """What every step of a build needs."""
+    """What every step of a build needs.
+
+    Attributes:
+        texts: Dataset -> pair id -> the accepted texts of the pair, of the datasets that are made of annotated texts.
+    """
 
     config: DataConfig
     source: EpisodeSource
     place: Place
+    texts: Mapping[str, Accepted] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,17 +109,19 @@ class Drawn:
     """Receipt of drawing a shard's pairs.
 
     Attributes:
-        described: How many pairs a dataset of kind cot can use.
+        described: Dataset of kind cot -> how many pairs it can use.
         tied: Pairs dropped since neither frame is closer.
         unlabelled: Pairs dropped since the progress of a frame is not known.
+        wordless: Reason -> how many pairs a dataset cannot use for want of a text; too many to be listed.
     """
 
     step: ClassVar[str] = "draw"
     pairs: int
-    described: int
+    described: dict[str, int]
     tied: int
     unlabelled: int
     excluded: list[Exclusion]
+    wordless: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,6 +130,7 @@ class Pictured:
 
     Attributes:
         almost_same: How many of these pairs show two pictures that are almost the same.
+        described: Dataset of annotated texts -> native frames between two frames -> pairs that it can use.
     """
 
     step: ClassVar[str] = "picture"
@@ -98,14 +139,20 @@ class Pictured:
     counts: PairCounts
     excluded: list[Exclusion]
     almost_same: int = 0
+    described: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def distances(self, key: str) -> dict[str, int]:
+        """Native frames between the two -> pairs that the dataset `key` can use."""
+        return self.described.get(key, self.counts.distances)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What was written into one file of a training set."""
+    """What was written into one file of a training set; `texts` is of annotated texts alone."""
 
     counts: RowCounts
     claims_checked: int
+    texts: TextCounts | None = None
 
 
 @dataclass(frozen=True)

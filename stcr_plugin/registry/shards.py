@@ -15,37 +15,31 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.pairs import draw_pairs, take_given
 from stcr_plugin.registry import parquet, picture_store
-from stcr_plugin.registry.data_config import DataConfig, DatasetRule
-from stcr_plugin.registry.manifest import count_pairs, count_rows, dataset_name, pair_of
-from stcr_plugin.registry.receipts import Choice, Context, Drawn, Pictured, Rows, Sampled, Shard
+from stcr_plugin.registry.annotated_texts import count_described, match_pictures
+from stcr_plugin.registry.data_config import DataConfig
+from stcr_plugin.registry.manifest import count_pairs, dataset_name, pair_of
+from stcr_plugin.registry.published_texts import bad_text, published
+from stcr_plugin.registry.receipts import Choice, Context, Drawn, Pictured, Sampled, Shard
 from stcr_plugin.registry.same_pictures import almost_same, without_same
-from stcr_plugin.samples.cot import Phrases, check_target, cot_sample, given_sample, is_described, load_phrases
-from stcr_plugin.samples.questions import why_unusable
-from stcr_plugin.samples.weak import weak_sample
+from stcr_plugin.registry.sample_rows import phrases_of, samples, why_mute
+from stcr_plugin.samples.frame_texts import NO_STAGE, FrameTexts
 from stcr_plugin.types import (
-    ORDERS,
     Episode,
-    EpisodeSource,
     Exclusion,
     GivenPair,
     Omission,
-    Order,
     Pair,
     PairSource,
-    Query,
-    Sample,
-    State,
 )
 
 if TYPE_CHECKING:
@@ -59,17 +53,21 @@ _AHEAD = 4  # pictures that wait to be encoded, so that a slow encoder does not 
 def draw(context: Context, shard: Shard) -> Drawn:
     """Draw the shard's pairs. No picture is decoded."""
     config, source = context.config, context.source
-    described = [key for key, rule in config.datasets.items() if (rule.split, rule.kind) == (shard.split, "cot")]
+    own = [key for key, rule in config.datasets.items() if (rule.split, rule.kind) == (shard.split, "cot")]
+    worded = [key for key in own if key not in context.texts]
     pairs: list[Pair] = []
     excluded: list[Exclusion] = []
     tied = unlabelled = mute = 0
+    by_language = phrases_of(config, source)
+    languages = {language for key in worded for language in config.datasets[key].languages}
+    frames = FrameTexts(source, {name: by_language[name] for name in sorted(languages & by_language.keys())})
     for episode in shard.episodes:
         bad: dict[GivenPair, str] = {}
         try:
             states = source.states(episode)
             if isinstance(source, PairSource):
                 given = source.given_pairs(episode)
-                bad = {one: reason for one in given if (reason := _bad_text(one))}
+                bad = {one: reason for one in given if (reason := bad_text(one))}
                 sound = [one for one in given if one not in bad]
                 drawn = take_given(episode, states, sound, rules=config.pairs, split=shard.split)
             else:
@@ -80,24 +78,41 @@ def draw(context: Context, shard: Shard) -> Drawn:
         for one, reason in bad.items():
             where = f"episode {episode.episode_id}, frames {one.earlier}-{one.later}"
             excluded.append(skipped(Exclusion("pair", where, reason), config))
-        if described and isinstance(source, PairSource):
-            texts = _given(source, {episode.episode_id: episode}, drawn.pairs)
+        if worded and isinstance(source, PairSource):
+            texts = published(source, {episode.episode_id: episode}, drawn.pairs)
             for pair in drawn.pairs:
-                if not is_described(texts[pair.pair_id]):
+                if pair.pair_id not in texts:
                     where = f"episode {episode.episode_id}, frames {pair.earlier}-{pair.later}"
                     excluded.append(skipped(Exclusion("description", where, _MUTE), config))
                     mute += 1
-        elif described and any(states is None or not source.claims(states[pair.earlier]) for pair in drawn.pairs):
-            raise ConfigError(
-                f"datasets.{described[0]}.kind",
-                f"the source gives nothing to describe of episode {episode.episode_id}",
-                "use kind: weak, or complete `source`",
-            )
+        elif worded and drawn.pairs:
+            if states is None or (
+                "stage" not in states[0] and any(not source.claims(states[pair.earlier]) for pair in drawn.pairs)
+            ):
+                raise ConfigError(
+                    f"datasets.{worded[0]}.kind",
+                    f"the source gives nothing to describe of episode {episode.episode_id}",
+                    "use kind: weak, complete `source`, or have it described by `stcr annotate` (`texts`)",
+                )
+            reasons = Counter(reason for pair in drawn.pairs if (reason := why_mute(frames, states, pair)))
+            mute += reasons.total()
+            for reason, count in sorted(reasons.items()):
+                kind = Omission if reason == NO_STAGE else Exclusion
+                where = f"episode {episode.episode_id}, {count} of its {len(drawn.pairs)} pairs, for kind: cot"
+                excluded.append(skipped(kind("description", where, reason), config))
         pairs += drawn.pairs
         excluded += drawn.excluded
         tied, unlabelled = tied + drawn.tied, unlabelled + drawn.unlabelled
     parquet.write(context.place.staging / "drawn" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
-    return Drawn(pairs=len(pairs), described=len(pairs) - mute, tied=tied, unlabelled=unlabelled, excluded=excluded)
+    annotated, wordless = count_described(context, shard.split, pairs)
+    return Drawn(
+        pairs=len(pairs),
+        described=dict.fromkeys(worded, len(pairs) - mute) | annotated,
+        tied=tied,
+        unlabelled=unlabelled,
+        excluded=excluded,
+        wordless=dict(wordless),
+    )
 
 
 def picture(context: Context, shard: Shard) -> Pictured:
@@ -140,8 +155,14 @@ def picture(context: Context, shard: Shard) -> Pictured:
         os.sync()  # a receipt must not outlive its pictures; flushed one by one they would take 30 times as long
     parquet.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
     parquet.write(place.staging / "frames" / shard.file, index, parquet.FRAMES)
+    annotated, other = match_pictures(context, shard, pairs, prints={row["image"]: row["fingerprint"] for row in index})
     return Pictured(
-        episodes=kept, frames=len(index), counts=count_pairs(pairs, kept), excluded=excluded, almost_same=almost
+        episodes=kept,
+        frames=len(index),
+        counts=count_pairs(pairs, kept),
+        excluded=excluded + [skipped(item, config) for item in other],
+        almost_same=almost,
+        described=annotated,
     )
 
 
@@ -150,71 +171,16 @@ def sample(context: Context, shard: Shard, choices: Sequence[Choice]) -> Sampled
     pairs = list(shard_pairs(context.place.staging / "pairs" / shard.file))
     files = {}
     for choice in choices:
-        rows, checked = samples(context, shard, pairs, choice=choice)
+        rows, made = samples(context, shard, pairs, choice=choice)
         file = part_file(context.config, choice, shard)
         parquet.write(context.place.staging / file, rows, parquet.SAMPLES)
-        files[file] = Rows(count_rows(rows), checked)
+        files[file] = made
     return Sampled(files)
 
 
 def part_file(config: DataConfig, choice: Choice, shard: Shard) -> str:
     """The file of a choice from a shard, relative to the build's folder. Parts of a curriculum come in their order."""
     return f"{dataset_name(config.name, choice.key)}/{choice.part:02d}-{shard.file}"
-
-
-def samples(
-    context: Context, shard: Shard, pairs: Sequence[Pair], *, choice: Choice
-) -> tuple[list[dict[str, Any]], int]:
-    """The rows of a choice from `pairs` of the shard, in random order, and how many claims were checked.
-
-    Without `choice.sharded` the shard is a whole split.
-    """
-    config, source, rule = context.config, context.source, context.config.datasets[choice.key]
-    episodes = {episode.episode_id: episode for episode in shard.episodes}
-    inside = [pair for pair in pairs if choice.shortest <= pair.distance <= choice.longest]
-    given = _given(source, episodes, inside) if rule.kind == "cot" and isinstance(source, PairSource) else None
-    if given is not None:
-        inside = [pair for pair in inside if is_described(given[pair.pair_id])]
-    numbers = [shard.number] if choice.sharded else []
-    parts = [choice.part] if rule.curriculum else []
-    # In random order, so that any first part is a fair sample.
-    order = artefacts.rng(config.seed, "dataset", rule.draw or choice.key, *numbers, *parts).permutation(len(inside))
-    chosen = [inside[position] for position in order[: choice.take].tolist()]
-    offers = config.pairs.ties == "teach"
-    if rule.kind == "weak":
-        return [
-            _row(weak_sample(query, language, config.seed, ties=offers), language)
-            for query, language in _queries(chosen, rule)
-        ], 0
-    if given is not None:
-        return [
-            _row(given_sample(query, given[query.pair.pair_id], language, seed=config.seed, ties=offers), language)
-            for query, language in _queries(chosen, rule)
-        ], 0
-    by_language = phrases_of(config, source)
-    states = _states(source, episodes, chosen)
-    rows, checked = [], 0
-    for query, language in _queries(chosen, rule):
-        shown = _shown(query, states)
-        phrases = by_language[language]
-        made = cot_sample(query, shown, source, phrases=phrases, language=language, seed=config.seed, ties=offers)
-        checked += check_target(made.target, query, shown, source=source, phrases=phrases)
-        rows.append(_row(made, language))
-    return rows, checked
-
-
-def phrases_of(config: DataConfig, source: EpisodeSource) -> dict[str, Phrases]:
-    """Language -> phrases of the source's claims, for the CoT datasets; empty where none are needed."""
-    described = {key: rule for key, rule in config.datasets.items() if rule.kind == "cot"}
-    if not described or isinstance(source, PairSource):
-        return {}
-    by_language = load_phrases(config.source.kind)
-    for key, rule in described.items():
-        for language in rule.languages:
-            if language not in by_language:
-                problem = f"there are no claim texts in {language!r}"
-                raise ConfigError(f"datasets.{key}.languages", problem, nearest(language, list(by_language)))
-    return by_language
 
 
 def in_tar(config: DataConfig) -> bool:
@@ -336,76 +302,7 @@ def skipped(item: Exclusion, config: DataConfig) -> Exclusion:
     return item
 
 
-def _bad_text(pair: GivenPair) -> str | None:
-    """Why a published pair's texts must not go into a conversation, or None. It may have no description."""
-    texts = (pair.task, *(text for text in pair.descriptions if text))
-    return next((reason for text in texts if (reason := why_unusable(text))), None)
-
-
 def shard_pairs(path: Path) -> Iterator[Pair]:
     """The pairs of a file that this build wrote itself, which are not checked again."""
     for row in parquet.read(path):
         yield pair_of(row)
-
-
-def _queries(pairs: Sequence[Pair], rule: DatasetRule) -> Iterator[tuple[Query, str]]:
-    """Each pair in the rule's orders, with its language."""
-    for position, pair in enumerate(pairs):
-        for order in orders_of(rule, pair):
-            yield Query(pair, order), rule.languages[position % len(rule.languages)]
-
-
-def orders_of(rule: DatasetRule, pair: Pair) -> tuple[Order, ...]:
-    """The orders in which a dataset shows a pair."""
-    return {"both": ORDERS, "forward": ORDERS[:1], "backward": ORDERS[1:], "given": pair.orders}[rule.orders]
-
-
-def _states(
-    source: EpisodeSource, episodes: Mapping[str, Episode], pairs: Sequence[Pair]
-) -> dict[tuple[str, int], State]:
-    """The states of all frames in `pairs`, read once per episode."""
-    frames: dict[str, set[int]] = {}
-    for pair in pairs:
-        frames.setdefault(pair.episode_id, set()).update((pair.earlier, pair.later))
-    found: dict[tuple[str, int], State] = {}
-    for episode_id, wanted in frames.items():
-        states = source.states(episodes[episode_id])
-        if states is None:
-            raise DataError(f"episode {episode_id}", "the source gives no states any more", "build again")
-        found |= {(episode_id, frame): states[frame] for frame in sorted(wanted)}
-    return found
-
-
-def _shown(query: Query, states: Mapping[tuple[str, int], State]) -> tuple[State, State]:
-    """The states of img1 and img2."""
-    pair = query.pair
-    earlier, later = states[pair.episode_id, pair.earlier], states[pair.episode_id, pair.later]
-    return (earlier, later) if query.order == "forward" else (later, earlier)
-
-
-def _given(source: PairSource, episodes: Mapping[str, Episode], pairs: Sequence[Pair]) -> dict[str, GivenPair]:
-    """Pair id -> the pair as it was published."""
-    wanted = sorted({pair.episode_id for pair in pairs})
-    return {
-        f"{episode_id}:{given.earlier}-{given.later}": given
-        for episode_id in wanted
-        for given in source.given_pairs(episodes[episode_id])
-    }
-
-
-def _row(sample: Sample, language: str) -> dict[str, Any]:
-    """One row in LLaMA-Factory's sharegpt format, with the columns that `stcr data check` needs."""
-    query = sample.query
-    return {
-        "messages": [
-            {"role": "user", "content": sample.prompt},
-            {"role": "assistant", "content": sample.target},
-        ],
-        "images": list(query.images),
-        "pair_id": query.pair.pair_id,
-        "episode_id": query.pair.episode_id,
-        "order": query.order,
-        "answer": query.answer,
-        "kind": sample.kind,
-        "language": language,
-    }

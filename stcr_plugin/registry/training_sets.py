@@ -16,11 +16,13 @@ from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.figures import TextCounts
 from stcr_plugin.registry import parquet
 from stcr_plugin.registry.data_config import DatasetRule
 from stcr_plugin.registry.manifest import RowCounts, count_rows, dataset_name, total
 from stcr_plugin.registry.receipts import Choice, Context, Rows, Sampled, Shard, Staged
-from stcr_plugin.registry.shards import part_file, samples, shard_pairs
+from stcr_plugin.registry.sample_rows import samples
+from stcr_plugin.registry.shards import part_file, shard_pairs
 from stcr_plugin.samples.general import general_rows
 from stcr_plugin.types import ORDERS, Pair
 
@@ -35,18 +37,19 @@ class TrainingSet:
     files: list[str]
     counts: RowCounts
     claims_checked: int
+    texts: TextCounts | None = None
 
 
 # ---- which pairs ----
 
 
-def is_sharded(rule: DatasetRule, staged: Staged) -> bool:
+def is_sharded(key: str, rule: DatasetRule, staged: Staged) -> bool:
     """Whether a dataset is written as Parquet, shard by shard."""
     if rule.kind == "general":
         return False
     if rule.format != "auto":
         return rule.format == "parquet"
-    available = sum(pictured.counts.pairs for _, _, pictured in staged.of(rule.split))
+    available = sum(sum(pictured.distances(key).values()) for _, _, pictured in staged.of(rule.split))
     orders = 1 if rule.orders in ORDERS else 2
     return min(available, rule.pairs or available) * orders > _JSON_SAMPLES
 
@@ -55,11 +58,11 @@ def choices(context: Context, staged: Staged) -> dict[int, tuple[Choice, ...]]:
     """Shard number -> what each sharded dataset takes of it: together a uniform draw without replacement."""
     chosen: dict[int, list[Choice]] = {shard.number: [] for shard in staged.shards}
     for key, rule in context.config.datasets.items():
-        for part in parts(key, rule, staged) if is_sharded(rule, staged) else ():
+        for part in parts(key, rule, staged) if is_sharded(key, rule, staged) else ():
             counts = {
                 shard.number: sum(
                     number
-                    for distance, number in pictured.counts.distances.items()
+                    for distance, number in pictured.distances(key).items()
                     if part.shortest <= int(distance) <= part.longest
                 )
                 for shard, _, pictured in staged.of(rule.split)
@@ -78,7 +81,7 @@ def parts(key: str, rule: DatasetRule, staged: Staged) -> list[Choice]:
     """
     distances: Counter[int] = Counter()
     for _, _, pictured in staged.of(rule.split):
-        distances.update({int(frames): count for frames, count in pictured.counts.distances.items()})
+        distances.update({int(frames): count for frames, count in pictured.distances(key).items()})
     bins = _distance_bins(rule, distances)
     every = distances.total()
     take = every if rule.pairs is None else min(rule.pairs, every)
@@ -127,7 +130,7 @@ def write_sets(
     written = dict(chain.from_iterable(receipt.files.items() for receipt in sampled))
     sets = {}
     for key, rule in context.config.datasets.items():
-        if is_sharded(rule, staged):
+        if is_sharded(key, rule, staged):
             listed = [(shard, choice) for shard in staged.shards for choice in chosen[shard.number]]
             sets[key] = _in_shards(context, [item for item in listed if item[1].key == key], written, key=key)
         elif rule.kind == "general":
@@ -157,11 +160,12 @@ def _in_one_file(context: Context, staged: Staged, order: Mapping[str, int], *, 
     split, pairs = _split_pairs(context, key, staged)
     pairs.sort(key=lambda pair: order[pair.episode_id])
     rows: list[dict[str, Any]] = []
-    checked, wanted = 0, context.config.datasets[key].pairs
+    made: list[Rows] = []
     for part in parts(key, context.config.datasets[key], staged):
-        listed, count = samples(context, split, pairs, choice=part)
-        rows, checked = rows + listed, checked + count
-    return _training_set(wanted, [_write_rows(context, key, rows)], [Rows(count_rows(rows), checked)])
+        listed, one = samples(context, split, pairs, choice=part)
+        rows += listed
+        made.append(one)
+    return _training_set(context.config.datasets[key].pairs, [_write_rows(context, key, rows)], made)
 
 
 def _general(context: Context, key: str, staged: Staged) -> TrainingSet:
@@ -198,4 +202,5 @@ def _write_rows(context: Context, key: str, rows: Sequence[Mapping[str, Any]]) -
 def _training_set(wanted: int | None, files: list[str], rows: Sequence[Rows]) -> TrainingSet:
     counts = total([one.counts for one in rows])
     counts = dataclasses.replace(counts, short_by=0 if wanted is None else wanted - counts.pairs)
-    return TrainingSet(files, counts, sum(one.claims_checked for one in rows))
+    texts = [one.texts for one in rows if one.texts is not None]
+    return TrainingSet(files, counts, sum(one.claims_checked for one in rows), total(texts) if texts else None)

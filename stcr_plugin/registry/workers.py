@@ -19,6 +19,7 @@ from stcr_plugin.config import from_mapping
 from stcr_plugin.episodes import open_source
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import shards
+from stcr_plugin.registry.annotated_texts import staged_texts
 from stcr_plugin.registry.data_config import DataConfig
 from stcr_plugin.registry.receipts import RECEIPTS, Choice, Context, Drawn, Pictured, Place, Receipt, Shard
 
@@ -121,7 +122,7 @@ def _begin(config: DataConfig, place: Place) -> None:
 
 
 def _opened(config: DataConfig, place: Place) -> Context:
-    return Context(config, open_source(config.source, config.seed), place)
+    return Context(config, open_source(config.source, config.seed), place, staged_texts(config, place.staging))
 
 
 def _end_with_parent() -> None:

@@ -13,6 +13,7 @@ from stcr_plugin.config import nearest
 from stcr_plugin.engines.loading import adapter_base, assembled
 from stcr_plugin.engines.settings import MAX_PIXELS, MIN_PIXELS
 from stcr_plugin.errors import ChainError, ConfigError, DataError, StcrError
+from stcr_plugin.provenance import provenance
 from stcr_plugin.records import BASE_MADE, StageRecord
 from stcr_plugin.release.lineage import lineage
 from stcr_plugin.release.pixels import serving_limits, with_limits
@@ -139,7 +140,7 @@ def _exported(
         made = {"how": how, "dtype": final, "from": source, "model_digest": digest, "name": name}
         files = {path.name: artefacts.sha256(path) for path in sorted(part.iterdir())}
         whole = {"export": {**made, "files": files}, "stages": [_row(stage) for stage in stages]}
-        artefacts.write_json(part / CHAIN, whole | {"provenance": artefacts.provenance()})
+        artefacts.write_json(part / CHAIN, whole | {"provenance": provenance()})
     return Exported(out, name, how, dtype=final, digest=digest, limits=limits, missing=missing)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.provenance import provenance
 from stcr_plugin.report import chain, chain_parts, comparison, gallery, plots, tables
 from stcr_plugin.report.chain import Chain
 from stcr_plugin.report.document import (
@@ -158,7 +159,7 @@ def _made(found: Runs, seed: int) -> Section:
         )
         for row in found.rows
     ]
-    folds.append(Fold("This report", [Code(_json({"seed": seed, "provenance": artefacts.provenance()}))]))
+    folds.append(Fold("This report", [Code(_json({"seed": seed, "provenance": provenance()}))]))
     return Section(
         "How it was made",
         [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from stcr_plugin.episodes.lerobot import LeRobotConfig
 from stcr_plugin.episodes.lerobot_meta import Meta
-from stcr_plugin.episodes.source_table import SourceSettings
+from stcr_plugin.episodes.source_table import SourceSettings, find_kind
+from stcr_plugin.errors import StcrError
+from stcr_plugin.figures import AnnotatedTexts
 from stcr_plugin.registry.check import CheckReport
 from stcr_plugin.registry.manifest import Manifest
 
@@ -33,6 +36,8 @@ def build_text(manifest: Manifest) -> str:
     for name, rows in counts.datasets.items():
         short = f"; {rows.short_by} pairs fewer than asked for" if rows.short_by else ""
         lines.append(f"dataset {name}: {rows.samples} samples of {rows.pairs} pairs{short}")
+        if origin := text_origin(manifest, name):
+            lines.append(f"texts of {name}: {origin}")
     lines.append(f"pictures: {manifest.frames.count} in {manifest.frames.folder}")
     lines += [f"skipped {number} times: {reason}" for reason, number in counts.excluded.items()]
     lines += [
@@ -44,9 +49,43 @@ def build_text(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
+def text_origin(manifest: Manifest, dataset: str) -> str:
+    """Who says what the pictures of a CoT dataset show, where it is not the recorded state; "" elsewhere."""
+    rule = manifest.rules.get(dataset)
+    if rule is None or rule.kind != "cot":
+        return ""
+    if dataset in manifest.texts:
+        return annotated_text(manifest.texts[dataset])
+    return "as published with the pairs, not checked" if _gives_pairs(manifest) else ""
+
+
+def annotated_text(texts: AnnotatedTexts) -> str:
+    """By whom texts were annotated, and what was asked of them before they were used."""
+    counts = texts.counts
+    passed = ", ".join(f"{check} {number}" for check, number in counts.passed.items())
+    verified = f", verified by {_names(counts.verifiers)}" if counts.verifiers else ""
+    return (
+        f"annotated, not true by a recorded state: described by {_names(counts.describers) or 'unknown'}{verified}; "
+        f"of {counts.pairs} pairs {counts.by_checks} accepted by checks and {counts.by_person} by a person; checks "
+        f"passed: {passed or 'none was made'}; {Path(texts.file).name}, SHA-256 {texts.digest[:12]}"
+    )
+
+
+def _names(counts: Mapping[str, int]) -> str:
+    return " and ".join(name if len(counts) == 1 else f"{name} ({number})" for name, number in counts.items())
+
+
+def _gives_pairs(manifest: Manifest) -> bool:
+    try:
+        return find_kind(str(manifest.config["source"]["kind"])).gives_pairs
+    except StcrError:  # of a package that is not installed here
+        return False
+
+
 def check_text(report: CheckReport) -> str:
     """How much was checked, and one line per problem."""
+    origins = [f"texts of {dataset}: {annotated_text(texts)}" for dataset, texts in report.texts.items()]
     problems = [f"{problem.where}: {problem.what}" for problem in report.problems]
     count = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
     checked = f"{report.name}: {report.pictures} pictures, {report.pairs} pairs and {report.rows} rows checked, {count}"
-    return "\n".join([checked, *problems])
+    return "\n".join([checked, *origins, *problems])

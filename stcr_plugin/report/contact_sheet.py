@@ -17,6 +17,7 @@ from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet
 from stcr_plugin.registry.manifest import Manifest, PairCounts, RowCounts
 from stcr_plugin.report import html
+from stcr_plugin.report.check_words import text_origin
 from stcr_plugin.report.document import Frame
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
@@ -129,7 +130,10 @@ def show(
     album = registry if manifest.stored.format != "none" else None
     if datasets:
         pairs = _pairs(registry, manifest, {str(row.values.get("pair_id")) for _, row in listed if _is_row(row.values)})
-        cards = [_dataset_card(stratum, row, pairs, registry=album) for stratum, row in listed]
+        cards = [
+            _marked(_dataset_card(stratum, row, pairs, registry=album), stratum.part in manifest.texts)
+            for stratum, row in listed
+        ]
     else:
         cards = [_pair_card(stratum, row, album) for stratum, row in listed]
     scope = f"{name}, split {split}" if split else name
@@ -274,6 +278,10 @@ def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair], *, regi
     )
 
 
+def _marked(card: Card, annotated: bool) -> Card:
+    return replace(card, tags=[*card.tags, "annotated text"]) if annotated else card
+
+
 def _pair_card(stratum: Stratum, row: Row, registry: Path | None) -> Card:
     pair = manifests.pair_of(row.values)
     query = Query(pair, "forward" if stratum.order == "forward" else "backward")
@@ -369,6 +377,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     ]
     if manifest.claims_checked is not None:
         facts.append(("claims checked", f"{manifest.claims_checked:,}"))
+    origins = {dataset: text_origin(manifest, dataset) for dataset in manifest.datasets}
+    facts += [(f"texts of {dataset}", origin) for dataset, origin in origins.items() if origin]
     return facts
 
 

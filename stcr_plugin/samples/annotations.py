@@ -17,7 +17,15 @@ from stcr_plugin.types import Closer
 
 Review = Literal["", "accept", "reject"]
 PASSED, UNCHECKED = "passed", "unchecked"
-"""Verdicts. Any other text is the reason for which a check failed; equal reasons have equal texts, details follow `: `."""
+"""Verdicts. Any other text is the reason why a check failed; equal reasons have equal texts, details follow `: `."""
+
+SAME_POSITION = f"{UNCHECKED}: same position in both orders"
+"""Verdict of `judged` where the describing model is led by the order, so that its answers say nothing of the texts."""
+
+
+def fails(verdict: str) -> bool:
+    """Whether a verdict counts against the text."""
+    return verdict != PASSED and not verdict.startswith(UNCHECKED)
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class Annotation(Result):
         leak: No text speaks of time, order, progress or the other picture.
         claims: Every claim that can be read holds for the recorded state.
         confirmed: The second model confirms every sentence by looking at the picture.
-        judged: The describing model, which sees both pictures, gives the label's answer in both orders.
+        judged: The describing model, which sees both pictures, gives the label's answer in both orders. One that names
+            the same position in both orders has not judged.
         blind: The second model, which reads both texts and sees no picture, gives the label's answer in both orders.
         accepted: No check failed.
         suspect_label: Both orders were judged alike, against the label.

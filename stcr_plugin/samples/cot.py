@@ -27,7 +27,7 @@ class Phrases:
     A value that reads as an integer is one.
 
     Attributes:
-        separator: Between two claims.
+        separator: Between two claims; inside of the quotation marks “ and ” it separates nothing.
         claims: Family -> phrase with `{value}`, and `{part}` for claims named "family:part".
         words: Translation of values and parts; one that is absent is used as it is.
     """
@@ -57,7 +57,7 @@ class Phrases:
 
     def read(self, text: str) -> tuple[Claim, ...]:
         """The claims that `text` states. Raises DataError for a piece that fits no phrase, or several alike."""
-        return tuple(self._claim(piece) for piece in text.split(self.separator))
+        return tuple(self._claim(piece) for piece in self._pieces(text))
 
     def read_pieces(self, text: str) -> tuple[Claim | None, ...]:
         """As `read`, with None for each piece that fits no phrase, or several alike."""
@@ -68,7 +68,12 @@ class Phrases:
             except DataError:
                 return None
 
-        return tuple(claim(piece) for piece in text.split(self.separator) if piece.strip())
+        return tuple(claim(piece) for piece in self._pieces(text) if piece.strip())
+
+    def _pieces(self, text: str) -> list[str]:
+        if "”" not in text:
+            return text.split(self.separator)
+        return re.split(rf"{re.escape(self.separator)}(?![^“]*”)", text)
 
     def _phrase(self, claim: Claim) -> str:
         family, _, part = claim.name.partition(":")
@@ -205,6 +210,20 @@ def cot_sample(
     return _sample(query, (one, two), language, seed=seed, ties=ties)
 
 
+def half(text: str) -> str:
+    """A description as a target text holds it: in one line, without the full stop that the target has itself."""
+    return " ".join(text.split()).rstrip(".。")
+
+
+def halves_of(target: str) -> tuple[str, str] | None:
+    """The descriptions of img1 and img2 in a target text; None where it is not one that describes both."""
+    details = target.rpartition("\n")[0]
+    halves = details.removeprefix(_START).removesuffix(_END).split(_BETWEEN)
+    if not (details.startswith(_START) and details.endswith(_END) and len(halves) == 2):
+        return None
+    return halves[0], halves[1]
+
+
 def is_described(given: GivenPair) -> bool:
     """Whether both pictures were published with a text."""
     return all(published_halves(given))
@@ -216,12 +235,22 @@ def published_halves(given: GivenPair) -> tuple[str, str]:
     return earlier.strip().rstrip(".。"), later.strip().rstrip(".。")
 
 
-def given_sample(query: Query, given: GivenPair, language: str, *, seed: int, ties: bool = False) -> Sample:
-    """A CoT sample in its publishers' words, which no machine has checked. Raises DataError where there are none."""
-    texts = published_halves(given)
+def given_sample(query: Query, texts: tuple[str, str], language: str, *, seed: int, ties: bool = False) -> Sample:
+    """A CoT sample of texts that come with the pair, published or annotated, not from its state.
+
+    Args:
+        query: Two frames in one order.
+        texts: The descriptions of the earlier and of the later picture.
+        language: Of the question.
+        seed: Of the build, which draws the variant of the question.
+        ties: Offer "neither" in the question.
+
+    Raises:
+        DataError: Where a picture has no description.
+    """
     one, two = texts if query.order == "forward" else texts[::-1]
     if not one or not two:
-        raise DataError(f"pair {query.pair.pair_id}", "was published without a description", "use kind: weak")
+        raise DataError(f"pair {query.pair.pair_id}", "has no description of each picture", "use kind: weak")
     return _sample(query, (one, two), language, seed=seed, ties=ties)
 
 
@@ -245,9 +274,8 @@ def check_target(
         DataError: Naming the pair, the order and the first statement that cannot be read or is false.
     """
     where = f"pair {query.pair.pair_id}, {query.order}"
-    details, newline, judgment = target.rpartition("\n")
-    halves = details.removeprefix(_START).removesuffix(_END).split(_BETWEEN)
-    if not (newline and details.startswith(_START) and details.endswith(_END) and len(halves) == 2):
+    halves, judgment = halves_of(target), target.rpartition("\n")[2]
+    if halves is None:
         raise DataError(where, f"the target text does not read 'spatial details: img1: ... img2: ...': {target!r}")
     checked = 0
     for image, half, state in zip(("img1", "img2"), halves, states, strict=True):

@@ -113,8 +113,8 @@ def fill_task(template: str, task: str) -> str:
     return template.replace("{task}", task.strip().rstrip(".。"))
 
 
-def why_unusable(task: str) -> str | None:
+def why_unusable(text: str, what: str = "the task text") -> str | None:
     """Why a text must not be in a conversation, or None: it is empty, or a tokenizer reads a special token in it."""
-    if not task.strip():
-        return "the task text is empty"
-    return "the task text holds a media or chat marker" if _MARKERS.search(task) else None
+    if not text.strip():
+        return f"{what} is empty"
+    return f"{what} holds a media or chat marker" if _MARKERS.search(text) else None

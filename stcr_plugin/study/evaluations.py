@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stcr_plugin import artefacts
 from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.provenance import provenance
 from stcr_plugin.records import RECORD
 from stcr_plugin.registry.manifest import MANIFEST
 from stcr_plugin.results import Controls, Evaluation, Guard
@@ -78,7 +79,7 @@ def stamp(command: EvaluationCommand, model_digest: str, registry: Path) -> str:
     record = command.model / RECORD
     files = [command.results, *registry.glob(f"*/{MANIFEST}"), *([record] if record.is_file() else [])]
     sums = sorted(artefacts.sha256(path) for path in files)
-    return artefacts.digest([command.arguments, model_digest, sums, artefacts.code_digest("."), artefacts.provenance()])
+    return artefacts.digest([command.arguments, model_digest, sums, artefacts.code_digest("."), provenance()])
 
 
 def _option(name: str, value: object | None) -> tuple[str, ...]:

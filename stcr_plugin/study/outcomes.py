@@ -18,6 +18,7 @@ from stcr_plugin import artefacts, records
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation.control_list import CONTROLS
 from stcr_plugin.figures import GuardKind
+from stcr_plugin.provenance import provenance
 from stcr_plugin.records import StageRecord
 from stcr_plugin.report import study_report
 from stcr_plugin.result_files import Result, decode
@@ -177,7 +178,7 @@ def write_study(config: StudyConfig, out: Path, outcomes: Sequence[Outcome]) -> 
         "claims": shown["claims"],
         "controls": shown["controls"],
         "general_ability": shown["ability"],
-        "provenance": artefacts.provenance(),
+        "provenance": provenance(),
     }
     artefacts.write_json(out / "study.json", table)
     return study_report.write(out, found)

@@ -68,7 +68,7 @@ def test_nothing_is_checked_without_a_state_or_claim_texts():
     text = "gripper open"
     assert claims(text, None, SOURCE, phrases_of("tabletop", "en")) == UNCHECKED
     assert claims(text, OPEN, SOURCE, None) == UNCHECKED
-    assert phrases_of("agibot", "en") is None
+    assert phrases_of("spatiallogic", "en") is None
     assert phrases_of("tabletop", "fr") is None
 
 

@@ -106,7 +106,7 @@ def test_both_orders_are_judged_by_the_same_words_with_the_texts_beside_their_pi
     )
     assert ("neither" in one.names, "neither" in one.question) == (ties, ties)
     blind = blind_prompt(FORWARD, HALVES, language, ties=ties)
-    assert (blind.shown, blind.labels, blind.names) == ((), (), one.names)
+    assert (blind.shown, blind.labels, blind.names) == ((), (), ("img1", "img2", "neither"))
     assert in_order(BACKWARD, in_order(BACKWARD, HALVES)) == HALVES
 
 

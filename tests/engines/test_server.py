@@ -111,6 +111,21 @@ def test_pictures_are_png_in_the_size_of_training(registry):
             assert all(abs(one - other) < 8 for one, other in zip(picture.getpixel((9, 9)), colour, strict=True))
 
 
+def test_picture_of_many_prompts_is_read_once(registry, tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes((registry / name).read_bytes())
+    with serving(echo) as desk:
+        one = engine(tmp_path, desk)
+        first = list(one.respond(prompts(2)))
+        (tmp_path / "a.jpg").unlink()
+        assert len([*first, *one.respond(prompts(4))]) == 6
+        mirrored = prompts(1, shown=(Shown("a.jpg", "mirror"), Shown("b.jpg")))
+        with pytest.raises(DataError, match=r"a\.jpg"):
+            list(one.respond(mirrored))
+    sent = [[part.get("image_url") for part in body["messages"][0]["content"][:-1]] for body in desk.bodies]
+    assert all(pictures == sent[0] for pictures in sent)
+
+
 def test_names_and_temperature_are_what_the_settings_say(registry):
     with serving(echo) as desk:
         said(registry, desk, 1, limit_name="max_completion_tokens", temperature=None)

@@ -16,6 +16,7 @@ from stcr_plugin.config import from_mapping
 from stcr_plugin.episodes import agibot as room
 from stcr_plugin.episodes import archive, open_source
 from stcr_plugin.episodes.agibot import AgibotConfig, AgibotSource
+from stcr_plugin.episodes.stage_spans import StageClaims
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.types import Claim, Episode, EpisodeSource, Exclusion, Segment
 
@@ -658,3 +659,88 @@ def test_an_episode_without_readings_is_excluded_by_the_builder(tmp_path):
     pairs, manifest = built(tmp_path / "one", "agibot.yaml", root, **splits)
     assert {pair.episode_id for pair in pairs} == {"327-1", "327-2"}
     assert "no proprio_stats.h5 of episode 327-3" in json.dumps(manifest["excluded"])
+
+
+# ---- stages ----
+
+
+def test_with_stages_an_episode_is_one_segment_whose_frames_have_the_actions_texts(tmp_path):
+    root = made.write(tmp_path / "data")
+    opened = source(root, tasks=[327], stages=StageClaims())
+    episodes, excluded = listed(root, tasks=[327], stages=StageClaims())
+    assert excluded == []
+    assert [episode.segments for episode in episodes.values()] == [
+        (Segment(made.TASK_NAME, 0, 40),),
+        (Segment(made.TASK_NAME, 0, 30),),
+    ]
+    states = opened.states(episodes["327-648642"])
+    assert [state["stage"] for state in states] == [None] * 2 + [RETRIEVE[:-1]] * 18 + [PLACE[:-1]] * 20
+    assert all(state["progress"] is not None for state in states)
+    assert opened.claims(states[1]) == ()
+    assert opened.claims(states[30]) == (Claim("stage", PLACE[:-1]),)
+    assert opened.holds(Claim("stage", PLACE[:-1]), states[30])
+    assert not opened.holds(Claim("stage", PLACE[:-1]), states[3])
+
+
+def test_without_stages_nothing_is_said_of_a_frame(tmp_path):
+    root = made.write(tmp_path / "data")
+    opened = source(root)
+    episodes, _ = listed(root)
+    assert opened.claims(opened.states(episodes["327-648642"])[5]) == ()
+    assert "stage" not in opened.states(episodes["327-648642"])[5]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (action("x", 30, 99), "a stage is frames [30, 99) of an episode of 40"),
+        (action("x", 9, 3), "a stage starts at frame 9 and ends before frame 3, so it has no frame"),
+        (action("x", 10, 40), "overlap in frames [10, 20)"),
+        (action("", 30, 40), "a stage has no text"),
+        (action("x", 30, 40) | {"action_text": 7}, "is not text"),
+        ("Place it.", "a stage is 'Place it.', not a mapping"),
+    ],
+)
+def test_a_bad_action_is_counted_as_a_stage_and_the_episode_stays_whole(tmp_path, wrong, reason):
+    demo = Demo(648642, 40, 1, (action(RETRIEVE, 2, 20), wrong))
+    root = made.write(tmp_path / "data", demos={327: (demo,)})
+    episodes, (excluded, *_) = listed(root, stages=StageClaims())
+    (episode,) = episodes.values()
+    assert episode.segments == (Segment(made.TASK_NAME, 0, 40),)
+    assert excluded.what == "stage"
+    assert reason in excluded.reason
+
+
+def test_of_a_build_without_stages_nothing_true_is_made_up(tmp_path):
+    from stcr_plugin.evaluation.descriptions import true
+    from stcr_plugin.types import Query
+
+    root = long_episodes(tmp_path / "data")
+    (pair, *_), _ = built(tmp_path / "one", "agibot_authors.yaml", root, **{"pairs.per_episode": 4})
+    with pytest.raises(DataError, match="states nothing about the frames"):
+        true(tmp_path / "one", "agibot_authors", [Query(pair, "forward")], "en")
+
+
+def test_a_build_describes_frames_by_their_stage_and_counts_equal_texts(tmp_path):
+    from stcr_plugin.registry.check import check
+
+    actions = (action(RETRIEVE, 0, 60), action(PLACE, 60, 110))
+    root = made.write(tmp_path / "data", demos={327: [Demo(n, 120, n, actions) for n in (1, 2)]})
+    (tmp_path / "one").mkdir()
+    overrides = {
+        "source.motion": "none",
+        "source.stages": "{say: [stage, stage_of]}",
+        "pairs.trim_idle": "null",
+        "pairs.min_seconds": 1,
+        "pairs.within_phase": 0.25,
+        "datasets": "{cot: {split: train, kind: cot}, weak: {split: train, kind: weak}}",
+    }
+    _, manifest = built(tmp_path / "one", "agibot.yaml", root, **overrides)
+    assert check("agibot", tmp_path / "one").ok
+    rows = json.loads((tmp_path / "one/agibot/agibot_cot.json").read_text())
+    told = f"img1: doing “{RETRIEVE[:-1]}”; stage 1/2. img2: doing “{PLACE[:-1]}”; stage 2/2."
+    assert any(told in row["messages"][1]["content"] for row in rows)
+    figures = manifest["counts"]["datasets"]
+    assert 0 < figures["agibot_cot"]["same_text"] < figures["agibot_cot"]["pairs"]
+    assert "same_text" not in figures["agibot_weak"]
+    assert figures["agibot_weak"]["pairs"] >= figures["agibot_cot"]["pairs"]

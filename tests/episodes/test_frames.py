@@ -645,3 +645,109 @@ def test_a_csv_cell_of_more_than_128_kilobytes_is_read(root):
     task = "put the cup on the shelf " + "and again " * 20_000
     (episode,), excluded = split(open_rows(root, [{"episode": "a", "task": task, "path": "cup", "fps": 5}]))
     assert (episode.task, excluded) == (task.strip(), [])
+
+
+# Stages
+
+
+KEYFRAMES = [
+    {"anotation": "take the cup", "start_frame_id": 1, "end_frame_id": 5},
+    {"annotation": "put it down, gently.", "start_frame_id": 5, "end_frame_id": 11},
+]
+
+
+def staged(root, stages, name="cup.json", **settings):
+    """A table whose first episode has the file of stages, its second none."""
+    (root / name).write_text(stages if isinstance(stages, str) else json.dumps(stages))
+    return open_rows(root, [ROWS[0] | {"stages": name}, ROWS[1]], stages={}, **settings)
+
+
+def test_a_file_of_keyframes_says_what_is_done_in_a_frame(root):
+    source = staged(root, KEYFRAMES)
+    (first, second), excluded = split(source)
+    assert excluded == []
+    states = source.states(first)
+    found = [state["stage"] for state in states]
+    assert found == [None] + ["take the cup"] * 4 + ["put it down, gently"] * 6 + [None]
+    assert source.claims(states[5]) == (Claim("stage", "put it down, gently"),)
+    assert source.holds(Claim("stage", "take the cup"), states[4])
+    assert not source.holds(Claim("stage", "take the cup"), states[5])
+    assert [state["stage"] for state in source.states(second)] == [None] * 20
+
+
+@pytest.mark.parametrize(
+    ("stages", "reason"),
+    [
+        ("{", "not readable as JSON"),
+        ("\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), "not readable as JSON"),
+        ({"stages": KEYFRAMES}, "expected a list of stages, found dict"),
+    ],
+)
+def test_a_file_that_holds_no_stages_excludes_its_episode(root, stages, reason):
+    (episode,), (excluded,) = split(staged(root, stages))
+    assert episode.episode_id == "b"
+    assert reason in excluded.reason
+
+
+def test_a_missing_file_of_stages_excludes_its_episode_and_one_outside_of_the_root_is_not_read(root):
+    for name, reason in (("nowhere.json", "no such file"), ("../cup.json", "leaves")):
+        rows = [ROWS[0] | {"stages": name}, ROWS[1]]
+        (episode,), (excluded,) = split(open_rows(root, rows, stages={}))
+        assert episode.episode_id == "b"
+        assert reason in str(excluded)
+
+
+def test_a_bad_stage_is_counted_and_its_episode_goes_on(root):
+    wrong = {"anotation": "take", "start_frame_id": 11, "end_frame_id": 13}
+    source = staged(root, [*KEYFRAMES, wrong])
+    (first, _), (excluded,) = split(source)
+    assert (excluded.what, excluded.reason) == ("stage", "a stage is frames [11, 13) of an episode of 12")
+    assert source.states(first)[2]["stage"] == "take the cup"
+
+
+def test_a_column_of_stages_is_read_only_where_the_setting_asks_for_it(root):
+    rows = [ROWS[0] | {"stages": "cup.json"}]
+    with pytest.raises(DataError, match=r"unknown column 'stages'.*set `stages: \{\}` to read annotated stages"):
+        open_rows(root, rows)
+    assert open_rows(root, rows, other_columns="ignore").states(split(open_rows(root, ROWS))[0][0]) is None
+    with pytest.raises(ConfigError, match="only with the setting"):
+        open_rows(root, rows, columns={"stages": "stages"})
+
+
+def test_a_build_of_keyframes_gives_cot_text(root):
+    from stcr_plugin.registry.check import check
+
+    draw(root / "mug", 3)
+    (root / "cup.json").write_text(json.dumps(KEYFRAMES))
+    rows = [
+        {"episode": name, "task": TASK, "path": path, "fps": 5, "stages": "cup.json"}
+        for name, path in (("a", "cup"), ("c", "mug"))
+    ]
+    write(root / "table.csv", rows)
+    values = {
+        "name": "mine",
+        "source": {"kind": "frames", "root": str(root), "table": "table.csv", "stages": {}},
+        "splits": {"train": {"fraction": 1.0}},
+        "pairs": {"per_episode": 66},
+        "datasets": {key: {"split": "train", "kind": key} for key in ("cot", "weak")},
+    }
+    manifest = json.loads(build(from_mapping(DataConfig, values, "test"), root / "registry").read_text())
+    assert check("mine", root / "registry").ok
+    counts = manifest["counts"]["datasets"]
+    assert counts["mine_weak"]["pairs"] == 2 * 66
+    assert counts["mine_cot"]["pairs"] == 2 * 45  # of the ten frames with a stage
+    assert counts["mine_cot"]["same_text"] == 2 * (6 + 15)
+    target = json.loads((root / "registry/mine/mine_cot.json").read_text())[0]["messages"][1]["content"]
+    assert "doing “" in target
+
+
+def test_cot_text_of_a_table_without_stages_is_refused_with_what_to_do(root):
+    write(root / "table.csv", ROWS)
+    values = {
+        "name": "mine",
+        "source": {"kind": "frames", "root": str(root), "table": "table.csv"},
+        "splits": {"train": {"fraction": 1.0}},
+        "datasets": {"cot": {"split": "train", "kind": "cot"}},
+    }
+    with pytest.raises(ConfigError, match="use kind: weak, complete `source`"):
+        build(from_mapping(DataConfig, values, "test"), root / "registry")

@@ -11,8 +11,9 @@ from stcr_plugin import artefacts
 from stcr_plugin.engines import local, picture_loading, prompts
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.evaluate import evaluate, spread
+from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.request import EvalRequest
+from stcr_plugin.pairs import spread
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.report.overlap_words import overlap_words
 from stcr_plugin.results import Evaluation

@@ -23,7 +23,7 @@ def test_stage_trains_internvl_and_engine_repeats_the_callbacks_figures(workshop
     from stcr_plugin.engines.local import LocalEngine
     from stcr_plugin.engines.prompts import prompts_for
     from stcr_plugin.engines.settings import AskSettings
-    from stcr_plugin.evaluation.evaluate import spread
+    from stcr_plugin.pairs import spread
     from stcr_plugin.registry.manifest import read_pairs
     from stcr_plugin.scoring.metrics import figures
     from stcr_plugin.scoring.parsing import answered

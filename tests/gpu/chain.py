@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         parser.error("no CUDA device here; `--size tiny --device cpu` runs the same script without one")
 
     from stcr_plugin import artefacts
+    from stcr_plugin.provenance import provenance
 
     name = torch.cuda.get_device_name() if asked.device == "cuda" else "CPU"
     peak = asked.tflops or next((value for known, value in PEAKS.items() if known in name), None)
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "bf16": asked.device == "cuda",
         "peak_tflops": peak,
         "stages": [stage(out, asked, peak, *what) for what in STAGES],
-        "provenance": artefacts.provenance(),
+        "provenance": provenance(),
     }
     artefacts.write_json(out / "results.json", results)
     artefacts.write_text(out / "results.md", table(results))

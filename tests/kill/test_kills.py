@@ -15,18 +15,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from answering_server import counts_at
 from tiny_stage import DATA, RECIPES, Workshop, losses, quiet_environment, stage_row
 from toy_study import tiny_study
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.records import is_finished
 
-KILLS = 10
+KILLS, AT_ONCE = 10, 4
 SEED = int(os.environ.get("STCR_KILL_SEED", "0"))
 OF_THE_CLOCK = {"seconds", "provenance", "out", "date"}
 Command = Callable[[Workshop, Path], list[str | Path]]
@@ -66,6 +68,46 @@ def study(workshop: Workshop, out: Path) -> list[str | Path]:
         values = dataclasses.asdict(tiny_study(workshop.root, seeds=[1]))
         config.write_text(yaml.safe_dump(json.loads(json.dumps(values))), encoding="utf-8")
     return ["study", config, "--out", out]
+
+
+@cache
+def taught(workshop: Workshop, run: str) -> str:
+    """The address of a simulated teacher in a process of its own, one for each of the two kinds of runs."""
+    teacher = Path(__file__).parents[1] / "simulated_teacher.py"
+    command = [sys.executable, teacher, workshop.registry, "tiny", "train", "lying", "0.02"]
+    environment = quiet_environment(workshop.root) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        list(map(str, command)), env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    SERVERS.append(process)
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+SERVERS: list[subprocess.Popen[str]] = []  # each ends when this process closes its pipe
+ALIKE: list[int] = []
+
+
+def annotation(workshop: Workshop, out: Path) -> list[str | Path]:
+    url = taught(workshop, out.parent.name)
+    models = ["--engine", "server", "--url", url, "--server-model", "teacher", "--judge-model", "verifier"]
+    split = ["tiny", "--split", "train", "--registry", workshop.registry]
+    return ["annotate", *split, *models, "--set", f"engine.concurrency={AT_ONCE}", "--out", out]
+
+
+def annotated(out: Path) -> dict[str, Any]:
+    """The rows; and nothing that was answered is asked again, but for requests that a kill left in flight.
+
+    Two pairs may have texts of the same words, and frames of the same pixels: the unbroken run says how many.
+    """
+    summary = timeless(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+    counts = counts_at(summary.pop("engines")["describer"]["engine"]["url"], forget=True)
+    assert counts["total"] > 50 * AT_ONCE
+    if out.parent.name == "straight":
+        ALIKE.append(counts["repeated"])
+    assert counts["repeated"] <= ALIKE[0] + KILLS * AT_ONCE
+    print(f"\nannotate, {out.parent.name}: {counts['total']} requests, {counts['repeated']} of them asked twice")
+    return {"rows": (out / "annotations.jsonl").read_bytes(), "summary": summary}
 
 
 def every_file(out: Path) -> dict[str, Any]:
@@ -108,6 +150,7 @@ KINDS: dict[str, tuple[Command, Callable[[Path], dict[str, Any]]]] = {
     "train": (training, trained),
     "export": (export, every_file),
     "study": (study, studied),
+    "annotate": (annotation, annotated),
 }
 
 

@@ -111,6 +111,7 @@ def test_manifest_counts_what_is_there(built):
         orders={"backward": 20, "forward": 20},
         languages={"en": 20, "zh": 20},
         short_by=0,
+        same_text=0,
     )
     assert counts.datasets["toy_forward"].answers == {"img2": 5}
     assert manifest.claims_checked == 40 * 2 * 5

@@ -91,7 +91,7 @@ def staged(distances):
     """Shards of one split, whose pairs are so far apart: native frames -> how many pairs, for each shard."""
     return Staged(
         [Shard(number, "train", ()) for number in range(len(distances))],
-        [Drawn(0, 0, 0, 0, []) for _ in distances],
+        [Drawn(0, {}, 0, 0, []) for _ in distances],
         [Pictured([], 0, PairCounts(1, sum(counts.values()), distances=counts), []) for counts in distances],
     )
 

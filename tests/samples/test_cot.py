@@ -111,7 +111,7 @@ def test_bad_phrases_are_refused(change, words):
 
 def test_source_without_claim_texts_can_only_be_weak():
     with pytest.raises(ConfigError, match="use kind: weak"):
-        load_phrases("agibot")
+        load_phrases("spatiallogic")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -12,15 +12,16 @@ import pytest
 from tiny_stage import DATA, RECIPES, Workshop
 from toy_study import seed_run, stages, study, two_datasets
 
-from stcr_plugin.artefacts import provenance
 from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.figures import ClaimFigures, Factuality, Measure, Verdict, WrongAnswers
+from stcr_plugin.provenance import provenance
 from stcr_plugin.result_files import decode
-from stcr_plugin.results import ClaimAccount, ControlRow, ControlsOf
+from stcr_plugin.results import ClaimAccount, ControlRow, ControlsOf, Evaluation
 from stcr_plugin.scoring.metrics import RATES
 from stcr_plugin.scoring.seeds import RARE, SeedResult
 from stcr_plugin.scoring.verdicts import RULES
+from stcr_plugin.study.evaluations import results_file
 from stcr_plugin.study.grid import made_by, plans
 from stcr_plugin.study.outcomes import (
     Cost,
@@ -97,11 +98,25 @@ def test_table_of_seeds_trained_elsewhere_is_written_without_training(
     assert table["costs"]["weak_only"]["seconds"] == 90.0
 
 
-def test_what_models_wrote_goes_from_the_files_of_the_seeds_into_the_table(tmp_path: Path) -> None:
+def wrote() -> Factuality:
     shares = (Measure(90.0, (85.0, 95.0)), Measure(8.0), Measure(2.0), Measure(0.0))
-    goal = {"goal": ClaimFigures(7, Measure(80.0))}
-    known = Factuality(*shares, goal, WrongAnswers(3, 1), n_claims=14, n_answers=8, n_undescribed=0)
-    accounts = [ClaimAccount(known), ClaimAccount(unknown="the source records no states")]
+    goal = {"goal": ClaimFigures(7, Measure(80.0), off=1.5)}
+    return Factuality(*shares, goal, WrongAnswers(3, 1), n_claims=14, n_answers=8, n_undescribed=0)
+
+
+def test_outcome_has_what_the_evaluation_of_a_row_says_of_its_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = outcome_of_oracles(tmp_path, monkeypatch)
+    run, account = seed_run(config, tmp_path / "seed1"), ClaimAccount(wrote())
+    path = results_file(run, "stage2", ("toy", "heldout"))
+    dataclasses.replace(Evaluation.read(path), claims=account).write(path)
+    claims = {one.row.name: one.claims for one in collect(run, [], {}).results}
+    assert claims == {"base": None, "stage2": account, "weak_only": None}
+
+
+def test_what_models_wrote_goes_from_the_files_of_the_seeds_into_the_table(tmp_path: Path) -> None:
+    accounts = [ClaimAccount(wrote()), ClaimAccount(unknown="the source records no states")]
     text = run_study(two_seeds(tmp_path, claims=accounts), tmp_path / "out").read_text()
     assert "## What they wrote" in text
     assert "| tiny, dev | stage2 | 1 | 90.0 | 8.0 | 2.0 | 0.0 | 37.5 | 12.5 | 0.0 |" in text

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import DataError
-from stcr_plugin.types import Episode, EpisodeSource
+from stcr_plugin.types import Episode, EpisodeSource, Pair
 
 if TYPE_CHECKING:
-    from stcr_plugin.registry.data_config import DataConfig
+    from stcr_plugin.registry.data_config import DataConfig, FrameRules
     from stcr_plugin.registry.manifest import Manifest
 
 
@@ -38,6 +38,20 @@ def source_of(config: DataConfig, wanted: Collection[str]) -> tuple[EpisodeSourc
     if lost := sorted(set(wanted) - episodes.keys()):
         raise DataError(f"the source of {config.name}", f"has no episode {lost[0]} any more", "build it again")
     return source, episodes
+
+
+def check_pictures(source: EpisodeSource, episode: Episode, pair: Pair, rules: FrameRules, registry: Path) -> None:
+    """Raises DataError where the source shows something else now, so that its states are not those of the build."""
+    from stcr_plugin.registry.picture_store import encode, fingerprint, read
+
+    frames = [pair.earlier, pair.later] if pair.later < episode.n_frames else []
+    now = [fingerprint(encode(picture, rules)) for picture in source.frames(episode, frames)]
+    if now != [fingerprint(read(registry, image)) for image in (pair.earlier_image, pair.later_image)]:
+        raise DataError(
+            f"pair {pair.pair_id}",
+            "the source gives other pictures than those that were built, so its states are not theirs",
+            "build again",
+        )
 
 
 def true_progress(registry: Path, dataset: str, wanted: Collection[str]) -> dict[str, list[float | None] | None]:

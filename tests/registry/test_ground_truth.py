@@ -5,7 +5,7 @@ import pytest
 from stcr_plugin import artefacts
 from stcr_plugin.episodes.tabletop import TabletopSource
 from stcr_plugin.errors import DataError
-from stcr_plugin.evaluation.ground_truth import config_of, source_of, true_progress
+from stcr_plugin.registry.ground_truth import config_of, source_of, true_progress
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 
 
