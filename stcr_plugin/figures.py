@@ -368,14 +368,14 @@ class ClaimFigures:
 
 
 @dataclass(frozen=True)
-class WrongAnswers:
-    """How many wrong answers come from what.
+class AnswerCauses:
+    """What the deciding claims of wrong answers are, or of right ones.
 
     A claim decides where it is about something in which the two pictures differ, in truth or by the answer.
 
     Attributes:
         seeing: A deciding claim is false.
-        judging: All deciding claims are true, and the conclusion is wrong.
+        judging: All deciding claims are true, so that a wrong conclusion comes from the judgment.
         unknown: Nothing is said that decides, or some of it cannot be read.
     """
 
@@ -393,6 +393,7 @@ class Factuality:
         claims_missing: Share of the claims of a true description about which an answer says nothing.
         families: Family of claims -> its figures.
         n_undescribed: Answers that describe no picture.
+        right: How many right answers have such claims: only a cause that is rarer among them explains wrong ones.
     """
 
     claims_true: Measure
@@ -400,10 +401,11 @@ class Factuality:
     claims_unreadable: Measure
     claims_missing: Measure
     families: Mapping[str, ClaimFigures]
-    wrong: WrongAnswers
+    wrong: AnswerCauses
     n_claims: int
     n_answers: int
     n_undescribed: int
+    right: AnswerCauses | None = None
 
 
 @dataclass(frozen=True)

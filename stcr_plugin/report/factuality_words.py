@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stcr_plugin.figures import Factuality, Measure
+from stcr_plugin.figures import AnswerCauses, Factuality, Measure
 from stcr_plugin.report import tables
 from stcr_plugin.report.document import Block, Cell, Table, Words
 from stcr_plugin.results import ClaimAccount, Evaluation
@@ -40,7 +40,7 @@ def claim_words(account: ClaimAccount) -> str:
 
 
 def _wrong(found: Factuality) -> str:
-    wrong = found.wrong
+    wrong, right = found.wrong, found.right
     total = wrong.seeing + wrong.judging + wrong.unknown
     if not total:
         return "No answer that names a picture is wrong."
@@ -48,7 +48,15 @@ def _wrong(found: Factuality) -> str:
         f"Of {total} wrong answers, {wrong.seeing} are seeing errors (a claim that decides is false), {wrong.judging} "
         f"judging errors (all claims that decide are true) and {wrong.unknown} say nothing readable that decides. A "
         "claim decides where it is about something in which the two pictures differ."
-    )
+    ) + _compared(right)
+
+
+def _compared(right: AnswerCauses | None) -> str:
+    """What a sceptic asks next: whether right answers have false claims as well."""
+    total = right.seeing + right.judging + right.unknown if right else 0
+    if right is None or not total:
+        return ""
+    return f" Of {total} right answers, {right.seeing} have a false claim that decides as well."
 
 
 def family_cells(found: Factuality) -> list[list[str]]:

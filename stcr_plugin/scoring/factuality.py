@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stcr_plugin.figures import ClaimFigures, Factuality, Measure, WrongAnswers
+from stcr_plugin.figures import AnswerCauses, ClaimFigures, Factuality, Measure
 from stcr_plugin.scoring.metrics import pooled_interval
 from stcr_plugin.scoring.reasoning import behind_reasoning
 from stcr_plugin.types import Answer, Claim
@@ -18,7 +18,7 @@ Halves = tuple[str, str]
 
 Verdict = Literal["true", "false", "unreadable"]
 CAUSES: Mapping[Verdict, str] = {"false": "seeing", "true": "judging", "unreadable": "unknown"}
-"""The claims that decide, all together -> what a wrong answer comes from, as `WrongAnswers` says."""
+"""The claims that decide, all together -> what a wrong answer comes from, as `AnswerCauses` says."""
 
 _JUDGMENT = re.compile(r"closer[\s_-]+to[\s_-]+completion", re.IGNORECASE)
 
@@ -140,18 +140,22 @@ def factuality(answers: Sequence[Described], resamples: int = 2000, seed: int = 
         numbers = [one.off for one in mine if one.off is not None]
         return ClaimFigures(len(mine), shares("true", family), sum(numbers) / len(numbers) if numbers else None)
 
-    wrong = [one for one in answers if one.answer.chosen is not None and not one.answer.right]
-    causes = [CAUSES[deciding(one)] for one in wrong]
+    def causes(right: bool) -> AnswerCauses:
+        asked = [one for one in answers if one.answer.chosen is not None and one.answer.right == right]
+        found = [CAUSES[deciding(one)] for one in asked]
+        return AnswerCauses(**{cause: found.count(cause) for cause in CAUSES.values()})
+
     return Factuality(
         claims_true=shares("true"),
         claims_false=shares("false"),
         claims_unreadable=shares("unreadable"),
         claims_missing=_measure(answers, lambda one: (one.missing, one.wanted), resamples, seed=seed),
         families={family: of_family(family) for family in families},
-        wrong=WrongAnswers(**{cause: causes.count(cause) for cause in CAUSES.values()}),
+        wrong=causes(right=False),
         n_claims=sum(len(one.statements) for one in answers),
         n_answers=len(answers),
         n_undescribed=sum(not one.statements for one in answers),
+        right=causes(right=True),
     )
 
 

@@ -63,7 +63,7 @@ class ClaimsOverSeeds:
         unknown: Of the other seeds, why they were not.
         shares: CLAIMS of the claims; one is left out where a seed has no claims.
         families: Family of claims that every seed has -> the share of it that is true.
-        wrong: Cause of a wrong answer (`figures.WrongAnswers`) -> its share of all answers.
+        wrong: Cause of a wrong answer (`figures.AnswerCauses`) -> its share of all answers.
     """
 
     of: RowKey

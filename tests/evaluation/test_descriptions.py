@@ -14,7 +14,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.request import EvalRequest
-from stcr_plugin.figures import WrongAnswers
+from stcr_plugin.figures import AnswerCauses
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report.evaluation_page import write_evaluation_page
 from stcr_plugin.results import Evaluation
@@ -71,7 +71,7 @@ def test_true_claims_with_a_wrong_conclusion_are_judging_errors(registry: Path, 
     ]
     assert found.figures.pair_accuracy == 0
     queries = found.figures.n_queries
-    assert found.claims.found.wrong == WrongAnswers(0, queries - 2 * len(alike), unknown=2 * len(alike))
+    assert found.claims.found.wrong == AnswerCauses(0, queries - 2 * len(alike), unknown=2 * len(alike))
 
 
 def test_other_pictures_than_those_of_the_build_have_no_truth(

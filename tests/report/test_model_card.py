@@ -13,7 +13,7 @@ from stcr_plugin.evaluation.controls import controls
 from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.guard import guard
 from stcr_plugin.evaluation.request import EvalRequest
-from stcr_plugin.figures import ClaimFigures, Factuality, Measure, WrongAnswers
+from stcr_plugin.figures import AnswerCauses, ClaimFigures, Factuality, Measure
 from stcr_plugin.release.export import export
 from stcr_plugin.report import tables
 from stcr_plugin.report.model_card import HubMetadata
@@ -139,7 +139,7 @@ def reasoned(chain, stage, claims):
 def test_card_says_how_much_of_what_it_writes_is_true(chain, stage):
     shares = (Measure(90.0, (85.0, 95.0)), Measure(8.0, (4.0, 12.0)), Measure(2.0), Measure(1.0))
     families = {"goal": ClaimFigures(7, Measure(80.0))}
-    known = Factuality(*shares, families, WrongAnswers(3, 1, 2), n_claims=50, n_answers=8, n_undescribed=0)
+    known = Factuality(*shares, families, AnswerCauses(3, 1, 2), n_claims=50, n_answers=8, n_undescribed=0)
     body = front_and_body(reasoned(chain, stage, ClaimAccount(known)).out)[1]
     line = "| stage2 | toy | heldout | 90.0 (85.0 to 95.0) | 8.0 (4.0 to 12.0) | 2.0 | 1.0 | 3 | 1 | 2 |"
     assert line in section(body, "What it writes")

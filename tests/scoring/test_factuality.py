@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stcr_plugin.figures import WrongAnswers
+from stcr_plugin.figures import AnswerCauses
 from stcr_plugin.scoring.factuality import Described, Truth, described, factuality, own_halves
 from stcr_plugin.types import Answer, Choice, Claim
 
@@ -61,7 +61,8 @@ def test_numbers_are_off_by_their_mean_distance_from_a_true_description() -> Non
 )
 def test_a_wrong_answer_is_a_seeing_or_a_judging_error(first: str, second: str, cause: str) -> None:
     found = factuality([held(first, second, "img1"), held(first, second, "img2", episode="right"), held(*TRUE, None)])
-    assert found.wrong == WrongAnswers(**{cause: 1})
+    assert found.wrong == AnswerCauses(**{cause: 1})
+    assert found.right == found.wrong  # the same words: such a cause explains nothing
 
 
 def test_shares_count_claims_and_omissions_over_all_answers() -> None:

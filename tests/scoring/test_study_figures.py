@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stcr_plugin.figures import ClaimFigures, Factuality, GuardKind, Measure, WrongAnswers
+from stcr_plugin.figures import AnswerCauses, ClaimFigures, Factuality, GuardKind, Measure
 from stcr_plugin.report import study_report
 from stcr_plugin.report.document import Document, Section, markdown
 from stcr_plugin.result_files import decode
@@ -100,7 +100,7 @@ def wrote(seed: int, account: ClaimAccount | None, row: str = "stage1") -> SeedR
     return dataclasses.replace(plain, claims=account)
 
 
-def account(true: float | None, families: dict[str, float], wrong: WrongAnswers) -> ClaimAccount:
+def account(true: float | None, families: dict[str, float], wrong: AnswerCauses) -> ClaimAccount:
     false = None if true is None else 100 - true
     of_families = {name: ClaimFigures(5, Measure(value)) for name, value in families.items()}
     shares = (Measure(true), Measure(false), Measure(None if true is None else 0.0), Measure(10.0))
@@ -110,8 +110,8 @@ def account(true: float | None, families: dict[str, float], wrong: WrongAnswers)
 
 
 def test_claims_have_a_line_per_seed_and_their_mean() -> None:
-    high = account(90.0, {"goal": 80.0, "reach": 70.0}, WrongAnswers(seeing=4, judging=1))
-    low = account(60.0, {"goal": 50.0}, WrongAnswers(seeing=8, unknown=1))
+    high = account(90.0, {"goal": 80.0, "reach": 70.0}, AnswerCauses(seeing=4, judging=1))
+    low = account(60.0, {"goal": 50.0}, AnswerCauses(seeing=8, unknown=1))
     (found,) = claims_over_seeds([wrote(2, low), wrote(1, high), wrote(1, None, "stage2")])
     assert (found.of.name, found.seeds, found.unknown) == ("stage1", (1, 2), {})
     assert found.shares["claims_true"].values == (90.0, 60.0)
@@ -128,9 +128,9 @@ def test_claims_have_a_line_per_seed_and_their_mean() -> None:
 
 
 def test_seeds_without_claims_or_truth_are_named_and_not_averaged() -> None:
-    silent = account(None, {}, WrongAnswers())
+    silent = account(None, {}, AnswerCauses())
     unchecked = ClaimAccount(unknown="the source records no states")
-    results = [wrote(1, account(90.0, {"goal": 80.0}, WrongAnswers(2))), wrote(2, silent), wrote(3, unchecked)]
+    results = [wrote(1, account(90.0, {"goal": 80.0}, AnswerCauses(2))), wrote(2, silent), wrote(3, unchecked)]
     (found,) = claims_over_seeds(results)
     assert (found.seeds, found.unknown) == ((1, 2), {3: "the source records no states"})
     assert set(found.shares) == {"claims_missing"}

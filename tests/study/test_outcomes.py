@@ -14,7 +14,7 @@ from toy_study import seed_run, stages, study, two_datasets
 
 from stcr_plugin.config import load
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.figures import ClaimFigures, Factuality, Measure, Verdict, WrongAnswers
+from stcr_plugin.figures import AnswerCauses, ClaimFigures, Factuality, Measure, Verdict
 from stcr_plugin.provenance import provenance
 from stcr_plugin.result_files import decode
 from stcr_plugin.results import ClaimAccount, ControlRow, ControlsOf, Evaluation
@@ -101,7 +101,7 @@ def test_table_of_seeds_trained_elsewhere_is_written_without_training(
 def wrote() -> Factuality:
     shares = (Measure(90.0, (85.0, 95.0)), Measure(8.0), Measure(2.0), Measure(0.0))
     goal = {"goal": ClaimFigures(7, Measure(80.0), off=1.5)}
-    return Factuality(*shares, goal, WrongAnswers(3, 1), n_claims=14, n_answers=8, n_undescribed=0)
+    return Factuality(*shares, goal, AnswerCauses(3, 1), n_claims=14, n_answers=8, n_undescribed=0)
 
 
 def test_outcome_has_what_the_evaluation_of_a_row_says_of_its_claims(
