@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stcr_plugin import artefacts
 from stcr_plugin.engines.picture_loading import Pictures
 from stcr_plugin.engines.prompts import content, generates
-from stcr_plugin.engines.sealed import inside, named
+from stcr_plugin.engines.sealed import named
 from stcr_plugin.engines.server_connection import ReplyError, connect
 from stcr_plugin.engines.server_replies import ServerReply, read_reply, refused, retry_after, short, words
 from stcr_plugin.engines.server_settings import ServerSettings, key_for
@@ -411,7 +411,7 @@ class _DataUrls:
         self._letters = 0
 
     def url(self, shown: Shown, item: str) -> str:
-        key = inside(shown.image), shown.change, inside(shown.other)
+        key = shown.image, shown.change, shown.other  # sealed: the same for all prompts of one call
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
