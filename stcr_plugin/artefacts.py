@@ -249,13 +249,21 @@ def _text(path: str | Path, problem: str) -> str:
 
 def _bytes(path: str | Path, problem: str) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        data = file_bytes(path)
     except FileNotFoundError:
         raise DataError(path, "no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise DataError(_shown(path), f"{problem} ({error})") from None
     refuse_lfs_pointer(path, data)
     return data.removeprefix(codecs.BOM_UTF8)  # which editors on Windows write
+
+
+def file_bytes(path: str | Path) -> bytes:
+    """The contents of a file that a user names. Raises DataError for a device, which may never end, else OSError."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise DataError(path, "is a device", "name a file")
+    return Path(path).read_bytes()
 
 
 def refuse_lfs_pointer(path: str | Path, start: bytes) -> None:

@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stcr_plugin.artefacts import refuse_lfs_pointer
+from stcr_plugin.artefacts import file_bytes, refuse_lfs_pointer
 from stcr_plugin.errors import ConfigError, DataError
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ def _parsed(path: str | Path, *, dates: bool) -> Any:
     import yaml
 
     try:
-        data = Path(path).read_bytes()
+        data = file_bytes(path)
         refuse_lfs_pointer(path, data)
         text = data.decode("utf-8")
         # PyYAML takes minutes to find out that thousands of brackets are nested too deeply.

@@ -273,6 +273,11 @@ def test_code_digest_follows_the_rooms_named(tmp_path, monkeypatch):
     assert after[1] == before[1]
 
 
+def test_a_device_is_no_json():
+    with pytest.raises(DataError, match="/dev/zero: is a device; name a file"):
+        artefacts.read_json("/dev/zero")
+
+
 # ---- locks ----
 
 HOLDER = """

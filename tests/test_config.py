@@ -204,6 +204,12 @@ def test_trap_of_yaml_is_one_line_within_a_second(tmp_path, text):
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_refused_before_it_is_read(device):
+    with pytest.raises(ConfigError, match=f"{device}: is a device; name a file"):
+        load(Table, device)
+
+
 def test_quoted_texts_that_look_like_other_values_are_texts(tmp_path):
     path = tmp_path / "good.yaml"
     path.write_text("name: '2024-13-45'\n'on': \"012\"\na: 1e-5\nb: 0\nc: 000089\nd: 0x1f\ne: 12:ab\nf: .inf\n")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin.artefacts import refuse_lfs_pointer
+from stcr_plugin.artefacts import file_bytes, refuse_lfs_pointer
 from stcr_plugin.episodes.recordings import check_text
 from stcr_plugin.episodes.stored_values import finite, is_empty
 from stcr_plugin.errors import DataError
@@ -42,7 +42,7 @@ def read_table(path: Path) -> Table:
     if reader is None:
         raise DataError(path, "not a table", f"give a file that ends in {', '.join(READERS)}")
     try:
-        data = path.read_bytes()
+        data = file_bytes(path)
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})") from None
     refuse_lfs_pointer(path, data)

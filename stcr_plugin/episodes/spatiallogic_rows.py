@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stcr_plugin.artefacts import refuse_lfs_pointer
+from stcr_plugin.artefacts import file_bytes, refuse_lfs_pointer
 from stcr_plugin.episodes.episode_table import LONGEST_CELL
 from stcr_plugin.errors import DataError
 
@@ -117,7 +117,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str] | None]]:
 def _text(path: Path) -> str:
     """The whole text. Bytes that are not UTF-8 become lone surrogates, which spoil their own row only."""
     try:
-        data = path.read_bytes()
+        data = file_bytes(path)
     except OSError as error:
         raise DataError(path, f"not readable ({error.strerror})") from None
     refuse_lfs_pointer(path, data)

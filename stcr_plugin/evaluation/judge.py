@@ -263,7 +263,7 @@ def _files(pictures: Sequence[Any], folder: Path) -> list[str]:
         if isinstance(picture, Path | str):
             path = _file(str(picture), folder / f"{place}.png")
             try:
-                decode(path.read_bytes(), str(picture))
+                decode(artefacts.file_bytes(path), str(picture))
             except OSError as error:
                 raise DataError(str(picture), f"picture cannot be read ({error.strerror})") from None
             except DataError as error:

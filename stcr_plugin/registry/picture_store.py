@@ -44,7 +44,7 @@ def read(registry: str | Path, name: str) -> bytes:
     path = artefacts.inside(registry, match["file"] if match else name)
     try:
         if match is None:
-            return path.read_bytes()
+            return artefacts.file_bytes(path)
         with open(path, "rb") as file:
             file.seek(int(match["start"]))
             data = file.read(int(match["size"]))
