@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stcr_plugin.config import option, settings
+from stcr_plugin.samples.annotations import CHECKS
 
 Check = Literal["described", "leak", "claims", "confirmed", "judged", "blind"]
-CHECKS: tuple[Check, ...] = ("described", "leak", "claims", "confirmed", "judged", "blind")
-"""In the order in which they are made; the first needs no choice: a text that is not there cannot be checked."""
 
 
 @settings
@@ -24,13 +23,14 @@ class AnnotateSettings:
     language: str = option(default="en", help="language of questions and texts: en or zh")
     tries: int = option(default=3, help="how often a text is asked for until it passes the checks")
     samples: int = option(default=1, help="candidates per pair, each of another prompt variant")
-    checks: tuple[Check, ...] = option(default=CHECKS, help="checks to make")
+    checks: tuple[Check, ...] = option(default=get_args(Check), help="checks to make")
 
     def __post_init__(self) -> None:
         if self.tries < 1 or self.samples < 1:
             raise ValueError("tries and samples must be at least 1")
 
-    def makes(self, check: Check) -> bool:
+    def makes(self, check: str) -> bool:
+        """Whether a check is made; the first needs no choice: a text that is not there cannot be checked."""
         return check == "described" or check in self.checks
 
     @property

@@ -15,13 +15,12 @@ from stcr_plugin import artefacts
 from stcr_plugin.annotation.question_texts import filled, texts_in
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.samples.annotations import CHECKS
 from stcr_plugin.samples.questions import fill_task, paraphrases, questions
 from stcr_plugin.scoring.factuality import Halves, named_halves
 from stcr_plugin.scoring.parsing import NEITHER
 from stcr_plugin.types import ORDERS, Order, Pair, Prompt, Query, Shown
 
-CHECKS = ("described", "leak", "claims", "confirmed", "judged", "blind")
-"""The checks of a text or of a pair's texts, in the order in which they are made."""
 T = TypeVar("T")
 _IMAGES = ("img1", "img2")
 

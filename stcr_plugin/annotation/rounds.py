@@ -60,7 +60,7 @@ class Plan:
         return self.settings.together or self.form.describe is None
 
     def makes(self, check: str) -> bool:
-        return check in self.form.checks and (check == "described" or check in self.settings.checks)
+        return check in self.form.checks and self.settings.makes(check)
 
 
 @dataclass(frozen=True)

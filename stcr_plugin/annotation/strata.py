@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from stcr_plugin import artefacts
 from stcr_plugin.annotation.decisions import ReviewedRows
 from stcr_plugin.figures import Bounds
-from stcr_plugin.samples.annotations import VERDICTS, Annotation, fails
+from stcr_plugin.samples.annotations import CHECKS, COLUMNS, Annotation, fails
 from stcr_plugin.scoring.wilson import wilson
 
 ALL, ACCEPTED, REJECTED, SUSPECT = "all", "accepted", "rejected", "suspect label"
-CHECKS = tuple(dict.fromkeys(name.removeprefix("earlier_").removeprefix("later_") for name in VERDICTS))
 """The checks, in the order in which they are made."""
 
 
@@ -57,11 +56,7 @@ class Agreement:
 
 def failed(row: Annotation) -> tuple[str, ...]:
     """The checks that a row fails, in the order in which they are made."""
-    return tuple(
-        check
-        for check in CHECKS
-        if any(fails(getattr(row, name)) for name in VERDICTS if name in (check, f"earlier_{check}", f"later_{check}"))
-    )
+    return tuple(check for check, columns in COLUMNS.items() if any(fails(getattr(row, name)) for name in columns))
 
 
 def strata(rows: Sequence[Annotation], size: int, seed: int) -> dict[str, Stratum]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from stcr_plugin.result_files import Result
-from stcr_plugin.samples.annotations import PASSED, SAME_POSITION, UNCHECKED, VERDICTS, Annotation
+from stcr_plugin.samples.annotations import COLUMNS, PASSED, SAME_POSITION, UNCHECKED, VERDICTS, Annotation
 
 Role = Literal["describer", "verifier"]
 """Of a model: it describes and judges, or it confirms and judges without pictures."""
@@ -179,9 +179,7 @@ def reason_of(verdict: str) -> str:
 
 def figures_of(rows: Sequence[Annotation], unanswered: str) -> RowFigures:
     """The figures of rows; a verdict `unanswered` says that no reply came."""
-    checks: dict[str, list[str]] = {}
-    for column in VERDICTS:
-        checks.setdefault(column.rpartition("_")[2], []).extend(getattr(row, column) for row in rows)
+    checks = {name: [getattr(row, one) for one in columns for row in rows] for name, columns in COLUMNS.items()}
     accepted = [row for row in rows if row.accepted]
     return RowFigures(
         rows=len(rows),

@@ -44,7 +44,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _annotate_options(parser: Parser) -> None:
-    from stcr_plugin.annotation.annotation_settings import CHECKS, AnnotateSettings
+    from stcr_plugin.annotation.annotation_settings import AnnotateSettings
+    from stcr_plugin.samples.annotations import CHECKS
 
     parser.add_argument("dataset", metavar="BUILD", help="name of a build, such as stcr")
     registry_option(parser)

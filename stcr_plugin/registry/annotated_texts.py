@@ -21,7 +21,7 @@ from stcr_plugin.figures import TextCounts
 from stcr_plugin.registry import parquet
 from stcr_plugin.registry.data_config import DataConfig, DatasetRule
 from stcr_plugin.registry.receipts import Accepted, Context, Shard, Text
-from stcr_plugin.samples.annotations import PASSED, Annotation, read_annotations
+from stcr_plugin.samples.annotations import COLUMNS, PASSED, Annotation, read_annotations
 from stcr_plugin.samples.cot import half
 from stcr_plugin.samples.questions import why_unusable
 from stcr_plugin.types import Exclusion, Pair
@@ -35,9 +35,6 @@ SAME_STORE = 2
 _COLUMNS = dict.fromkeys(Text.__dataclass_fields__, "string") | {"passed": "list"}
 # Words of the format of a target text: a text that names img1 is false in the other order of the pair.
 _FORMAT = re.compile(r"\bimg\s?[12]\b|closer[ _]to[ _]completion|spatial[ _]details", re.IGNORECASE)
-_CHECKS = {name: (f"earlier_{name}", f"later_{name}") for name in ("described", "leak", "claims", "confirmed")} | {
-    name: (name,) for name in ("judged", "blind")
-}
 
 
 # ---- from the file into the staging folder ----
@@ -127,7 +124,7 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def _text(row: Annotation) -> Text:
-    passed = [name for name, columns in _CHECKS.items() if all(getattr(row, one) == PASSED for one in columns)]
+    passed = [name for name, columns in COLUMNS.items() if all(getattr(row, one) == PASSED for one in columns)]
     return Text(
         pair_id=row.pair_id,
         task=row.task,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from stcr_plugin import artefacts
 from stcr_plugin.annotation.decisions import ReviewedRows
-from stcr_plugin.annotation.strata import ACCEPTED, CHECKS, REJECTED, Agreement, Stratum, agreement, failed
+from stcr_plugin.annotation.strata import ACCEPTED, REJECTED, Agreement, Stratum, agreement, failed
 from stcr_plugin.report import html
 from stcr_plugin.report.document import Frame
-from stcr_plugin.samples.annotations import PASSED, UNCHECKED, VERDICTS, Annotation, fails
+from stcr_plugin.samples.annotations import CHECKS, PASSED, UNCHECKED, VERDICTS, Annotation, fails
 
 HEADS = ("rows", "how many", "sample", "reviewed", "a person accepts", "accepted after an edit")
 _LABELS = {

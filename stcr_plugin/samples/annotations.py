@@ -95,19 +95,12 @@ class Annotation(Result):
         return self.review == "accept" or (self.accepted and self.review != "reject")
 
 
-VERDICTS = (
-    "earlier_described",
-    "later_described",
-    "earlier_leak",
-    "later_leak",
-    "earlier_claims",
-    "later_claims",
-    "earlier_confirmed",
-    "later_confirmed",
-    "judged",
-    "blind",
-)
-"""The columns of verdicts, in the order in which the checks are made."""
+COLUMNS = {name: (f"earlier_{name}", f"later_{name}") for name in ("described", "leak", "claims", "confirmed")} | {
+    name: (name,) for name in ("judged", "blind")
+}
+"""Check -> its columns of verdicts, in the order in which the checks are made: of each picture, or of the pair."""
+CHECKS = tuple(COLUMNS)
+VERDICTS = tuple(column for columns in COLUMNS.values() for column in columns)
 
 
 def read_annotations(path: str | Path) -> Iterator[Annotation]:

@@ -224,11 +224,6 @@ def halves_of(target: str) -> tuple[str, str] | None:
     return halves[0], halves[1]
 
 
-def is_described(given: GivenPair) -> bool:
-    """Whether both pictures were published with a text."""
-    return all(published_halves(given))
-
-
 def published_halves(given: GivenPair) -> tuple[str, str]:
     """The published descriptions of the earlier and of the later picture, "" where there is none."""
     earlier, later = given.descriptions

@@ -8,7 +8,6 @@ import re
 import pytest
 
 from stcr_plugin.annotation.forms import (
-    CHECKS,
     FORMS,
     authors_prompt,
     blind_begun_prompt,
@@ -27,6 +26,7 @@ from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
+from stcr_plugin.samples.annotations import CHECKS
 from stcr_plugin.samples.questions import paraphrases
 from stcr_plugin.scoring.parsing import named_in
 from stcr_plugin.scoring.yes_no import label_in
