@@ -41,6 +41,12 @@ REPEATS = sorted((RESULTS / "repeats").glob("*.jsonl"))
 FORGETTING = sorted((RESULTS / "forgetting").glob("*.jsonl"))
 FACTUALITY = sorted((RESULTS / "factuality").glob("seed*.jsonl"))
 ANNOTATION = RESULTS / "annotation/checks.jsonl"
+TRAINED_ON_TEXTS = sorted((RESULTS / "annotation").glob("seed*.jsonl"))
+ARMS = {
+    "unchecked": "all texts of the teacher",
+    "checked": "texts that every check accepted",
+    "programmatic": "the simulator's own texts",
+}
 METRICS = {
     "pair_accuracy": ("pair_accuracy", "%"),
     "forward_accuracy": ("forward_accuracy", "%"),
@@ -105,7 +111,9 @@ def all_figures() -> dict[str, Figure]:
         found |= {one.name: one for one in _of_study(study)}
     for path in (*REPEATS, *FORGETTING):
         found |= {one.name: one for one in _of_run(path)}
-    found |= {one.name: one for one in _of_claims()}
+    found |= {one.name: one for one in _of_claims("factuality", FACTUALITY)}
+    found |= {one.name: one for one in _of_claims("annotated", TRAINED_ON_TEXTS)}
+    found |= {one.name: one for one in _of_texts()}
     if ANNOTATION.is_file():
         found |= {one.name: one for one in _of_teachers(ANNOTATION)}
     return found | {one.name: one for one in _derived(found)}
@@ -197,12 +205,14 @@ def _of_run(path: Path) -> Iterator[Figure]:
         yield replace(here, name=f"{stem}_described", value=line["described"])
 
 
-def _of_claims() -> Iterator[Figure]:
-    """What stage 1 wrote of its pictures: of each seed, and over the seeds."""
+def _of_claims(prefix: str, paths: Iterable[Path]) -> Iterator[Figure]:
+    """What stage 1 wrote of its pictures: of each seed, and over the seeds. PREFIX_ROW_SPLIT_NAME."""
     by_name: dict[str, list[Figure]] = {}
-    for path in FACTUALITY:
+    for path in paths:
         head, *lines = _read(path)
         for line in lines:
+            if "split" not in line:
+                continue
             counts = {episode: _claim_counts(one) for episode, one in line["episodes"].items()}
             here = Figure("", 0.0, split=line["split"], source=str(path.relative_to(REPOSITORY)))
             here = replace(here, command=head["command"], revision=head["revision"][:7])
@@ -214,22 +224,44 @@ def _of_claims() -> Iterator[Figure]:
                     scale, unit = (1, "cm") if name.endswith("_off") else (100, "%")
                     bounds = pooled_interval(sums)
                     low, high = [scale / 100 * end for end in bounds] if bounds else (None, None)
-                    stem = f"factuality_{line['row']}_{line['split']}_{name}"
+                    stem = f"{prefix}_{line['row']}_{line['split']}_{name}"
                     one = replace(here, name=f"{stem}_seed{head['seed']}", value=scale * part / whole, unit=unit)
                     one = replace(one, low=low, high=high)
                     by_name.setdefault(stem, []).append(one)
                     yield one
                     counted = replace(one, name=f"{stem}_count_seed{head['seed']}", value=part, unit="answers")
                     yield replace(counted, low=None, high=None)
-    source = "docs/results/factuality/seed17.jsonl"
     for stem, of_seeds in by_name.items():
-        here = replace(of_seeds[0], n=sum(one.n or 0 for one in of_seeds), source=source, low=None, high=None)
+        here = replace(of_seeds[0], n=sum(one.n or 0 for one in of_seeds), low=None, high=None)
         yield from _spread(stem, asdict(spread([one.value for one in of_seeds])), here)
-        if stem.endswith("_true") and len(of_seeds) > 3:  # fewer have no interval
+        if stem.startswith("factuality") and stem.endswith("_true") and len(of_seeds) > 3:  # fewer have no interval
             accuracies = by_name[f"factuality_stage1_{here.split}_pair_accuracy"]
             r = pearsonr([one.value for one in of_seeds], [one.value for one in accuracies])
             low, high = r.confidence_interval()
             yield replace(here, name=f"{stem}_correlation", value=r.statistic, low=low, high=high, unit="r")
+
+
+def _of_texts() -> Iterator[Figure]:
+    """How many pairs' texts stage 1 was trained on, and how much of them is true: of each seed, and over the seeds."""
+    by_name: dict[str, list[Figure]] = {}
+    for path in TRAINED_ON_TEXTS:
+        head, *lines = _read(path)
+        here = Figure("", 0.0, source=str(path.relative_to(REPOSITORY)), command=head["command"])
+        here = replace(here, revision=head["revision"][:7])
+        for line in lines:
+            if "split" in line:
+                continue
+            sums = {name: [counts[0], sum(counts)] for name, counts in line["episodes"].items()}
+            true, stated = (sum(of[column] for of in sums.values()) for column in (0, 1))
+            low, high = pooled_interval(sums) or (None, None)
+            stem = f"annotated_texts_{line['row']}"
+            share = replace(here, value=100 * true / stated, low=low, high=high, n=line["pairs"])
+            for name, one in (("claims_true", share), ("pairs", replace(here, value=line["pairs"], unit="pairs"))):
+                yield replace(one, name=f"{stem}_{name}_seed{head['seed']}")
+                by_name.setdefault(f"{stem}_{name}", []).append(one)
+    for stem, of_seeds in by_name.items():
+        here = replace(of_seeds[0], low=None, high=None)
+        yield from _spread(stem, asdict(spread([one.value for one in of_seeds])), here)
 
 
 def _claim_counts(episode: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -528,7 +560,7 @@ def _factuality(columns: Mapping[str, str]) -> str:
     """A line per split and seed; columns: heading -> cell, where NAME is the figure's stem."""
     lines = []
     for split in ("seen", "heldout"):
-        for seed in range(17, 22):
+        for seed in (_read(path)[0]["seed"] for path in FACTUALITY):
             cells = [
                 re.sub(r"{(\w+)", rf"{{factuality_stage1_{split}_\1_seed{seed}", cell) for cell in columns.values()
             ]
@@ -614,14 +646,10 @@ TABLES = {
         ],
     ),
     "builds": _table(
-        "| weak pairs | episodes | time | memory over all processes, at most |",
+        "| weak pairs | episodes | time | processor time | memory over all processes, at most |",
         [
-            f"| {pairs} | {episodes} | {{build_{name}_seconds:.0f}} s | {{build_{name}_memory:.0f}} MiB |"
-            for pairs, episodes, name in (
-                ("1,000,000", "10,000", "1m"),
-                ("5,000,000", "10,000", "5m"),
-                ("10,000,000", "100,000", "10m"),
-            )
+            "| 1,000,000 | 10,000 | {build_1m_seconds:.0f} s | {build_1m_cpu_seconds:.0f} s | "
+            "{build_1m_memory:.0f} MiB |"
         ],
     ),
     "extraction": _table(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,13 +105,15 @@ def annotate(
     work = _Work(request, manifest, plan, teachers=teachers)
     with artefacts.locked(out / ".lock", out), progress(None, "annotate: asking", "responses") as bar:
         run = _Run(work, out, of=of, bar=bar)
-        chunks = enumerate(_chunks(_printed_pairs(registry, manifest, request.split, wanted=wanted)))
-        run.all(islice(chunks, 1), 1)
-        if not run.accounts:
+        chunks = _chunks(_printed_pairs(registry, manifest, request.split, wanted=wanted))
+        chunk = next(chunks, [])
+        if not chunk:
             raise DataError(f"{manifest.name}, split {request.split}", "has no pairs", "name another split")
+        # The first pairs alone, whose responses are used again in their whole chunk.
+        run.one(0, chunk if run.finished(0, chunk) else chunk[:FIRST])
         first = run.accounts[0]
         if first.figures.pairs == of or go_on(_estimate(first, of, teachers)):
-            run.all(chunks, AT_ONCE if teachers.side_by_side else 1)
+            run.all(enumerate(chain([chunk], chunks)), AT_ONCE if teachers.side_by_side else 1)
         return _finish(work, run, out, of=of)
 
 
@@ -159,14 +161,12 @@ def _printed_pairs(
 
 
 def _chunks(pairs: Iterator[PrintedPair]) -> Iterator[list[PrintedPair]]:
-    """The first FIRST pairs, then whole episodes of CHUNK pairs or more."""
+    """Whole episodes of CHUNK pairs or more, so that each picture is described once."""
     chunk: list[PrintedPair] = []
-    first = True
     for one in pairs:
-        full = len(chunk) >= (FIRST if first else CHUNK)
-        if full and (first or one.pair.episode_id != chunk[-1].pair.episode_id):
+        if len(chunk) >= CHUNK and one.pair.episode_id != chunk[-1].pair.episode_id:
             yield chunk
-            chunk, first = [], False
+            chunk = []
         chunk.append(one)
     if chunk:
         yield chunk
@@ -195,8 +195,7 @@ class _Work:
 
     def chunk(self, folder: Path, pairs: Sequence[PrintedPair], moved: Callable[[], None]) -> ChunkAccount:
         """The account of a chunk, whose rows are in `folder` then; those that are there are used again."""
-        digest = artefacts.digest([self._decides, [dataclasses.asdict(one) for one in pairs]])
-        if (known := self._finished(folder, digest)) is not None:
+        if (known := self.finished(folder, pairs)) is not None:
             return known
         started = time.monotonic()
         bare = [one.pair for one in pairs]
@@ -211,7 +210,7 @@ class _Work:
         rows = annotated(pairs, self.plan, asking, claim_check=claim_check)
         artefacts.write_jsonl(folder / ROWS, [row.row() for row in rows])
         account = ChunkAccount(
-            digest=digest,
+            digest=self._digest(pairs),
             rows_digest=artefacts.sha256(folder / ROWS),
             figures=figures_of(rows, FAILED),
             unchecked=unknown,
@@ -221,12 +220,15 @@ class _Work:
         account.write(folder / ChunkAccount.file)
         return account
 
-    def _finished(self, folder: Path, digest: str) -> ChunkAccount | None:
+    def _digest(self, pairs: Sequence[PrintedPair]) -> str:
+        return artefacts.digest([self._decides, [dataclasses.asdict(one) for one in pairs]])
+
+    def finished(self, folder: Path, pairs: Sequence[PrintedPair]) -> ChunkAccount | None:
         """The account of rows that are all there; not where a prompt had no reply, or a check can be made only now."""
         if not (folder / ChunkAccount.file).is_file() or not (folder / ROWS).is_file():
             return None
-        known = ChunkAccount.read(folder / ChunkAccount.file)
-        if known.digest != digest or not known.complete or known.rows_digest != artefacts.sha256(folder / ROWS):
+        known, rows_digest = ChunkAccount.read(folder / ChunkAccount.file), artefacts.sha256(folder / ROWS)
+        if not known.complete or (known.digest, known.rows_digest) != (self._digest(pairs), rows_digest):
             return None
         if known.unchecked:
             with self._lock:
@@ -248,7 +250,6 @@ class _Run:
         self._work, self._out, self._of, self._bar = work, out, of, bar
         self._lock = threading.Lock()
         self._accounts: dict[int, ChunkAccount] = {}
-        self._pairs = 0
 
     @property
     def accounts(self) -> list[ChunkAccount]:
@@ -259,13 +260,16 @@ class _Run:
 
     def _moved(self) -> None:
         with self._lock:
-            self._bar.update(note=f"{self._pairs} of {self._of} pairs done")
+            done = sum(one.figures.pairs for one in self._accounts.values())
+            self._bar.update(note=f"{done} of {self._of} pairs done")
+
+    def finished(self, number: int, pairs: Sequence[PrintedPair]) -> bool:
+        return self._work.finished(self.folder(number), pairs) is not None
 
     def one(self, number: int, pairs: Sequence[PrintedPair]) -> None:
         account = self._work.chunk(self.folder(number), pairs, self._moved)
         with self._lock:
             self._accounts[number] = account
-            self._pairs += account.figures.pairs
 
     def all(self, chunks: Iterator[tuple[int, Sequence[PrintedPair]]], at_once: int) -> None:
         """Work on `at_once` chunks at the same time. Where one fails, the others end once their requests are answered.

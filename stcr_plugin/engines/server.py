@@ -209,10 +209,12 @@ class ServerEngine:
 
         Raises ServerError where no try brought a reply, or where the server refuses the request.
         """
-        loading = asyncio.ensure_future(asyncio.to_thread(self._urls, prompt))
+        urls = self._pictures.kept(prompt)
+        loading = asyncio.ensure_future(asyncio.to_thread(self._pictures.urls, prompt)) if urls is None else None
         async with call.place(self.traffic, loading):
             try:
-                return await self._sent(call, self._body(prompt, loading.result()), where=named(prompt))
+                body = self._body(prompt, loading.result() if loading else urls or [])
+                return await self._sent(call, body, where=named(prompt))
             except Exception as error:
                 if not (self.goes_on and isinstance(error, _PromptError)):
                     call.stop.set()  # before the place is free, so that nothing more is sent
@@ -274,9 +276,6 @@ class ServerEngine:
                 "%s: refused (%s); counted as unparsed", where, short(reply.response.text, self._key)
             )
         return reply
-
-    def _urls(self, prompt: Prompt) -> list[str]:
-        return [self._pictures.url(shown, prompt.item) for shown in prompt.shown]
 
     def _body(self, prompt: Prompt, urls: Sequence[str]) -> dict[str, Any]:
         pictures = iter(urls)
@@ -372,13 +371,14 @@ class _Call:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @asynccontextmanager
-    async def place(self, traffic: Traffic, loading: asyncio.Future[Any]) -> AsyncIterator[None]:
-        """A place, in the order in which they are asked for, once `loading` has ended.
+    async def place(self, traffic: Traffic, loading: asyncio.Future[Any] | None) -> AsyncIterator[None]:
+        """A place, in the order in which they are asked for, once `loading`, if anything is loaded, has ended.
 
         Places that other calls leave are seen after _POLL seconds. Raises StoppedError after `stop`.
         """
         async with self.turn:
-            await asyncio.wait([loading])
+            if loading:
+                await asyncio.wait([loading])
             while not (self.stop.is_set() or traffic.enter()):
                 self.freed.clear()
                 with suppress(TimeoutError):
@@ -410,12 +410,25 @@ class _DataUrls:
         self._kept: OrderedDict[tuple[str, str, str], str] = OrderedDict()
         self._letters = 0
 
-    def url(self, shown: Shown, item: str) -> str:
-        key = shown.image, shown.change, shown.other  # sealed: the same for all prompts of one call
+    def kept(self, prompt: Prompt) -> list[str] | None:
+        """The pictures of a prompt; None where one of them has to be loaded."""
+        urls = [self._known(_key(shown)) for shown in prompt.shown]
+        return None if None in urls else [url for url in urls if url is not None]
+
+    def urls(self, prompt: Prompt) -> list[str]:
+        """The pictures of a prompt, loaded where they have to be."""
+        return [self._url(shown, prompt.item) for shown in prompt.shown]
+
+    def _known(self, key: tuple[str, str, str]) -> str | None:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key]
+            return self._kept.get(key)
+
+    def _url(self, shown: Shown, item: str) -> str:
+        key = _key(shown)
+        if (known := self._known(key)) is not None:
+            return known
         url = _data_url(self._pictures.open(shown, item))
         with self._lock:
             if key not in self._kept:
@@ -424,6 +437,10 @@ class _DataUrls:
             while self._letters > _KEPT_LETTERS:
                 self._letters -= len(self._kept.popitem(last=False)[1])
         return url
+
+
+def _key(shown: Shown) -> tuple[str, str, str]:
+    return shown.image, shown.change, shown.other  # sealed: the same for all prompts of one call
 
 
 def _data_url(picture: Any) -> str:

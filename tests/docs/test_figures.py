@@ -146,9 +146,8 @@ def test_packed_claims_give_the_figures_of_the_evaluation(
     runpy.run_path(str(REPOSITORY / "docs/pack_claims.py"))["main"](
         [str(out), "make demo", "3", "1", str(registry), str(folder)]
     )
-    monkeypatch.setattr(script(), "FACTUALITY", [out])
     monkeypatch.setattr(script(), "REPOSITORY", tmp_path)
-    figures = {one.name: one for one in script()._of_claims()}
+    figures = {one.name: one for one in script()._of_claims("factuality", [out])}
 
     def figure(name: str) -> Any:
         return figures[f"factuality_stage1_heldout_{name}_seed3"]
