@@ -4,7 +4,7 @@
     python docs/make_tables.py --check   # exit code 1 where a file would change or a figure in a text is wrong
 
 Figures come from the published studies (docs/results/STUDY/study.json and seed*.jsonl), from single runs whose answers
-are in docs/results/repeats and docs/results/forgetting (made by docs/pack_answers.py), from what stage 1 wrote in
+are in docs/results/repeats, forgetting and real (made by docs/pack_answers.py), from what stage 1 wrote in
 docs/results/factuality (docs/pack_claims.py), and from docs/results/measured.yaml, which lists times, rates and
 estimates. figures.json holds those that a page uses. A page uses a figure in one of two ways:
 
@@ -39,6 +39,7 @@ FIGURES = RESULTS / "figures.json"
 STUDIES = ("seeds", "ablation", "few_labels")
 REPEATS = sorted((RESULTS / "repeats").glob("*.jsonl"))
 FORGETTING = sorted((RESULTS / "forgetting").glob("*.jsonl"))
+REAL = sorted((RESULTS / "real").glob("*.jsonl"))
 FACTUALITY = sorted((RESULTS / "factuality").glob("seed*.jsonl"))
 ANNOTATION = RESULTS / "annotation/checks.jsonl"
 TRAINED_ON_TEXTS = sorted((RESULTS / "annotation").glob("seed*.jsonl"))
@@ -61,6 +62,8 @@ NAMED = {
     "annotate_liar_caught": "annotate_lying_caught_all",
     "annotate_leak_caught": "annotate_leaking_caught_leak",
     "annotate_true_rejected": "annotate_truthful_true_rejected_all",
+    "real_without_motion_done": "g1_stage2_heldout_pair_accuracy",
+    "real_with_motion_done": "g1_motion_stage2_heldout_pair_accuracy",
     "seen_pair_accuracy": "seeds_stage2_seen_pair_accuracy",
     "heldout_pair_accuracy": "seeds_stage2_heldout_pair_accuracy",
     "baseline_seen_pair_accuracy": "seeds_weak_only_seen_pair_accuracy",
@@ -109,7 +112,7 @@ def all_figures() -> dict[str, Figure]:
     found = {one.name: one for one in _measured()}
     for study in STUDIES:
         found |= {one.name: one for one in _of_study(study)}
-    for path in (*REPEATS, *FORGETTING):
+    for path in (*REPEATS, *FORGETTING, *REAL):
         found |= {one.name: one for one in _of_run(path)}
     found |= {one.name: one for one in _of_claims("factuality", FACTUALITY)}
     found |= {one.name: one for one in _of_claims("annotated", TRAINED_ON_TEXTS)}
@@ -588,6 +591,16 @@ TABLES = {
                 ("stage 2, no replay", "`cot`", "demo_reasoning_stage2"),
                 ("stage 2, no replay", "`direct`", "demo_stage2"),
             )
+        ],
+    ),
+    "real": _table(
+        "| CoT text | after | pair accuracy % | forward / backward % | gap |",
+        [
+            f"| {text} | {after} | {{{stem}_pair_accuracy:.1fi}} | "
+            f"{{{stem}_forward_accuracy:.1f}} / {{{stem}_backward_accuracy:.1f}} | {{{stem}_gap:+.1f}} |"
+            for run, text in (("g1", "hand"), ("g1_motion", "hand, and `motion_done`"))
+            for row, after in (("base", "no training"), ("stage1", "stage 1"), ("stage2", "stage 2"))
+            for stem in (f"{run}_{row}_heldout",)
         ],
     ),
     "factuality": _factuality(

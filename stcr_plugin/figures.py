@@ -86,6 +86,8 @@ class Figures:
         neither_rate: Share of the queries about other pairs that are answered "neither".
         earlier_closer_accuracy: Pair accuracy of the n_closer_earlier pairs whose earlier frame is closer: a judge of
             progress is right there, a judge of which frame came later has 0 %. None without such pairs.
+        later_closer_accuracy: The same of the pairs whose later frame is closer; None without pairs of both kinds.
+        clock_accuracy: Pair accuracy of a clock, which always names the frame recorded later; None where that is 100 %.
     """
 
     forward_accuracy: float
@@ -103,6 +105,8 @@ class Figures:
     neither_rate: float = 0.0
     n_closer_earlier: int = 0
     earlier_closer_accuracy: float | None = None
+    later_closer_accuracy: Omitted[float | None] = None
+    clock_accuracy: Omitted[float | None] = None
     cut_rate: Omitted[float] = 0.0
     refused_rate: Omitted[float] = 0.0
 
@@ -217,9 +221,6 @@ class Permutation:
     method: Literal["exact", "monte carlo"]
     permutations: int
     clusters: int
-
-
-# ---- figures of an evaluation ----
 
 
 @dataclass(frozen=True)

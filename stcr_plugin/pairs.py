@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.types import Closer, Episode, Exclusion, GivenPair, Pair, Segment, State
+from stcr_plugin.types import Closer, Episode, Exclusion, GivenPair, Pair, Segment, State, under
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +22,22 @@ if TYPE_CHECKING:
 # Candidates looked at where phases or progress matter: all of them in a short episode, this many at random in a
 # long one, so that an hour of video without `max_seconds` does not list its billions of pairs.
 _POOL = 100_000
+_CLOSER: dict[float, Closer] = {1.0: "later", -1.0: "earlier", 0.0: "neither"}
+_Asked = dict[tuple[int, int], list[tuple[int, Closer]]]
+"""Two frames -> the segments whose tasks are asked about them, with the frame that is closer."""
 _SHORT = "too short for any pair that the rules allow"
 _STILL = "nothing moves: less than pairs.trim_idle from its first frame to its last"
+
+
+@settings
+class Refine:
+    """Decisions about pairs whose labels a trained model contradicts.
+
+    Attributes:
+        file: A file that `stcr data refine` wrote for a build of the same source, seed and pair rules.
+    """
+
+    file: str
 
 
 @settings
@@ -49,6 +63,10 @@ class PairRules:
             greater. By progress, pairs with a frame whose progress is unknown are dropped (the manifest counts them).
         tie_within: By progress, pairs less than this apart in it, or equal, are ties.
         ties: Drop ties (the manifest counts them), or teach them as a third answer, "neither".
+        refine: Leave out contradicted pairs, or teach them as ties, as a file decides; the manifest counts them.
+        tasks: Of two frames that several segments hold, one pair with the task of one of them (one); or two pairs, with
+            a task by which the later frame is closer and one by which the earlier is (opposed), so that nothing but the
+            task's text decides. Frames without two such tasks count as ties. Needs `label: progress`.
     """
 
     per_episode: int = 16
@@ -65,6 +83,8 @@ class PairRules:
     label: Literal["order", "progress"] = "order"
     tie_within: float = 0.0
     ties: Literal["drop", "teach"] = "drop"
+    refine: Refine | None = None
+    tasks: Literal["one", "opposed"] = "one"
 
     def __post_init__(self) -> None:
         if self.per_episode < 1:
@@ -76,6 +96,8 @@ class PairRules:
             raise ValueError(f"`stride` must be at least 1, got {self.stride}")
         if self.label == "order" and self.tie_within:
             raise ValueError("`tie_within` needs `label: progress`: labels by order have no ties")
+        if self.tasks == "opposed" and (self.label == "order" or self.ties == "teach"):
+            raise ValueError("`tasks: opposed` needs `label: progress` and `ties: drop`")
         for name in ("within_phase", "trim_idle"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
@@ -114,7 +136,15 @@ class Drawn:
     unlabelled: int = 0
 
 
-def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRules, *, split: str, seed: int) -> Drawn:
+def draw_pairs(
+    episode: Episode,
+    states: Sequence[State] | None,
+    rules: PairRules,
+    *,
+    split: str,
+    seed: int,
+    balanced: bool = False,
+) -> Drawn:
     """Draw up to `rules.per_episode` pairs of `episode`, uniformly among all that the rules allow, none twice.
 
     The draw depends on `seed` and the episode's id alone, so other episodes may come and go. Segments that
@@ -126,6 +156,8 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
         rules: What is allowed.
         split: Written into the pairs.
         seed: Of the build.
+        balanced: By label progress, take as many pairs whose earlier frame is closer as pairs whose later frame is;
+            where there are too few of one kind, the other fills up.
 
     Raises:
         ConfigError: Where the rules need a state that the source does not record.
@@ -138,27 +170,72 @@ def draw_pairs(episode: Episode, states: Sequence[State] | None, rules: PairRule
     excluded, candidates = _candidates(episode, states, rules, seed=seed)
     if not candidates:
         return Drawn((), tuple(excluded))
-    closer: dict[tuple[int, int], Closer] = {}
+    asked: _Asked = {frames: [(number, "later")] for frames, number in candidates.items()}
     tied = unlabelled = 0
-    for frames in candidates if rules.label == "progress" and states is not None else ():
-        label = _by_progress(states[frames[0]]["progress"], states[frames[1]]["progress"], rules)  # type: ignore[index]
-        unlabelled += label is None
-        tied += label == "neither" and rules.ties == "drop"
-        if label is not None and (label != "neither" or rules.ties == "teach"):
-            closer[frames] = label
-    usable = list(candidates) if rules.label == "order" else list(closer)
+    if rules.label == "progress" and states is not None:
+        asked, tied, unlabelled = _by_progress(episode, states, candidates, rules=rules, seed=seed)
+    twice = any(len(labels) > 1 for labels in asked.values())
+    if balanced and not twice:  # opposed tasks are balanced by themselves
+        closer = {frames: label for frames, ((_, label),) in asked.items()}
+        chosen = _in_balance(list(asked), closer, rules)
+    else:
+        chosen = _choose(list(asked), states, rules, episode=episode, count=max(1, rules.per_episode // (1 + twice)))
     pairs = []
-    for first, second in sorted(_choose(usable, states, rules, episode=episode)):
-        label = closer.get((first, second), "later")
-        given = GivenPair(first, second, candidates[first, second].task, closer=label)
-        pairs.append(_pair(episode, states, given, split=split))
+    for frames in sorted(chosen):
+        for number, label in asked[frames]:
+            given = GivenPair(*frames, episode.segments[number].task, closer=label)
+            pair = _pair(episode, states, given, split=split)
+            pairs.append(replace(pair, pair_id=f"{pair.pair_id}:{number}") if len(asked[frames]) > 1 else pair)
     return Drawn(tuple(pairs), tuple(excluded), tied=tied, unlabelled=unlabelled)
+
+
+def _by_progress(
+    episode: Episode, states: Sequence[State], candidates: dict[tuple[int, int], int], *, rules: PairRules, seed: int
+) -> tuple[_Asked, int, int]:
+    """What is asked of the candidates (frames -> a segment of theirs), and how many are ties and without a label."""
+    import numpy as np
+
+    rng = artefacts.rng(seed, episode.episode_id, "tasks")
+    progress = np.array(
+        [[under(state, segment.task)["progress"] for state in states] for segment in episode.segments], dtype=np.float64
+    )
+    earlier, later = np.array(list(candidates)).T
+    own = np.array(list(candidates.values()))
+    signs = []  # of each task, for all candidates: 1 where the later frame is closer, -1 the earlier, 0 neither, NaN
+    for number in range(len(episode.segments)) if rules.tasks == "opposed" else [own]:
+        gain = progress[number, later] - progress[number, earlier]
+        sign = np.where(np.abs(gain) < rules.tie_within, 0.0, np.sign(gain))
+        if rules.tasks == "opposed":
+            segment = episode.segments[number]
+            sign[(earlier < segment.start) | (later >= segment.end)] = np.nan
+        signs.append(sign)
+    asked: _Asked = {}
+    tied = unlabelled = 0
+    for frames, labels in zip(candidates, np.stack(signs, axis=1).tolist(), strict=True):
+        numbers = range(len(labels)) if rules.tasks == "opposed" else (candidates[frames],)
+        known = [(number, _CLOSER[one]) for number, one in zip(numbers, labels, strict=True) if not math.isnan(one)]
+        kept = _opposed(known, rng) if len(known) > 1 else known
+        if rules.ties == "drop":
+            kept = [one for one in kept if one[1] != "neither"]
+        if kept:
+            asked[frames] = kept
+        tied += bool(known and not kept)
+        unlabelled += not known
+    return asked, tied, unlabelled
+
+
+def _opposed(labels: Sequence[tuple[int, Closer]], rng: np.random.Generator) -> list[tuple[int, Closer]]:
+    """One label that says later and one that says earlier; none of either where one of them is missing."""
+    sides = [[one for one in labels if one[1] == label] for label in ("later", "earlier")]
+    if not all(sides):
+        return []
+    return [side[int(rng.integers(len(side)))] for side in sides]
 
 
 def _candidates(
     episode: Episode, states: Sequence[State] | None, rules: PairRules, *, seed: int
-) -> tuple[list[Exclusion], dict[tuple[int, int], Segment]]:
-    """Pairs of frames that the rules allow, in random order, with their segment; and segments too short for any."""
+) -> tuple[list[Exclusion], dict[tuple[int, int], int]]:
+    """Segments too short for any pair; and pairs of frames that the rules allow, in random order, with a segment."""
     import numpy as np
 
     excluded: list[Exclusion] = []
@@ -191,9 +268,9 @@ def _candidates(
     rows = np.searchsorted(ends, ranks, side="right")
     earlier = np.concatenate(starts)[rows] + ranks - (ends - np.concatenate(counts))[rows]
     later = earlier + np.concatenate(distances)[rows]
-    candidates: dict[tuple[int, int], Segment] = {}
+    candidates: dict[tuple[int, int], int] = {}
     for row, first, second in zip(rows.tolist(), earlier.tolist(), later.tolist(), strict=True):
-        candidates.setdefault((first * rules.stride, second * rules.stride), episode.segments[segment_of[row]])
+        candidates.setdefault((first * rules.stride, second * rules.stride), segment_of[row])
     return excluded, candidates
 
 
@@ -233,27 +310,34 @@ def _pair(episode: Episode, states: Sequence[State] | None, frames: GivenPair, *
     )
 
 
-def _by_progress(earlier: float | None, later: float | None, rules: PairRules) -> Closer | None:
-    """Which frame is closer to completion by its state, or None where that is unknown."""
-    if earlier is None or later is None:
-        return None
-    if later == earlier or abs(later - earlier) < rules.tie_within:
-        return "neither"
-    return "later" if later > earlier else "earlier"
-
-
 def _choose(
-    candidates: list[tuple[int, int]], states: Sequence[State] | None, rules: PairRules, *, episode: Episode
+    candidates: list[tuple[int, int]],
+    states: Sequence[State] | None,
+    rules: PairRules,
+    *,
+    episode: Episode,
+    count: int,
 ) -> list[tuple[int, int]]:
-    """The first `per_episode` of the shuffled candidates, with the wanted share inside one phase."""
+    """The first `count` of the shuffled candidates, with the wanted share inside one phase."""
     if rules.within_phase is None:
-        return candidates[: rules.per_episode]
+        return candidates[:count]
     states = _need("phase", states, episode, setting="pairs.within_phase")
     within = [pair for pair in candidates if states[pair[0]]["phase"] == states[pair[1]]["phase"]]
     across = [pair for pair in candidates if states[pair[0]]["phase"] != states[pair[1]]["phase"]]
-    wanted = math.floor(rules.per_episode * rules.within_phase + 0.5)
-    n_within = min(len(within), max(wanted, rules.per_episode - len(across)))
-    return within[:n_within] + across[: rules.per_episode - n_within]
+    wanted = math.floor(count * rules.within_phase + 0.5)
+    n_within = min(len(within), max(wanted, count - len(across)))
+    return within[:n_within] + across[: count - n_within]
+
+
+def _in_balance(
+    candidates: Sequence[tuple[int, int]], closer: Mapping[tuple[int, int], Closer], rules: PairRules
+) -> list[tuple[int, int]]:
+    """The first `per_episode` of the shuffled candidates: ties with their share, the rest half of each direction."""
+    ties = [pair for pair in candidates[: rules.per_episode] if closer[pair] == "neither"]
+    earlier, later = ([pair for pair in candidates if closer[pair] == kind] for kind in ("earlier", "later"))
+    room = rules.per_episode - len(ties)
+    n_earlier = min(len(earlier), max(room // 2, room - len(later)))
+    return [*ties, *earlier[:n_earlier], *later[: room - n_earlier]]
 
 
 def _usable(episode: Episode, segment: Segment, states: Sequence[State] | None, *, rules: PairRules) -> tuple[int, int]:

@@ -367,7 +367,10 @@ class Ranking(Result):
         order: The pictures, the farthest from completion first.
         correlation_with_time: Spearman's; None where the times are not known or all frames came out alike.
         correlation_with_truth: The same with the true progress.
+        n_comparisons: How many pairs of frames were compared.
         default_comparisons: How many comparisons are made by default.
+        group: How many frames were shown at a time; 0 where it was two.
+        pairwise_queries: Of groups: how many queries the same comparisons would need two at a time.
         ridge: Of the Bradley-Terry fit.
     """
 
@@ -387,6 +390,8 @@ class Ranking(Result):
     correlation_with_truth: float | None = None
     n_comparisons: int = 0
     default_comparisons: int = 0
+    group: Omitted[int] = 0
+    pairwise_queries: Omitted[int] = 0
     answers: OrderEffects | None = None
     comparisons: tuple[RankedComparison, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.errors import ConfigError
@@ -27,17 +28,22 @@ class SplitRule:
     Attributes:
         episodes: A count, or a list of ids.
         fraction: Share of the group, above 0 and at most 1.
-        group: `Episode.group`.
+        group: `Episode.group`, one or a list.
         tasks: Held-out tasks, a list of texts or how many. A task is the text of a segment, which is what questions
             contain; the task of a whole episode means the texts of all its segments, and a number counts whole tasks.
         objects: Held-out objects, a list of names or how many.
+        balance: direction takes as many pairs whose earlier frame is closer as pairs whose later frame is, so that a
+            clock, which always says the later one, is right in half of them: within each episode as far as it has both,
+            else over the split. What is too many is dropped (the manifest counts it). Needs pairs.label: progress, or
+            pairs that the source brings.
     """
 
     episodes: int | tuple[str, ...] | None = None
     fraction: float | None = None
-    group: str | None = None
+    group: str | tuple[str, ...] | None = None
     tasks: int | tuple[str, ...] | None = None
     objects: int | tuple[str, ...] | None = None
+    balance: Literal["direction"] | None = None
 
     def __post_init__(self) -> None:
         either = "give either `episodes` (a count, or a list of ids) or `fraction`"
@@ -53,6 +59,11 @@ class SplitRule:
                 raise ValueError(f"`{name}` must be a count of at least 1, or a list of names")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"`fraction` must be above 0 and at most 1, got {self.fraction}")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that it takes episodes of, none for all."""
+        return (self.group,) if isinstance(self.group, str) else self.group or ()
 
     @property
     def holds_out(self) -> bool:
@@ -72,8 +83,8 @@ def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -
     """
     groups = sorted({episode.group for episode in episodes})
     for name, rule in rules.items():
-        if rule.group is not None and rule.group not in groups:
-            problem = f"no episode has group {rule.group!r}, {nearest(rule.group, groups)}"
+        for unknown in (group for group in rule.groups if group not in groups):
+            problem = f"no episode has group {unknown!r}, {nearest(unknown, groups)}"
             raise ConfigError(f"splits.{name}.group", problem)
     held = _held_out(episodes, rules)
     taken = _listed_ids(episodes, rules, held)
@@ -84,18 +95,19 @@ def assign_splits(episodes: Sequence[Episode], rules: Mapping[str, SplitRule]) -
         group = [
             episode
             for episode in episodes
-            if rule.group in (None, episode.group) and _holders(episode, held) == ({name} if rule.holds_out else set())
+            if (not rule.groups or episode.group in rule.groups)
+            and _holders(episode, held) == ({name} if rule.holds_out else set())
         ]
         left = [episode for episode in group if episode.episode_id not in taken]
         if rule.fraction is not None:
-            pool = name if rule.holds_out else f"group {rule.group}"
+            pool = name if rule.holds_out else f"group {rule.groups}"
             before = shares.get(pool, 0.0)
             shares[pool] = before + rule.fraction
             count = math.floor(shares[pool] * len(group) + 0.5) - math.floor(before * len(group) + 0.5)
         else:
             count = len(left) if rule.episodes is None else rule.episodes
         if not 0 < count <= len(left):
-            which = f"of group {rule.group!r} " if rule.group is not None else ""
+            which = f"of group {' or '.join(map(repr, rule.groups))} " if rule.groups else ""
             problem = f"asks for {count} episodes {which}and {len(left)} are free ({len(group)} in all)"
             raise ConfigError(f"splits.{name}", problem, "change what the splits ask for, or record more")
         taken |= {left[position].episode_id: name for position in _spread(len(left), count)}

@@ -27,6 +27,15 @@ State = Mapping[str, Any]
 """The true state of one frame as its source records it: name -> number, word or boolean."""
 
 
+def under(state: State, task: str) -> State:
+    """The state as it is for one of an episode's tasks.
+
+    A source whose pictures serve several tasks records under "tasks" what is different for each: text -> values.
+    """
+    own = state.get("tasks", {}).get(task)
+    return {**state, **own} if own else state
+
+
 @dataclass(frozen=True)
 class Segment:
     """Part of an episode with its own task text: frames [start, end) at the native rate."""
@@ -104,8 +113,8 @@ class EpisodeSource(Protocol):
 
         Keys with a meaning for pair rules and evaluations: "motion" (how much moves between this frame and the next,
         0..1 of the episode's fastest), "phase" (a word), "progress" (a number, greater is closer to the task's
-        completion; None where it is unknown) and "stage" (what is being done, as it was annotated; None where nothing
-        says it, so that the frame may give no claim).
+        completion; None where it is unknown), "stage" (what is being done, as it was annotated; None where nothing
+        says it, so that the frame may give no claim) and "tasks" (task text -> what is different for it, see `under`).
         """
         ...
 
@@ -151,7 +160,8 @@ class Pair:
     """Two frames of one segment, earlier < later, and which of them is closer to completion.
 
     Attributes:
-        pair_id: `<episode_id>:<earlier>-<later>`.
+        pair_id: `<episode_id>:<earlier>-<later>`; where two tasks have a pair of the same frames, with `:<number>` of
+            the segment.
         task: Text of the segment.
         seconds: Distance in time.
         orders: The orders that training may show: both, except for pairs that were published in one.
@@ -202,6 +212,22 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Three to eight frames of one segment, the farthest from completion first.
+
+    Attributes:
+        group_id: `<episode_id>:<frame>-<frame>-...`.
+        images: Those of `frames`, relative to the registry folder.
+    """
+
+    group_id: str
+    episode_id: str
+    task: str
+    frames: tuple[int, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Sample:
     """A query with its target text.
 
@@ -240,9 +266,9 @@ class Prompt:
         item: A pair_id or the id of a group of frames; with `order` it is unique in one evaluation.
         shown: The pictures in their order, none for text alone.
         labels: The text directly before each of them ("img1").
-        question: The text after the last picture.
+        question: The text after the last picture, or before the first one with `question_first`.
         names: The answers that count, one per picture in their order, then "neither" where it is offered.
-        answer: The line that gives one, with `{name}` in it.
+        answer: The line that gives one, with `{name}` in it, or all in their order, with `{names}`.
         reasons: Whether the model may reason before it answers.
         begin: Start of the model's turn, such as a reasoning that is given to it.
     """
@@ -257,6 +283,7 @@ class Prompt:
     answer: str = "closer to completion: {name}"
     reasons: bool = False
     begin: str = ""
+    question_first: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,14 @@ from stcr_plugin.evaluation.control_list import CONTROLS
 from stcr_plugin.evaluation.controls import controls
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.registry.manifest import read_pairs
+from stcr_plugin.samples.questions import paraphrases
 from stcr_plugin.types import Pair, Prompt, Response, Shown
 
 SIDE, FRAMES, EPISODES = 64, 20, 12
 UP, THERE_AND_BACK = "up", "there_and_back"
 _CORNER = (slice(0, 6), slice(0, 6))
 _FAINT = (slice(28, 36), slice(8, 16))
-_REVERSED_TASK = "undo this"
+_REVERSED_TASK = re.compile(r"undo this|put the \w+ down")
 
 
 # ---- recordings ----
@@ -66,6 +67,7 @@ def build_recordings(root: Path) -> Path:
             "frames": {"width": SIDE, "height": SIDE},
             "splits": {"heldout": {"fraction": 1.0}},
             "pairs": {"per_episode": 3, "min_frames": 4, "label": "progress"},
+            "inverse_tasks": {"lift the {thing}": "put the {thing} down"},
         }
         build(from_mapping(DataConfig, config, "test"), root / "registry")
     return root / "registry"
@@ -161,7 +163,7 @@ def reads_task(rule: Rule) -> Rule:
 
     def asked(prompt: Prompt, seen: Sequence[Seen]) -> bool | None:
         second = rule(prompt, seen)
-        return second if second is None or _REVERSED_TASK not in prompt.question else not second
+        return second if second is None or not _REVERSED_TASK.search(prompt.question) else not second
 
     return asked
 
@@ -190,6 +192,24 @@ def by_name(prompt: Prompt, seen: Sequence[Seen]) -> bool | None:
     if len(numbers) == 2:
         return numbers[1] > numbers[0]
     return prompt.order != "backward"
+
+
+def nearest(prompt: Prompt, seen: Sequence[Seen]) -> bool | None:
+    """The picture that is nearer to the question."""
+    return not prompt.question_first
+
+
+def agrees(prompt: Prompt, seen: Sequence[Seen]) -> bool | None:
+    """With a suggestion, and looks where there is none."""
+    found = re.search(r"I think it is (\w+)\.$", prompt.question)
+    return found[1] == prompt.names[1] if found else looks(prompt, seen)
+
+
+def by_heart(prompt: Prompt, seen: Sequence[Seen]) -> bool | None:
+    """Looks where the prompt is one of training, to the letter, and names the second picture else."""
+    texts = [re.escape(text).replace(r"\{task\}", ".+") for text in paraphrases("direct", "en")]
+    known = any(re.fullmatch(text, prompt.question) for text in texts) and not prompt.question_first
+    return looks(prompt, seen) if known else True
 
 
 class Memory:
@@ -259,6 +279,9 @@ JUDGES: Mapping[str, Judge] = {
     "writes": _pixels("*the same, only writes: the second picture where it sees nothing*", looks, writes=True),
     "second": _oracle("always the second picture", "position-only"),
     "coin": _pixels("a coin", coin),
+    "nearest": _pixels("the picture nearer to the question", nearest),
+    "agrees": _pixels("agrees with a suggestion, and looks where there is none", agrees),
+    "by heart": _pixels("looks where the prompt is one of training, else the second picture", by_heart),
     "text": _pixels("the words of the question alone", by_question),
     "clock": _oracle("the clock (`chronological`, which is given the order)", "chronological"),
     "names": _pixels("frame numbers in paths, else the order, if it were given them", by_name),
@@ -278,8 +301,9 @@ JUDGES: Mapping[str, Judge] = {
 # ---- the table ----
 
 COLUMNS = (
-    *("plain", "mirrored", "same_picture", "text_only", "blank_first", "blank_second", "noise"),
-    *("masked_change", "masked_elsewhere", "masked_border", "reversed", "undone", "non_monotone"),
+    *("plain", "worst_variant", "question_first", "suggested_first", "suggested_second", "mirrored", "same_picture"),
+    *("text_only", "blank_first", "blank_second", "noise", "masked_change", "masked_elsewhere", "masked_border"),
+    *("reversed", "inverse_task", "undone", "non_monotone"),
 )
 PAGE = Path(__file__).parents[1] / "docs" / "cheats.md"
 _TABLE = re.compile(r"(?<=<!-- table of cheats -->\n).*?(?=<!-- end of the table -->)", re.DOTALL)
@@ -305,7 +329,7 @@ def table(registry: Path, out: Path) -> str:
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for name, judge in JUDGES.items():
         found = verdicts(registry, out / name, judge)
-        own = [column for column in COLUMNS if column not in ("undone", "non_monotone")]
+        own = [column for column in COLUMNS if column not in ("inverse_task", "undone", "non_monotone")]
         exposed = "yes" if "fails" in [found[column] for column in own] else "no"
         lines.append("| " + " | ".join([judge.title, *(_CELLS[found[column]] for column in COLUMNS), exposed]) + " |")
     return "".join(f"{line}\n" for line in lines)

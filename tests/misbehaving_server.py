@@ -54,8 +54,9 @@ class Desk:
 
 
 def question(body: Mapping[str, Any]) -> str:
-    """The last part of a request's message."""
-    return str(body["messages"][0]["content"][-1]["text"]).strip()
+    """The question of a request: the last part of its message, or the first one where a picture is last."""
+    parts = body["messages"][0]["content"]
+    return str(parts[-1].get("text") or parts[0]["text"]).strip()
 
 
 @contextmanager

@@ -1,4 +1,6 @@
+import dataclasses
 import math
+from collections import Counter
 
 import pytest
 from fake_source import episode
@@ -6,7 +8,7 @@ from fake_source import episode
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.pairs import PairRules, draw_pairs, take_given
-from stcr_plugin.types import GivenPair, Query, Segment
+from stcr_plugin.types import GivenPair, Query, Segment, under
 
 
 def draw(one, rules, states=None, seed=0):
@@ -199,6 +201,28 @@ def test_ties_are_taught_where_asked_and_reach_as_far_as_the_rule_says():
     assert Query(drawn.pairs[0], "forward").answer == Query(drawn.pairs[0], "backward").answer == "neither"
 
 
+def by_direction(progress, rules):
+    states = [{"progress": value} for value in progress]
+    drawn = draw_pairs(episode("e", len(states)), states, rules, split="test", seed=0, balanced=True)
+    return Counter(pair.closer for pair in drawn.pairs)
+
+
+def test_balanced_episode_gives_as_many_of_each_direction_and_fills_up_where_it_cannot():
+    hill, rules = [0, 1, 2, 3, 4, 5, 6, 5, 4, 3], PairRules(per_episode=16, label="progress")
+    assert by_direction(hill, rules) == {"earlier": 8, "later": 8}
+    assert by_direction([0, 1, 2, 3, 4, 5, 6, 5], rules) == {"earlier": 1, "later": 15}
+    assert by_direction(range(10), rules) == {"later": 16}
+    assert by_direction(range(10, 0, -1), rules) == {"earlier": 16}
+
+
+def test_ties_keep_their_share_of_a_balanced_episode():
+    steps = [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    found = by_direction(steps, PairRules(per_episode=40, label="progress", ties="teach"))
+    assert found["earlier"] == found["later"]
+    assert found["neither"] + 2 * found["later"] in (39, 40)
+    assert found["neither"] / 40 == pytest.approx(55 / 105, abs=0.2)
+
+
 def test_label_by_progress_needs_the_state():
     with pytest.raises(ConfigError, match="has no state 'progress'; set it to order"):
         draw_pairs(episode("e", 6), None, PairRules(label="progress"), split="train", seed=0)
@@ -217,3 +241,66 @@ def test_published_ties_are_taught_or_dropped_and_counted():
 def test_published_pair_that_leaves_its_episode_is_refused():
     with pytest.raises(DataError, match="the given pair 3-20 is not in its 20 frames"):
         take_given(episode("e", 20, task="stack"), None, [GivenPair(3, 20, "stack")], rules=PairRules(), split="train")
+
+
+def two_tasks(*progress):
+    """An episode whose pictures serve two tasks, and its states; progress: of each task, frame by frame."""
+    texts, length = ("put", "take"), len(progress[0])
+    one = episode("e", length, segments=tuple(Segment(text, 0, length) for text in texts))
+    states = [
+        {"progress": values[0], "tasks": {text: {"progress": value} for text, value in zip(texts, values, strict=True)}}
+        for values in zip(*progress, strict=True)
+    ]
+    return one, states
+
+
+OPPOSED = PairRules(per_episode=4, label="progress", tie_within=0.2, tasks="opposed")
+
+
+def test_frames_of_two_tasks_are_shown_once_under_each_answer():
+    one, states = two_tasks([0.0, 0.1, 0.5, 1.0], [1.0, 0.9, 0.4, 0.0])
+    drawn = draw(one, OPPOSED, states)
+    twins = {}
+    for pair in drawn.pairs:
+        twins.setdefault((pair.earlier, pair.later), {})[pair.task] = pair.closer
+    assert len(drawn.pairs) == 4
+    assert list(twins.values()) == [{"put": "later", "take": "earlier"}] * 2
+    assert len({pair.pair_id for pair in drawn.pairs}) == 4
+    assert drawn.tied == 1  # the first two frames
+    every = draw(one, dataclasses.replace(OPPOSED, per_episode=100), states).pairs
+    assert len(every) == 2 * 5
+
+
+def test_frames_that_no_two_tasks_judge_otherwise_are_left_out():
+    one, states = two_tasks([0.0, 0.5, 1.0], [0.0, 0.5, 0.5])
+    drawn = draw(one, OPPOSED, states)
+    assert drawn.pairs == ()
+    assert drawn.tied == 3
+
+
+def test_an_episode_of_one_task_gives_the_same_pairs_with_opposed_tasks():
+    states = [{"progress": number / 10} for number in range(10)]
+    plain = draw(episode("e", 10), dataclasses.replace(OPPOSED, tasks="one"), states)
+    assert draw(episode("e", 10), OPPOSED, states) == plain
+    assert len(plain.pairs) == 4
+
+
+def test_one_task_of_each_answer_is_drawn_where_there_are_more():
+    texts = {"a": 1.0, "b": 1.0, "c": -1.0, "d": 0.0}
+    one = episode("e", 2, segments=tuple(Segment(text, 0, 2) for text in texts))
+    states = [
+        {"progress": 0.0, "tasks": {text: {"progress": end * at} for text, end in texts.items()}} for at in (0, 1)
+    ]
+    seen = set()
+    for seed in range(20):
+        later, earlier = sorted(draw(one, OPPOSED, states, seed=seed).pairs, key=lambda pair: pair.closer, reverse=True)
+        assert (later.closer, earlier.closer) == ("later", "earlier")
+        seen.add((later.task, earlier.task))
+    assert seen == {("a", "c"), ("b", "c")}
+
+
+def test_state_under_a_task_has_its_values_over_the_others():
+    state = {"hand": 1, "progress": 0.2, "tasks": {"take": {"progress": 0.7}}}
+    assert under(state, "take")["progress"] == 0.7
+    assert under(state, "take")["hand"] == 1
+    assert under(state, "put") is state

@@ -131,7 +131,8 @@ def test_llamafactory_and_the_plugin_take_the_recipe(path: Path, tmp_path: Path)
     refuse_broken_streaming(recipe)
     resolved = resolve(args(path) | {"output_dir": str(tmp_path)}, gpus(path)[0] if path in REAL else 1)
     assert resolved.training.report_to == ["tensorboard"]
-    assert recipe.settings.mode == ("cot" if "cot" in resolved.data.dataset[0] else "direct")
+    writes = any(kind in resolved.data.dataset[0] for kind in ("cot", "describe"))
+    assert recipe.settings.mode == ("cot" if writes else "direct")
 
 
 @pytest.mark.parametrize("path", REAL, ids=name)

@@ -36,6 +36,14 @@ def test_counts_are_spread_over_the_recording_order():
     assert [number // 10 for number in numbers] == list(range(10))
 
 
+def test_a_split_may_take_several_groups_evenly():
+    rules = {"train": SplitRule(episodes=20, group=("put", "take")), "all": SplitRule(episodes=5)}
+    splits = assign_splits(many(20, "put") + many(20, "take") + many(20, "other"), rules)
+    assert [sum(one.group == group for one in splits["train"]) for group in ("put", "take", "other")] == [10, 10, 0]
+    with pytest.raises(ConfigError, match=r"splits.train.group: no episode has group 'tako', did you mean 'take'"):
+        assign_splits(many(5, "take"), {"train": SplitRule(episodes=2, group=("take", "tako"))})
+
+
 @pytest.mark.parametrize("total", range(3, 12))
 def test_fractions_that_add_up_to_one_use_every_episode(total):
     splits = assign_splits(many(total), {"train": SplitRule(fraction=0.75), "test": SplitRule(fraction=0.25)})

@@ -23,6 +23,7 @@ ROOMS = (
     ("records", "results"),
     ("episodes",),
     ("splits", "pairs"),
+    ("groups",),
     ("samples",),
     ("registry",),
     ("embedded",),

@@ -1,11 +1,22 @@
-"""`stcr data`: build, check, export, compare and show training sets."""
+"""`stcr data`: build, check, export, compare, show and refine training sets."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from stcr_plugin.cli.options import Commands, Parser, command, registry_option, seed_option
+from stcr_plugin.cli.options import (
+    Commands,
+    Parser,
+    ask_options,
+    command,
+    engine_options,
+    model_option,
+    open_engine,
+    registry_option,
+    results_folder,
+    seed_option,
+)
 
 _NAME = "name of a build, such as stcr"
 
@@ -19,6 +30,7 @@ def add_commands(commands: Commands) -> None:
         ("export", _export, "write a dataset or a split in the file formats of STCR's authors", _export_options),
         ("overlap", _overlap, "list what two datasets share; exit code 1 if they do", _overlap_options),
         ("show", _show, "write some rows as a page of pictures, labels and texts", _show_options),
+        ("refine", _refine, "list the pairs whose label a trained model contradicts in both orders", _refine_options),
     ):
         command(group, name, run, help=help, options=options)
 
@@ -120,3 +132,49 @@ def _show(arguments: argparse.Namespace) -> None:
         arguments.name, arguments.registry, out, split=arguments.split, rows=arguments.rows, seed=arguments.seed
     )
     print(f"sheet: {sheet.path}, {sheet.shown} of {sheet.rows} rows")
+
+
+def _refine_options(parser: Parser) -> None:
+    from stcr_plugin.registry.contradictions import DECISIONS
+
+    parser.add_argument("dataset", metavar="BUILD", help=_NAME)
+    registry_option(parser)
+    model_option(parser)
+    parser.add_argument("--split", default="train", help="split of the build (default: train)")
+    parser.add_argument(
+        "--decide",
+        choices=DECISIONS,
+        default="drop",
+        help="decision written into each row: leave the pair out, teach it as a tie, or keep it (default: drop); a row "
+        "that was changed by hand stays as it is",
+    )
+    where = "MODEL/refine/BUILD-SPLIT, without a model runs/refine/SERVED/BUILD-SPLIT"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the results (default: {where})")
+    parser.add_argument("--limit", type=int, metavar="N", help="use N pairs, spread over episodes (default: all)")
+    seed_option(parser, "draws prompt variants and the bootstrap")
+    ask_options(parser)
+    engine_options(parser)
+
+
+def _refine(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.evaluation.refinement import refine
+    from stcr_plugin.evaluation.request import EvalRequest
+    from stcr_plugin.registry.contradictions import Contradiction
+    from stcr_plugin.report.refinement_page import refinement_words, write_refinement_page
+
+    engine, settings = open_engine(arguments)
+    request = EvalRequest(
+        model=arguments.model,
+        engine=engine,
+        dataset=arguments.dataset,
+        split=arguments.split,
+        registry=arguments.registry,
+        settings=settings,
+        limit=arguments.limit,
+        seed=arguments.seed,
+    )
+    out = results_folder(arguments, request, room="refine")
+    found = refine(request, out, arguments.decide)
+    print(refinement_words(found))
+    print(f"page: {write_refinement_page(out, arguments.registry, found)}")
+    print(f"rows: {out / Contradiction.file}")

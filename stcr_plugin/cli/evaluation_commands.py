@@ -183,6 +183,9 @@ def _rank_options(parser: Parser) -> None:
     parser.add_argument(
         "--comparisons", type=int, metavar="N", help="pairs to compare, each in both orders (default: n log2 n)"
     )
+    parser.add_argument(
+        "--group", type=int, metavar="N", help="ask for the order of N frames at a time, 3 to 8 (default: pairs)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     seed_option(parser, "draws prompt variants, first comparisons, episodes and the bootstrap")
     ask_options(parser)
@@ -201,7 +204,7 @@ def _rank(arguments: argparse.Namespace) -> None:
         ranking_words.draw_value_order(out, order)
         print(ranking_words.value_order_words(order))
     else:
-        ranking = rank.rank_frames(request, found[0], out, comparisons=arguments.comparisons)
+        ranking = rank.rank_frames(request, found[0], out, comparisons=arguments.comparisons, group=arguments.group)
         ranking_words.draw_ranking(out, ranking)
         print(ranking.words)
     print(f"results: {out}")
@@ -212,7 +215,7 @@ def _strips(arguments: argparse.Namespace) -> list[Strip]:
     from stcr_plugin.evaluation import strips
 
     exclude(arguments, "picture", ("dataset", "split", "episode", "voc"))
-    exclude(arguments, "voc", ("episode", "comparisons", "task"))
+    exclude(arguments, "voc", ("episode", "comparisons", "group", "task"))
     require(arguments, "picture", "task")
     require(arguments, "episodes", "voc")
     pictures, task = arguments.picture, arguments.task

@@ -190,9 +190,15 @@ def _processor(a: Architecture) -> Any:
 
 
 _LATER = frozenset(
-    ("未清楚入镜", "doing “ value ”", "stage  value ", "正在做“ value ”", "第 value 步", "; ", "；"),
-)
+    {
+        "未清楚入镜", "doing “ value ”", "stage  value ", "正在做“ value ”", "第 value 步", "; ", "；",
+        "hand to  part :  value  cm", " part :  value  cm", " part  up:  value  cm",
+        "手距 part ： value 厘米", " part ： value 厘米", " part 高： value 厘米",
+    }
+)  # fmt: skip
 """Texts of the prompt files that the published bases did not have: with them, every base would be another one."""
+_LATER_FILES = frozenset(("groups.yaml",))
+"""Prompt files of which the same is true as a whole."""
 
 
 def _prompt_texts() -> Iterator[str]:
@@ -204,7 +210,8 @@ def _prompt_texts() -> Iterator[str]:
     for word in (*SEEN_COLOURS, *HELDOUT_COLOURS, *SHAPES, *PHASES):
         yield f" {word} {word}"
     for path in sorted((Path(__file__).parents[1] / "samples" / "prompts").glob("*.yaml")):
-        yield from (text for text in _strings(read_yaml(path)) if text not in _LATER)
+        if path.name not in _LATER_FILES:
+            yield from (text for text in _strings(read_yaml(path)) if text not in _LATER)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -11,9 +11,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from stcr_plugin import artefacts, records
-from stcr_plugin.config import load, settings
+from stcr_plugin.config import from_mapping, load, settings
 from stcr_plugin.embedded.architecture import Architecture, write_checkpoint
 from stcr_plugin.embedded.pretraining import Pretraining, teach_to_describe
 from stcr_plugin.errors import ChainError
@@ -65,9 +66,12 @@ def build(config: str, overrides: Sequence[str], registry: str, train: Callable[
 def _built(base: BaseConfig, registry: str, train: Callable[[str, Sequence[str]], None]) -> None:
     out = Path(base.out)
     start = out.with_name(f"{out.name}_random")
-    made = json.loads(json.dumps({key: value for key, value in asdict(base).items() if key not in ("out", "gap_over")}))
+    made = _made_by(base)
     if records.is_finished(out):
-        before = artefacts.read_json(out / BASE_MADE) if (out / BASE_MADE).is_file() else made
+        before = made
+        if (out / BASE_MADE).is_file():  # a setting that was added since has its default
+            values = {**artefacts.read_json(out / BASE_MADE), "out": base.out}
+            before = _made_by(from_mapping(BaseConfig, values, str(out / BASE_MADE)))
         if unlike := [key for key in made if made[key] != before.get(key)]:
             raise ChainError(
                 out,
@@ -85,6 +89,13 @@ def _built(base: BaseConfig, registry: str, train: Callable[[str, Sequence[str]]
         overrides += [f"stcr.evaluate.split={base.split}"]
     artefacts.write_json(out / BASE_MADE, made)
     train(base.prior, overrides)
+
+
+def _made_by(base: BaseConfig) -> dict[str, Any]:
+    """The settings that decide what a base is, as they are kept beside it."""
+    values = {key: value for key, value in asdict(base).items() if key not in ("out", "gap_over")}
+    made: dict[str, Any] = json.loads(json.dumps(values))
+    return made
 
 
 def check_prior(base: BaseConfig) -> None:

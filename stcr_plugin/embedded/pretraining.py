@@ -8,6 +8,7 @@ pairs of pictures, orders or judgments here.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import numpy.typing as npt
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import settings
-from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
+from stcr_plugin.episodes.tabletop import SEEN_COLOURS, TabletopConfig, TabletopSource
 from stcr_plugin.logits import IGNORE, cut_to_tail
 from stcr_plugin.progress_bar import progress
-from stcr_plugin.types import Episode
+from stcr_plugin.types import Episode, State, under
 
 _PROMPT = (
     "<|im_start|>user\nimg1: <|vision_start|>{image}<|vision_end|>\nDescribe img1: {task}.<|im_end|>\n"
@@ -33,11 +34,14 @@ class Pretraining:
 
     Attributes:
         episodes: Simulated demonstrations.
+        shared: Episodes of each of the groups `tasks` and `naming`, a picture of which is described for one of its
+            tasks. With some, the head also learns where the object and the pad of each colour are.
         frames: Pictures of each.
         steps: Training steps, of `batch_size` pictures each.
     """
 
     episodes: int = 600
+    shared: int = 0
     frames: int = 16
     steps: int = 1400
     batch_size: int = 32
@@ -94,7 +98,7 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
                 "labels": labels,
             }
             output = model(**cut_to_tail(batch))
-            placed = torch.nn.functional.mse_loss(head(seen[0].reshape(rules.batch_size, -1)), targets[chosen])
+            placed = _distance(head(seen[0].reshape(rules.batch_size, -1)), targets[chosen])
             (output.loss + rules.regression_weight * placed).backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -110,11 +114,16 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
 def _described_pictures(
     rules: Pretraining, seed: int
 ) -> tuple[list[npt.NDArray[np.uint8]], list[str], list[str], npt.NDArray[np.float32]]:
-    """Pictures, task texts, captions, and targets [n, 8]: positions in the picture (-2..2), grip, holding (-1, 1)."""
+    """Pictures, task texts, captions, and targets [n, 8]: positions in the picture (-2..2), grip, holding (-1, 1).
+
+    With `rules.shared`, [n, 8 + 4 per colour], NaN where a picture or its vision alone says nothing: which of two
+    objects is meant, and where things of other colours are.
+    """
     from stcr_plugin.samples.cot import load_phrases
 
     # Another seed than that of the demonstrations that stages train on.
-    source = TabletopSource(TabletopConfig(seen=rules.episodes, heldout=0), seed=seed + 1_000_003)
+    counts = TabletopConfig(seen=rules.episodes, heldout=0, tasks=rules.shared, naming=rules.shared)
+    source = TabletopSource(counts, seed=seed + 1_000_003)
     rng = np.random.default_rng(seed)  # not artefacts.rng: the same seed keeps giving the same base
     phrases = load_phrases(source.kind)["en"]
     pictures, tasks, captions, positions = [], [], [], []
@@ -123,14 +132,41 @@ def _described_pictures(
         states = source.states(episode)
         chosen = sorted(rng.choice(episode.n_frames, min(rules.frames, episode.n_frames), replace=False).tolist())
         for index, picture in zip(chosen, source.frames(episode, chosen), strict=True):
-            state = states[index]
+            task = episode.task
+            if len(episode.segments) > 1:
+                task = episode.segments[int(rng.integers(len(episode.segments)))].task
+            state = under(states[index], task)
             pictures.append(picture.copy())
-            tasks.append(episode.task)
+            tasks.append(task)
             captions.append(phrases.say(source.claims(state)) + ".")
             spots = [4 * share - 2 for name in ("hand", "object", "goal") for share in state[f"{name}_at"]]
+            if episode.group == "naming":
+                spots[2:] = [math.nan] * 4
             holding = state["phase"] in ("lift", "move")
-            positions.append([*spots, 2 * state["gripper"] - 1, 2.0 * holding - 1])
+            more = _by_colour({task: state} | dict(state.get("tasks", {}))) if rules.shared else []
+            positions.append([*spots, 2 * state["gripper"] - 1, 2.0 * holding - 1, *more])
     return pictures, tasks, captions, np.array(positions, dtype=np.float32)
+
+
+def _by_colour(states: Mapping[str, State]) -> list[float]:
+    """Where object and pad of each colour are, of those that the tasks in `states` (text -> state) name; else NaN."""
+    found = {(colour, role): (math.nan, math.nan) for colour in SEEN_COLOURS for role in ("object", "goal")}
+    for task, state in states.items():
+        words = task.split()  # put the red can on the blue pad
+        for role, colour in (("object", words[2]), ("goal", words[-2])):
+            right, down = state[f"{role}_at"]
+            found[colour, role] = (4 * right - 2, 4 * down - 2)
+    return [value for spot in found.values() for value in spot]
+
+
+def _distance(placed: Any, targets: Any) -> Any:
+    """The mean squared error over what is known: `targets` are NaN elsewhere."""
+    import torch
+
+    known = ~targets.isnan()
+    if not known.all():
+        placed, targets = placed[known], targets[known]
+    return torch.nn.functional.mse_loss(placed, targets)
 
 
 def _encoded(tokenizer: Any, task: str, caption: str, *, image_tokens: int) -> tuple[list[int], list[int]]:

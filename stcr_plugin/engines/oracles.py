@@ -1,5 +1,7 @@
 """Four engines without a model, whose figures are known beforehand: they show that the evaluation can distinguish them.
 
+Of a group of pictures they name the one, or list all, by the same rule.
+
 position-only: always the second picture. Forward 100, backward 0, pair accuracy 0, position bias 100.
 coin: a fair coin for each prompt. Forward and backward 50, gap 0, pair accuracy 25, consistency 50.
 right: always right. Forward and backward 100, gap 0, pair accuracy 100, consistency 100, position bias 50.
@@ -10,6 +12,7 @@ completion, and always wrong where the earlier one is.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +20,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.errors import ConfigError
+from stcr_plugin.figures import FEWEST
 from stcr_plugin.scoring.parsing import NEITHER
 from stcr_plugin.types import ORDERS, Pair, Prompt, Query, Response
 
@@ -26,6 +30,8 @@ SURE = 0.9
 
 class Oracle:
     """The engine `name`, which knows the truth about `pairs` (their `closer` and their order).
+
+    A group's prompt brings the truth with it, in its order.
 
     It answers with the prompt's own names: in a text where the prompt asks for reasons, else by log-probabilities as if
     answers were compared, or in text with `generates`.
@@ -56,8 +62,9 @@ class Oracle:
 
     def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         for number, prompt in enumerate(map(unsealed, prompts)):
-            chosen = ORACLES[self.name](self, prompt)
-            text = prompt.answer.format(name=chosen)
+            listed = _listed(self, prompt)
+            chosen = listed[0] if listed else ORACLES[self.name](self, prompt)
+            text = prompt.answer.format(name=chosen, names=", ".join(listed))
             if prompt.reasons:
                 yield number, Response(text if prompt.begin else f"{_details(prompt)}\n{text}")
             elif self.generates:
@@ -110,6 +117,26 @@ ORACLES: Mapping[str, Callable[[Oracle, Prompt], str]] = {
     "right": _closer,
     "chronological": _later,
 }
+
+
+def _listed(oracle: Oracle, prompt: Prompt) -> list[str]:
+    """The names of a group's pictures, the closest first by the oracle's rule; empty for a pair.
+
+    A group's id ends in its frames, the farthest from completion first, and its order is the place among them of each
+    picture that is shown (evaluation/multi_image.py).
+    """
+    if len(prompt.shown) < FEWEST or not re.fullmatch(r"\d+(-\d+)+", prompt.order):
+        return []
+    places = [int(place) for place in prompt.order.split("-")]
+    frames = [int(frame) for frame in prompt.item.rpartition(":")[2].split("-")]
+    drawn = [oracle.seed, prompt.item, prompt.order, prompt.question]
+    rules: Mapping[str, Callable[[int], Any]] = {
+        "position-only": lambda position: position != 1,
+        "coin": lambda position: artefacts.digest([*drawn, position]),
+        "right": lambda position: -places[position],
+        "chronological": lambda position: -frames[places[position]],
+    }
+    return [prompt.names[position] for position in sorted(range(len(places)), key=rules[oracle.name])]
 
 
 def _details(prompt: Prompt) -> str:

@@ -81,13 +81,14 @@ def renamed(text: str, names: Sequence[str]) -> str:
 def content(prompt: Prompt) -> list[dict[str, str]]:
     """The user message as content parts: label, picture, newline, label, picture, ..., newline, question.
 
-    As the training template writes it: `img1: `, picture, newline `img2: `, picture. A prompt without pictures is its
-    question alone.
+    As the training template writes it: `img1: `, picture, newline `img2: `, picture. With `question_first` the question
+    and a newline come before the first label. A prompt without pictures is its question alone.
     """
-    parts = []
+    parts, first = [], prompt.question_first and bool(prompt.shown)
     for number, label in enumerate(prompt.labels[: len(prompt.shown)]):
-        parts += [{"type": "text", "text": f"{chr(10) if number else ''}{label}: "}, {"type": "image"}]
-    return [*parts, {"type": "text", "text": f"{chr(10) if parts else ''}{prompt.question}"}]
+        before = "\n" if number else f"{prompt.question}\n" if first else ""
+        parts += [{"type": "text", "text": f"{before}{label}: "}, {"type": "image"}]
+    return parts if first else [*parts, {"type": "text", "text": f"{chr(10) if parts else ''}{prompt.question}"}]
 
 
 def conversation(processor: Any, prompt: Prompt) -> str:
@@ -126,8 +127,12 @@ def generates(prompt: Prompt, settings: AskSettings) -> bool:
 
 def prompt_row(prompt: Prompt) -> dict[str, Any]:
     """All of a prompt as a mapping, for digests: without a field that earlier versions had not, where it is empty."""
-    shown = [{key: value for key, value in asdict(one).items() if value or key != "other"} for one in prompt.shown]
-    return {**asdict(replace(prompt, shown=())), "shown": shown}
+    later = ("other", "question_first")
+
+    def row(one: Prompt | Shown) -> dict[str, Any]:
+        return {key: value for key, value in asdict(one).items() if value or key not in later}
+
+    return {**row(replace(prompt, shown=())), "shown": [row(one) for one in prompt.shown]}
 
 
 def answer_tokens(tokenizer: Any, prompt: Prompt) -> tuple[list[int], dict[str, list[int]]]:

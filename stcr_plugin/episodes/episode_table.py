@@ -1,4 +1,4 @@
-"""Tables on disk, CSV, JSONL or Parquet, as numbered rows, and their cells as text, numbers and states."""
+"""Tables on disk, CSV, JSONL or Parquet, as numbered rows, and their cells as text and numbers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stcr_plugin.artefacts import file_bytes, refuse_lfs_pointer
 from stcr_plugin.episodes.recordings import check_text
-from stcr_plugin.episodes.stored_values import finite, is_empty
+from stcr_plugin.episodes.stored_values import finite, shown
 from stcr_plugin.errors import DataError
 
 LONGEST_CELL = 1 << 30  # of a CSV or TSV, in characters; Python's own limit is 131,072, less than a picture has
@@ -53,24 +53,9 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def read_states(path: Path, n_frames: int) -> list[dict[str, Any]]:
-    """One state per frame. Empty cells are None; a CSV's numbers are read as numbers, but a phase stays text.
-
-    Raises:
-        DataError: For a row that cannot be used, and for more or fewer rows than frames.
-    """
-    table = read_table(path)
-    if table.bad:
-        raise DataError(f"{path}, row {table.bad[0][0]}", table.bad[0][1])
-    if len(table.rows) != n_frames:
-        raise DataError(path, f"{len(table.rows)} rows of states for {n_frames} frames", "give one per frame")
-    states = []
-    for row, values in table.rows:
-        try:
-            states.append({name: _as_state(name, values.get(name)) for name in table.columns})
-        except ValueError as error:
-            raise DataError(f"{path}, row {row}", str(error)) from None
-    return states
+def numbered(rows: Sequence[dict[str, Any]]) -> Table:
+    """Rows of a configuration as a table; their numbers start at 1."""
+    return Table(list(dict.fromkeys(name for row in rows for name in row)), list(enumerate(rows, 1)))
 
 
 def _read_csv(path: Path, data: bytes) -> Table:
@@ -166,7 +151,7 @@ def as_number(name: str, value: Any) -> float:
     """Raises ValueError for a cell that is not a finite number."""
     number = finite(value)
     if math.isnan(number):
-        raise ValueError(f"its {name} {value!r} is not a number")
+        raise ValueError(f"its {name} {shown(value)} is not a number")
     return number
 
 
@@ -184,23 +169,3 @@ def as_frame(name: str, value: Any) -> int:
     if number < 0 or not number.is_integer():
         raise ValueError(f"its {name} {value!r} is not a frame, a whole number from 0")
     return int(number)
-
-
-def _as_state(name: str, value: Any) -> Any:
-    if name == "phase":
-        return "" if is_empty(value) else as_text(name, value)
-    if name == "motion":
-        motion = as_number(name, value)
-        if not 0 <= motion <= 1:
-            raise ValueError(f"motion {motion} is outside 0..1 of the episode's fastest")
-        return motion
-    if is_empty(value):
-        return None
-    if name == "progress":
-        return as_number(name, value)
-    if isinstance(value, str):
-        try:
-            return as_number(name, value)
-        except ValueError:
-            return as_text(name, value)
-    return value

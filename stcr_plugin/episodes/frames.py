@@ -1,7 +1,8 @@
 """`frames`: a table of your own data that names episodes and the folders of their pictures, or their videos.
 
-The table is CSV, JSONL or Parquet, by its suffix; the columns it may have are `COLUMNS`. A row is an episode, or one
-segment of it where several rows name the same episode: they all name the same path, which no other episode has.
+The table is CSV, JSONL or Parquet, by its suffix, or rows in the configuration; the columns it may have are `COLUMNS`.
+A row is an episode, or one segment of it where several rows name the same episode: they all name the same path, which
+no other episode has.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from stcr_plugin.artefacts import read_json
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import stage_spans, video
-from stcr_plugin.episodes.episode_table import READERS, as_frame, as_rate, as_text, read_states, read_table
+from stcr_plugin.episodes.episode_table import READERS, as_frame, as_rate, as_text, numbered, read_table
 from stcr_plugin.episodes.picture_files import SUFFIXES, decoded, followed, list_pictures
 from stcr_plugin.episodes.recordings import check_indices, reason_of, record_of
 from stcr_plugin.episodes.stage_spans import StageClaims, StageSpans
+from stcr_plugin.episodes.states_file import ProgressColumn, read_states
 from stcr_plugin.episodes.stillness import picture_motion
 from stcr_plugin.episodes.stored_values import is_empty
 from stcr_plugin.errors import DataError
@@ -39,7 +41,8 @@ COLUMNS = {
     "fps": "frames per second; where empty, the configuration's `fps`, then what the video file says",
     "group": "the population that the episode belongs to, for split rules",
     "object": "what is handled, for split rules",
-    "states": "a CSV, JSONL or Parquet file, one row per frame, relative to root: `progress`, `phase`, `motion`, any",
+    "states": "a CSV, JSONL or Parquet file, one row per frame, or a JSON file, {name: a list of one value per frame}, "
+    "relative to root: `progress` (its name and scale: the setting `progress`), `phase`, `motion`, any",
     "stages": "with the setting `stages`: a JSON list of {annotation, start_frame_id, end_frame_id}, relative to root",
 }
 NEEDED = ("episode", "task", "path")
@@ -52,11 +55,13 @@ class FramesConfig:
 
     Attributes:
         root: Folder that all paths are relative to.
-        table: The list of episodes, relative to root too.
+        table: The list of episodes, a file relative to root too, or its rows: [{episode: ..., path: ...}, ...].
         fps: Frames per second of rows that give none; pictures need one, a video says its own.
         columns: Our name -> the table's, as in {episode: traj_id}.
         other_columns: What to do with columns of other names. A misspelt one would be lost silently, so they are
             refused unless `ignore`.
+        progress: The name and scale of the true progress in the files of the column `states`, which every episode must
+            then have; without it they may have a column `progress`.
         motion: `pictures` measures how much moves (for pairs.trim_idle) by decoding every episode once, see
             stillness.py.
         stages: What to say of the stages that the files in the column `stages` annotate, as Robo-Dopamine's
@@ -65,11 +70,12 @@ class FramesConfig:
     """
 
     root: str
-    table: str
+    table: str | tuple[dict[str, Any], ...]
     kind: Literal["frames"] = "frames"
     fps: float | None = None
     columns: dict[str, str] = field(default_factory=dict)
     other_columns: Literal["error", "ignore"] = "error"
+    progress: ProgressColumn | None = None
     motion: Literal["none", "pictures"] = "none"
     stages: StageClaims | None = None
     threads: int = 0
@@ -84,8 +90,10 @@ class FramesConfig:
                 raise ValueError(f"columns: there is no column {name!r}, {nearest(name, list(COLUMNS))}")
             if name == "stages" and self.stages is None:
                 raise ValueError("columns: `stages` is read only with the setting `stages: {}`")
-        if Path(self.table).suffix.lower() not in READERS:
+        if isinstance(self.table, str) and Path(self.table).suffix.lower() not in READERS:
             raise ValueError(f"`table` must end in {', '.join(READERS)}, got {self.table!r}")
+        if not self.table:
+            raise ValueError("`table` has no row")
 
 
 _CELLS: dict[str, Callable[[str, Any], Any]] = {
@@ -126,7 +134,7 @@ class FramesSource:
         self.root = Path(config.root)
         if not self.root.is_dir():
             raise DataError(self.root, "no such folder", "set root to the one that the table's paths start from")
-        self.table = self.root / config.table
+        self.table = self.root / config.table if isinstance(config.table, str) else Path("source.table")
         self._excluded: list[Exclusion] = []
         self._records = self._read_records()
         self._owners: dict[Path, str] = {}
@@ -178,14 +186,15 @@ class FramesSource:
         yield from video.frames_numbered(path, indices, threads=self.config.threads)
 
     def states(self, episode: Episode) -> Sequence[State] | None:
-        """The rows of the episode's `states` file, with "motion" by `picture_motion` where that is configured and the
+        """What the episode's `states` file says, with "motion" by `picture_motion` where that is configured and the
         file has none, and with `config.stages` what `stage_spans.add_stages` adds. None where there is nothing of it.
-        Raises DataError for a file without one row per frame.
+        Raises DataError for a file without one value per frame.
         """
         record = self._record(episode)
         states: list[dict[str, Any]] | None = None
         if "states" in record.facts:
-            states = read_states(self._path(record.facts["states"]), episode.n_frames)
+            file = self._path(record.facts["states"])
+            states = read_states(file, episode.n_frames, self.config.progress)
         if self.config.motion == "pictures" and not (states and "motion" in states[0]):
             states = [{}] * episode.n_frames if states is None else states
             motions = self._motion(episode)
@@ -226,6 +235,8 @@ class FramesSource:
             raise DataError(path, f"{count} picture; a pair needs two")
         if "states" in record.facts and not (states := self._path(record.facts["states"])).is_file():
             raise DataError(states, "no such file of states")
+        if self.config.progress is not None and "states" not in record.facts:
+            raise DataError(path, "its row names no file of states, which `progress` is read from")
         owner = self._owners.setdefault(path, record.episode_id)
         if owner != record.episode_id:  # it could be on both sides of a split
             problem = "the path already belongs to that episode"
@@ -277,7 +288,8 @@ class FramesSource:
 
     def _read_records(self) -> dict[str, _Record]:
         """Episode id -> its record, in the order of the table; rows that cannot be used go to `_excluded`."""
-        listed = read_table(self.table)
+        table = self.config.table
+        listed = read_table(self.table) if isinstance(table, str) else numbered(table)
         ours = self._name_columns(listed.columns)
         for row, reason in listed.bad:
             self._exclude(row, reason)

@@ -17,6 +17,7 @@ import numpy as np
 from stcr_plugin.artefacts import digest
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import rollout as simulation
+from stcr_plugin.episodes.inverse_tasks import InverseTasks
 from stcr_plugin.episodes.recordings import check_indices
 from stcr_plugin.episodes.rollout import CAMERAS, CONTROL_HZ, LONGEST, Facts, Painter, Rollout, Scene
 from stcr_plugin.errors import DataError
@@ -115,6 +116,24 @@ TASKS: dict[str, Task] = {
     "window-close-v3": Task("slide the window shut", "window", stays=True),
     "window-open-v3": Task("slide the window open", "window", stays=True),
 }
+_INVERSES = {
+    "assembly-v3": "disassemble-v3",
+    "coffee-push-v3": "coffee-pull-v3",
+    "door-lock-v3": "door-unlock-v3",
+    "door-open-v3": "door-close-v3",
+    "drawer-open-v3": "drawer-close-v3",
+    "faucet-open-v3": "faucet-close-v3",
+    "handle-press-side-v3": "handle-pull-side-v3",
+    "handle-press-v3": "handle-pull-v3",
+    "peg-insert-side-v3": "peg-unplug-side-v3",
+    "plate-slide-side-v3": "plate-slide-back-side-v3",
+    "plate-slide-v3": "plate-slide-back-v3",
+    "window-open-v3": "window-close-v3",
+}
+METAWORLD_INVERSES = InverseTasks(
+    {TASKS[one].text: TASKS[other].text for one, other in _INVERSES.items()}, phases=("transport", "done")
+)
+"""Tasks that undo each other. Not those whose goal no picture shows (push-v3 and push-back-v3)."""
 
 
 @settings

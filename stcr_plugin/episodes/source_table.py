@@ -20,10 +20,11 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest
 from stcr_plugin.episodes.agibot import AgibotConfig, AgibotSource
 from stcr_plugin.episodes.frames import FramesConfig, FramesSource
+from stcr_plugin.episodes.inverse_tasks import InverseTasks
 from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
-from stcr_plugin.episodes.metaworld import MetaworldConfig, MetaworldSource
+from stcr_plugin.episodes.metaworld import METAWORLD_INVERSES, MetaworldConfig, MetaworldSource
 from stcr_plugin.episodes.spatiallogic import SpatialLogicConfig, SpatialLogicSource
-from stcr_plugin.episodes.tabletop import TabletopConfig, TabletopSource
+from stcr_plugin.episodes.tabletop import TABLETOP_INVERSES, TabletopConfig, TabletopSource
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.types import EpisodeSource
 
@@ -40,12 +41,14 @@ class SourceKind:
         seeded: Whether `source` takes the build's seed as a second argument; simulators do.
         claims: How the claims of its frames are written, for Chain-of-Thought text: language -> fields of
             `samples.cot.Phrases`, or a YAML file of that form. None: its pairs can only become weak samples.
+        inverse: Which of its tasks undo each other, for the control `inverse_task`.
     """
 
     config: type[Any]
     source: Callable[..., EpisodeSource]
     seeded: bool = False
     claims: Path | Mapping[str, Any] | None = None
+    inverse: InverseTasks = dataclasses.field(default_factory=InverseTasks)
 
     @property
     def gives_pairs(self) -> bool:
@@ -54,8 +57,8 @@ class SourceKind:
 
 
 BUILT_IN: Mapping[str, SourceKind] = {
-    "tabletop": SourceKind(TabletopConfig, TabletopSource, seeded=True),
-    "metaworld": SourceKind(MetaworldConfig, MetaworldSource, seeded=True),
+    "tabletop": SourceKind(TabletopConfig, TabletopSource, seeded=True, inverse=TABLETOP_INVERSES),
+    "metaworld": SourceKind(MetaworldConfig, MetaworldSource, seeded=True, inverse=METAWORLD_INVERSES),
     "lerobot": SourceKind(LeRobotConfig, LeRobotSource),
     "frames": SourceKind(FramesConfig, FramesSource),
     "agibot": SourceKind(AgibotConfig, AgibotSource),

@@ -17,16 +17,39 @@ import numpy as np
 import numpy.typing as npt
 
 from stcr_plugin.config import settings
+from stcr_plugin.episodes.inverse_tasks import InverseTasks
+from stcr_plugin.episodes.tabletop_motions import (
+    DEPTH,
+    WIDTH,
+    Motion,
+    Setup,
+    Thing,
+    Vector,
+    chosen_way,
+    demonstration,
+    place,
+    push,
+    regress,
+)
+from stcr_plugin.episodes.tabletop_tasks import (
+    NAMING,
+    PADS,
+    PUSH_OFF,
+    TASKS,
+    Recording,
+    Task,
+    Tour,
+    motion_of,
+    progress,
+    spots_of,
+    tasks_of,
+)
 from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
 
 if TYPE_CHECKING:
     from stcr_plugin.types import Picture
 
-Vector = npt.NDArray[np.float64]
-
-WIDTH, DEPTH = 48.0, 24.0
-HOVER = 14.0  # height of the hand's travel above what it goes to
-GRASP = 4.0  # opening or closing the gripper counts as this many centimetres of the hand's way
+ALIKE = 80.0  # colours of two objects, or of two pads, are at least as far apart (Euclidean, RGB 0..255)
 ROUNDING = 3  # claims round distances to multiples of this many centimetres
 PHASES = ("approach", "grasp", "lift", "move", "place")
 
@@ -49,17 +72,6 @@ SEEN_COLOURS = {
 HELDOUT_COLOURS = {"orange": (240, 130, 30), "cyan": (60, 195, 215), "lime": (165, 220, 60), "maroon": (120, 25, 55)}
 SHAPES = ("cube", "ball", "can", "pyramid")
 HELDOUT_SHAPES = ("cone", "cross", "ring")
-LAYOUT_COLUMNS, LAYOUT_ROWS = 3, 2
-# Ways from the object's cell to the goal's, (column, row), that are held out: each with its mirror image, as a camera
-# may mirror the scene; as many goals in the back row, which is harder to see, as in front, as among the other ways.
-HELDOUT_LAYOUTS = frozenset(
-    {
-        ((1, 0), (0, 1)), ((1, 0), (2, 1)),
-        ((0, 0), (1, 0)), ((2, 0), (1, 0)),
-        ((0, 1), (1, 1)), ((2, 1), (1, 1)),
-        ((0, 1), (2, 0)), ((2, 1), (0, 0)),
-    }
-)  # fmt: skip
 
 
 @settings
@@ -68,7 +80,8 @@ class TabletopConfig:
 
     `seen` episodes have the training colours and layouts, `heldout` ones only others. A layout is the table cell of
     the object with the cell of the goal; HELDOUT_LAYOUTS are held out. The other groups have the training colours and
-    layouts, and are for evaluation.
+    layouts, save those named *_heldout. An episode of `tasks`, `naming` or `push_off` has several tasks with a text and
+    a progress each; their pairs are made by `pairs.tasks: opposed`.
 
     Attributes:
         seen: Episodes like those of training.
@@ -78,6 +91,15 @@ class TabletopConfig:
         shapes: Objects of HELDOUT_SHAPES.
         push: The object is pushed along the table to the pad and never grasped.
         take_off: The object begins on the pad and is taken off it, the reverse of the other tasks.
+        tasks: One object that is put on the pad, taken off it, pushed onto it or pushed off it; the tasks are put on or
+            push to, and take off.
+        naming: Two objects and two pads, of which a task names one each. All tasks of an episode are put on, or take
+            off: what is done under one name is undone under the other.
+        tasks_heldout: As `tasks`, with the colours and layouts of `heldout`.
+        naming_heldout: As `naming`, with the colours and layouts of `heldout`.
+        push_off: As the pushes of `tasks`; the task is to push the object off the pad, which no other group has.
+        failing: Share of the episodes of these five groups in which the object is dropped, brought back or pushed
+            only part of the way; half of them do the task after all.
         size: Width and height of a picture in pixels.
         fps: Frames per second.
         distractors: The fewest and the most that are tried; one that would touch another thing is left out, so that
@@ -92,6 +114,12 @@ class TabletopConfig:
     shapes: int = 0
     push: int = 0
     take_off: int = 0
+    tasks: int = 0
+    naming: int = 0
+    tasks_heldout: int = 0
+    naming_heldout: int = 0
+    push_off: int = 0
+    failing: float = 0.0
     size: int = 84
     fps: float = 10.0
     distractors: tuple[int, int] = (1, 2)
@@ -102,16 +130,8 @@ class TabletopConfig:
             raise ValueError(f"{', '.join(_GROUPS)} must not be negative, size at least 28 pixels, fps above 0")
         if not 0 <= self.distractors[0] <= self.distractors[1] <= 6:
             raise ValueError("distractors reads [fewest, most], from 0 to 6")
-
-
-@dataclass(frozen=True)
-class _Thing:
-    shape: str
-    colour: str
-    rgb: tuple[int, int, int]
-    radius: float
-    x: float
-    y: float
+        if not 0 <= self.failing <= 1:
+            raise ValueError(f"failing is a share from 0 to 1, got {self.failing}")
 
 
 @dataclass(frozen=True)
@@ -137,37 +157,11 @@ class Visible:
 
 
 @dataclass(frozen=True)
-class _Leg:
-    """A straight or bent way of the hand to a waypoint `to`. The object stays, comes along, or falls on the table.
-
-    left: how many centimetres of work are left at its end, see `_way`.
-    """
-
-    phase: str
-    seconds: float
-    to: Vector
-    opening: float
-    thing: Literal["stays", "comes", "falls"] = "stays"
-    left: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Motion:
-    """Everything that moves in an episode of T frames, and its progress."""
-
-    phases: tuple[str, ...]
-    hand: Vector  # [T, 3] cm
-    opening: Vector  # [T] 0 closed .. 1 open
-    carried: Vector  # [T, 3] cm, where the object is
-    progress: Vector  # [T], see TabletopSource.states
-
-
-@dataclass(frozen=True)
-class _Scene(_Motion):
-    thing: _Thing
-    goal: _Thing
+class _Scene(Motion):
+    thing: Thing
+    goal: Thing
     target: tuple[float, float]  # where the object is to be in the end
-    distractors: tuple[_Thing, ...]
+    distractors: tuple[Thing, ...]
     camera: _Camera
     wall: tuple[int, int, int]
     table: tuple[int, int, int]
@@ -175,6 +169,9 @@ class _Scene(_Motion):
     shoulder: tuple[float, float]
     texture_seed: int
     closed: float  # half the distance between the fingers of the closed gripper
+    others: tuple[Thing, ...] = ()  # further objects that may move, as `beside`
+    pads: tuple[Thing, ...] = ()  # further pads
+    tasks: tuple[Task, ...] = ()  # of an episode that serves several
 
 
 class TabletopSource:
@@ -191,10 +188,11 @@ class TabletopSource:
             for index in range(getattr(self.config, group)):
                 episode_id = f"{group}-{index:05d}"
                 scene = self._scene(group, episode_id)
-                task = rules.task.format(thing=f"{scene.thing.colour} {scene.thing.shape}", pad=scene.goal.colour)
+                task = rules.task.format(thing=_named(scene.thing), pad=scene.goal.colour)
                 length = len(scene.phases)
-                fps, whole = self.config.fps, (Segment(task, 0, length),)
-                yield Episode(self.kind, episode_id, task, fps=fps, n_frames=length, segments=whole, group=group)
+                texts = [one.text(_objects(scene), _pads(scene)) for one in scene.tasks] or [task]
+                fps, whole = self.config.fps, tuple(Segment(text, 0, length) for text in texts)
+                yield Episode(self.kind, episode_id, texts[0], fps=fps, n_frames=length, segments=whole, group=group)
 
     def frames(self, episode: Episode, indices: Sequence[int]) -> Iterator[Picture]:
         scene = self._scene(episode.group, episode.episode_id)
@@ -208,46 +206,57 @@ class TabletopSource:
         goal is where the object is to end: on the pad; of a task that takes it off the pad, where the demonstration
         puts it. Also hand_at, object_at, goal_at: where each is in the picture, (right, down) as shares of its
         side. Also progress: the share of the work that is done, 1 where the hand has left the finished task; see
-        `_way`. It is below 0 where more is to do than at the start.
+        `with_work`. It is below 0 where more is to do than at the start.
+
+        Where an episode serves several tasks, goal is the pad of the task, named has the names of object and pad,
+        places has where each named thing is, and tasks has what is different under each text, see `types.under`; the
+        state itself is that of the first task. Progress is then as `tabletop_tasks.progress` has it.
         """
         scene = self._scene(episode.group, episode.episode_id)
-        motion = _motion(scene)
-        goal = (*scene.target, scene.thing.radius)
-        at = {
-            "hand_at": _project(scene, scene.hand, 0.5),
-            "object_at": _project(scene, scene.carried, 0.5),
-            "goal_at": _project(scene, np.array([goal] * len(scene.phases)), 0.5),
-        }
-        return [
+        motion, at = _motion(scene), _project(scene, scene.hand, 0.5)
+        shared: list[State] = [
             {
                 "phase": scene.phases[t],
                 "motion": float(motion[t]),
-                "progress": float(scene.progress[t]),
                 "gripper": float(scene.opening[t]),
                 "hand": tuple(float(v) for v in scene.hand[t]),
-                "object": tuple(float(v) for v in scene.carried[t]),
-                "goal": goal,
-                "rest_height": scene.thing.radius,
-                **{name: spots[t] for name, spots in at.items()},
+                "hand_at": at[t],
             }
             for t in range(len(scene.phases))
         ]
+        if not scene.tasks:
+            of_task = _of_task(scene, scene.thing, scene.carried, target=scene.target, progress=scene.progress)
+            return [{**both, **one} for both, one in zip(shared, of_task, strict=True)]
+        near = _GROUPS[episode.group].near
+        texts = {task.text(_objects(scene), _pads(scene)): _of_named(scene, task, near) for task in scene.tasks}
+        first = next(iter(texts.values()))
+        return [
+            {**both, **first[t], "places": _places(scene, t), "tasks": {text: one[t] for text, one in texts.items()}}
+            for t, both in enumerate(shared)
+        ]
 
     def claims(self, state: State) -> tuple[Claim, ...]:
-        return (
-            Claim("phase", str(state["phase"])),
-            Claim("gripper", "open" if state["gripper"] > 0.5 else "closed"),
-            Claim("reach", _rounded(math.dist(state["hand"], state["object"]))),
-            Claim("goal", _rounded(math.dist(state["object"][:2], state["goal"][:2]))),
-            Claim("height", _rounded(state["object"][2] - state["rest_height"])),
-        )
+        gripper = Claim("gripper", "open" if state["gripper"] > 0.5 else "closed")
+        reach = _rounded(math.dist(state["hand"], state["object"]))
+        goal = _rounded(math.dist(state["object"][:2], state["goal"][:2]))
+        height = _rounded(state["object"][2] - state["rest_height"])
+        if "named" in state:
+            thing, pad = state["named"]
+            measured = {f"hand_to:{thing}": reach, f"way:{thing} to {pad}": goal, f"up:{thing}": height}
+        else:
+            measured = {"reach": reach, "goal": goal, "height": height}
+        said = (gripper, *(Claim(name, value) for name, value in measured.items()))
+        return said if "named" in state else (Claim("phase", str(state["phase"])), *said)
 
     def holds(self, claim: Claim, state: State) -> bool:
+        family, _, part = claim.name.partition(":")
+        if part:
+            return family in _HOLDS_OF and _HOLDS_OF[family](claim.value, part, state)
         check = _HOLDS.get(claim.name)
         return check is not None and check(claim.value, state)
 
     def things(self, episode: Episode, index: int) -> tuple[Visible, ...]:
-        """The things in the picture of frame `index`: the object, the pad, then the distractors."""
+        """The things in the picture of frame `index`: the objects, the pads, then the distractors."""
         return _things(self._scene(episode.group, episode.episode_id), index, self.config.size)
 
     def _scene(self, group: str, episode_id: str) -> _Scene:
@@ -273,29 +282,111 @@ _HOLDS: dict[str, Callable[[str | int, State], bool]] = {
 }
 
 
+def _way_holds(value: str | int, part: str, state: State) -> bool:
+    places = state.get("places", {})
+    thing, _, pad = part.partition(" to ")
+    return thing in places and pad in places and _near(value, _gap(places[thing][:2], places[pad][:2]))
+
+
+# Claims about a thing that they name, "red can" or "red can to blue pad".
+_HOLDS_OF: dict[str, Callable[[str | int, str, State], bool]] = {
+    "hand_to": lambda value, part, s: part in s.get("places", {}) and _near(value, _gap(s["hand"], s["places"][part])),
+    "way": _way_holds,
+    "up": lambda value, part, s: part in s.get("places", {}) and _near(value, s["places"][part][2] - s["rest_height"]),
+}
+
+
 def _rounded(centimetres: float) -> int:
     return round(centimetres / ROUNDING) * ROUNDING
 
 
 def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Scene:
     rules = _GROUPS[group]
-    colours = list(HELDOUT_COLOURS if group == "heldout" else SEEN_COLOURS)
-    thing_cell, goal_cell = _layout(group, rng)
+    if rules.recordings:
+        return _shared_scene(config, rules, rng)
+    colours = _colours(rules)
+    thing_cell, goal_cell = chosen_way(rng, heldout=rules.heldout)
     thing_colour, goal_colour = rng.choice(colours, 2, replace=False)
     radius = float(rng.uniform(3.2, 4.4))
     shape = str(rng.choice(rules.shapes))
     # Each draw in its turn: the order decides every later one.
-    thing = _thing(shape, _coloured(thing_colour, rng), radius, at=_place(thing_cell, rng))
-    goal = _thing("pad", _coloured(goal_colour, rng), float(rng.uniform(5.0, 6.5)), at=_place(goal_cell, rng))
-    others = [name for name in colours if name != thing.colour]
-    distractors: list[_Thing] = []
+    thing = _thing(shape, _coloured(thing_colour, rng), radius, at=place(thing_cell, rng))
+    goal = _thing("pad", _coloured(goal_colour, rng), float(rng.uniform(5.0, 6.5)), at=place(goal_cell, rng))
+    distractors = _distractors(config, (thing, goal), colours, rng=rng)
+    look = _look(rng)
+    target = (thing.x, thing.y) if rules.off_the_pad else (goal.x, goal.y)
+    begins = replace(thing, x=goal.x, y=goal.y) if rules.off_the_pad else thing
+    setup = Setup(config.fps, config.idle_seconds, thing=begins, goal=goal, target=target, rng=rng)
+    moved = rules.plan(setup)
+    standing = [other for other in distractors if not rules.clear or _clear(other, thing.radius, moved.carried)]
+    return _Scene(
+        **vars(moved), **look, thing=thing, goal=goal, target=target, distractors=tuple(standing), **_frame(rng),
+        closed=rules.closed or thing.radius + 0.4,
+    )  # fmt: skip
+
+
+def _shared_scene(config: TabletopConfig, rules: _Group, rng: np.random.Generator) -> _Scene:
+    """A scene whose recording serves several tasks, with as many pads as objects."""
+    fails = bool(rng.random() < config.failing)
+    recording = rules.recordings[int(rng.integers(len(rules.recordings)))]
+    number, colours = len(recording.begin), _colours(rules)
+    radius, wide = (rng.uniform(3.2, 4.4), rng.uniform(5.0, 6.5)) if number == 1 else (
+        rng.uniform(3.0, 3.6), rng.uniform(4.6, 5.4)
+    )  # fmt: skip
+    at = spots_of(recording, rng, radius=float(radius), pads=float(wide), heldout=rules.heldout)
+    named = _distinct(colours, number, rng)
+    things = tuple(
+        _thing(str(rng.choice(rules.shapes)), _coloured(named[item], rng), float(radius), at=at[spot])
+        for item, spot in enumerate(recording.begin)
+    )
+    pads = tuple(
+        _thing("pad", _coloured(colour, rng), float(wide), at=at[spot])
+        for colour, spot in zip(named[number:], PADS, strict=False)
+    )
+    distractors = _distractors(config, (*things, *pads), colours, rng=rng) if number == 1 else []
+    look = _look(rng)
+    item, spot = recording.moves[0]
+    setup = Setup(config.fps, config.idle_seconds, thing=things[item], goal=pads[0], target=at[spot], rng=rng)
+    moved = motion_of(Tour(recording, at, things=things, fails=fails, setup=setup))
+    return _Scene(
+        **vars(moved), **look, thing=things[0], others=things[1:], goal=pads[0], pads=pads[1:], target=at[spot],
+        distractors=tuple(other for other in distractors if _clear(other, float(radius), moved.carried)),
+        **_frame(rng), closed=0.6 if recording.pushes else float(radius) + 0.4, tasks=tasks_of(recording, rng),
+    )  # fmt: skip
+
+
+def _colours(rules: _Group) -> list[str]:
+    return list(HELDOUT_COLOURS if rules.heldout else SEEN_COLOURS)
+
+
+def _distinct(colours: Sequence[str], number: int, rng: np.random.Generator) -> list[str]:
+    """Different colours of `number` objects and as many pads; those of one role are not alike."""
+    known = SEEN_COLOURS | HELDOUT_COLOURS
+    while True:
+        drawn = [str(name) for name in rng.choice(list(colours), 2 * number, replace=False)]
+        roles = drawn[:number], drawn[number:]
+        if all(math.dist(known[a], known[b]) >= ALIKE for role in roles for a in role for b in role if a != b):
+            return drawn
+
+
+def _distractors(
+    config: TabletopConfig, things: Sequence[Thing], colours: Sequence[str], *, rng: np.random.Generator
+) -> list[Thing]:
+    """Things that stand apart from `things`, none in the colour of the first one."""
+    others = [name for name in colours if name != things[0].colour]
+    distractors: list[Thing] = []
     for _ in range(int(rng.integers(config.distractors[0], config.distractors[1] + 1))):
         x, y = float(rng.uniform(4, WIDTH - 4)), float(rng.uniform(2, DEPTH - 2))
-        taken = [thing, goal, *distractors]
+        taken = [*things, *distractors]
         shape = str(rng.choice(SHAPES))
         other = _thing(shape, _coloured(rng.choice(others), rng), float(rng.uniform(2.4, 3.6)), at=(x, y))
         if all(math.dist((x, y), (t.x, t.y)) > t.radius + other.radius + 2 for t in taken):
             distractors.append(other)
+    return distractors
+
+
+def _look(rng: np.random.Generator) -> dict[str, Any]:
+    """Colours of wall, table and arm, and the camera."""
     shade = rng.integers(-12, 13, 3)
     wall = _colour(np.array([205, 210, 215]) + shade)
     table = _colour(np.array([176, 150, 120]) + rng.integers(-16, 17) + rng.integers(-8, 9, 3))
@@ -307,22 +398,74 @@ def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Sce
         roll=float(rng.uniform(-0.05, 0.05)),
         shift=(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.04, 0.04))),
     )
-    target = (thing.x, thing.y) if rules.off_the_pad else (goal.x, goal.y)
-    begins = replace(thing, x=goal.x, y=goal.y) if rules.off_the_pad else thing
-    moved = rules.plan(_Setup(config=config, thing=begins, goal=goal, target=target, rng=rng))
-    standing = [other for other in distractors if not rules.clear or _clear(other, thing.radius, moved.carried)]
-    return _Scene(
-        **vars(moved), thing=thing, goal=goal, target=target, distractors=tuple(standing), camera=camera, wall=wall,
-        table=table, arm=arm, shoulder=(float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))),
-        texture_seed=int(rng.integers(2**31)), closed=rules.closed or thing.radius + 0.4,
-    )  # fmt: skip
+    return {"wall": wall, "table": table, "arm": arm, "camera": camera}
 
 
-def _thing(shape: str, coloured: tuple[str, tuple[int, int, int]], radius: float, *, at: tuple[float, float]) -> _Thing:
-    return _Thing(shape=shape, colour=coloured[0], rgb=coloured[1], radius=radius, x=at[0], y=at[1])
+def _frame(rng: np.random.Generator) -> dict[str, Any]:
+    """Where the arm comes from, and the grain of the table."""
+    return {
+        "shoulder": (float(rng.uniform(0, WIDTH)), float(rng.uniform(50, 65))),
+        "texture_seed": int(rng.integers(2**31)),
+    }
 
 
-def _clear(other: _Thing, radius: float, carried: Vector) -> bool:
+def _objects(scene: _Scene) -> tuple[Thing, ...]:
+    return scene.thing, *scene.others
+
+
+def _tracks(scene: _Scene) -> tuple[Vector, ...]:
+    return scene.carried, *scene.beside
+
+
+def _pads(scene: _Scene) -> tuple[Thing, ...]:
+    return scene.goal, *scene.pads
+
+
+def _of_task(
+    scene: _Scene, thing: Thing, track: Vector, *, target: tuple[float, float], progress: Vector
+) -> list[dict[str, Any]]:
+    """What the states [T] of one task have: its object, where that is to be, and how much is done."""
+    goal = (*target, thing.radius)
+    object_at = _project(scene, track, 0.5)
+    goal_at = _project(scene, np.array([goal] * len(track)), 0.5)
+    return [
+        {
+            "progress": float(progress[t]),
+            "object": tuple(float(v) for v in track[t]),
+            "goal": goal,
+            "rest_height": thing.radius,
+            "object_at": object_at[t],
+            "goal_at": goal_at[t],
+        }
+        for t in range(len(track))
+    ]
+
+
+def _of_named(scene: _Scene, task: Task, near: float) -> list[dict[str, Any]]:
+    """As `_of_task`, of a task that names its object and pad."""
+    thing, pad, track = _objects(scene)[task.thing], _pads(scene)[task.pad], _tracks(scene)[task.thing]
+    done = progress(task, scene, thing=thing, pad=pad, near=near)
+    listed = _of_task(scene, thing, track, target=(pad.x, pad.y), progress=done)
+    return [{**one, "named": (_named(thing), _named(pad))} for one in listed]
+
+
+def _places(scene: _Scene, t: int) -> dict[str, tuple[float, ...]]:
+    """Where everything that a task may name is in frame `t`, (x, y, z) in cm."""
+    places = {_named(thing): track[t] for thing, track in zip(_objects(scene), _tracks(scene), strict=True)}
+    places |= {_named(pad): np.array([pad.x, pad.y, 0.0]) for pad in _pads(scene)}
+    return {name: tuple(float(v) for v in spot) for name, spot in places.items()}
+
+
+def _named(thing: Thing) -> str:
+    """A thing as a task text names it, "red can" or "blue pad"."""
+    return f"{thing.colour} {thing.shape}"
+
+
+def _thing(shape: str, coloured: tuple[str, tuple[int, int, int]], radius: float, *, at: tuple[float, float]) -> Thing:
+    return Thing(shape=shape, colour=coloured[0], rgb=coloured[1], radius=radius, x=at[0], y=at[1])
+
+
+def _clear(other: Thing, radius: float, carried: Vector) -> bool:
     """Whether an object of `radius` that moves along `carried` [T, 3] never runs into `other`."""
     low = carried[carried[:, 2] - radius < 2 * other.radius]
     return bool((np.hypot(low[:, 0] - other.x, low[:, 1] - other.y) > radius + other.radius + 1).all())
@@ -340,263 +483,44 @@ def _coloured(name: Any, rng: np.random.Generator) -> tuple[str, tuple[int, int,
     return str(name), (red, green, blue)
 
 
-def _layout(group: str, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
-    cells = [(column, row) for column in range(LAYOUT_COLUMNS) for row in range(LAYOUT_ROWS)]
-    ways = [(a, b) for a in cells for b in cells if a[0] != b[0]]
-    chosen = [way for way in ways if (way in HELDOUT_LAYOUTS) == (group == "heldout")]
-    return chosen[int(rng.integers(len(chosen)))]
-
-
-def _place(cell: tuple[int, int], rng: np.random.Generator) -> tuple[float, float]:
-    """A spot inside a layout cell, away from its edges so that neighbouring cells do not touch."""
-    across, back = WIDTH / LAYOUT_COLUMNS, DEPTH / LAYOUT_ROWS
-    return (float((cell[0] + rng.uniform(0.3, 0.7)) * across), float((cell[1] + rng.uniform(0.25, 0.75)) * back))
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """What a demonstration is planned from; `thing` is where it begins, `target` where it is to be."""
-
-    config: TabletopConfig
-    thing: _Thing
-    goal: _Thing
-    target: tuple[float, float]
-    rng: np.random.Generator
-
-
-@dataclass(frozen=True)
-class _Course:
-    """What a way of doing the task depends on: heights, the places to go to, and the pace (slower above 1)."""
-
-    rest: float  # height of the object's centre on the table, cm
-    hover: float  # height of the hand's travel
-    target: Vector
-    away: Vector  # where the hand goes when all is done
-    pace: float
-    idle: float  # seconds
-
-
-@dataclass(frozen=True)
-class _Start:
-    """Where a way begins: hand and object [3] cm, opening, and whether the gripper holds the object."""
-
-    hand: Vector
-    opening: float
-    thing: Vector
-    held: bool = False
-
-
-def _finish(course: _Course, start: _Start) -> list[_Leg]:
-    """The legs that put the object on its target from `start`: from nearer the goal, fewer of them."""
-    thing, target = start.thing, course.target
-    grip = np.array([thing[0], thing[1], thing[2] + 2.0])
-    above = np.array([thing[0], thing[1], course.hover])
-    over = np.array([target[0], target[1], course.hover])
-    down = np.array([target[0], target[1], course.rest + 2.0])
-    reach = [
-        _Leg("approach", 1.0 + math.dist(start.hand, grip) / 40, grip, opening=1.0),
-        _Leg("grasp", 0.5, grip, opening=0.0),
-    ]
-    lift = [_Leg("lift", 0.8, above, opening=0.0, thing="comes")]
-    move = [_Leg("move", 0.8 + math.dist(above, over) / 30, over, opening=0.0, thing="comes")]
-    above_target = start.held and math.dist(thing[:2], target[:2]) < 1e-9
-    return [
-        *([] if start.held else reach),
-        *([] if above_target or (start.held and start.hand[2] >= course.hover) else lift),
-        *([] if above_target else move),
-        _Leg("place", 0.8, down, opening=0.0, thing="comes"),
-        _Leg("place", 0.4, down, opening=1.0),
-        _Leg("place", 0.8, course.away, opening=1.0),
-        _Leg("place", course.idle, course.away, opening=1.0),
-    ]
-
-
-def _way(legs: Sequence[_Leg], start: _Start) -> list[_Leg]:
-    """`legs` with the work `left` at the end of each; that of the last is none.
-
-    The work is what the hand has yet to do if all goes well: the length of its way, straight from waypoint to
-    waypoint, and GRASP centimetres for each opening and closing. Since reaching, grasping, lifting, carrying, placing
-    and leaving all add to it, a frame of a later phase has less left, and within a phase the distance decides.
-    """
-    left, listed = 0.0, []
-    befores = [(start.hand, start.opening), *((leg.to, leg.opening) for leg in legs)]
-    for leg, (at, width) in zip(legs[::-1], befores[-2::-1], strict=True):
-        listed.append(replace(leg, left=left))
-        left += math.dist(leg.to, at) + GRASP * abs(leg.opening - width)
-    return listed[::-1]
-
-
-def _work(legs: Sequence[_Leg], start: _Start) -> float:
-    """How many centimetres are left at the start of `legs`, which are a `_way`."""
-    return legs[0].left + math.dist(legs[0].to, start.hand) + GRASP * abs(legs[0].opening - start.opening)
-
-
-def _demonstration(setup: _Setup) -> _Motion:
-    course, start = _course(setup)
-    return _moved(setup, course, start, legs=_way(_finish(course, start), start))
-
-
-def _course(setup: _Setup) -> tuple[_Course, _Start]:
-    thing, (x, y), rng = setup.thing, setup.target, setup.rng
-    hover = float(thing.radius + rng.uniform(0.6, 1.0) * HOVER)
-    hand = np.array([rng.uniform(4, WIDTH - 4), rng.uniform(0, DEPTH), rng.uniform(15, 26)])
-    away = np.array([x + rng.uniform(-14, 14), y, rng.uniform(14, 25)])
-    pace = float(rng.uniform(0.75, 1.35))
-    idle = float(rng.uniform(0, setup.config.idle_seconds)) / pace
-    course = _Course(
-        rest=thing.radius, hover=hover, target=np.array([x, y, thing.radius]), away=away, pace=pace, idle=idle
-    )
-    return course, _Start(hand, 1.0, np.array([thing.x, thing.y, thing.radius]))
-
-
-def _regress(setup: _Setup) -> _Motion:
-    """Progress is lost again; then, in half of the episodes, the task is done after all."""
-    course, start = _course(setup)
-    goal, rng = setup.goal, setup.rng
-    intended = _way(_finish(course, start), start)
-    tried = {name: number for number, name in enumerate(leg.phase for leg in intended)}  # phase -> its last leg
-    carry, done, low = intended[: tried["lift"] + 1], intended[: tried["place"] - 1], course.rest + 2.0
-    apart = math.dist(start.thing, course.target)
-    # Where the object is released it is not on the pad, so that a picture shows that the task is not done.
-    beside = 1 - (goal.radius + 1) / apart
-    there, back = float(rng.uniform(0.65, 1.0)), min(float(rng.uniform(0.0, 0.3)), beside)
-    dropped = min(float(rng.uniform(0.25, 0.7)), beside)
-    kind, finishes = int(rng.integers(4)), bool(rng.integers(2))
-
-    def spot(share: float, height: float) -> Vector:
-        """[3], at this share of the straight way from the object's first place to its target."""
-        x, y = (start.thing + (course.target - start.thing) * share)[:2]
-        return np.array([x, y, height])
-
-    def carried(share: float) -> _Leg:
-        leg = intended[tried["move"]]
-        way = math.dist(spot(share, 0), spot(1, 0))
-        return replace(
-            leg, seconds=0.8 + share * (leg.seconds - 0.8), to=spot(share, course.hover), left=leg.left + way
-        )
-
-    def lost(leg: _Leg, held: bool, at: Vector) -> _Leg:
-        """`leg`, at whose end the object is `at`, with what is left to do from there."""
-        then = _Start(leg.to, leg.opening, at, held=held)
-        return replace(leg, left=_work(_way(_finish(course, then), then), then))
-
-    def taken(phase: str, share: float, height: float) -> _Leg:
-        to = spot(share, height)
-        return lost(_Leg(phase, 1.4, to, opening=0.0, thing="comes"), True, to - np.array([0.0, 0.0, 2.0]))
-
-    def released(share: float) -> list[_Leg]:
-        here = spot(share, course.rest)
-        return [taken("return", share, low), lost(_Leg("return", 0.4, spot(share, low), opening=1.0), False, here)]
-
-    drop = _Leg("drop", 0.4, spot(dropped, course.hover), opening=1.0, thing="falls")
-    fallen = lost(drop, False, spot(dropped, course.rest))
-    # Legs up to the loss and of it, and where the object is then.
-    legs, share = {
-        0: ([*carry, carried(there), taken("return", back, course.hover), *released(back)], back),
-        1: ([*carry, *released(0.0)], 0.0),
-        2: ([*carry, carried(dropped), fallen], dropped),
-        3: (
-            [
-                *done,
-                lost(_Leg("return", 0.5, spot(1, low), opening=0.0), True, spot(1, course.rest)),
-                taken("return", 1, course.hover),
-                taken("return", back, course.hover),
-                *released(back),
-            ],
-            back,
-        ),
-    }[kind]
-    here, last = spot(share, course.rest), legs[-1]
-    if finishes:
-        then = _Start(last.to, last.opening, here)
-        legs += _way(_finish(course, then), then)
-    else:
-        legs += [lost(_Leg("retreat", 0.9, spot(share, 20) + np.array([6.0, 0.0, 0.0]), opening=1.0), False, here)]
-        legs += [replace(legs[-1], seconds=course.idle)]
-    return _moved(setup, course, start, legs=legs, work=_work(intended, start))
-
-
-def _push(setup: _Setup) -> _Motion:
-    """The closed gripper goes down beside the object, pushes it to the target and leaves it there."""
-    course, start = _course(setup)
-    start = replace(start, opening=0.0)
-    way = course.target - start.thing
-    apart = way / np.linalg.norm(way) * (setup.thing.radius + 3.0)  # from the hand to the object
-    low = np.array([0.0, 0.0, 1.0])
-    behind, end = start.thing - apart + low, course.target - apart + low
-    hover = behind + np.array([0.0, 0.0, 0.6 * HOVER])
-    away = end - apart + np.array([0.0, 0.0, course.away[2] - end[2]])
-    legs = [
-        _Leg("approach", 0.8 + math.dist(start.hand, hover) / 40, hover, opening=0.0),
-        _Leg("approach", 0.7, behind, opening=0.0),
-        _Leg("push", 1.2 + math.dist(behind, end) / 16, end, opening=0.0, thing="comes"),
-        _Leg("retreat", 0.9, away, opening=0.0),
-        _Leg("retreat", course.idle, away, opening=0.0),
-    ]
-    return _moved(setup, course, start, legs=_way(legs, start), offset=apart - low)
-
-
-def _moved(
-    setup: _Setup,
-    course: _Course,
-    start: _Start,
-    *,
-    legs: Sequence[_Leg],
-    work: float | None = None,
-    offset: Vector | None = None,
-) -> _Motion:
-    """`legs` frame by frame at the config's fps. `work` is left at the start, and `offset` is from hand to object."""
-    work = _work(legs, start) if work is None else work
-    offset = np.array([0.0, 0.0, -2.0]) if offset is None else offset
-    phases: list[str] = []
-    hand, opening, carried, left = [], [], [], []
-    at, width, held_at, still = start.hand, start.opening, start.thing, work
-    bend = setup.rng.uniform(-5, 5, 3) * np.array([1.0, 0.5, 0.6])
-    for leg in legs:
-        steps = max(2, round(leg.seconds * course.pace * setup.config.fps))
-        for step in range(1, steps + 1):
-            share = _ease(step / steps)
-            curve = bend * math.sin(math.pi * share) if leg.phase in ("approach", "move") else 0.0
-            spot = at + (leg.to - at) * share + curve
-            spot[2] = max(spot[2], course.rest + 1.0)
-            phases.append(leg.phase)
-            hand.append(spot)
-            opening.append(width + (leg.opening - width) * share)
-            fallen = np.array([0.0, 0.0, (course.rest - held_at[2]) * share**2])
-            carried.append({"stays": held_at, "comes": spot + offset, "falls": held_at + fallen}[leg.thing])
-            left.append(still + (leg.left - still) * share)
-        at, width, still = leg.to, leg.opening, leg.left
-        held_at = carried[-1]
-    progress = 1 - np.array(left) / work
-    carried_at = np.array(carried)
-    return _Motion(tuple(phases), np.array(hand), np.array(opening), carried=carried_at, progress=progress)
-
-
 @dataclass(frozen=True)
 class _Group:
-    """A population of episodes. `clear`: distractors that the object would run into are left out."""
+    """A population of episodes.
+
+    Attributes:
+        clear: Distractors that the object would run into are left out.
+        closed: Half the distance between closed fingers that hold nothing.
+        heldout: Colours and layouts are those never trained on.
+        recordings: Of which each episode shows one, and whose tasks it serves; `task` and `plan` do not count then.
+        near: cm next to an object that count as reaching it, see `tabletop_tasks.progress`.
+    """
 
     task: str = "put the {thing} on the {pad} pad"
-    plan: Callable[[_Setup], _Motion] = _demonstration
+    plan: Callable[[Setup], Motion] = demonstration
     shapes: tuple[str, ...] = SHAPES
     off_the_pad: bool = False
     clear: bool = False
-    closed: float | None = None  # half the distance between closed fingers that hold nothing
+    closed: float | None = None
+    heldout: bool = False
+    recordings: tuple[Recording, ...] = ()
+    near: float = 30.0
 
 
 _GROUPS: Mapping[str, _Group] = {
     "seen": _Group(),
-    "heldout": _Group(),
-    "regress": _Group(plan=_regress, clear=True),
+    "heldout": _Group(heldout=True),
+    "regress": _Group(plan=regress, clear=True),
     "shapes": _Group(shapes=HELDOUT_SHAPES),
-    "push": _Group("push the {thing} to the {pad} pad", _push, clear=True, closed=0.6),
+    "push": _Group("push the {thing} to the {pad} pad", push, clear=True, closed=0.6),
     "take_off": _Group("take the {thing} off the {pad} pad", off_the_pad=True, clear=True),
+    "tasks": _Group(recordings=TASKS),
+    "naming": _Group(recordings=NAMING, near=12.0),
+    "tasks_heldout": _Group(recordings=TASKS, heldout=True),
+    "naming_heldout": _Group(recordings=NAMING, near=12.0, heldout=True),
+    "push_off": _Group(recordings=PUSH_OFF),
 }
 
-
-def _ease(share: float) -> float:
-    """Slow at both ends, with a floor on the speed so that no two frames of a motion look the same."""
-    return 0.35 * share + 0.65 * share * share * (3 - 2 * share)
+TABLETOP_INVERSES = InverseTasks({_GROUPS["seen"].task: _GROUPS["take_off"].task})
 
 
 def _motion(scene: _Scene) -> Vector:
@@ -676,7 +600,7 @@ class _Brush:
         spots = _project(self.scene, np.array(corners), self.size)
         self.draw.polygon(spots, fill=_shaded(colour, brightness))
 
-    def thing(self, thing: _Thing, centre: Vector) -> None:
+    def thing(self, thing: Thing, centre: Vector) -> None:
         for offsets, brightness in _FACES[thing.shape]:
             self.polygon(centre + offsets * thing.radius, thing.rgb, brightness)
 
@@ -697,7 +621,7 @@ class _Brush:
 
 
 def _backdrop(scene: _Scene, size: int) -> Any:
-    """What never changes in an episode: wall, table with its grain, the goal pad."""
+    """What never changes in an episode: wall, table with its grain, the pads."""
     from PIL import Image
 
     side = 2 * size
@@ -708,7 +632,8 @@ def _backdrop(scene: _Scene, size: int) -> Any:
     noise = np.kron(grain, np.ones((4, 4, 1)))
     speckled = np.clip(np.asarray(picture, dtype=np.float64)[: noise.shape[0], : noise.shape[1]] + noise, 0, 255)
     picture.paste(Image.fromarray(speckled.astype(np.uint8)), (0, 0))
-    brush.thing(scene.goal, np.array([scene.goal.x, scene.goal.y, 0.0]))
+    for pad in _pads(scene):
+        brush.thing(pad, np.array([pad.x, pad.y, 0.0]))
     return picture
 
 
@@ -716,13 +641,13 @@ def _painted(scene: _Scene, backdrop: Any, t: int) -> Any:
     """The picture at twice its size."""
     picture = backdrop.copy()
     brush = _Brush(scene, picture)
-    carried, hand = scene.carried[t], scene.hand[t]
     spots = [(thing, np.array([thing.x, thing.y, thing.radius])) for thing in scene.distractors]
-    for thing, centre in sorted([*spots, (scene.thing, carried)], key=lambda item: -item[1][1]):
+    moving = [(thing, track[t]) for thing, track in zip(_objects(scene), _tracks(scene), strict=True)]
+    for thing, centre in sorted([*spots, *moving], key=lambda item: -item[1][1]):
         shadow = np.array([centre[0], centre[1], 0.0]) + _DISC * thing.radius * 0.9
         brush.polygon(shadow, scene.table, 0.72)
         brush.thing(thing, centre)
-    brush.arm(hand, float(scene.opening[t]))
+    brush.arm(scene.hand[t], float(scene.opening[t]))
     return picture
 
 
@@ -730,21 +655,9 @@ def _things(scene: _Scene, t: int, size: int) -> tuple[Visible, ...]:
     """What is seen of each thing: the pixels that change where it is painted in another colour."""
     backdrop = _backdrop(scene, size)
     picture = np.asarray(_painted(scene, backdrop, t))
-    spots = [scene.carried[t], np.array([scene.goal.x, scene.goal.y, 0.0])]
-    spots += [np.array([other.x, other.y, other.radius]) for other in scene.distractors]
     found = []
-    for number, (thing, spot) in enumerate(zip((scene.thing, scene.goal, *scene.distractors), spots, strict=True)):
-        red, green, blue = thing.rgb
-        other = replace(thing, rgb=(255 - red, 255 - green, 255 - blue))
-        standing = tuple(other if number == place else one for place, one in enumerate(scene.distractors, 2))
-        changed = (
-            replace(scene, thing=other)
-            if number == 0
-            else replace(scene, goal=other)
-            if number == 1
-            else replace(scene, distractors=standing)
-        )
-        behind = _backdrop(changed, size) if number == 1 else backdrop
+    for thing, spot, changed in _repaintings(scene, t):
+        behind = _backdrop(changed, size) if thing.shape == "pad" else backdrop
         repainted = np.asarray(_painted(changed, behind, t))
         pixels = int((picture != repainted).any(axis=-1).sum())
         area = _area(scene, thing, spot, size=size)  # a rounded edge may make it a pixel smaller than what is seen
@@ -752,7 +665,30 @@ def _things(scene: _Scene, t: int, size: int) -> tuple[Visible, ...]:
     return tuple(found)
 
 
-def _area(scene: _Scene, thing: _Thing, centre: Vector, *, size: int) -> int:
+def _repaintings(scene: _Scene, t: int) -> Iterator[tuple[Thing, Vector, _Scene]]:
+    """Each thing in frame `t`, its place [3], and the scene with the thing in another colour."""
+
+    def other(thing: Thing) -> Thing:
+        red, green, blue = thing.rgb
+        return replace(thing, rgb=(255 - red, 255 - green, 255 - blue))
+
+    def among(field: str) -> Iterator[tuple[int, Thing, _Scene]]:
+        listed = getattr(scene, field)
+        for number, thing in enumerate(listed):
+            changed: dict[str, Any] = {field: (*listed[:number], other(thing), *listed[number + 1 :])}
+            yield number, thing, replace(scene, **changed)
+
+    yield scene.thing, scene.carried[t], replace(scene, thing=other(scene.thing))
+    for number, thing, changed in among("others"):
+        yield thing, scene.beside[number][t], changed
+    yield scene.goal, np.array([scene.goal.x, scene.goal.y, 0.0]), replace(scene, goal=other(scene.goal))
+    for _, pad, changed in among("pads"):
+        yield pad, np.array([pad.x, pad.y, 0.0]), changed
+    for _, thing, changed in among("distractors"):
+        yield thing, np.array([thing.x, thing.y, thing.radius]), changed
+
+
+def _area(scene: _Scene, thing: Thing, centre: Vector, *, size: int) -> int:
     """How many pixels of the doubled picture the thing covers on its own, those beyond the picture's edge included."""
     from PIL import Image, ImageDraw
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from stcr_plugin.evaluation import control_prompts
-from stcr_plugin.evaluation.control_prompts import Make
-from stcr_plugin.types import Change, Shown
+from stcr_plugin.evaluation.control_prompts import Make, Plain
+from stcr_plugin.types import Change, Prompt, Shown
 
 _BOTH_ORDERS = "training pairs in both orders, as many of each (`orders: both`)"
 
@@ -22,6 +22,8 @@ class Control:
         fix: Which training data would fix a failure.
         settings: Fields of AskSettings that it sets.
         make: What it does to the prompts; None where the settings say it all.
+        variants: Prompt variants -> the prompts in each; the row is that of the worst one, which `asks` then quotes.
+        shows: Measures that the row shows besides those of its rule.
         reasoned: It needs a model that writes its reasons (mode cot).
         told: It gives a description of the pictures, which the row then says where it comes from.
     """
@@ -33,6 +35,8 @@ class Control:
     fix: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     make: Make | None = None
+    variants: Callable[[Plain, list[Prompt]], Mapping[str, list[Prompt]]] | None = None
+    shows: tuple[str, ...] = ()
     reasoned: bool = False
     informative: bool = False
     told: bool = False
@@ -67,6 +71,17 @@ def _taken(name: str, asks: str, place: int, change: Change) -> Control:
     )
 
 
+def _suggested(name: str, place: int, picture: str) -> Control:
+    return Control(
+        name,
+        "unmoved",
+        f'with "I think it is {picture}." at the end, which is wrong in one order of each pair',
+        "answers as before, whatever is suggested",
+        "samples whose question ends in a suggestion that is wrong as often as right",
+        make=control_prompts.suggested(place),
+    )
+
+
 CONTROLS: Mapping[str, Control] = {
     control.name: control
     for control in (
@@ -79,6 +94,15 @@ CONTROLS: Mapping[str, Control] = {
             {"part": "heldout"},
         ),
         Control(
+            "worst_variant",
+            "worst keeps",
+            "in each prompt variant that training never saw, the figures being those of the worst",
+            "answers as before in every one",
+            "more paraphrases of the question in samples/prompts/questions.yaml",
+            {"part": "heldout"},
+            variants=control_prompts.heldout_variants,
+        ),
+        Control(
             "language",
             "keeps",
             "in Chinese",
@@ -89,6 +113,17 @@ CONTROLS: Mapping[str, Control] = {
         _styled("letters", "letters", "A and B"),
         _styled("ordinals", "ordinals", "first picture and second picture"),
         _styled("frames", "frames", "frame 1 and frame 2"),
+        Control(
+            "question_first",
+            "keeps",
+            "with the question before the pictures instead of after them",
+            "answers as before; a preference for what stands nearer to the question turns to the other place",
+            "samples whose question stands before the pictures, beside the usual ones",
+            make=control_prompts.question_first,
+            shows=("position_bias", "plain_position_bias"),
+        ),
+        _suggested("suggested_first", 0, "img1"),
+        _suggested("suggested_second", 1, "img2"),
         Control(
             "decomposition",
             "keeps",
@@ -168,6 +203,15 @@ CONTROLS: Mapping[str, Control] = {
             "scenes in which two tasks are possible, so that the pictures alone do not tell",
             make=control_prompts.other_task,
             informative=True,
+        ),
+        Control(
+            "inverse_task",
+            "follows",
+            "about the task that undoes this one, in its own words (pairs of which it undoes nothing are skipped)",
+            "names the other frame",
+            "the same scenes with the inverse task (`take_off` of the simulator), so that the text decides",
+            make=control_prompts.inverse_task,
+            shows=("flipped",),
         ),
         Control(
             "undone",

@@ -16,9 +16,11 @@ from stcr_plugin.engines.picture_changes import visibly_different
 from stcr_plugin.engines.picture_loading import open_picture
 from stcr_plugin.engines.prompts import PROMPT_VARIANTS, prompts_for, renamed
 from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.episodes.inverse_tasks import InverseTasks
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation import descriptions
-from stcr_plugin.samples.questions import fill_task, question_text
+from stcr_plugin.registry.ground_truth import config_of
+from stcr_plugin.samples.questions import Part, fill_task, paraphrases, question_text
 from stcr_plugin.scoring.factuality import Halves, named_halves, own_halves
 from stcr_plugin.scoring.verdicts import NotApplicableError
 from stcr_plugin.types import ORDERS, Change, Pair, Prompt, Query, Shown
@@ -65,6 +67,18 @@ class Plain:
     def true(self) -> descriptions.Told:
         """What the pictures show. Raises what `descriptions.true` raises."""
         return descriptions.true(self.registry, self.dataset, self.queries, language=self.settings.language)
+
+    @property
+    def inverse_tasks(self) -> InverseTasks:
+        """Which tasks undo each other, as the build's configuration and its kind of source say.
+
+        Raises ConfigError or DataError where the configuration cannot be read.
+        """
+        from stcr_plugin.episodes.source_table import find_kind
+        from stcr_plugin.registry.manifest import read_manifest
+
+        config = config_of(read_manifest(self.registry, self.dataset))
+        return find_kind(config.source.kind).inverse.after(config.inverse_tasks)
 
 
 Make = Callable[[Plain, list[Prompt]], list[Prompt]]
@@ -133,14 +147,71 @@ def _differing(plain: Plain, prompts: Sequence[Prompt], most: float = 1.0) -> li
 def undone(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     """The same question about undoing the task, in the same words."""
     (template,) = _prompt_variant("undone", plain.settings.language)
+    return _about(plain, prompts, lambda pair: fill_task(template, pair.task))
+
+
+def inverse_task(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
+    """The same question about the task that undoes the pair's, of the pairs that show something it undoes."""
+    known = plain.inverse_tasks
+    tasks = {query.pair.task for query in plain.queries}
+    if not any(known.inverse(task) for task in tasks):
+        raise NotApplicableError(
+            f"nothing says which task undoes {min(tasks)!r}; name it in the data configuration (`inverse_tasks`), and "
+            "build again"
+        )
+    return _about(plain, prompts, lambda pair: known.inverse(pair.task) if known.shown(pair.phase) else None)
+
+
+def _about(plain: Plain, prompts: Sequence[Prompt], task_of: Callable[[Pair], str | None]) -> list[Prompt]:
+    """The prompts with the question about another task; without those of pairs that have no other."""
     queries = [
-        dataclasses.replace(query, pair=dataclasses.replace(query.pair, task=fill_task(template, query.pair.task)))
+        Query(dataclasses.replace(query.pair, task=task), query.order)
         for query in plain.queries
+        if (task := task_of(query.pair)) is not None
     ]
+    questions = {(one.item, one.order): one.question for one in plain.prompts(queries)}
     return [
-        dataclasses.replace(prompt, question=one.question)
-        for prompt, one in zip(prompts, plain.prompts(queries), strict=True)
+        dataclasses.replace(prompt, question=questions[prompt.item, prompt.order])
+        for prompt in prompts
+        if (prompt.item, prompt.order) in questions
     ]
+
+
+def question_first(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
+    return [dataclasses.replace(prompt, question_first=True) for prompt in prompts]
+
+
+def suggested(place: int) -> Make:
+    """The question with a sentence at its end that suggests the picture at `place`, whichever is right."""
+
+    def make(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
+        (sentence,) = _prompt_variant("suggestion", plain.settings.language)
+        return [
+            dataclasses.replace(prompt, question=prompt.question + sentence.replace("{name}", prompt.names[place]))
+            for prompt in prompts
+        ]
+
+    return make
+
+
+def heldout_variants(plain: Plain, prompts: list[Prompt]) -> dict[str, list[Prompt]]:
+    """Each held-out prompt variant -> the prompts of all pairs in it; `prompts` are drawn from these variants."""
+    texts = paraphrases(plain.settings.mode or "direct", plain.settings.language, "heldout")
+    queries = _query_of(plain)
+
+    def asked(text: str, prompt: Prompt) -> Prompt:
+        query = queries[prompt.item, prompt.order]
+        question = renamed(fill_task(text, query.pair.task), prompt.names)
+        return dataclasses.replace(prompt, question=question + _ending(plain, query, prompt, part="heldout"))
+
+    return {text: [asked(text, prompt) for prompt in prompts] for text in texts}
+
+
+def _ending(plain: Plain, query: Query, prompt: Prompt, *, part: Part) -> str:
+    """What the question of `prompt` ends with after its variant: neither, a warning."""
+    settings = plain.settings
+    variant = question_text(query, settings.mode or "direct", settings.language, seed=plain.seed, part=part)
+    return prompt.question.removeprefix(renamed(variant, prompt.names))
 
 
 def mirrored(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
@@ -158,26 +229,19 @@ def other_task(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     if len(tasks) < 2:
         raise NotApplicableError("all pairs have the same task text, so there is no other to use instead")
 
-    def swapped(query: Query) -> Query:
-        others = [task for task in tasks if task != query.pair.task]
-        task = others[_drawn([plain.seed, query.pair.pair_id, "other_task"], len(others))]
-        return Query(dataclasses.replace(query.pair, task=task), query.order)
+    def other(pair: Pair) -> str:
+        others = [task for task in tasks if task != pair.task]
+        return others[_drawn([plain.seed, pair.pair_id, "other_task"], len(others))]
 
-    asked = plain.prompts([swapped(query) for query in plain.queries])
-    return [dataclasses.replace(prompt, question=one.question) for prompt, one in zip(prompts, asked, strict=True)]
+    return _about(plain, prompts, other)
 
 
 def decomposed(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     texts = _prompt_variant("decomposition", plain.settings.language)
 
     def question(query: Query, prompt: Prompt) -> str:
-        # What the usual question ends with (neither, a warning) stays: it is not part of the decomposition.
-        settings = plain.settings
-        usual = renamed(
-            question_text(query, "cot", settings.language, seed=plain.seed, part=settings.part), prompt.names
-        )
         template = texts[_drawn([plain.seed, query.pair.pair_id, "decomposition"], len(texts))]
-        return _filled(template, query, prompt) + prompt.question.removeprefix(usual)
+        return _filled(template, query, prompt) + _ending(plain, query, prompt, part=plain.settings.part)
 
     queries = _query_of(plain)
     return [

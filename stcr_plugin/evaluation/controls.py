@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest
@@ -27,7 +28,7 @@ from stcr_plugin.progress_bar import progress
 from stcr_plugin.provenance import provenance
 from stcr_plugin.result_files import encode
 from stcr_plugin.results import ControlRow, Controls, ControlsOf, Evaluation
-from stcr_plugin.scoring import group_figures
+from stcr_plugin.scoring import group_figures, metrics
 from stcr_plugin.scoring.verdicts import RULES, NotApplicableError, judged, measured, measures_of
 from stcr_plugin.types import ORDERS, Answer, Prompt, Query
 
@@ -109,29 +110,43 @@ class _Run:
 
     def control(self, control: Control) -> ControlRow:
         """Raises ConfigError where the engine refuses prompts that do not begin the model's own turn."""
-        prompts: list[Prompt] = []
+        variants: dict[str, list[Prompt]] = {}
         try:
-            prompts = _prompts(control, self.asked)
-            request = dataclasses.replace(
-                self.request,
-                settings=dataclasses.replace(self.request.settings, **control.settings),
-                name=f"{self.result.name}, {control.name}",
-            )
-            found = evaluate(request, self.out / control.name, change=lambda _: prompts)
+            variants = _variants(control, self.asked)
+            runs = [
+                self._run(control, f"{control.name}/{number}" if control.variants else control.name, prompts=prompts)
+                for number, prompts in enumerate(variants.values(), 1)
+            ]
         except NotApplicableError as reason:
             return _row(control, "not applicable", str(reason))
         except ConfigError as reason:
-            if not any(prompt.begin for prompt in prompts):
+            if not any(prompt.begin for prompts in variants.values() for prompt in prompts):
                 raise
             return _row(control, "not applicable", str(reason))  # not every engine lets its model's turn be begun
-        answers, part = read_answers(self.out / control.name / ANSWERS), PairFigures(found.figures, found.intervals)
-        measures = measured(part, answers, self.answers, resamples=found.resamples, seed=found.seed, ties=found.ties)
-        verdict, why = judged(RULES[control.rule], measures, found.figures.n_episodes)
+        variant, (folder, found) = min(
+            zip(variants, runs, strict=True), key=lambda one: one[1][1].figures.pair_accuracy
+        )
+        answers, level = read_answers(self.out / folder / ANSWERS), 100 - 5 / len(runs)
+        bootstrap: dict[str, Any] = {"resamples": found.resamples, "seed": found.seed, "level": level}
+        part = PairFigures(found.figures, metrics.intervals(answers, **bootstrap))
+        measures = measured(part, answers, self.answers, ties=found.ties, **bootstrap)
+        verdict, why = judged(RULES[control.rule], measures, found.figures.n_episodes, shows=control.shows)
         left_out = len(self.asked.queries) // len(ORDERS) - found.figures.n_pairs - found.figures.n_ties
         row = _row(control, verdict, why)
+        if control.variants:
+            row = dataclasses.replace(row, asks=f'{row.asks} of {len(runs)}: "{variant}"')
         if control.told and (origin := self.asked.true.origin):
             row = dataclasses.replace(row, asks=f"{row.asks}; here {origin}")
-        return dataclasses.replace(row, measures=measures, figures=part, left_out=left_out, folder=control.name)
+        return dataclasses.replace(row, measures=measures, figures=part, left_out=left_out, folder=folder)
+
+    def _run(self, control: Control, folder: str, *, prompts: list[Prompt]) -> tuple[str, Evaluation]:
+        """The folder of a run of the control, and its result."""
+        request = dataclasses.replace(
+            self.request,
+            settings=dataclasses.replace(self.request.settings, **control.settings),
+            name=f"{self.result.name}, {folder}",
+        )
+        return folder, evaluate(request, self.out / folder, change=lambda _: prompts)
 
     def groups(self, asked: GroupSettings) -> ControlRow:
         folder = _folder(asked.pictures, asked.ask)
@@ -218,20 +233,24 @@ def other_data(also: Sequence[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _prompts(control: Control, plain: Plain) -> list[Prompt]:
-    """The prompts of the control. Raises NotApplicableError where there are none, or those of the plain run."""
+def _variants(control: Control, plain: Plain) -> dict[str, list[Prompt]]:
+    """The prompts of the control by prompt variant, "" for a control without variants.
+
+    Raises NotApplicableError where there are none, or those of the plain run.
+    """
     if control.reasoned and plain.settings.mode != "cot":
         raise NotApplicableError("the model does not reason (mode direct), so there are no reasons to look at")
     try:
         prompts = plain.prompts(**control.settings)
         prompts = control.make(plain, prompts) if control.make else prompts
+        variants = dict(control.variants(plain, prompts)) if control.variants else {"": prompts}
     except (ConfigError, DataError) as error:
         raise NotApplicableError(str(error)) from error
     if not prompts:
         raise NotApplicableError("no pair can be evaluated in this way")
-    if prompts == plain.prompts():
+    if [prompts] == list(variants.values()) and prompts == plain.prompts():
         raise NotApplicableError("the plain run does the same already")
-    return prompts
+    return variants
 
 
 def _row(control: Control, verdict: Verdict, why: str) -> ControlRow:

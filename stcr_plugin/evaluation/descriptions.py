@@ -14,7 +14,7 @@ from stcr_plugin.registry.ground_truth import check_pictures, config_of, source_
 from stcr_plugin.results import ClaimAccount
 from stcr_plugin.scoring.factuality import Described, Halves, Truth, factuality
 from stcr_plugin.scoring.factuality import described as held_against
-from stcr_plugin.types import Answer, Episode, EpisodeSource, Pair, PairSource, Prompt, Query, State
+from stcr_plugin.types import Answer, Episode, EpisodeSource, Pair, PairSource, Prompt, Query, State, under
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.manifest import Manifest
@@ -41,11 +41,11 @@ class Told:
 def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) -> Told:
     """What the pictures show, from the states that the source of the build `dataset` records.
 
-    As the CoT samples of such a source say it. Where there are no states: of published pairs, as their publishers
-    describe them, and of others, as the annotated texts of the build's datasets do, of the pairs that have some.
+    As the CoT samples of such a source say it, and of published pairs, as their publishers describe them. Where neither
+    says anything: as the annotated texts of the build's datasets do, of the pairs that have some.
 
-    Raises ConfigError or DataError with the reason where nothing true can be said: the source records no states, has
-    no texts in `language`, does not exist any more, or gives other pictures than those of the build.
+    Raises ConfigError or DataError with the reason where nothing can be said: the source records nothing that can be
+    put in words of `language`, does not exist any more, or gives other pictures than those of the build.
     """
     from stcr_plugin.registry.manifest import read_manifest
 
@@ -55,16 +55,17 @@ def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) 
     source, episodes = source_of(config, {pair.episode_id for pair in pairs.values()})
     first = next(iter(pairs.values()))
     check_pictures(source, episodes[first.episode_id], first, rules=config.frames, registry=registry)
-    if isinstance(source, PairSource):
-        texts = _published(source, episodes, pairs)
-        origin = "as the publishers of the pairs describe them, which is not checked"
-    elif source.states(episodes[first.episode_id]) is None and (
-        annotated := _annotated(registry, manifest, pairs, language=language)
-    ):
-        texts = annotated
+    try:
+        if isinstance(source, PairSource):
+            texts = _published(source, episodes, pairs)
+            origin = "as the publishers of the pairs describe them, which is not checked"
+        else:
+            texts = _worded(source, config.source.kind, language, episodes=episodes, pairs=pairs)
+    except (ConfigError, DataError):
+        texts = _annotated(registry, manifest, pairs, language=language)
         origin = "as annotated by a model, which no recorded state says to be true"
-    else:
-        texts = _worded(source, config.source.kind, language, episodes=episodes, pairs=pairs)
+        if not texts:
+            raise
     found = {}
     for query in queries:
         if query.pair.pair_id in texts:
@@ -99,7 +100,7 @@ def _worded(
     states = _states(source, episodes)
     found = {}
     for pair in pairs.values():
-        said = [source.claims(states[pair.episode_id][frame]) for frame in (pair.earlier, pair.later)]
+        said = [source.claims(under(states[pair.episode_id][frame], pair.task)) for frame in (pair.earlier, pair.later)]
         if all(said):
             found[pair.pair_id] = (phrases.say(said[0]), phrases.say(said[1]))
     if not found:
@@ -149,7 +150,7 @@ def held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: s
     states = _states(source, episodes)
 
     def truth(query: Query, frame: int) -> Truth:
-        state = states[query.pair.episode_id][frame]
+        state = under(states[query.pair.episode_id][frame], query.pair.task)
         return Truth(source.claims(state), lambda claim: source.holds(claim, state))
 
     truths = []

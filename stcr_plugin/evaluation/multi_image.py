@@ -7,57 +7,42 @@ frames is shown in several arrangements, so that each of its frames is once in e
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import nearest, read_yaml
+from stcr_plugin.config import read_yaml
 from stcr_plugin.engines.cache import collect_responses, picture_digests, write_answers
-from stcr_plugin.engines.prompts import PROMPT_VARIANTS, names_of
+from stcr_plugin.engines.prompts import PROMPT_VARIANTS, names_of, renamed
 from stcr_plugin.engines.settings import AskSettings
-from stcr_plugin.errors import ConfigError, StcrError
+from stcr_plugin.errors import StcrError
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.figures import GroupSettings
+from stcr_plugin.groups import arranged, by_time, draw_groups
 from stcr_plugin.pairs import PairRules, evenly
 from stcr_plugin.provenance import provenance
 from stcr_plugin.registry.ground_truth import config_of, true_progress
 from stcr_plugin.results import MultiImage
-from stcr_plugin.samples.questions import fill_task
+from stcr_plugin.samples.group_texts import group_question
 from stcr_plugin.scoring import group_figures
 from stcr_plugin.scoring.group_figures import GroupAnswer
 from stcr_plugin.scoring.parsing import named_in, order_in, why_lost
 from stcr_plugin.scoring.verdicts import NotApplicableError
-from stcr_plugin.types import Pair, Prompt, Response, Shown
-
-if TYPE_CHECKING:
-    import numpy as np
+from stcr_plugin.types import Group, Pair, Prompt, Response, Shown
 
 GROUPS, ANSWERS = MultiImage.file, "answers.jsonl"
-_TRIES = 40  # random draws of a group's frames before a segment is taken to hold no further group
-
-
-@dataclass(frozen=True)
-class Group:
-    """Frames of one segment, the farthest from completion first; `images` are theirs, relative to the registry."""
-
-    group_id: str
-    episode_id: str
-    task: str
-    frames: tuple[int, ...]
-    images: tuple[str, ...]
 
 
 def evaluate_groups(request: EvalRequest, out: Path, asked: GroupSettings | None = None) -> MultiImage:
     """Evaluate a model on groups of the frames that a split has pictures of, and write groups.json into `out`.
 
     Writes also said.jsonl and asked.json (see engines/cache.py) and answers.jsonl; a killed run goes on. An order is
-    always written and parsed, never compared. `settings.part` changes nothing: no such question was trained on.
+    always written and parsed, never compared. Questions are those of training (kind group), or its held-out ones.
 
     Args:
-        request: Model, data and settings; `limit` is the number of groups, the seed draws groups and arrangements too.
+        request: Model, data and settings; `limit` is the number of groups, the seed draws groups, arrangements and
+            prompt variants too.
         out: Folder of the results.
         asked: Groups and question; by default of three pictures, the closest.
 
@@ -70,7 +55,7 @@ def evaluate_groups(request: EvalRequest, out: Path, asked: GroupSettings | None
     settings, engine = subject.settings, subject.engine
     drawn = spread(_of_split(request, asked), request.limit, seed)
     arrangements = [(group, shown) for group in drawn for shown in arranged(group, asked, seed)]
-    prompts = [prompt(group, shown, asked, settings=settings) for group, shown in arrangements]
+    prompts = [prompt(group, shown, asked, settings=settings, seed=seed) for group, shown in arrangements]
     shown_of = {image: f"group {group.group_id}" for group in drawn for image in group.images}
     sums = picture_digests(request.registry, shown_of)
     data_digest = artefacts.digest([[dataclasses.asdict(group) for group in drawn], sums])
@@ -106,80 +91,29 @@ def evaluate_groups(request: EvalRequest, out: Path, asked: GroupSettings | None
     return result
 
 
-def draw_groups(
-    pairs: Sequence[Pair],
-    rules: PairRules,
-    asked: GroupSettings,
-    *,
-    seed: int,
-    truth: Mapping[str, Sequence[float | None]] | None = None,
-) -> list[Group]:
-    """Up to `per_episode` groups of each episode, drawn by `seed` and the episode's id alone, none twice.
-
-    Any two frames of a group are at least as far apart as `rules` ask of a pair (`min_seconds`, `min_frames`); there is
-    no longest distance. truth: episode_id -> progress of each frame; a frame of unknown progress is in no group,
-    nor do two that `rules` call a tie. Without it the later of two frames is the closer one.
-    """
-
-    episodes: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        episodes[pair.episode_id].append(pair)
-    groups = []
-    for episode_id, own in episodes.items():
-        random = artefacts.rng(seed, episode_id, asked.pictures)
-        closeness = None if truth is None else truth[episode_id]
-        apart = rules.distances(own[0].distance / own[0].seconds)[0]
-        segments = [part for part in _segments(own) if len(part[1]) >= asked.pictures]
-        found: dict[tuple[int, ...], Group] = {}
-        for number in range(_TRIES * asked.per_episode if segments else 0):
-            task, images = segments[number % len(segments)]
-            frames = _drawn(
-                list(images), asked.pictures, apart, closeness=closeness, tie=rules.tie_within, random=random
-            )
-            if frames and len(found) < asked.per_episode:
-                group_id = f"{episode_id}:{'-'.join(str(frame) for frame in frames)}"
-                group = Group(group_id, episode_id, task, frames, tuple(images[frame] for frame in frames))
-                found.setdefault(frames, group)
-        groups += list(found.values())
-    return groups
-
-
 def spread(groups: Sequence[Group], limit: int | None, seed: int) -> list[Group]:
     """`limit` of `groups` in their order, as evenly over episodes as their numbers allow; all without a limit."""
     chosen = {group.group_id for group in evenly(groups, limit, seed)}
     return [group for group in groups if group.group_id in chosen]
 
 
-def arranged(group: Group, asked: GroupSettings, seed: int) -> list[tuple[int, ...]]:
-    """The arrangements of a group: rotations of a random one, so that none needs to be in time order.
+def prompt(group: Group, shown: Sequence[int], asked: GroupSettings, *, settings: AskSettings, seed: int) -> Prompt:
+    """The prompt of one arrangement; the seed draws the variant of the question, as it does that of a pair.
 
-    Each entry is the frame (of `group.frames`) in each place. All rotations put each frame once in each place.
+    Raises ConfigError for an unknown language or style.
     """
-
-    random = artefacts.rng(seed, group.group_id, "arrangement")
-    first = [int(frame) for frame in random.permutation(asked.pictures)]
-    return [(*first[turn:], *first[:turn]) for turn in range(asked.rotations or asked.pictures)]
-
-
-def prompt(group: Group, shown: Sequence[int], asked: GroupSettings, *, settings: AskSettings) -> Prompt:
-    """The prompt of one arrangement. Raises ConfigError for an unknown language or style."""
-    variants = read_yaml(PROMPT_VARIANTS / "groups.yaml")
-    if settings.language not in variants:
-        raise ConfigError(
-            f"language {settings.language!r}", "has no group question", nearest(settings.language, list(variants))
-        )
-    words = variants[settings.language]
     names = names_of(settings.style, settings.language, asked.pictures)
     mode = settings.mode or "direct"
-    template = words[asked.ask][mode].replace("{names}", ", ".join(names))
+    question = group_question(group, asked.ask, mode, language=settings.language, seed=seed, part=settings.part)
     return Prompt(
         item=group.group_id,
         episode_id=group.episode_id,
         order="-".join(str(frame) for frame in shown),
         shown=tuple(Shown(group.images[frame]) for frame in shown),
         labels=names,
-        question=fill_task(template, group.task) + (words["warning"] if settings.warn else ""),
+        question=renamed(question, names) + (_warning(settings.language) if settings.warn else ""),
         names=names,
+        answer="closer to completion: {names}" if asked.ask == "order" else Prompt.answer,
         reasons=mode == "cot" or asked.ask == "order",
     )
 
@@ -206,55 +140,20 @@ def answered(
     )
 
 
-def _segments(pairs: Sequence[Pair]) -> list[tuple[str, dict[int, str]]]:
-    """The segments of one episode's pairs: task text, and frame -> picture.
-
-    Rows name no segment; pairs of one task text whose spans overlap lie in the same one.
-    """
-    found: list[tuple[str, dict[int, str]]] = []
-    for task in dict.fromkeys(pair.task for pair in pairs):
-        end = -1
-        for pair in sorted((pair for pair in pairs if pair.task == task), key=lambda pair: pair.earlier):
-            if pair.earlier > end:
-                found.append((task, {}))
-            end = max(end, pair.later)
-            found[-1][1].update({pair.earlier: pair.earlier_image, pair.later: pair.later_image})
-    return found
-
-
-def _drawn(
-    frames: Sequence[int],
-    count: int,
-    apart: int,
-    *,
-    closeness: Sequence[float | None] | None,
-    tie: float,
-    random: np.random.Generator,
-) -> tuple[int, ...] | None:
-    """`count` of `frames`, the farthest from completion first; None where this draw finds fewer."""
-    chosen: list[int] = []
-    values: dict[int, float] = {}
-    for frame in (frames[at] for at in random.permutation(len(frames))):
-        value = float(frame) if closeness is None else closeness[frame]
-        if value is None or any(abs(frame - other) < apart for other in chosen):
-            continue
-        if closeness is not None and any(value == other or abs(value - other) < tie for other in values.values()):
-            continue
-        chosen.append(frame)
-        values[frame] = value
-        if len(chosen) == count:
-            return tuple(sorted(chosen, key=values.__getitem__))
-    return None
+def _warning(language: str) -> str:
+    return str(read_yaml(PROMPT_VARIANTS / "groups.yaml")[language])
 
 
 def _of_split(request: EvalRequest, asked: GroupSettings) -> list[Group]:
     """The groups drawn from a split. Raises NotApplicableError for none, or where nothing says what is right."""
-    from stcr_plugin.registry.manifest import read_manifest, read_pairs
+    from stcr_plugin.registry.manifest import frame_rows, read_manifest, read_pairs
 
     registry, dataset, split = request.registry, request.dataset, request.split
-    rules, pairs = config_of(read_manifest(registry, dataset)).pairs, read_pairs(registry, dataset, split)
+    manifest = read_manifest(registry, dataset)
+    rules, pairs = config_of(manifest).pairs, read_pairs(registry, dataset, split)
     truth = _truth(registry, dataset, rules, pairs=pairs)
-    found = draw_groups(pairs, rules, asked, seed=request.seed, truth=truth)
+    contents = {row["image"]: row["sha256"] for row in frame_rows(registry, manifest, split) if row["bytes"]}
+    found = draw_groups(pairs, rules, asked, seed=request.seed, truth=truth, contents=contents)
     if not found:
         raise NotApplicableError(
             f"{dataset}, {split}",
@@ -272,7 +171,7 @@ def _truth(
     Rows know of two frames at a time which is closer, which orders no three. Raises NotApplicableError where the source
     does not say it, or has changed since.
     """
-    if rules.label == "order" and all(pair.closer == "later" for pair in pairs):
+    if by_time(pairs, rules):
         return None
     try:
         found = true_progress(registry, dataset, {pair.episode_id for pair in pairs})

@@ -8,22 +8,38 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.config import from_mapping
 from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings, Engine
+from stcr_plugin.evaluation.multi_image import answered as group_answered
+from stcr_plugin.evaluation.multi_image import prompt
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.evaluation.strips import Strip
-from stcr_plugin.figures import OrderEffects
+from stcr_plugin.figures import GroupSettings, OrderEffects
+from stcr_plugin.groups import arranged
 from stcr_plugin.provenance import provenance
 from stcr_plugin.results import RankedComparison, RankedFrame, Ranking, StripCorrelations, ValueOrder
 from stcr_plugin.scoring import metrics
-from stcr_plugin.scoring.bradley_terry import RIDGE, Comparison, Scores, bradley_terry, enough, hops, outcome, rank
+from stcr_plugin.scoring.bradley_terry import (
+    RIDGE,
+    Comparison,
+    Scores,
+    bradley_terry,
+    enough,
+    hops,
+    outcome,
+    rank,
+    rank_groups,
+)
+from stcr_plugin.scoring.group_figures import GroupAnswer
 from stcr_plugin.scoring.parsing import answered
-from stcr_plugin.types import ORDERS, Answer, Prompt, Query, Response
+from stcr_plugin.types import ORDERS, Answer, Choice, Group, Order, Pair, Prompt, Query, Response
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +72,15 @@ class _Identified:
         return self.engine.respond(prompts)
 
 
-def rank_frames(request: EvalRequest, strip: Strip, out: Path, *, comparisons: int | None = None) -> Ranking:
+def rank_frames(
+    request: EvalRequest, strip: Strip, out: Path, *, comparisons: int | None = None, group: int | None = None
+) -> Ranking:
     """Order the frames of `strip` by how far along they are, by comparisons of two, each in both orders.
+
+    With `group`, the model is asked for the order of so many frames at a time, which compares every two of them: N
+    (N - 1) / 2 pairs per query, where the closest of them would give N - 1. Each group is shown in a random order and
+    in its reverse, so that every two of its frames are shown in both orders here too: a preference for the order shown
+    cancels out. One for a position in the middle does not; it is noise, which lowers the share of equal choices.
 
     Writes into the folder `out` ranking.json and progress.csv (a line per frame in the strip's order; `progress`, 0..1,
     is that of bradley_terry.Scores), and the responses, round by round, into `out`/asked, so that a killed run goes on.
@@ -69,9 +92,10 @@ def rank_frames(request: EvalRequest, strip: Strip, out: Path, *, comparisons: i
         strip: The pictures.
         out: Folder of the results.
         comparisons: How many to make; by default about n log2 n.
+        group: How many frames to order at a time, 3 to 8; None for comparisons of two.
 
     Raises:
-        ConfigError: Too few frames or comparisons.
+        ConfigError: Too few frames or comparisons, or no group of that size.
         DataError: A picture cannot be read.
     """
     engine, settings = _engine(request, strip.root)
@@ -80,16 +104,27 @@ def rank_frames(request: EvalRequest, strip: Strip, out: Path, *, comparisons: i
     given: list[Answer] = []
     with artefacts.locked(out / ".lock"):
 
+        def asked(number: int) -> _Asked:
+            return _Asked(engine, settings, seed, out=out / ASKED / f"{number:03d}", header=header)
+
         def compare(number: int, pairs: list[tuple[int, int]]) -> list[Comparison]:
-            places = [(strip, *pair) for pair in pairs]
-            asked = _Asked(engine, settings, seed, out=out / ASKED / f"{number:03d}", header=header)
-            answers = _answers(asked, places, sums)
+            answers = _answers(asked(number), [(strip, *pair) for pair in pairs], sums)
             given.extend(answer for both in answers for answer in both)
             return [Comparison(*pair, *outcome(both)) for pair, both in zip(pairs, answers, strict=True)]
 
-        scores, made = rank(len(strip.images), comparisons, seed, compare=compare)
+        def compare_groups(number: int, groups: list[tuple[int, ...]]) -> list[Comparison]:
+            answers = _group_answers(asked(number), strip, groups, pictures=sums)
+            given.extend(answer for _, both in answers for answer in both)
+            return [Comparison(*pair, *outcome(both)) for pair, both in answers]
+
+        n = len(strip.images)
+        if group is None:
+            scores, made = rank(n, comparisons, seed, compare=compare)
+        else:
+            size = from_mapping(GroupSettings, {"pictures": group}, "--group").pictures
+            scores, made = rank_groups(n, size, comparisons, seed=seed, compare=compare_groups)
         result = dataclasses.replace(
-            _ranking(strip, scores, made, given=given),
+            _ranking(strip, scores, made, given=given, group=group or 0),
             settings=dataclasses.asdict(settings),
             seed=seed,
             ridge=RIDGE,
@@ -211,7 +246,60 @@ def _answers(
     return list(zip(answers[::2], answers[1::2], strict=True))
 
 
-def _ranking(strip: Strip, scores: Scores, made: Sequence[Comparison], *, given: Sequence[Answer]) -> Ranking:
+def _group_answers(
+    asked: _Asked, strip: Strip, groups: Sequence[tuple[int, ...]], *, pictures: Mapping[str, str]
+) -> list[tuple[tuple[int, int], tuple[Answer, Answer]]]:
+    """Each two positions of each group with the (forward, backward) answers about them that its two orders hold."""
+    order = GroupSettings(pictures=len(groups[0]), ask="order")
+    shown: list[tuple[Group, tuple[int, ...]]] = []
+    for places in groups:
+        group = strip.group(places)
+        drawn = arranged(group, order, asked.seed)[0]
+        shown += [(group, drawn), (group, drawn[::-1])]
+    prompts = [prompt(group, one, order, settings=asked.settings, seed=asked.seed) for group, one in shown]
+    responses = collect_responses(asked.engine, prompts, asked.out, asked=asked.header, pictures=pictures)
+    answers = [
+        group_answered(group, one, of, response=response, ask="order")
+        for (group, one), of, response in zip(shown, prompts, responses, strict=True)
+    ]
+    found = []
+    for number, places in enumerate(groups):
+        both = answers[2 * number : 2 * number + 2]
+        at = {frame: place for place, frame in enumerate(shown[2 * number][0].frames)}
+        for first, second in combinations(places, 2):
+            pair = strip.pair(first, second)
+            given = {one.order: one for one in (_of_group(pair, answer, at) for answer in both)}
+            found.append(((first, second), (given["forward"], given["backward"])))
+    return found
+
+
+def _of_group(pair: Pair, answer: GroupAnswer, at: Mapping[int, int]) -> Answer:
+    """What the listed order of a group says of two of its frames, as an answer about them alone.
+
+    at: Frame of the strip -> its place in the group's `frames`.
+    """
+    places = [answer.shown.index(at[frame]) for frame in (pair.earlier, pair.later)]
+    order: Order = "forward" if places[0] < places[1] else "backward"
+    chosen: Choice | None = None
+    if answer.ranking is not None:
+        nearer = min(places, key=answer.ranking.index)
+        chosen = "img2" if nearer == max(places) else "img1"
+    return Answer(
+        f"{pair.pair_id} in {answer.group_id}",  # several groups may have the pair
+        pair.episode_id,
+        order,
+        Query(pair, order).answer,
+        chosen,
+        answer.text,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        lost=answer.lost,
+    )
+
+
+def _ranking(
+    strip: Strip, scores: Scores, made: Sequence[Comparison], *, given: Sequence[Answer], group: int
+) -> Ranking:
     timed, n = bool(strip.seconds), len(strip.images)
     known = [place for place, value in enumerate(strip.truth) if value is not None]
     truth = dict(zip(known, _shares([float(strip.truth[place] or 0.0) for place in known]), strict=True))
@@ -229,7 +317,8 @@ def _ranking(strip: Strip, scores: Scores, made: Sequence[Comparison], *, given:
         for place in range(n)
     )
     order = sorted(frames, key=lambda one: (one.score, one.place))
-    answers = _order_effects(given)
+    compared, shown_at_once = len({(one.first, one.second) for one in made}), group * (group - 1) or 2
+    answers = _order_effects(given, shown_at_once)
     agreement = [
         f"rank correlation with {what} {value:+.2f}"
         for what, value in (("time", by_time), ("the true progress", by_truth))
@@ -237,9 +326,10 @@ def _ranking(strip: Strip, scores: Scores, made: Sequence[Comparison], *, given:
     ]
     alike = order[0].score == order[-1].score
     found = "all came out alike" if alike else f"the furthest is {order[-1].image}"
+    cost = f" by {answers.n_queries} queries about groups of {group} (two at a time: {2 * compared})" if group else ""
     words = (
-        f"{n} frames, {len(made)} of {n * (n - 1) // 2} possible comparisons: {'; '.join([*agreement, found])}. "
-        f"{answers.words}"
+        f"{n} frames, {compared} of {n * (n - 1) // 2} possible comparisons{cost}: "
+        f"{'; '.join([*agreement, found])}. {answers.words}"
     )
     return Ranking(
         words=words,
@@ -253,7 +343,9 @@ def _ranking(strip: Strip, scores: Scores, made: Sequence[Comparison], *, given:
         order=tuple(one.image for one in order),
         correlation_with_time=by_time,
         correlation_with_truth=by_truth,
-        n_comparisons=len(made),
+        n_comparisons=compared,
+        group=group,
+        pairwise_queries=2 * compared if group else 0,
         default_comparisons=enough(n),
         answers=answers,
         comparisons=tuple(
@@ -280,10 +372,12 @@ def _shares(truth: Sequence[float]) -> list[float]:
     ]
 
 
-def _order_effects(answers: Sequence[Answer]) -> OrderEffects:
+def _order_effects(answers: Sequence[Answer], at_once: int = 2) -> OrderEffects:
+    """at_once: How many answers two queries give: two, or those about every two frames of a group."""
     found = metrics.figures(answers)
+    second = "img2" if at_once == 2 else "the one shown later"
     words = (
-        f"The same frame was chosen in both orders in {found.order_consistency:.0f} % of the comparisons, img2 in "
+        f"The same frame was chosen in both orders in {found.order_consistency:.0f} % of the comparisons, {second} in "
         f"{found.position_bias:.0f} % of the answers, {found.unparsed_rate:.0f} % could not be read"
         f"{f', {found.cut_rate:.0f} % were cut: raise max_new_tokens' if found.cut_rate else ''}."
     )
@@ -291,7 +385,7 @@ def _order_effects(answers: Sequence[Answer]) -> OrderEffects:
         found.order_consistency,
         found.position_bias,
         found.unparsed_rate,
-        n_queries=found.n_queries,
+        n_queries=2 * found.n_queries // at_once,
         words=words,
     )
 

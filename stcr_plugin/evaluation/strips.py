@@ -15,7 +15,7 @@ from stcr_plugin.engines.cache import picture_digests
 from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.registry.ground_truth import true_progress
 from stcr_plugin.samples.questions import why_unusable
-from stcr_plugin.types import Pair
+from stcr_plugin.types import Group, Pair
 
 FRAMES = 16  # of an episode or a video, by default
 
@@ -64,6 +64,20 @@ class Strip:
             later_image=self.images[second],
         )
 
+    def group(self, places: Sequence[int]) -> Group:
+        """The frames at some places of the strip as a group, in order of their truth where it is known of all."""
+        told = [self.truth[place] if self.truth else None for place in places]
+        known = {place: value for place, value in zip(places, told, strict=True) if value is not None}
+        ordered = sorted(places, key=lambda place: (known[place] if len(known) == len(places) else 0.0, place))
+        frames = tuple(self.frames[place] for place in ordered)
+        return Group(
+            group_id=f"{self.episode_id}:{self.task}:{'-'.join(map(str, frames))}",
+            episode_id=self.episode_id,
+            task=self.task,
+            frames=frames,
+            images=tuple(self.images[place] for place in ordered),
+        )
+
     def sums(self) -> dict[str, str]:
         """Picture -> SHA-256 of its contents. Raises DataError for one that cannot be read."""
         return picture_digests(self.root, dict.fromkeys(self.images, f"episode {self.episode_id}"))
@@ -95,7 +109,7 @@ def of_episode(
     task = tasks[0] if task is None else task
     if task not in tasks:
         raise ConfigError(f"{dataset}: episode {episode_id}", f"has no task {task!r}", nearest(task, tasks))
-    truth = _truth(registry, dataset, episode_id)
+    truth = _truth(registry, dataset, episode_id, task=task)
     return _strip(registry, dataset, split, pairs=found[episode_id, task], frames=frames, truth=truth)
 
 
@@ -203,10 +217,10 @@ def _strip(
     )
 
 
-def _truth(registry: Path, dataset: str, episode_id: str) -> dict[int, float | None]:
+def _truth(registry: Path, dataset: str, episode_id: str, *, task: str) -> dict[int, float | None]:
     """Frame -> true progress as the build's source records it; {} where it records none or is not here any more."""
     try:
-        return dict(enumerate(true_progress(registry, dataset, [episode_id])[episode_id] or ()))
+        return dict(enumerate(true_progress(registry, dataset, [episode_id], task=task)[episode_id] or ()))
     except StcrError as error:
         logging.getLogger(__name__).warning(
             "%s, episode %s: its true progress is not known here: %s", dataset, episode_id, error

@@ -221,17 +221,23 @@ def described(context: Context, key: str, shard: Shard) -> Accepted:
 
 
 def _is_of(text: Text, shown: tuple[str, str], pictures: str) -> bool:
-    """Whether the text describes the pictures with these fingerprints, each its own rather than the other one.
+    stored = (text.earlier_fingerprint, text.later_fingerprint)
+    return same_pictures(stored, shown, same_store=text.pictures == pictures)
 
-    pictures: The folder of the build's pictures, whose name holds the digest of all that decides them.
+
+def same_pictures(stored: tuple[str, str], shown: tuple[str, str], *, same_store: bool) -> bool:
+    """Whether two fingerprints are of the pictures with the others, each of its own rather than of the other one.
+
+    Args:
+        stored: Of the earlier and the later picture that a row is about.
+        shown: Of those of a build, "" where no picture is stored; nothing is then compared.
+        same_store: Both are in a folder of one name, which holds the digest of all that decides its pictures.
     """
     if not all(shown):
         return True
-    stored = (text.earlier_fingerprint, text.later_fingerprint)
     right = [bits(one, other) for one, other in zip(stored, shown, strict=True)]
     crossed = [bits(one, other) for one, other in zip(stored, shown[::-1], strict=True)]
-    most = SAME_STORE if text.pictures == pictures else SAME_FRAME
-    return max(right) <= most and sum(right) <= sum(crossed)
+    return max(right) <= (SAME_STORE if same_store else SAME_FRAME) and sum(right) <= sum(crossed)
 
 
 def bits(one: str, other: str) -> int:

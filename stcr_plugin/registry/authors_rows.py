@@ -19,8 +19,11 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import manifest as manifests
+from stcr_plugin.registry.data_config import SINGLE
+from stcr_plugin.registry.group_rows import group_of, shots_of
+from stcr_plugin.samples.group_texts import names
 from stcr_plugin.samples.weak import weak_sample
-from stcr_plugin.types import ORDERS, Choice, Query
+from stcr_plugin.types import ORDERS, Query
 
 COLUMNS = ("video_path1", "video_path2", "task_name", "spatial_details", "target")
 DETAILS = "spatial details: "
@@ -28,17 +31,18 @@ DETAILS = "spatial details: "
 
 @dataclass(frozen=True)
 class Shown:
-    """Two pictures as a row shows them.
+    """Two pictures as a row shows them, or a group of more.
 
     Attributes:
-        images: Paths of img1 and img2, relative to the registry.
+        images: Paths of img1, img2, ..., relative to the registry.
+        closer: The answer; of an order all names, the closest first.
         details: "img1: ... img2: ...", "" for a weak row.
     """
 
-    images: tuple[str, str]
+    images: tuple[str, ...]
     task: str
     question: str
-    closer: Choice
+    closer: str
     details: str = ""
 
 
@@ -69,6 +73,9 @@ def export(name: str, registry: str | Path, out: str | Path, format: str, split:
             "build it with frames.store=folder and frames.format=png or jpeg",
         )
     every = list(_of_dataset(name, registry) if split is None else _of_split(name, registry, split))
+    if format == "csv" and any(len(shown.images) > 2 for shown in every):
+        problem = "shows groups of pictures, and the authors' evaluation file has two columns of pictures"
+        raise ConfigError(name, problem, "export it with --format json")
     rows = [shown for shown in every if shown.closer != "neither"]
     for image in (image for shown in rows for image in shown.images):
         if "_/" in image:
@@ -85,7 +92,7 @@ def json_row(shown: Shown) -> dict[str, Any]:
     """One row of their training files; without details one of the weak files."""
     images = [
         {"type": "image", "image": image, "image_id": image_id}
-        for image, image_id in zip(shown.images, ("img1", "img2"), strict=True)
+        for image, image_id in zip(shown.images, names(len(shown.images)), strict=True)
     ]
     content = [*images, {"type": "text", "text": shown.question}]
     details = {"spatial details": shown.details} if shown.details else {}
@@ -107,21 +114,22 @@ def _of_dataset(dataset: str, registry: str | Path) -> Iterator[Shown]:
         known = ", ".join([*manifest.datasets, *(f"{dataset} --split {split}" for split in manifest.splits)])
         raise ConfigError(dataset, "is a whole build", f"export one of: {known}")
     rule = manifest.rules[dataset]
-    if rule.kind == "general":
+    if rule.kind in SINGLE:
         problem = "asks about single pictures, and the authors' format is of pairs"
         raise ConfigError(dataset, problem, "export another dataset")
-    tasks = {pair.pair_id: pair.task for pair in manifests.read_pairs(registry, dataset, rule.split)}
+    pairs = manifests.read_pairs(registry, dataset, rule.split)
+    tasks = {pair.pair_id: pair.task for pair in pairs}
+    shots = shots_of(pairs) if rule.kind == "group" else {}
     for row in manifests.dataset_rows(registry, dataset):
         prompt, target = (message["content"] for message in row["messages"])
-        one, two = row["images"]
         # The judgment is the last line, the description before it.
-        details = target.rpartition("\n")[0].removeprefix(DETAILS)
+        details, _, judgment = target.rpartition("\n")
         yield Shown(
-            images=(one, two),
-            task=tasks[row["pair_id"]],
-            question=prompt.removeprefix("<image>" * 2),
-            closer=row["answer"],
-            details=details,
+            images=tuple(row["images"]),
+            task=group_of(row, shots).task if shots else tasks[row["pair_id"]],
+            question=prompt.removeprefix("<image>" * len(row["images"])),
+            closer=judgment.rpartition(": ")[2] if shots else row["answer"],
+            details=details.removeprefix(DETAILS),
         )
 
 

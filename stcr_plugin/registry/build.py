@@ -36,11 +36,12 @@ from stcr_plugin.registry.annotated_texts import stage_texts, staged_texts
 from stcr_plugin.registry.data_config import (
     DataConfig,
     config_digest,
+    file_digest,
     frames_folder,
     load_data_config,
     plain,
-    text_digest,
 )
+from stcr_plugin.registry.directions import drops
 from stcr_plugin.registry.listing import cut, deal, list_episodes, why
 from stcr_plugin.registry.manifest import (
     MANIFEST,
@@ -63,6 +64,7 @@ from stcr_plugin.registry.receipts import (
     Sampled,
     Staged,
 )
+from stcr_plugin.registry.refined_pairs import refined_pairs, stage_decisions, staged_decisions
 from stcr_plugin.registry.sample_rows import phrases_of
 from stcr_plugin.registry.shards import in_tar, skipped
 from stcr_plugin.registry.training_sets import TrainingSet, choices, write_sets
@@ -129,7 +131,12 @@ def _stage(context: Context, pool: WorkerPool) -> Manifest:
     """Do all the work in the staging folder; the manifest of what is in it."""
     config = context.config
     unusable = [skipped(item, config) for item in stage_texts(config, context.place.staging)]
-    context = dataclasses.replace(context, texts=staged_texts(config, context.place.staging))
+    stage_decisions(config, context.place.staging)
+    context = dataclasses.replace(
+        context,
+        texts=staged_texts(config, context.place.staging),
+        decisions=staged_decisions(config, context.place.staging),
+    )
     # 1. Episodes -> splits -> shards.
     usable, excluded = list_episodes(config, context.source)
     splits, between = deal(config, usable, excluded)
@@ -138,11 +145,11 @@ def _stage(context: Context, pool: WorkerPool) -> Manifest:
     with runner(pool, context, sum(map(len, splits.values()))) as run:
         # 2. Pairs.
         drawn = _step(Drawn, "drawing pairs", [Job(Drawn.step, shard) for shard in shards], context=context, run=run)
-        _refuse_too_few(config, Staged(shards, drawn, []), excluded)
+        dropped = drops(config, Staged(shards, drawn, []))
+        _refuse_too_few(config, Staged(shards, drawn, []), excluded, dropped=dropped)
         # 3. Pictures.
-        pictured = _step(
-            Pictured, "writing pictures", [Job(Pictured.step, shard) for shard in shards], context=context, run=run
-        )
+        jobs = [Job(Pictured.step, shard, drop=dropped[shard.number]) for shard in shards]
+        pictured = _step(Pictured, "writing pictures", jobs, context=context, run=run)
         staged = Staged(shards, drawn, pictured)
         _refuse_empty_splits(config, staged)
         # 4. Samples of the sets that are written shard by shard.
@@ -155,7 +162,9 @@ def _stage(context: Context, pool: WorkerPool) -> Manifest:
     excluded += chain.from_iterable(receipt.excluded for step in (drawn, pictured) for receipt in step)
     for key, one in sets.items():
         if not one.counts.samples:
-            raise DataError(f"datasets.{key}", f"not one sample is left{why(excluded)}")
+            few = "ask for fewer pictures in groups, raise pairs.per_episode or lower the least distance"
+            fix = few if config.datasets[key].kind == "group" else ""
+            raise DataError(f"datasets.{key}", f"not one sample is left{why(excluded)}", fix)
     # 6. Manifest.
     return _account(context, splits, staged, sets=sets, excluded=excluded)
 
@@ -187,21 +196,33 @@ def _step(kind: type[R], verb: str, jobs: Sequence[Job], *, context: Context, ru
 
 
 def _job_digest(job: Job) -> str:
-    """Of the shard's episodes, since recordings may be added between two runs, and of what a dataset takes of it."""
-    return artefacts.digest([repr(job.shard.episodes), [vars(choice) for choice in job.choices]])[:8]
+    """Of the shard's episodes, since recordings may be added between two runs, and of what is taken of it."""
+    taken = [[vars(choice) for choice in job.choices], dict(job.drop)]
+    return artefacts.digest([repr(job.shard.episodes), *taken])[:8]
 
 
-def _refuse_too_few(config: DataConfig, staged: Staged, excluded: Sequence[Exclusion]) -> None:
-    """Raises ConfigError where a dataset asks for more pairs than were drawn, before a picture is decoded."""
+def _refuse_too_few(
+    config: DataConfig, staged: Staged, excluded: Sequence[Exclusion], *, dropped: Mapping[int, Mapping[str, int]]
+) -> None:
+    """Raises ConfigError where a dataset asks for more than was drawn, before a picture is decoded.
+
+    dropped: Shard number -> closer frame -> pairs that are left out of the split.
+    """
     for key, rule in config.datasets.items():
-        own = [drawn for shard, drawn in zip(staged.shards, staged.drawn, strict=True) if shard.split == rule.split]
-        available = sum(drawn.described.get(key, drawn.pairs) for drawn in own)
-        if available < (rule.pairs or 1):
+        of_split = [pair for pair in zip(staged.shards, staged.drawn, strict=True) if pair[0].split == rule.split]
+        own = [drawn for _, drawn in of_split]
+        gone = [0 if rule.kind == "describe" else sum(dropped[shard.number].values()) for shard, _ in of_split]
+        usable = [one.described.get(key, one.pairs) for one in own]
+        available = sum(
+            min(most, one.pairs - drop) if drop else most for one, most, drop in zip(own, usable, gone, strict=True)
+        )
+        if available < (rule.wanted or 1):
+            unit = "pictures" if rule.kind == "describe" else "pairs"
             reasons = why([*excluded, *chain.from_iterable(drawn.excluded for drawn in staged.drawn)])
             reasons += "".join(f"; {number} pairs: {reason}" for reason, number in _wordless(own).items())
             raise ConfigError(
-                f"datasets.{key}.pairs",
-                f"asks for {rule.pairs or 'all'} pairs and split {rule.split!r} has {available}{reasons}",
+                f"datasets.{key}.{unit}",
+                f"asks for {rule.wanted or 'all'} {unit} and split {rule.split!r} has {available}{reasons}",
                 "ask for fewer, raise pairs.per_episode, widen the allowed distances or give the split more episodes",
             )
 
@@ -235,10 +256,10 @@ def _account(
     sets: Mapping[str, TrainingSet],
     excluded: Sequence[Exclusion],
 ) -> Manifest:
-    """The manifest of what is staged, checksums included. Raises DataError where annotated texts changed meanwhile."""
+    """The manifest of what is staged, checksums included. Raises DataError where a named file changed meanwhile."""
     config, place, name = context.config, context.place, context.config.name
-    if context.texts and place.staging != _staging(place.registry, config):
-        problem = "a file of annotated texts was changed while the build ran"
+    if (context.texts or config.pairs.refine) and place.staging != _staging(place.registry, config):
+        problem = "a file of annotated texts or of contradicted pairs was changed while the build ran"
         raise DataError(config.name, problem, "run the same command again")
     kept = {episode_id for receipt in staged.pictured for episode_id in receipt.episodes}
     files = [f"{name}/{room}/{shard.file}" for room in ("pairs", "frames") for shard in staged.shards]
@@ -267,10 +288,11 @@ def _account(
         provenance=provenance(),
         paths=_paths(context.source, splits),
         texts={
-            dataset_name(name, key): AnnotatedTexts(str(file), text_digest(str(file)), one.texts)
+            dataset_name(name, key): AnnotatedTexts(str(file), file_digest(str(file)), one.texts)
             for key, one in sets.items()
             if one.texts is not None and (file := config.datasets[key].texts)
         },
+        refined=refined_pairs(context, staged),
     )
 
 
@@ -284,6 +306,10 @@ def _paths(source: EpisodeSource, splits: Mapping[str, Sequence[Episode]]) -> di
 def _split_counts(staged: Staged, split: str) -> PairCounts:
     own = staged.of(split)
     dropped = {kind: sum(getattr(drawn, kind) for _, drawn, _ in own) for kind in ("tied", "unlabelled")}
+    if unbalanced := sum(pictured.unbalanced for _, _, pictured in own):
+        dropped["unbalanced"] = unbalanced
+    if refined := sum(pictured.refined.get("drop", 0) for _, _, pictured in own):
+        dropped["refined"] = refined
     counts = total([pictured.counts for _, _, pictured in own])
     almost = sum(pictured.almost_same for _, _, pictured in own)
     return dataclasses.replace(counts, dropped=dropped if any(dropped.values()) else None, almost_same=almost or None)

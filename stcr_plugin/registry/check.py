@@ -15,10 +15,13 @@ from stcr_plugin.figures import AnnotatedTexts
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import picture_store
-from stcr_plugin.registry.manifest import Manifest, SetRule
+from stcr_plugin.registry.data_config import SINGLE
+from stcr_plugin.registry.group_rows import GroupCheck
+from stcr_plugin.registry.manifest import Manifest, PairCounts, SetRule
 from stcr_plugin.samples.cot import halves_of
 from stcr_plugin.samples.general import SHOWN, names_in
 from stcr_plugin.samples.questions import fill_task, paraphrases, questions
+from stcr_plugin.samples.single_pictures import QUESTIONS, described
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
 
@@ -39,6 +42,7 @@ class CheckReport:
 
     Attributes:
         texts: Dataset -> its annotated texts, which nothing here can check.
+        splits: Split -> the figures of its pairs in the manifest, with which they were compared.
     """
 
     name: str
@@ -47,6 +51,7 @@ class CheckReport:
     rows: int
     problems: tuple[Problem, ...]
     texts: Mapping[str, AnnotatedTexts] = field(default_factory=dict)
+    splits: Mapping[str, PairCounts] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -72,6 +77,7 @@ def check(name: str, registry: str | Path) -> CheckReport:
         rows=rows,
         problems=tuple(build.problems),
         texts=build.manifest.texts,
+        splits=build.manifest.counts.splits,
     )
 
 
@@ -149,6 +155,7 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
     file = manifests.file_name(manifest.datasets[dataset])
     counted: list[dict[str, Any]] = []
     shown: dict[str, Counter[str]] = {}
+    groups = GroupCheck(rule, pairs) if rule.kind == "group" else None
     number = 0
     sound = True
     try:
@@ -157,14 +164,15 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
             build.fault(manifests.DATASET_INFO, f"does not list {dataset} as {file}; build again")
         for number, row in enumerate(manifests.dataset_rows(build.registry, dataset), 1):
             try:
-                faults = list(_row_faults(row, manifest, rule=rule, pairs=pairs))
+                faults = list(_row_faults(row, manifest, rule=rule, pairs=pairs, groups=groups))
                 for image in row["images"]:
                     if image not in build.uses:
                         artefacts.inside(build.registry, image)
                     build.use(image, file, number)
                 columns = ("kind", "messages") if rule.kind == "cot" else ()
                 counted.append({key: row[key] for key in ("pair_id", "answer", "order", "language", *columns)})
-                shown.setdefault(str(row["pair_id"]), Counter())[str(row["order"])] += 1
+                if rule.kind in ("cot", "weak"):
+                    shown.setdefault(str(row["pair_id"]), Counter())[str(row["order"])] += 1
             except StcrError as error:
                 faults = [str(error)]
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -177,8 +185,14 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
         return number
     for pair_id, orders in shown.items():
         due = {"both": ORDERS, "given": pairs[pair_id].orders if pair_id in pairs else ORDERS}.get(rule.orders)
-        if rule.kind != "general" and due and orders != Counter(due):
+        if rule.kind not in SINGLE and due and orders != Counter(due):
             build.fault(file, f"pair {pair_id} is not shown once in each order: {dict(orders)}")
+    if rule.kind == "describe":
+        for image, files in build.uses.items():
+            if len(files.get(file, ())) > 1:
+                build.fault(file, f"{image} is described twice, in rows {', '.join(map(str, files[file]))}")
+    for fault in groups.rest() if groups else ():
+        build.fault(file, fault)
     if sound:
         expected = manifest.counts.datasets[dataset]
         found = dataclasses.replace(manifests.count_rows(counted), short_by=expected.short_by)
@@ -194,7 +208,12 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
 
 
 def _row_faults(
-    row: Mapping[str, Any], manifest: Manifest, *, rule: SetRule, pairs: Mapping[str, Pair]
+    row: Mapping[str, Any],
+    manifest: Manifest,
+    *,
+    rule: SetRule,
+    pairs: Mapping[str, Pair],
+    groups: GroupCheck | None,
 ) -> Iterator[str]:
     """What is wrong with one row. Raises KeyError and the like for one that does not have the form of a row."""
     user, assistant = row["messages"]
@@ -204,12 +223,15 @@ def _row_faults(
     markers = text.count("<image>")
     if markers != len(row["images"]):
         yield f"the prompt has {markers} <image> for {len(row['images'])} pictures"
+    if groups is not None:
+        yield from groups.row(row)
+        return
     pair = pairs.get(row["pair_id"])
     if pair is None:
         yield f"pair {row['pair_id']} is not among the build's pairs"
         return
-    if rule.kind == "general":
-        yield from _general_faults(row, rule, pair)
+    if rule.kind in SINGLE:
+        yield from _single_faults(row, rule, pair)
         return
     if row["order"] not in ORDERS or row["kind"] != rule.kind or row["language"] not in questions():
         yield f"order {row['order']!r}, kind {row['kind']!r} or language {row['language']!r} is not as configured"
@@ -233,17 +255,21 @@ def _row_faults(
         yield "the question is a held-out paraphrase, which training must not see"
 
 
-def _general_faults(row: Mapping[str, Any], rule: SetRule, pair: Pair) -> Iterator[str]:
+def _single_faults(row: Mapping[str, Any], rule: SetRule, pair: Pair) -> Iterator[str]:
     """What is wrong with a row that asks about one picture of `pair`."""
-    answers = dict(zip(("yes", "no"), names_in(row["language"]), strict=True))
     text, target = (str(message["content"]) for message in row["messages"])
-    if row["kind"] != "general" or row["order"] != "":
+    if row["kind"] != rule.kind or row["order"] != "":
         yield f"kind {row['kind']!r} or order {row['order']!r} is not as configured"
     if pair.split != rule.split or row["episode_id"] != pair.episode_id:
         yield f"pair {pair.pair_id} of episode {pair.episode_id} is of split {pair.split}, not {rule.split}"
     if list(row["images"]) not in ([pair.earlier_image], [pair.later_image]):
         yield f"the picture is not one of pair {pair.pair_id}"
-    if target != answers.get(str(row["answer"])):
+    if rule.kind == "describe":
+        if row["language"] not in QUESTIONS or row["answer"] != "":
+            yield f"language {row['language']!r} or answer {row['answer']!r} is not as configured"
+        if described(target) is None:
+            yield "the target does not describe img1, or says more"
+    elif target != dict(zip(("yes", "no"), names_in(row["language"]), strict=True)).get(str(row["answer"])):
         yield f"the target is {target!r} where the answer is {row['answer']!r}"
     if not text.startswith(SHOWN):
         yield f"the question does not start with {SHOWN!r}, as the guard's does"

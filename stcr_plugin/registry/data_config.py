@@ -12,23 +12,33 @@ from typing import Any, Literal
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import load, nearest, settings
+from stcr_plugin.episodes.inverse_tasks import InverseTasks
 from stcr_plugin.episodes.source_table import SourceConfig, find_kind, installed_code
 from stcr_plugin.errors import DataError
+from stcr_plugin.groups import GroupRule
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.samples.cot import claims_digest
 from stcr_plugin.samples.general import YESNO_FILE
+from stcr_plugin.samples.group_texts import GROUPS_FILE
 from stcr_plugin.samples.questions import PROMPTS, questions
 from stcr_plugin.splits import SplitRule
 
+SINGLE = ("general", "describe")
+"""Kinds of datasets whose samples show one picture."""
 _NAME = re.compile(r"[a-z0-9_]+")
 # Our own code that decides what a build writes, and what a picture shows.
 _DECIDE_PICTURES = ("episodes", "registry/picture_store.py", "registry/shards.py")
 _DECIDE = (
     *_DECIDE_PICTURES,
     "samples",
+    "groups.py",
     "pairs.py",
     "splits.py",
-    *(f"registry/{name}.py" for name in ("annotated_texts", "build", "data_config", "listing", "parquet")),
+    *(
+        f"registry/{name}.py"
+        for name in ("annotated_texts", "build", "data_config", "directions", "listing", "parquet")
+    ),
+    *(f"registry/{name}.py" for name in ("contradictions", "group_rows", "refined_pairs")),
     *(f"registry/{name}.py" for name in ("published_texts", "publishing", "sample_rows", "training_sets")),
 )
 
@@ -97,7 +107,10 @@ class DatasetRule:
     Attributes:
         kind: general: yes/no questions about the pictures of the pairs, one at a time, in one JSON file, such as
             `stcr guard` asks of other scenes; replay them in a stage against forgetting (source kind tabletop only).
+            describe: the state of one picture of the pairs, in the words of cot, in one JSON file; each picture once.
+            group: groups of frames that the split's pairs show, see `groups`.
         pairs: How many pairs of the split; null for all.
+        pictures: Of kind describe: how many pictures, spread evenly over episodes; null for all that can be described.
         languages: Each pair is in one of them, in turn.
         orders: given: as the pair was published, where its source says so, else both.
         format: sharegpt JSON in one file, or Parquet in shards; auto takes JSON up to 100,000 samples.
@@ -106,32 +119,64 @@ class DatasetRule:
             curriculum.
         texts: Of kind cot: a file that `stcr annotate` wrote. Its accepted texts describe the pictures, which then need
             no recorded state, and `pairs` are drawn from those that have some. They are annotated, not true.
+        groups: Of kind group: how many pictures, which question, how many groups per episode, and which target. All
+            groups are taken, each in every rotation. Frames are ordered as the pairs are labelled, by time or progress.
     """
 
     split: str
-    kind: Literal["cot", "weak", "general"]
+    kind: Literal["cot", "weak", "general", "describe", "group"]
     pairs: int | None = None
+    pictures: int | None = None
     languages: tuple[str, ...] = ("en",)
     orders: Literal["both", "forward", "backward", "given"] = "both"
     format: Literal["auto", "json", "parquet"] = "auto"
     curriculum: Curriculum | None = None
     draw: str | None = None
     texts: str | None = None
+    groups: GroupRule | None = None
+
+    @property
+    def says_claims(self) -> bool:
+        """Whether its targets describe pictures by claims of the source."""
+        described = self.groups is not None and self.groups.target == "cot"
+        return (self.kind in ("cot", "describe") and self.texts is None) or (self.kind == "group" and described)
 
     def __post_init__(self) -> None:
+        if self.groups is not None and self.kind != "group":
+            raise ValueError("`groups` is for kind: group; remove it, or change kind")
+        if self.kind == "group" and (self.pairs or self.orders != "both" or self.curriculum or self.draw):
+            raise ValueError(
+                "kind: group takes all groups, each in every rotation; set groups.per_episode, and remove pairs, "
+                "orders, curriculum and draw"
+            )
         if self.texts is not None and (self.kind != "cot" or not self.texts.strip()):
             raise ValueError("`texts` names a file of annotated texts for kind: cot; remove it, or change kind")
-        if self.draw is not None and (self.format != "json" or self.curriculum or self.kind == "general"):
+        if self.draw is not None and (self.format != "json" or self.curriculum or self.single):
             raise ValueError(
-                "`draw` orders the pairs of one file: set format: json, and remove curriculum; not general"
+                "`draw` orders the pairs of one file: set format: json, and remove curriculum; not general or describe"
             )
-        if self.pairs is not None and self.pairs < 1:
-            raise ValueError(f"`pairs` must be at least 1, or null for all, got {self.pairs}")
+        for name in ("pairs", "pictures"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, or null for all, got {value}")
+        if (self.pairs if self.kind == "describe" else self.pictures) is not None:
+            raise ValueError("kind: describe counts `pictures`, every other kind `pairs`")
         unknown = [language for language in self.languages if language not in questions()]
         if unknown or not self.languages:
             raise ValueError(f"`languages` must name some of {sorted(questions())}, got {list(self.languages)}")
-        if self.kind == "general" and (self.orders != "both" or self.format == "parquet" or self.curriculum):
-            raise ValueError("kind: general shows single pictures, in one JSON file; remove orders, format, curriculum")
+        if self.single and (self.orders != "both" or self.format == "parquet" or self.curriculum):
+            raise ValueError(
+                f"kind: {self.kind} shows single pictures, in one JSON file; remove orders, format, curriculum"
+            )
+
+    @property
+    def single(self) -> bool:
+        """Whether a sample shows one picture."""
+        return self.kind in SINGLE
+
+    @property
+    def wanted(self) -> int | None:
+        """How many pairs or pictures are asked for; None for all."""
+        return self.pictures if self.kind == "describe" else self.pairs
 
 
 @settings
@@ -139,7 +184,7 @@ class DataConfig:
     """Everything that decides a build.
 
     Attributes:
-        pairs: Of source kind spatiallogic, whose pairs are given, only `ties` may be set.
+        pairs: Of source kind spatiallogic, whose pairs are given, only `ties` and `refine` may be set.
         on_bad_data: Data that cannot be used (an unreadable picture, a task text with a chat marker) is skipped and
             counted in the manifest (exclude), or stops the build (error). A segment too short for a pair is not bad
             data and always skipped, as is a draw that a simulator repeats or cannot undo. A dataset that asks for no
@@ -147,6 +192,8 @@ class DataConfig:
             description), takes what is left, and the manifest says `short_by`; where nothing is left of a dataset or a
             split, the build stops.
         shard_episodes: How many episodes, drawn at random from a split, are one piece of work and one Parquet file.
+        inverse_tasks: Task text -> text of the task that undoes it, for the control `inverse_task`; looked up before
+            what the source knows. `{name}` is a part that both have: `"open the {thing}": "close the {thing}"`.
     """
 
     name: str
@@ -158,8 +205,10 @@ class DataConfig:
     seed: int = 0
     on_bad_data: Literal["exclude", "error"] = "exclude"
     shard_episodes: int = 64
+    inverse_tasks: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        InverseTasks(self.inverse_tasks)
         for text in (self.name, *self.splits, *self.datasets):
             if not _NAME.fullmatch(text):
                 raise ValueError(f"names of builds, splits and datasets are made of a-z, 0-9 and _, got {text!r}")
@@ -167,7 +216,7 @@ class DataConfig:
             raise ValueError("`splits` must name at least one split")
         if self.shard_episodes < 1:
             raise ValueError(f"`shard_episodes` must be at least 1, got {self.shard_episodes}")
-        plain_rules = PairRules(ties=self.pairs.ties)
+        plain_rules = PairRules(ties=self.pairs.ties, refine=self.pairs.refine)
         changed = [
             rule.name
             for rule in dataclasses.fields(PairRules)
@@ -178,13 +227,31 @@ class DataConfig:
                 f"`pairs` has {', '.join(changed)}, but the pairs of source kind {self.source.kind} are given and all "
                 "are taken; remove it, and take rows out of source.file instead"
             )
+        for name, split in self.splits.items():
+            if split.balance and self.pairs.label != "progress" and not find_kind(self.source.kind).gives_pairs:
+                raise ValueError(
+                    f"splits.{name}: `balance` needs pairs whose earlier frame is closer, which `pairs.label: order` "
+                    "never has; set pairs.label: progress, or remove it"
+                )
+            if split.balance and self.pairs.within_phase is not None:
+                raise ValueError(f"splits.{name}: `balance` and `pairs.within_phase` exclude each other; remove one")
         for key, rule in self.datasets.items():
             if rule.split not in self.splits:
                 raise ValueError(f"datasets.{key}: no split {rule.split!r}, {nearest(rule.split, list(self.splits))}")
+            if rule.kind == "group" and rule.says_claims and find_kind(self.source.kind).gives_pairs:
+                raise ValueError(
+                    f"datasets.{key}: groups.target cot needs claims, and the texts of source kind {self.source.kind} "
+                    "are published with its pairs; set groups.target: weak"
+                )
             if rule.kind == "general" and self.source.kind != "tabletop":
                 raise ValueError(
                     f"datasets.{key}: kind general needs the objects in a picture, which only source kind tabletop "
                     "knows; mix in your own general data (recipes/stage2_mixed.yaml)"
+                )
+            if rule.kind == "describe" and find_kind(self.source.kind).gives_pairs:
+                raise ValueError(
+                    f"datasets.{key}: kind describe needs what a source records of each frame, which source kind "
+                    f"{self.source.kind} does not"
                 )
 
 
@@ -208,27 +275,32 @@ def _adapter() -> Any:
 
 
 def config_digest(config: DataConfig) -> str:
-    """Digest of all that decides the build's bytes: configuration, prompts, annotated texts and version of the code.
+    """Digest of all that decides the build's bytes: configuration, prompts, files that it names, version of the code.
 
-    Raises DataError for a file of annotated texts that cannot be read.
+    Raises DataError for a file of annotated texts or of contradicted pairs that cannot be read.
     """
     files = sorted({rule.texts for rule in config.datasets.values() if rule.texts})
-    return _digest(config, [text_digest(file) for file in files])
+    return _digest(config, [file_digest(file) for file in (*files, *_refined(config))])
 
 
-def text_digest(file: str) -> str:
-    """SHA-256 of a file of annotated texts; "" where there is none, which is an error only where it is read."""
+def _refined(config: DataConfig) -> list[str]:
+    return [config.pairs.refine.file] if config.pairs.refine else []
+
+
+def file_digest(file: str) -> str:
+    """SHA-256 of a file that a configuration names; "" where there is none, an error only where it is read."""
     try:
         return artefacts.sha256(file) if Path(file).is_file() else ""
     except OSError as error:
         raise DataError(file, f"cannot be read ({error.strerror})") from None
 
 
-def _digest(config: DataConfig, texts: Sequence[str]) -> str:
-    prompts = {path.name: artefacts.sha256(path) for path in (PROMPTS / "questions.yaml", YESNO_FILE)}
+def _digest(config: DataConfig, files: Sequence[str]) -> str:
+    own = [GROUPS_FILE] if any(rule.kind == "group" for rule in config.datasets.values()) else []
+    prompts = {path.name: artefacts.sha256(path) for path in (PROMPTS / "questions.yaml", YESNO_FILE, *own)}
     code = [artefacts.code_digest(*_DECIDE), installed_code(config.source.kind)]
     decides = [plain(config), prompts, claims_digest(config.source.kind), code]
-    return artefacts.digest([*decides, list(texts)] if texts else decides)
+    return artefacts.digest([*decides, list(files)] if files else decides)
 
 
 def frames_folder(config: DataConfig) -> str:
@@ -239,6 +311,10 @@ def frames_folder(config: DataConfig) -> str:
     values = plain(config)
     code = [artefacts.code_digest(*_DECIDE_PICTURES), installed_code(config.source.kind)]
     decides = [values["source"], values["frames"], config.seed, *code]
-    # A position in a tar depends on the pictures before it, but on no text.
-    digest = _digest(config, ()) if config.frames.store == "tar" else artefacts.digest(decides)
+    # A position in a tar depends on the pictures before it, and so on the pairs that are left out, but on no text.
+    digest = (
+        _digest(config, list(map(file_digest, _refined(config))))
+        if config.frames.store == "tar"
+        else artefacts.digest(decides)
+    )
     return f"{config.name}/frames-{digest[:8]}"

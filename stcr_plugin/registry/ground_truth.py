@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import DataError
-from stcr_plugin.types import Episode, EpisodeSource, Pair
+from stcr_plugin.types import Episode, EpisodeSource, Pair, under
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.data_config import DataConfig, FrameRules
@@ -54,8 +54,12 @@ def check_pictures(source: EpisodeSource, episode: Episode, pair: Pair, rules: F
         )
 
 
-def true_progress(registry: Path, dataset: str, wanted: Collection[str]) -> dict[str, list[float | None] | None]:
+def true_progress(
+    registry: Path, dataset: str, wanted: Collection[str], task: str = ""
+) -> dict[str, list[float | None] | None]:
     """episode_id -> the true progress of each frame, as the build's source records it; None where it records none.
+
+    Of an episode that serves several tasks it is that of `task`, and None where that is not one of them.
 
     Raises what `source_of` raises, and DataError where other code may make other episodes of the same name now.
     """
@@ -75,5 +79,7 @@ def true_progress(registry: Path, dataset: str, wanted: Collection[str]) -> dict
     for episode_id, episode in episodes.items():
         states = source.states(episode) or ()
         known = len(states) > 0 and all("progress" in state for state in states)
-        found[episode_id] = [state["progress"] for state in states] if known else None
+        if known and "tasks" in states[0]:
+            known = task in states[0]["tasks"]
+        found[episode_id] = [under(state, task)["progress"] for state in states] if known else None
     return found

@@ -15,6 +15,7 @@ from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.figures import AnnotatedTexts, TextCounts
+from stcr_plugin.groups import GroupRule
 from stcr_plugin.registry import parquet
 from stcr_plugin.samples.cot import halves_of
 from stcr_plugin.types import Exclusion, Pair
@@ -31,7 +32,8 @@ class PairCounts:
         within_phase: Pairs whose two frames are in one phase of the task; across_phase: in two.
         closer: Which frame is closer to completion -> pairs.
         distances: Native frames between the two -> pairs.
-        dropped: Pairs that were drawn but not used, "tied" or "unlabelled"; None where there were none.
+        dropped: Pairs that were drawn but not used, "tied", "unlabelled", "refined" or, where the split is balanced by
+            direction, "unbalanced"; None where there were none.
         almost_same: Pairs whose two pictures are almost the same; None where there are none.
     """
 
@@ -51,7 +53,8 @@ class RowCounts:
     """The figures of a training set's rows.
 
     Attributes:
-        short_by: How many pairs fewer it has than the configuration asks for.
+        pairs: Those that the rows show; of kind group: groups.
+        short_by: How many pairs (of kind describe: pictures) fewer it has than the configuration asks for.
         same_text: How many of its pairs have two equal descriptions, so that the judgment does not follow from them;
             None where pictures are not described.
     """
@@ -87,6 +90,24 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class RefinedPairs:
+    """What a build did with the contradicted pairs of a file.
+
+    Attributes:
+        digest: The file's SHA-256.
+        dropped: Pairs that are left out; ties: taught as ties; kept: as they are.
+        unmatched: Rows about no pair of the build, such as one of an episode that cannot be read any more.
+    """
+
+    file: str
+    digest: str
+    dropped: int
+    ties: int
+    kept: int
+    unmatched: int
+
+
+@dataclass(frozen=True)
 class ShardFiles:
     """The files of a shard, relative to the build's folder."""
 
@@ -110,6 +131,7 @@ class SetRule:
     kind: str
     orders: str = "both"
     texts: str | None = None
+    groups: GroupRule | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +166,7 @@ class Manifest:
         provenance: The code and libraries that made the build.
         paths: Episode id -> its recording, where ids are those of a table.
         texts: Dataset -> its annotated texts, of the datasets that have some.
+        refined: What became of contradicted pairs; None where the configuration names no file of them.
     """
 
     name: str
@@ -161,6 +184,7 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     paths: dict[str, str] | None = None
     texts: dict[str, AnnotatedTexts] = field(default_factory=dict)
+    refined: RefinedPairs | None = None
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -173,7 +197,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         values = dataclasses.asdict(self)
-        for optional in ("claims_checked", "paths", "texts"):
+        for optional in ("claims_checked", "paths", "texts", "refined"):
             if values[optional] in (None, {}):
                 del values[optional]
         for figures in values["counts"]["splits"].values():

@@ -31,6 +31,7 @@ from stcr_plugin.figures import Nearness, Shared
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet, picture_store
+from stcr_plugin.registry.group_rows import group_of, shots_of
 from stcr_plugin.registry.manifest import Manifest
 from stcr_plugin.results import Overlap
 from stcr_plugin.types import Pair
@@ -233,7 +234,12 @@ def _tasks(registry: str | Path, manifest: Manifest, splits: Sequence[str]) -> d
 
 
 def _dataset_rows(registry: str | Path, dataset: str, tasks: Mapping[str, str]) -> Iterator[tuple[dict[str, Any], str]]:
-    """The rows of a dataset, each with the task of its pair."""
+    """The rows of a dataset, each with the task of its pair or group."""
+    rule = manifests.read_manifest(registry, dataset).rules[dataset]
+    if rule.kind == "group":
+        shots = shots_of(manifests.read_pairs(registry, dataset, rule.split))
+        yield from ((row, group_of(row, shots).task) for row in manifests.dataset_rows(registry, dataset))
+        return
     for number, row in enumerate(manifests.dataset_rows(registry, dataset), 1):
         if row["pair_id"] not in tasks:
             problem = f"its pair {row['pair_id']!r} is not in its build"

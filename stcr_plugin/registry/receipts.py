@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from stcr_plugin.figures import TextCounts
+from stcr_plugin.registry.contradictions import Contradiction
 from stcr_plugin.registry.data_config import DataConfig
 from stcr_plugin.registry.manifest import PairCounts, RowCounts
 from stcr_plugin.types import Episode, EpisodeSource, Exclusion
@@ -57,6 +58,8 @@ class Text:
 
 Accepted = Mapping[str, tuple[Text, ...]]
 """Pair id -> its accepted texts, at most one in each language."""
+Decisions = Mapping[str, Contradiction]
+"""Pair id -> the row about it in the file of contradicted pairs."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,14 @@ class Context:
 
     Attributes:
         texts: Dataset -> pair id -> the accepted texts of the pair, of the datasets that are made of annotated texts.
+        decisions: About contradicted pairs.
     """
 
     config: DataConfig
     source: EpisodeSource
     place: Place
     texts: Mapping[str, Accepted] = field(default_factory=dict)
+    decisions: Decisions = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,28 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Directions:
+    """Frame that is closer, "earlier" or "later" -> pairs.
+
+    Attributes:
+        pairs: All of a shard, ties left out.
+        surplus: Those of them that their episodes have too many of.
+    """
+
+    pairs: dict[str, int]
+    surplus: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Drawn:
     """Receipt of drawing a shard's pairs.
 
     Attributes:
-        described: Dataset of kind cot -> how many pairs it can use.
+        described: Dataset of kind cot -> how many pairs it can use; of kind describe: pictures.
         tied: Pairs dropped since neither frame is closer.
         unlabelled: Pairs dropped since the progress of a frame is not known.
         wordless: Reason -> how many pairs a dataset cannot use for want of a text; too many to be listed.
+        directions: Of a split that is balanced by direction, see `directions.count`.
     """
 
     step: ClassVar[str] = "draw"
@@ -122,6 +141,7 @@ class Drawn:
     unlabelled: int
     excluded: list[Exclusion]
     wordless: dict[str, int] = field(default_factory=dict)
+    directions: Directions | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,8 @@ class Pictured:
     Attributes:
         almost_same: How many of these pairs show two pictures that are almost the same.
         described: Dataset of annotated texts -> native frames between two frames -> pairs that it can use.
+        unbalanced: How many drawn pairs were dropped to balance the split by direction.
+        refined: Decision about contradicted pairs -> how many it was followed for.
     """
 
     step: ClassVar[str] = "picture"
@@ -140,6 +162,8 @@ class Pictured:
     excluded: list[Exclusion]
     almost_same: int = 0
     described: dict[str, dict[str, int]] = field(default_factory=dict)
+    unbalanced: int = 0
+    refined: dict[str, int] = field(default_factory=dict)
 
     def distances(self, key: str) -> dict[str, int]:
         """Native frames between the two -> pairs that the dataset `key` can use."""

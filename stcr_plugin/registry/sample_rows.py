@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import nearest
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.pairs import evenly
 from stcr_plugin.registry.annotated_texts import count_texts, described
 from stcr_plugin.registry.data_config import DataConfig, DatasetRule
+from stcr_plugin.registry.group_rows import group_rows
 from stcr_plugin.registry.manifest import count_rows
 from stcr_plugin.registry.published_texts import published
 from stcr_plugin.registry.receipts import Choice, Context, Rows, Shard
 from stcr_plugin.samples.cot import Phrases, check_target, cot_sample, given_sample, load_phrases
 from stcr_plugin.samples.frame_texts import FrameTexts
+from stcr_plugin.samples.single_pictures import check_description, description, description_prompt
 from stcr_plugin.samples.weak import weak_sample
-from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Order, Pair, PairSource, Query, Sample, State
+from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Order, Pair, PairSource, Query, Sample, State, under
 
 _Given = Mapping[str, Mapping[str, tuple[str, str]]]  # pair id -> language -> texts of the earlier and later picture
 
@@ -29,6 +33,8 @@ def samples(
     Without `choice.sharded` the shard is a whole split.
     """
     config, source, rule = context.config, context.source, context.config.datasets[choice.key]
+    if rule.kind == "group":
+        return group_rows(context, shard, pairs, choice=choice, phrases=phrases_of(config, source))
     episodes = {episode.episode_id: episode for episode in shard.episodes}
     inside = [pair for pair in pairs if choice.shortest <= pair.distance <= choice.longest]
     annotated = described(context, choice.key, shard) if choice.key in context.texts else None
@@ -75,9 +81,73 @@ def samples(
     return rows, Rows(count_rows(rows), checked)
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """One picture: a frame of `pair`."""
+
+    pair: Pair
+    frame: int
+    image: str
+
+    @property
+    def episode_id(self) -> str:
+        return self.pair.episode_id
+
+    @property
+    def item(self) -> str:
+        return f"{self.episode_id}:{self.frame}"
+
+
+def described_pictures(
+    context: Context, shard: Shard, pairs: Sequence[Pair], *, key: str
+) -> tuple[list[dict[str, Any]], Rows]:
+    """The rows of a dataset of kind describe about the pictures of `pairs`, each picture once; the shard is its split.
+
+    They are spread evenly over the episodes, in random order: the first of each episode before any second.
+    """
+    config, source, rule = context.config, context.source, context.config.datasets[key]
+    by_language = phrases_of(config, source)
+    states = _states(source, {episode.episode_id: episode for episode in shard.episodes}, pairs)
+    texts = FrameTexts(source, {name: by_language[name] for name in sorted(set(rule.languages))})
+    shown = {
+        (pair.episode_id, frame): _Frame(pair, frame, image)
+        for pair in reversed(pairs)
+        for frame, image in ((pair.later, pair.later_image), (pair.earlier, pair.earlier_image))
+    }
+    usable = [one for place, one in sorted(shown.items()) if not texts.why_not(states[place])]
+    order = artefacts.rng(config.seed, "dataset", key).permutation(len(usable))
+    rows: list[dict[str, Any]] = []
+    checked = 0
+    for number, one in enumerate(evenly([usable[at] for at in order.tolist()], rule.pictures, config.seed)):
+        language = rule.languages[number % len(rule.languages)]
+        state, phrases = states[one.episode_id, one.frame], by_language[language]
+        target = description(phrases.say(source.claims(state)))
+        where = f"episode {one.episode_id}, frame {one.frame}"
+        checked += check_description(target, state, source, phrases=phrases, where=where)
+        rows.append(
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": description_prompt(one.pair.task, language, one.item, seed=config.seed),
+                    },
+                    {"role": "assistant", "content": target},
+                ],
+                "images": [one.image],
+                "pair_id": one.pair.pair_id,
+                "episode_id": one.episode_id,
+                "order": "",
+                "answer": "",
+                "kind": "describe",
+                "language": language,
+            }
+        )
+    return rows, Rows(count_rows(rows), checked)
+
+
 def phrases_of(config: DataConfig, source: EpisodeSource) -> dict[str, Phrases]:
     """Language -> phrases of the source's claims, for the CoT datasets; empty where none are needed."""
-    worded = {key: rule for key, rule in config.datasets.items() if rule.kind == "cot" and rule.texts is None}
+    worded = {key: rule for key, rule in config.datasets.items() if rule.says_claims}
     if not worded or isinstance(source, PairSource):
         return {}
     by_language = load_phrases(config.source.kind)
@@ -108,7 +178,7 @@ def orders_of(rule: DatasetRule, pair: Pair) -> tuple[Order, ...]:
 
 
 def _of_pair(states: Mapping[tuple[str, int], State], pair: Pair) -> dict[int, State]:
-    return {frame: states[pair.episode_id, frame] for frame in (pair.earlier, pair.later)}
+    return {frame: under(states[pair.episode_id, frame], pair.task) for frame in (pair.earlier, pair.later)}
 
 
 def _states(
@@ -129,8 +199,7 @@ def _states(
 
 def _shown(query: Query, states: Mapping[tuple[str, int], State]) -> tuple[State, State]:
     """The states of img1 and img2."""
-    pair = query.pair
-    earlier, later = states[pair.episode_id, pair.earlier], states[pair.episode_id, pair.later]
+    earlier, later = _of_pair(states, query.pair).values()
     return (earlier, later) if query.order == "forward" else (later, earlier)
 
 

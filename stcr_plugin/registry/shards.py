@@ -16,7 +16,7 @@ import dataclasses
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.pairs import draw_pairs, take_given
-from stcr_plugin.registry import parquet, picture_store
+from stcr_plugin.registry import directions, parquet, picture_store
 from stcr_plugin.registry.annotated_texts import count_described, match_pictures
+from stcr_plugin.registry.contradictions import Decision
 from stcr_plugin.registry.data_config import DataConfig
 from stcr_plugin.registry.manifest import count_pairs, dataset_name, pair_of
 from stcr_plugin.registry.published_texts import bad_text, published
 from stcr_plugin.registry.receipts import Choice, Context, Drawn, Pictured, Sampled, Shard
+from stcr_plugin.registry.refined_pairs import Refined, refine
 from stcr_plugin.registry.same_pictures import almost_same, without_same
 from stcr_plugin.registry.sample_rows import phrases_of, samples, why_mute
 from stcr_plugin.samples.frame_texts import NO_STAGE, FrameTexts
@@ -53,13 +55,14 @@ _AHEAD = 4  # pictures that wait to be encoded, so that a slow encoder does not 
 def draw(context: Context, shard: Shard) -> Drawn:
     """Draw the shard's pairs. No picture is decoded."""
     config, source = context.config, context.source
-    own = [key for key, rule in config.datasets.items() if (rule.split, rule.kind) == (shard.split, "cot")]
-    worded = [key for key in own if key not in context.texts]
+    own = {key: rule.kind for key, rule in config.datasets.items() if rule.split == shard.split}
+    worded = {key: kind for key, kind in own.items() if kind in ("cot", "describe") and key not in context.texts}
     pairs: list[Pair] = []
     excluded: list[Exclusion] = []
-    tied = unlabelled = mute = 0
+    tied = unlabelled = mute = pictures = 0
     by_language = phrases_of(config, source)
     languages = {language for key in worded for language in config.datasets[key].languages}
+    balanced = config.splits[shard.split].balance is not None
     frames = FrameTexts(source, {name: by_language[name] for name in sorted(languages & by_language.keys())})
     for episode in shard.episodes:
         bad: dict[GivenPair, str] = {}
@@ -71,7 +74,9 @@ def draw(context: Context, shard: Shard) -> Drawn:
                 sound = [one for one in given if one not in bad]
                 drawn = take_given(episode, states, sound, rules=config.pairs, split=shard.split)
             else:
-                drawn = draw_pairs(episode, states, config.pairs, split=shard.split, seed=config.seed)
+                drawn = draw_pairs(
+                    episode, states, config.pairs, split=shard.split, seed=config.seed, balanced=balanced
+                )
         except DataError as error:
             excluded.append(skipped(Exclusion("episode", episode.episode_id, str(error)), config))
             continue
@@ -90,15 +95,17 @@ def draw(context: Context, shard: Shard) -> Drawn:
                 "stage" not in states[0] and any(not source.claims(states[pair.earlier]) for pair in drawn.pairs)
             ):
                 raise ConfigError(
-                    f"datasets.{worded[0]}.kind",
+                    f"datasets.{next(iter(worded))}.kind",
                     f"the source gives nothing to describe of episode {episode.episode_id}",
                     "use kind: weak, complete `source`, or have it described by `stcr annotate` (`texts`)",
                 )
             reasons = Counter(reason for pair in drawn.pairs if (reason := why_mute(frames, states, pair)))
             mute += reasons.total()
+            pictures += sum(not frames.why_not(states[frame]) for frame in _frames(drawn.pairs))
             for reason, count in sorted(reasons.items()):
                 kind = Omission if reason == NO_STAGE else Exclusion
-                where = f"episode {episode.episode_id}, {count} of its {len(drawn.pairs)} pairs, for kind: cot"
+                kinds = " and ".join(sorted(set(worded.values())))
+                where = f"episode {episode.episode_id}, {count} of its {len(drawn.pairs)} pairs, for kind: {kinds}"
                 excluded.append(skipped(kind("description", where, reason), config))
         pairs += drawn.pairs
         excluded += drawn.excluded
@@ -107,19 +114,26 @@ def draw(context: Context, shard: Shard) -> Drawn:
     annotated, wordless = count_described(context, shard.split, pairs)
     return Drawn(
         pairs=len(pairs),
-        described=dict.fromkeys(worded, len(pairs) - mute) | annotated,
+        described={key: pictures if kind == "describe" else len(pairs) - mute for key, kind in worded.items()}
+        | annotated,
         tied=tied,
         unlabelled=unlabelled,
         excluded=excluded,
         wordless=dict(wordless),
+        directions=directions.count(pairs, config.seed) if balanced else None,
     )
 
 
-def picture(context: Context, shard: Shard) -> Pictured:
-    """Write every picture that a pair of the shard uses, once; skip episodes that cannot be read."""
+def picture(context: Context, shard: Shard, drop: Mapping[str, int]) -> Pictured:
+    """Write every picture that a pair of the shard uses, once; skip episodes that cannot be read.
+
+    drop: Closer frame -> how many surplus pairs of it are left out, see `directions.drops`.
+    """
     config, place = context.config, context.place
     by_episode: dict[str, list[Pair]] = {}
-    for pair in shard_pairs(place.staging / "drawn" / shard.file):
+    drawn = list(shard_pairs(place.staging / "drawn" / shard.file))
+    balanced = directions.thinned(drawn, drop, config.seed) if drop else drawn
+    for pair in balanced:
         by_episode.setdefault(pair.episode_id, []).append(pair)
     tar_file = f"{place.pictures}/{shard.number:05d}.tar"
     tar = picture_store.TarWriter(place.registry, tar_file) if in_tar(config) else None
@@ -128,11 +142,12 @@ def picture(context: Context, shard: Shard) -> Pictured:
     kept: list[str] = []
     excluded: list[Exclusion] = []
     almost = 0
+    decided: dict[str, Decision] = {}
     for episode in shard.episodes:
         try:
-            used, shown, bad = _shown_pairs(context, episode, by_episode.get(episode.episode_id, []), tar=tar)
+            refined, shown, bad = _shown_pairs(context, episode, by_episode.get(episode.episode_id, []), tar=tar)
         except UnreadableError as error:
-            used, shown, bad = [], {}, [Exclusion("episode", episode.episode_id, str(error))]
+            refined, shown, bad = Refined([], {}), {}, [Exclusion("episode", episode.episode_id, str(error))]
         except BaseException:
             if tar is not None:
                 tar.abandon()
@@ -142,6 +157,8 @@ def picture(context: Context, shard: Shard) -> Pictured:
             shutil.rmtree(place.registry / place.pictures / episode.episode_id, ignore_errors=True)
             continue
         kept.append(episode.episode_id)
+        used = refined.pairs
+        decided |= refined.decided
         cells = {frame: one.cells for frame, (_, one) in shown.items() if one.cells is not None}
         almost += almost_same(used, cells) if cells else 0
         index += [_indexed(name, one, episode, frame=frame) for frame, (name, one) in shown.items()]
@@ -153,9 +170,13 @@ def picture(context: Context, shard: Shard) -> Pictured:
         tar.close()
     elif config.frames.format != "none":
         os.sync()  # a receipt must not outlive its pictures; flushed one by one they would take 30 times as long
-    parquet.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
     parquet.write(place.staging / "frames" / shard.file, index, parquet.FRAMES)
     annotated, other = match_pictures(context, shard, pairs, prints={row["image"]: row["fingerprint"] for row in index})
+    # Texts describe pairs as they were labelled, so ties are made after these were matched.
+    pairs = [
+        dataclasses.replace(pair, closer="neither") if decided.get(pair.pair_id) == "tie" else pair for pair in pairs
+    ]
+    parquet.write(place.staging / "pairs" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
     return Pictured(
         episodes=kept,
         frames=len(index),
@@ -163,6 +184,8 @@ def picture(context: Context, shard: Shard) -> Pictured:
         excluded=excluded + [skipped(item, config) for item in other],
         almost_same=almost,
         described=annotated,
+        unbalanced=len(drawn) - len(balanced),
+        refined=dict(sorted(Counter(decided.values()).items())),
     )
 
 
@@ -212,6 +235,10 @@ class _Encoded:
     def of(cls, data: bytes) -> _Encoded:
         return cls(data, picture_store.cells(data))
 
+    @property
+    def fingerprint(self) -> str:
+        return "" if self.cells is None else picture_store.hashed(self.cells)
+
 
 def _pictures(context: Context, episode: Episode, frames: Sequence[int]) -> tuple[dict[int, _Encoded], frozenset[int]]:
     """Frame -> its picture, and the frames whose pictures are on the disk."""
@@ -229,17 +256,18 @@ def _pictures(context: Context, episode: Episode, frames: Sequence[int]) -> tupl
 
 def _shown_pairs(
     context: Context, episode: Episode, pairs: Sequence[Pair], *, tar: picture_store.TarWriter | None
-) -> tuple[list[Pair], dict[int, tuple[str, _Encoded]], list[Exclusion]]:
+) -> tuple[Refined, dict[int, tuple[str, _Encoded]], list[Exclusion]]:
     """Write the pictures of an episode's pairs.
 
-    Returns the pairs that show two pictures, frame -> its picture's name and the picture, and what is skipped. Raises
-    UnreadableError.
+    Returns the pairs that show two pictures and are not left out, frame -> its picture's name and the picture, and what
+    is skipped. Raises UnreadableError.
     """
     encoded, on_disk = _pictures(context, episode, _frames(pairs))
     contents = {frame: one.data for frame, one in encoded.items()}
     used, bad = without_same(pairs, contents) if any(contents.values()) else (list(pairs), [])
+    refined = refine(context, used, {frame: one.fingerprint for frame, one in encoded.items()})
     shown: dict[int, tuple[str, _Encoded]] = {}
-    for frame in _frames(used):
+    for frame in _frames(refined.pairs):
         name, data = _name(context, episode, frame), contents[frame]
         if tar is not None:
             name = tar.add(
@@ -248,7 +276,7 @@ def _shown_pairs(
         elif data and frame not in on_disk:
             artefacts.write_bytes(context.place.registry / name, data, durable=False)
         shown[frame] = (name, encoded[frame])
-    return used, shown, bad
+    return refined, shown, [*bad, *refined.excluded]
 
 
 def _encoded(context: Context, episode: Episode, frames: Sequence[int]) -> Iterator[tuple[int, _Encoded]]:
@@ -291,7 +319,7 @@ def _indexed(name: str, one: _Encoded, episode: Episode, *, frame: int) -> dict[
         "frame": frame,
         "bytes": len(one.data),
         "sha256": artefacts.sha256_of(one.data),
-        "fingerprint": "" if one.cells is None else picture_store.hashed(one.cells),
+        "fingerprint": one.fingerprint,
     }
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from stcr_plugin import artefacts
 from stcr_plugin.figures import TextCounts
+from stcr_plugin.groups import GroupRule
 from stcr_plugin.registry import parquet
 from stcr_plugin.registry.data_config import DatasetRule
 from stcr_plugin.registry.manifest import RowCounts, count_rows, dataset_name, total
 from stcr_plugin.registry.receipts import Choice, Context, Rows, Sampled, Shard, Staged
-from stcr_plugin.registry.sample_rows import samples
+from stcr_plugin.registry.sample_rows import described_pictures, samples
 from stcr_plugin.registry.shards import part_file, shard_pairs
 from stcr_plugin.samples.general import general_rows
 from stcr_plugin.types import ORDERS, Pair
@@ -45,10 +46,14 @@ class TrainingSet:
 
 def is_sharded(key: str, rule: DatasetRule, staged: Staged) -> bool:
     """Whether a dataset is written as Parquet, shard by shard."""
-    if rule.kind == "general":
+    if rule.single:
         return False
     if rule.format != "auto":
         return rule.format == "parquet"
+    if rule.kind == "group":
+        asked = rule.groups or GroupRule()
+        episodes = sum(len(pictured.episodes) for _, _, pictured in staged.of(rule.split))
+        return episodes * asked.per_episode * asked.pictures > _JSON_SAMPLES
     available = sum(sum(pictured.distances(key).values()) for _, _, pictured in staged.of(rule.split))
     orders = 1 if rule.orders in ORDERS else 2
     return min(available, rule.pairs or available) * orders > _JSON_SAMPLES
@@ -135,6 +140,10 @@ def write_sets(
             sets[key] = _in_shards(context, [item for item in listed if item[1].key == key], written, key=key)
         elif rule.kind == "general":
             sets[key] = _general(context, key, staged)
+        elif rule.kind == "describe":
+            rows, made = described_pictures(context, *_split_pairs(context, key, staged), key=key)
+            short = dataclasses.replace(made.counts, short_by=(rule.pictures or len(rows)) - len(rows))
+            sets[key] = TrainingSet([_write_rows(context, key, rows)], short, made.claims_checked)
         else:
             sets[key] = _in_one_file(context, staged, order, key=key)
     return sets

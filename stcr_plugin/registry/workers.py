@@ -10,9 +10,9 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stcr_plugin.config import from_mapping
@@ -22,6 +22,7 @@ from stcr_plugin.registry import shards
 from stcr_plugin.registry.annotated_texts import staged_texts
 from stcr_plugin.registry.data_config import DataConfig
 from stcr_plugin.registry.receipts import RECEIPTS, Choice, Context, Drawn, Pictured, Place, Receipt, Shard
+from stcr_plugin.registry.refined_pairs import staged_decisions
 
 # A process takes a second to start, so it needs this many episodes.
 _WORTH_A_PROCESS = 32
@@ -29,11 +30,12 @@ _WORTH_A_PROCESS = 32
 
 @dataclass(frozen=True)
 class Job:
-    """One step for one shard; `choices` are of the step `sample` alone."""
+    """One step for one shard; `choices` are of the step `sample` alone, `drop` of the step `picture`."""
 
     step: str
     shard: Shard
     choices: tuple[Choice, ...] = ()
+    drop: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def do(context: Context, job: Job) -> Receipt:
     if job.step == Drawn.step:
         return shards.draw(context, job.shard)
     if job.step == Pictured.step:
-        return shards.picture(context, job.shard)
+        return shards.picture(context, job.shard, job.drop)
     return shards.sample(context, job.shard, job.choices)
 
 
@@ -122,7 +124,10 @@ def _begin(config: DataConfig, place: Place) -> None:
 
 
 def _opened(config: DataConfig, place: Place) -> Context:
-    return Context(config, open_source(config.source, config.seed), place, staged_texts(config, place.staging))
+    source, staging = open_source(config.source, config.seed), place.staging
+    return Context(
+        config, source, place, texts=staged_texts(config, staging), decisions=staged_decisions(config, staging)
+    )
 
 
 def _end_with_parent() -> None:

@@ -11,7 +11,7 @@ from stcr_plugin.episodes.source_table import SourceSettings, find_kind
 from stcr_plugin.errors import StcrError
 from stcr_plugin.figures import AnnotatedTexts
 from stcr_plugin.registry.check import CheckReport
-from stcr_plugin.registry.manifest import Manifest
+from stcr_plugin.registry.manifest import Manifest, PairCounts
 
 
 def camera_text(source: SourceSettings) -> str:
@@ -33,12 +33,24 @@ def build_text(manifest: Manifest) -> str:
         + (f" ({of.within_phase} within a phase)" if of.within_phase else "")
         for split, of in counts.splits.items()
     ]
+    lines += direction_lines(counts.splits)
     for name, rows in counts.datasets.items():
-        short = f"; {rows.short_by} pairs fewer than asked for" if rows.short_by else ""
-        lines.append(f"dataset {name}: {rows.samples} samples of {rows.pairs} pairs{short}")
+        kind = manifest.rules[name].kind if name in manifest.rules else ""
+        what = {"describe": "pictures", "group": "groups"}.get(kind, "pairs")
+        short = f"; {rows.short_by} {what} fewer than asked for" if rows.short_by else ""
+        made = f"{rows.samples} pictures described"
+        if kind != "describe":
+            made = f"{rows.samples} samples of {rows.pairs} {what}"
+        lines.append(f"dataset {name}: {made}{short}")
         if origin := text_origin(manifest, name):
             lines.append(f"texts of {name}: {origin}")
     lines.append(f"pictures: {manifest.frames.count} in {manifest.frames.folder}")
+    if refined := manifest.refined:
+        lines.append(
+            f"refined by {refined.file}: {refined.dropped} pairs left out, {refined.ties} taught as ties, "
+            f"{refined.kept} kept"
+            + (f"; {refined.unmatched} rows are about no pair of this build" if refined.unmatched else "")
+        )
     lines += [f"skipped {number} times: {reason}" for reason, number in counts.excluded.items()]
     lines += [
         f"warning: {of.almost_same} of the {of.pairs} pairs of split {split} show two pictures that are almost the "
@@ -47,6 +59,22 @@ def build_text(manifest: Manifest) -> str:
         if of.almost_same
     ]
     return "\n".join(lines)
+
+
+def direction_lines(splits: Mapping[str, PairCounts]) -> list[str]:
+    """Which frame of a pair is the closer one, of each split where it is not always the later one, and what was dropped
+    to balance it."""
+    lines = []
+    for split, of in splits.items():
+        earlier, later = of.closer.get("earlier", 0), of.closer.get("later", 0)
+        if earlier:
+            dropped = (of.dropped or {}).get("unbalanced", 0)
+            lines.append(
+                f"closer frame in split {split}: the earlier one in {earlier} pairs, the later one in {later}; "
+                f"a clock is right in {100 * later / (earlier + later):.1f} %"
+                + (f"; {dropped} pairs more were dropped to balance them" if dropped else "")
+            )
+    return lines
 
 
 def text_origin(manifest: Manifest, dataset: str) -> str:
@@ -88,4 +116,4 @@ def check_text(report: CheckReport) -> str:
     problems = [f"{problem.where}: {problem.what}" for problem in report.problems]
     count = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
     checked = f"{report.name}: {report.pictures} pictures, {report.pairs} pairs and {report.rows} rows checked, {count}"
-    return "\n".join([checked, *origins, *problems])
+    return "\n".join([checked, *direction_lines(report.splits), *origins, *problems])

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stcr_plugin import artefacts
-from stcr_plugin.errors import ConfigError
+from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import parquet
+from stcr_plugin.registry.data_config import SINGLE
+from stcr_plugin.registry.group_rows import GroupCheck, group_of
 from stcr_plugin.registry.manifest import Manifest, PairCounts, RowCounts
 from stcr_plugin.report import html
-from stcr_plugin.report.check_words import text_origin
+from stcr_plugin.report.check_words import direction_lines, text_origin
 from stcr_plugin.report.document import Frame
+from stcr_plugin.report.drawn_rows import Draw, Row, Stratum, draw
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
 
@@ -49,28 +50,13 @@ class Sheet:
     rows: int
 
 
-class Stratum(NamedTuple):
-    """Rows of one dataset (or split), shown order, label ("" where unreadable) and phase."""
+class About(NamedTuple):
+    """What a build knows of the frames of a row: tags, a number behind each picture's name, what it is, its task."""
 
-    part: str
-    order: str
-    closer: str
-    phase: str
-
-
-class Row(NamedTuple):
-    """One row as stored; `where` is a dataset or a file of pairs, and `number` counts from 1."""
-
-    where: str
-    number: int
-    values: Any
-
-
-class Draw(NamedTuple):
-    """The drawn `rows` of each stratum, and `counts`, how many rows each has."""
-
-    rows: Mapping[Stratum, Sequence[Row]]
-    counts: Counter[Stratum]
+    tags: Sequence[str] = ()
+    numbers: Sequence[str] = ()
+    where: str = ""
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,9 +115,16 @@ def show(
     listed.sort(key=lambda item: (parts.index(item[0].part), item[1].where, item[1].number, item[0].order))
     album = registry if manifest.stored.format != "none" else None
     if datasets:
-        pairs = _pairs(registry, manifest, {str(row.values.get("pair_id")) for _, row in listed if _is_row(row.values)})
+        pairs = _pairs(registry, manifest, [row.values for _, row in listed if _is_row(row.values)])
+        rules = {of: rule for of, rule in manifest.rules.items() if rule.kind == "group"}
+        groups = {of: GroupCheck(rule, pairs) for of, rule in rules.items()}
         cards = [
-            _marked(_dataset_card(stratum, row, pairs, registry=album), stratum.part in manifest.texts)
+            _marked(
+                _group_card(stratum, row, groups[stratum.part], registry=album)
+                if stratum.part in groups
+                else _dataset_card(stratum, row, pairs, registry=album),
+                stratum.part in manifest.texts,
+            )
             for stratum, row in listed
         ]
     else:
@@ -139,47 +132,6 @@ def show(
     scope = f"{name}, split {split}" if split else name
     artefacts.write_text(out, _page(manifest, scope, seed=seed, draw=drawn, cards=cards))
     return Sheet(Path(out), len(cards), drawn.counts.total())
-
-
-def draw(rows: Iterable[tuple[Stratum, Row]], wanted: int, seed: int) -> Draw:
-    """Draw `wanted` rows, or all where there are fewer, spread over the strata.
-
-    Within a stratum every row is equally likely: reservoir sampling in one pass (J. Vitter, "Random Sampling with a
-    Reservoir", ACM TOMS 11(1), 1985, algorithm R), which holds `wanted` rows per stratum.
-    """
-    rng = random.Random(seed)
-    counts: Counter[Stratum] = Counter()
-    kept: dict[Stratum, list[Row]] = {}
-    for stratum, row in rows:
-        reservoir = kept.setdefault(stratum, [])
-        counts[stratum] += 1
-        if len(reservoir) < wanted:
-            reservoir.append(row)
-        elif (position := rng.randrange(counts[stratum])) < wanted:
-            reservoir[position] = row
-    takes = _spread({stratum: len(kept[stratum]) for stratum in sorted(kept)}, wanted)
-    return Draw({stratum: rng.sample(kept[stratum], take) for stratum, take in takes.items()}, counts)
-
-
-def _spread(have: Mapping[Stratum, int], wanted: int) -> dict[Stratum, int]:
-    """How many rows to take of each stratum: first those with a value that is not shown yet, then evenly.
-
-    So every dataset, order, label and phase is on the sheet, even where there are more strata than rows.
-    """
-    takes = dict.fromkeys(have, 0)
-    seen: Counter[tuple[int, str]] = Counter()
-    for _ in range(min(wanted, sum(have.values()))):
-        best = min(
-            (stratum for stratum in have if takes[stratum] < have[stratum]),
-            key=lambda stratum: (
-                -sum(seen[value] == 0 for value in enumerate(stratum)),
-                takes[stratum],
-                sum(seen[value] for value in enumerate(stratum)),
-            ),
-        )
-        takes[best] += 1
-        seen.update(enumerate(best))
-    return takes
 
 
 # ---- the rows of a build ----
@@ -210,7 +162,8 @@ def _dataset_rows(
             order, answer, pair_id = (
                 (str(values.get(key)) for key in ("order", "answer", "pair_id")) if _is_row(values) else ("", "", "")
             )
-            stratum = Stratum(dataset, order, _CLOSER.get((order, answer), ""), phases.get(pair_id, ""))
+            group = f"{answer} is closest" if manifest.rules[dataset].kind == "group" and answer else ""
+            stratum = Stratum(dataset, order, group or _CLOSER.get((order, answer), ""), phases.get(pair_id, ""))
             yield stratum, Row(dataset, number, values)
 
 
@@ -238,12 +191,15 @@ def _phases(registry: Path, manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _pairs(registry: Path, manifest: Manifest, wanted: set[str]) -> dict[str, Pair]:
+def _pairs(registry: Path, manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> dict[str, Pair]:
+    """The pairs of some rows, and all of the episodes of groups."""
+    ids = {str(row.get("pair_id")) for row in rows}
+    episodes = {str(row.get("episode_id")) for row in rows if row.get("kind") == "group"}
     return {
         row["pair_id"]: manifests.pair_of(row)
         for file in manifests.pair_files(manifest)
         for row in parquet.read(registry / file)
-        if row["pair_id"] in wanted
+        if row["pair_id"] in ids or row["episode_id"] in episodes
     }
 
 
@@ -256,26 +212,46 @@ def _is_row(values: Any) -> bool:
 
 def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair], *, registry: Path | None) -> Card:
     try:
-        user, assistant = row.values["messages"]
-        prompt, target = str(user["content"]), str(assistant["content"])
-        images = tuple(str(image) for image in row.values["images"])
+        prompt, target, images = _texts(row)
         pair = pairs.get(row.values["pair_id"])
     except (KeyError, TypeError, ValueError):
-        stored = json.dumps(row.values, ensure_ascii=False, default=str)
-        card, faults = (
-            _card(stratum, row, None, images=(), registry=registry),
-            ("not a row of a dataset; build it again",),
-        )
-        return replace(card, target=_target(stored), faults=faults)
-    single = row.values.get("kind") == "general"
-    return replace(
-        _card(stratum, row, pair, images=images, registry=registry),
-        question=prompt.removeprefix("<image>" * len(images)),
+        return _broken(stratum, row, registry)
+    card = replace(
+        _card(stratum, row, _of_pair(stratum, pair), images=images, registry=registry),
+        question=prompt,
         target=_target(target),
-        faults=()
-        if single and pair
-        else tuple(_faults(stratum, images, target, pair=pair, pair_id=row.values["pair_id"])),
     )
+    if pair and (kind := row.values.get("kind")) in SINGLE:
+        return replace(card, tags=[stratum.part, "one picture", str(kind), *filter(None, [stratum.phase])])
+    return replace(card, faults=tuple(_faults(stratum, images, target, pair=pair, pair_id=row.values["pair_id"])))
+
+
+def _group_card(stratum: Stratum, row: Row, check: GroupCheck, *, registry: Path | None) -> Card:
+    try:
+        prompt, target, images = _texts(row)
+        faults = tuple(check.row(row.values))
+        group = group_of(row.values, check.shots)
+        shown = {image: f" frame {frame:,}" for image, frame in zip(group.images, group.frames, strict=True)}
+        about = About((), [shown.get(image, "") for image in images], f"group {group.group_id}", group.task)
+    except DataError as error:
+        faults, about = (str(error),), About()
+    except (KeyError, TypeError, ValueError):
+        return _broken(stratum, row, registry)
+    card = _card(stratum, row, about, images=images, registry=registry)
+    return replace(card, question=prompt, target=_target(target), faults=faults)
+
+
+def _texts(row: Row) -> tuple[str, str, tuple[str, ...]]:
+    """The question, the target and the pictures of a row. Raises KeyError and the like for one without its form."""
+    user, assistant = row.values["messages"]
+    images = tuple(str(image) for image in row.values["images"])
+    return str(user["content"]).removeprefix("<image>" * len(images)), str(assistant["content"]), images
+
+
+def _broken(stratum: Stratum, row: Row, registry: Path | None) -> Card:
+    stored = json.dumps(row.values, ensure_ascii=False, default=str)
+    card = _card(stratum, row, About(), images=(), registry=registry)
+    return replace(card, target=_target(stored), faults=("not a row of a dataset; build it again",))
 
 
 def _marked(card: Card, annotated: bool) -> Card:
@@ -285,34 +261,41 @@ def _marked(card: Card, annotated: bool) -> Card:
 def _pair_card(stratum: Stratum, row: Row, registry: Path | None) -> Card:
     pair = manifests.pair_of(row.values)
     query = Query(pair, "forward" if stratum.order == "forward" else "backward")
-    return _card(stratum, row, pair, images=query.images, registry=registry)
+    return _card(stratum, row, _of_pair(stratum, pair), images=query.images, registry=registry)
 
 
-def _card(stratum: Stratum, row: Row, pair: Pair | None, *, images: Sequence[str], registry: Path | None) -> Card:
-    """What is known of a row from its pair; `registry` is None where no pictures were built."""
-    tags = [stratum.part, stratum.order or "no order", _LABELS.get(stratum.closer, "?")]
+def _of_pair(stratum: Stratum, pair: Pair | None) -> About:
+    if pair is None:
+        return About()
+    shown = (pair.earlier, pair.later) if stratum.order == "forward" else (pair.later, pair.earlier)
+    return About(
+        (f"{pair.distance} frames, {pair.seconds:.2f} s apart",),
+        [f" frame {number:,}" for number in shown],
+        f"episode {pair.episode_id} · pair {pair.pair_id}",
+        pair.task,
+    )
+
+
+def _card(stratum: Stratum, row: Row, about: About, *, images: Sequence[str], registry: Path | None) -> Card:
+    """What is known of a row; `registry` is None where no pictures were built."""
+    tags = [stratum.part, stratum.order or "no order", _LABELS.get(stratum.closer, stratum.closer)]
     tags += [stratum.phase] if stratum.phase else []
-    numbers: list[str] = []
-    known = ""
-    if pair is not None:
-        tags.append(f"{pair.distance} frames, {pair.seconds:.2f} s apart")
-        shown = (pair.earlier, pair.later) if stratum.order == "forward" else (pair.later, pair.earlier)
-        numbers = [f" frame {number:,}" for number in shown]
-        known = f"episode {pair.episode_id} · pair {pair.pair_id} · "
-    captions = [f"img{place}{number}" for place, number in enumerate((*numbers, *[""] * len(images)), 1)]
+    tags += about.tags
+    captions = [f"img{place}{number}" for place, number in enumerate((*about.numbers, *[""] * len(images)), 1)]
     frames = [
         html.frame(registry, image, caption)
         if registry
         else Frame(caption, missing="no picture was built (frames.format: none)")
         for image, caption in zip(images, captions, strict=False)
     ]
-    return Card(f"{known}{row.where}, row {row.number}", tags, frames, task=pair.task if pair else None)
+    where = " · ".join(filter(None, (about.where, f"{row.where}, row {row.number}")))
+    return Card(where, tags, frames, task=about.task)
 
 
 def _target(target: str) -> list[str]:
     """The target word for word: the description of each image, and last the judgment."""
     details, newline, judgment = target.rpartition("\n")
-    return [*(block for block in re.split(r"(?=\bimg[12]:)", details + newline) if block), judgment]
+    return [*(block for block in re.split(r"(?=\bimg[1-8]:)", details + newline) if block), judgment]
 
 
 def _faults(
@@ -378,6 +361,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.claims_checked is not None:
         facts.append(("claims checked", f"{manifest.claims_checked:,}"))
     origins = {dataset: text_origin(manifest, dataset) for dataset in manifest.datasets}
+    facts += [("direction", line) for line in direction_lines(manifest.counts.splits)]
     facts += [(f"texts of {dataset}", origin) for dataset, origin in origins.items() if origin]
     return facts
 
@@ -397,6 +381,8 @@ def _settings(values: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return f"of {len(value):,} rows"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

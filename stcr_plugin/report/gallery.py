@@ -73,12 +73,12 @@ def gallery(chain: Chain, registry: Path, *, seed: int, room: int, name: str) ->
     # One of each verdict in turn, so that none is left out where room is short.
     wanted = [one for rank in zip_longest(*(ids[:EACH] for ids in drawn.values())) for one in rank if one is not None]
     for pair_id in wanted:
-        card = _card(both[pair_id], pairs.get(pair_id), registry)
-        room -= _size(card)
+        one = card(both[pair_id], pairs.get(pair_id), registry)
+        room -= size(one)
         if room < 0:
             break
-        cards.append(card)
-    cards.sort(key=lambda card: list(drawn).index(card.kind))
+        cards.append(one)
+    cards.sort(key=lambda one: list(drawn).index(one.kind))
     note = f"Up to {EACH} pairs of each verdict, drawn with seed {seed} from all of them"
     if left_out := len(wanted) - len(cards):
         note += f"; {left_out} drawn pairs are left out to keep the file small"
@@ -106,11 +106,12 @@ def _kind(both: Both) -> str:
     return KINDS[both[0].right, both[1].right][0]
 
 
-def _card(both: Both, pair: Pair | None, registry: Path) -> Card:
+def card(both: Both, pair: Pair | None, registry: Path) -> Card:
+    """The card of a pair with its responses, forward and backward; `pair` is None where its pictures are not known."""
     where = f"episode {both[0].episode_id}, pair {both[0].pair_id}"
-    card = Card(_kind(both), where, responses=[_response(answer) for answer in both])
+    plain = Card(_kind(both), where, responses=[_response(answer) for answer in both])
     if pair is None:
-        return card
+        return plain
     facts = [pair.phase] if pair.phase else []
     facts.append(f"{pair.distance} frames, {pair.seconds:.1f} s apart")
     frames = [
@@ -122,7 +123,7 @@ def _card(both: Both, pair: Pair | None, registry: Path) -> Card:
             ("later", pair.later_image, pair.later),
         )
     ]
-    return replace(card, task=pair.task, facts=facts, frames=frames)
+    return replace(plain, task=pair.task, facts=facts, frames=frames)
 
 
 def _response(answer: Answer) -> Response:
@@ -144,6 +145,6 @@ def _probability(answer: Answer) -> str:
     return f", probability {100 * weights[answer.chosen] / sum(weights.values()):.1f} %"
 
 
-def _size(card: Card) -> int:
+def size(of: Card) -> int:
     """About its bytes in a page."""
-    return 1500 + sum(len(frame.address) for frame in card.frames) + sum(2 * len(one.words) for one in card.responses)
+    return 1500 + sum(len(frame.address) for frame in of.frames) + sum(2 * len(one.words) for one in of.responses)

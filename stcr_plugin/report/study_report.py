@@ -13,10 +13,11 @@ from stcr_plugin.report.tables import COLUMNS, ONE_TRAINING, OVER_EPISODES, OVER
 from stcr_plugin.scoring import seeds
 from stcr_plugin.scoring.breakdown import STEP
 from stcr_plugin.scoring.study_figures import ABILITY, CLAIMS, ClaimsOverSeeds, Split, StudyFigures
-from stcr_plugin.scoring.verdicts import MEANINGS
+from stcr_plugin.scoring.verdicts import MEANINGS, SIGNED
 
 REPORT, PLOT = "study.md", "study.png"
 _SHOWN = ("pair_accuracy", "forward_accuracy", "backward_accuracy", "gap_points", "order_consistency", "unparsed_rate")
+_BY_DIRECTION = ("earlier_closer_accuracy", "later_closer_accuracy", "clock_accuracy")
 _INTERVALS = (OVER_EPISODES, OVER_SEEDS, "p over seeds")
 _NO_EPISODES = "These differences have no interval over episodes: the file of a seed does not hold them by episode."
 _EQUAL = {
@@ -97,14 +98,15 @@ def _overview(study: StudyFigures) -> list[Block]:
 
 
 def _of_split(study: StudyFigures, split: Split) -> Table:
-    heads = ["row", "mode", *(COLUMNS[name].heading for name in _SHOWN), f"minus {study.reference}"]
+    shown = [*_SHOWN, *(_BY_DIRECTION if any("clock_accuracy" in one.figures for one in study.on(split)) else ())]
+    heads = ["row", "mode", *(COLUMNS[name].heading for name in shown), f"minus {study.reference}"]
     heads += _INTERVALS
     leads = {_key(one): one for one in study.leads}
     lines = [
         [
             one.of.name,
             study.modes[one.of.name],
-            *(_spread(one.figures[name], name) for name in _SHOWN),
+            *(_spread(one.figures[name], name) if name in one.figures else "-" for name in shown),
             *_lead(leads.get(_key(one))),
         ]
         for one in study.on(split)
@@ -166,7 +168,7 @@ def _controls(study: StudyFigures) -> list[Block]:
             one.row,
             ", ".join(f"{one.verdicts.count(verdict)} {verdict}" for verdict in sorted(set(one.verdicts))),
             "; ".join(
-                f"{MEANINGS[key][0]} {_spread(one.measures[key], 'gap_points' if key == 'difference' else key)}"
+                f"{MEANINGS[key][0]} {_spread(one.measures[key], 'gap_points' if key in SIGNED else key)}"
                 for key in one.judged
             ),
         ]

@@ -49,6 +49,20 @@ COLUMNS: Mapping[str, Column] = {
         "0",
         ("n_closer_earlier",),
     ),
+    "later_closer_accuracy": Column(
+        "later closer %",
+        "the same, of pairs whose LATER frame is closer; 100 for a judge of which frame came later",
+        "25",
+        "0",
+        ("clock_accuracy",),
+    ),
+    "clock_accuracy": Column(
+        "clock %",
+        "pair accuracy of a clock, which always names the frame that was recorded later: what knowing the time gives",
+        "as shown",
+        "as shown",
+        ("clock_accuracy",),
+    ),
     "tie_accuracy": Column("ties %", "ties answered neither in both orders", "0", "0", ("n_ties",)),
     "neither_rate": Column(
         "neither %",

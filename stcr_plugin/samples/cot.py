@@ -17,7 +17,7 @@ from stcr_plugin.samples.questions import PROMPTS, prompt
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import Claim, EpisodeSource, GivenPair, Query, Sample, State
 
-_START, _BETWEEN, _END = "spatial details: img1: ", ". img2: ", "."
+START, END = "spatial details: img1: ", "."
 
 
 @settings
@@ -217,11 +217,24 @@ def half(text: str) -> str:
 
 def halves_of(target: str) -> tuple[str, str] | None:
     """The descriptions of img1 and img2 in a target text; None where it is not one that describes both."""
-    details = target.rpartition("\n")[0]
-    halves = details.removeprefix(_START).removesuffix(_END).split(_BETWEEN)
-    if not (details.startswith(_START) and details.endswith(_END) and len(halves) == 2):
+    halves = details_of(target, 2)
+    return (halves[0], halves[1]) if halves else None
+
+
+def details(texts: Sequence[str]) -> str:
+    """The first line of a target text, which describes img1, img2, ... by `texts`."""
+    return "spatial details: " + " ".join(f"img{number}: {text}." for number, text in enumerate(texts, 1))
+
+
+def details_of(target: str, count: int) -> tuple[str, ...] | None:
+    """The descriptions of img1 to `count` in a target text; None where it does not describe each of them once."""
+    written = target.rpartition("\n")[0]
+    if not (written.startswith(START) and written.endswith(END)):
         return None
-    return halves[0], halves[1]
+    parts = re.split(rf"\. img([2-{count}]): ", written.removeprefix(START).removesuffix(END))
+    if parts[1::2] != [str(number) for number in range(2, count + 1)]:
+        return None
+    return tuple(parts[::2])
 
 
 def published_halves(given: GivenPair) -> tuple[str, str]:
@@ -251,7 +264,7 @@ def given_sample(query: Query, texts: tuple[str, str], language: str, *, seed: i
 
 def _sample(query: Query, texts: tuple[str, str], language: str, *, seed: int, ties: bool) -> Sample:
     """The sample whose target describes img1 and img2 by `texts`."""
-    target = f"{_START}{texts[0]}{_BETWEEN}{texts[1]}{_END}\n{answer_line(query)}"
+    target = f"{details(texts)}\n{answer_line(query)}"
     return Sample(query, "cot", prompt(query, "cot", language, seed=seed, ties=ties), target=target)
 
 
@@ -272,16 +285,40 @@ def check_target(
     halves, judgment = halves_of(target), target.rpartition("\n")[2]
     if halves is None:
         raise DataError(where, f"the target text does not read 'spatial details: img1: ... img2: ...': {target!r}")
-    checked = 0
-    for image, half, state in zip(("img1", "img2"), halves, states, strict=True):
-        try:
-            claims = phrases.read(half)
-        except DataError as error:
-            raise DataError(f"{where}, {image}", error.problem, "fix the claim texts") from None
-        for claim in claims:
-            if not source.holds(claim, state):
-                raise DataError(f"{where}, {image}", f"the text states {claim.name} = {claim.value!r}, which is false")
-            checked += 1
+    checked = check_details(halves, states, source=source, phrases=phrases, where=where)
     if judgment != answer_line(query):
         raise DataError(where, f"the text ends with {judgment!r} where {answer_line(query)!r} is true")
     return checked
+
+
+def check_details(
+    texts: Sequence[str], states: Sequence[State], *, source: EpisodeSource, phrases: Phrases, where: str
+) -> int:
+    """Read the descriptions of img1, img2, ... back and hold every claim against its picture's state.
+
+    Returns:
+        How many claims were checked.
+
+    Raises:
+        DataError: Behind `where`, with the first statement that cannot be read or is false.
+    """
+    return sum(
+        check_claims(text, state, source, phrases=phrases, where=f"{where}, img{number}")
+        for number, (text, state) in enumerate(zip(texts, states, strict=True), 1)
+    )
+
+
+def check_claims(text: str, state: State, source: EpisodeSource, *, phrases: Phrases, where: str) -> int:
+    """Read a description back; how many claims it states, each of which holds for `state`.
+
+    Raises:
+        DataError: Naming `where` and the first statement that cannot be read or is false.
+    """
+    try:
+        claims = phrases.read(text)
+    except DataError as error:
+        raise DataError(where, error.problem, "fix the claim texts") from None
+    for claim in claims:
+        if not source.holds(claim, state):
+            raise DataError(where, f"the text states {claim.name} = {claim.value!r}, which is false")
+    return len(claims)

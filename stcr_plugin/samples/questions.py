@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -90,8 +91,12 @@ def paraphrases(kind: Kind, language: str, part: Part = "train") -> tuple[str, .
 @lru_cache(1)  # both orders of a pair follow each other
 def question(kind: Kind, language: str, pair_id: str, *, seed: int, part: Part = "train") -> str:
     """The variant for one pair, with `{task}` still in it: the same for both orders, drawn by pair and seed."""
-    texts = paraphrases(kind, language, part)
-    return texts[int(artefacts.digest([seed, pair_id, kind, language, part])[:16], 16) % len(texts)]
+    return drawn(paraphrases(kind, language, part), [seed, pair_id, kind, language, part])
+
+
+def drawn(texts: Sequence[str], key: Sequence[str | int]) -> str:
+    """One of `texts`, always the same one for a key."""
+    return texts[int(artefacts.digest(list(key))[:16], 16) % len(texts)]
 
 
 def prompt(query: Query, kind: Kind, language: str, *, seed: int, part: Part = "train", ties: bool = False) -> str:

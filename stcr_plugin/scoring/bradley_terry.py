@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin.errors import ConfigError
@@ -185,22 +186,31 @@ def rank(
 
 
 def _ring(n: int, seed: int) -> list[tuple[int, int]]:
-    import numpy as np
-
-    order = np.random.default_rng(seed).permutation(n).tolist()
+    order = _permutation(n, seed)
     ends = zip(order, [*order[1:], order[0]], strict=True)
     return list(dict.fromkeys((min(pair), max(pair)) for pair in ends))  # of two frames the ring is one pair
 
 
-def _unsure(scores: Scores, asked: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Pairs not in `asked`, the least certain first, each frame in at most one."""
+def _permutation(n: int, seed: int) -> list[int]:
+    import numpy as np
+
+    return [int(place) for place in np.random.default_rng(seed).permutation(n)]
+
+
+def _gain(scores: Scores) -> Any:
+    """[n, n]: about how much one more comparison of two frames would say, see `rank`."""
     import numpy as np
 
     values, covariance = scores.values, scores.covariance
     chance = 1 / (1 + np.exp(values[None, :] - values[:, None]))
     spread = np.diag(covariance)[:, None] + np.diag(covariance)[None, :] - 2 * covariance
-    gain: Any = (chance * (1 - chance) * spread).round(9)  # rounded, so that no machine's last digit decides
-    n = len(values)
+    return (chance * (1 - chance) * spread).round(9)  # rounded, so that no machine's last digit decides
+
+
+def _unsure(scores: Scores, asked: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs not in `asked`, the least certain first, each frame in at most one."""
+    gain = _gain(scores)
+    n = len(scores.values)
     left = [(i, j) for i in range(n) for j in range(i + 1, n) if (i, j) not in asked]
     taken: set[int] = set()
     chosen = []
@@ -208,6 +218,89 @@ def _unsure(scores: Scores, asked: set[tuple[int, int]]) -> list[tuple[int, int]
         if not {i, j} & taken:
             chosen.append((i, j))
             taken |= {i, j}
+    return chosen
+
+
+def rank_groups(
+    n: int,
+    size: int,
+    budget: int | None,
+    *,
+    seed: int,
+    compare: Callable[[int, list[tuple[int, ...]]], Sequence[Comparison]],
+) -> tuple[Scores, list[Comparison]]:
+    """As `rank`, with `size` frames at a time, each of whose size (size - 1) / 2 pairs is compared.
+
+    Round 0 cuts a random order of all frames into groups that overlap by one, so that all are linked. Every later round
+    grows groups around the least certain pair that was not compared yet, each frame once per round, until `budget`
+    pairs were compared; then around neighbours in the order of the scores, until every two of them were compared.
+    A pair that a group brings along again counts as one more comparison in the scores.
+
+    Args:
+        n: Number of frames.
+        size: Frames of a group.
+        budget: Number of pairs to compare at least once; None: `enough`. Round 0 is always whole.
+        seed: Of round 0.
+        compare: Makes the comparisons of a round, from its number and its groups of indices, the lowest first.
+
+    Raises:
+        ConfigError: For fewer frames than a group has.
+    """
+    if n < size:
+        raise ConfigError("group", f"groups of {size} need {size} frames, there are {n}", "ask for fewer")
+    budget = enough(n) if budget is None else min(budget, n * (n - 1) // 2)
+    made: list[Comparison] = []
+    order = _permutation(n, seed)
+    starts = range(0, n - 1, size - 1)
+    groups = [tuple(sorted(order[(start + place) % n] for place in range(size))) for start in starts]
+    for number in range(n * n):  # every round compares at least one new pair
+        made += compare(number, groups)
+        scores = bradley_terry(n, made)
+        asked = {(one.first, one.second) for one in made}
+        groups = _unsure_groups(scores, asked, size, missing=budget - len(asked))
+        groups = groups or _neighbours(sorted(order, key=lambda i: round(float(scores.values[i]), 9)), asked, size)
+        if not groups:
+            break
+    return scores, made
+
+
+def _unsure_groups(scores: Scores, asked: set[tuple[int, int]], size: int, *, missing: int) -> list[tuple[int, ...]]:
+    """Groups with pairs that are not in `asked`, the least certain first, until `missing` of them are in one.
+
+    Each frame is in at most one group.
+    """
+    gain = _gain(scores)
+    for first, second in asked:
+        gain[first, second] = gain[second, first] = 0
+    free = set(range(len(gain)))
+    chosen: list[tuple[int, ...]] = []
+    while missing > 0 and len(free) >= size:
+        left = [(i, j) for i in sorted(free) for j in sorted(free) if i < j and (i, j) not in asked]
+        if not left:
+            break
+        group = list(max(left, key=lambda pair: float(gain[pair])))
+        while len(group) < size:
+            others = sorted(free - set(group))
+            group.append(max(others, key=lambda other: float(gain[other, group].sum())))
+        chosen.append(tuple(sorted(group)))
+        free -= set(group)
+        missing -= sum(pair not in asked for pair in combinations(chosen[-1], 2))
+    return chosen
+
+
+def _neighbours(order: Sequence[int], asked: set[tuple[int, int]], size: int) -> list[tuple[int, ...]]:
+    """Groups of frames that follow each other in `order`, one for each two neighbours that are not in `asked`.
+
+    Each frame is in at most one group, so that some may be left for the next round.
+    """
+    chosen: list[tuple[int, ...]] = []
+    end = 0
+    for place in range(len(order) - 1):
+        start = min(place, len(order) - size)
+        first, second = sorted(order[place : place + 2])
+        if start >= end and (first, second) not in asked:
+            end = start + size
+            chosen.append(tuple(sorted(order[start:end])))
     return chosen
 
 

@@ -28,7 +28,13 @@ RATES = (
 )
 """The seven figures that every set of answers has, each with an interval."""
 
-_RARE = {"tie_accuracy": "n_ties", "neither_rate": "n_ties", "earlier_closer_accuracy": "n_closer_earlier"}
+_RARE = {
+    "tie_accuracy": "n_ties",
+    "neither_rate": "n_ties",
+    "earlier_closer_accuracy": "n_closer_earlier",
+    "later_closer_accuracy": "n_closer_earlier",
+    "clock_accuracy": "n_closer_earlier",
+}
 """Other figures with an interval -> the number of pairs that they are about."""
 
 _SUMS = (
@@ -58,8 +64,11 @@ def figures(answers: Sequence[Answer]) -> Figures:
     totals = _array(sums).sum(axis=0)
     counts = dict(zip(_SUMS, (int(total) for total in totals), strict=True))
     rates: dict[str, Any] = dict(zip((*RATES, *_RARE), _rates(totals).tolist(), strict=True))
+    absent = [name for name, of in _RARE.items() if name != "neither_rate" and not counts[of]]
+    if counts["n_closer_earlier"] == counts["n_pairs"]:
+        absent.append("later_closer_accuracy")
     return Figures(
-        **rates | {name: None for name in ("tie_accuracy", "earlier_closer_accuracy") if not counts[_RARE[name]]},
+        **rates | dict.fromkeys(absent),
         **{name: counts[name] for name in ("n_pairs", "n_ties", "n_closer_earlier")},
         n_episodes=len(sums),
         n_queries=(asked := 2 * (counts["n_pairs"] + counts["n_ties"])),
@@ -304,6 +313,8 @@ def _rates(totals: Floats) -> Floats:
         (tie, ties),
         (neither, 2 * n),
         (right, earlier),
+        (pair - right, n - earlier),
+        (n - earlier, n),
     )
     with np.errstate(invalid="ignore"):
         return 100 * np.stack([part / whole for part, whole in shares], axis=-1)

@@ -20,7 +20,7 @@ from stcr_plugin.results import ClaimAccount
 from stcr_plugin.scoring.metrics import RATES, pooled_interval
 from stcr_plugin.scoring.significance import sign_flips
 
-RARE = ("tie_accuracy", "neither_rate", "earlier_closer_accuracy")
+RARE = ("tie_accuracy", "neither_rate", "earlier_closer_accuracy", "later_closer_accuracy", "clock_accuracy")
 """The figures that only some pairs have."""
 
 
@@ -49,6 +49,8 @@ class SeedFigures:
     tie_accuracy: float | None = None
     neither_rate: float | None = None
     earlier_closer_accuracy: float | None = None
+    later_closer_accuracy: Omitted[float | None] = None
+    clock_accuracy: Omitted[float | None] = None
 
 
 @dataclass(frozen=True)

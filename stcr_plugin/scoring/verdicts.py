@@ -20,6 +20,7 @@ MARGIN = 10.0  # points of pair accuracy that a harmless change may cost
 CHANCE = 50.0  # pair accuracy, in percent, of a judge that ignores order but cannot tell the frames apart
 SWAY = 15.0  # points from 50 % that the second position may have where both are equal
 CLEAR = 75.0  # percent that pair accuracy must exceed where all that is needed is given
+LED = MARGIN / 2  # points of the answers that a suggestion may move: each costs a right judge two of pair accuracy
 FEWEST = 10  # episodes of a verdict: of fewer, the bootstrap's intervals are far too narrow
 SAME = 95.0  # percent of answers that stay: from here on a change counts as not noticed
 
@@ -36,6 +37,12 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     ),
     "difference": ("difference", "pair accuracy minus that of the plain run on the same pairs, in points"),
     "position_bias": ("position bias %", "answers that name the second place"),
+    "plain_position_bias": ("position bias of the plain run %", "the same in the plain run, of the same pairs"),
+    "shift": (
+        "shift to the second place",
+        "answers that name the second place, minus those of the plain run that do, in points; a right judge that "
+        "always follows a suggestion has 50 or -50",
+    ),
     "unparsed_rate": ("unparsed %", "answers that name no picture or both"),
     "second": ("second place %", "of the answers that could be read, those that name it; neither counts as half"),
     "neither": ("neither %", "answers that name neither, where that was offered"),
@@ -56,8 +63,11 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
         "other frame %",
         "of the pairs of which the plain run chooses one frame in both orders, those of which it is the other twice",
     ),
+    "flipped": ("flipped %", "pairs of which both answers name the other picture than in the plain run"),
 }
 """Measure -> how a report names it, and what it counts, of all the pairs or groups that it applies to."""
+SIGNED = ("difference", "shift")
+"""Measures that are differences, in points."""
 _CHANCES = {"still_right": f" where chance is {CHANCE:.0f} for a judge that ignores order and 25 for a coin"}
 
 
@@ -75,13 +85,14 @@ class Rule:
     inapplicable: str = ""
 
 
-def judged(rule: Rule, measures: Measures, episodes: int) -> tuple[Verdict, str]:
-    """The verdict, and its figures in words. Of fewer than FEWEST `episodes` nothing is shown.
+def judged(rule: Rule, measures: Measures, episodes: int, shows: Sequence[str] = ()) -> tuple[Verdict, str]:
+    """The verdict, and its figures in words, with those that the row `shows` besides. Of fewer than FEWEST `episodes`
+    nothing is shown.
 
     With few clusters a bootstrap interval covers the truth much less often than it claims (Cameron, Gelbach and Miller
     2008, Review of Economics and Statistics 90).
     """
-    why = [said(name, measures[name]) for name in rule.judged if name in measures]
+    why = [said(name, measures[name]) for name in (*rule.judged, *shows) if name in measures]
     verdict = rule.verdict(measures)
     if verdict == "not applicable":
         return verdict, "; ".join([*why, rule.inapplicable])
@@ -95,7 +106,7 @@ def said(name: str, measure: Measure) -> str:
     heading, _ = MEANINGS[name]
     if measure.value is None:
         return f"{heading} none"
-    form = "{:+.1f}" if name == "difference" else "{:.1f}"
+    form = "{:+.1f}" if name in SIGNED else "{:.1f}"
     value, *bounds = (form.format(round(one, 1) + 0.0) for one in (measure.value, *(measure.interval or ())))
     interval = (
         "no interval" if not bounds else "alike in all episodes" if len(set(bounds)) == 1 else " to ".join(bounds)
@@ -121,16 +132,18 @@ def measured(
     resamples: int,
     seed: int,
     ties: bool = False,
+    level: float = 95,
 ) -> dict[str, Measure]:
     """Every measure of `answers`.
 
     Args:
-        found: Their figures.
+        found: Their figures, with intervals at `level`.
         answers: Of the control.
         plain: Of the plain run; those to the same pairs are used.
         resamples: Of the bootstrap, which is that of metrics.intervals.
         seed: Of the bootstrap.
         ties: "Neither" was offered as an answer.
+        level: Of the intervals, in percent.
 
     Raises:
         DataError: The plain run lacks a pair.
@@ -142,12 +155,19 @@ def measured(
             "controls", "the plain run was evaluated on other pairs", "delete the folder of the controls, run again"
         )
     measures = measures_of(found.figures, found.intervals)
-    change = metrics.paired_difference(answers, list(before.values()), resamples=resamples, seed=seed)
+    change = metrics.paired_difference(answers, list(before.values()), resamples=resamples, seed=seed, level=level)
     measures["difference"] = Measure(change.points, change.interval)
 
     def share(counted: Iterable[tuple[str, float, float]]) -> Measure:
-        return _share(counted, resamples, seed)
+        return _share(counted, resamples, seed=seed, level=level)
 
+    measures["plain_position_bias"] = share(
+        (one.episode_id, one.chosen == "img2", 1) for one in before.values() if one.expected != "neither"
+    )
+    measures["shift"] = share(
+        (one.episode_id, (one.chosen == "img2") - (before[one.pair_id, one.order].chosen == "img2"), 1)
+        for one in answers
+    )
     right, right_before = _right_twice(answers), _right_twice(list(before.values()))
     measures["still_right"] = share(
         (episode, was and right[pair, episode], was) for (pair, episode), was in right_before.items()
@@ -167,10 +187,17 @@ def measured(
             for pair, (episode, chosen) in frames_before.items()
             if chosen is not None
         )
+    measures["flipped"] = share(
+        (both[0].episode_id, all({one.chosen, before[one.pair_id, one.order].chosen} == _BOTH for one in both), 1)
+        for both in metrics.untied(metrics.by_pair(answers)).values()
+    )
     return measures
 
 
-def _share(counted: Iterable[tuple[str, float, float]], resamples: int, seed: int) -> Measure:
+_BOTH = {"img1", "img2"}
+
+
+def _share(counted: Iterable[tuple[str, float, float]], resamples: int, *, seed: int, level: float) -> Measure:
     """Sums of (episode, part, whole) -> 100 x part / whole with its interval; no value where the whole is 0."""
     sums: dict[str, list[float]] = {}
     for episode, part, whole in counted:
@@ -180,7 +207,7 @@ def _share(counted: Iterable[tuple[str, float, float]], resamples: int, seed: in
     parts, wholes = (math.fsum(pair[column] for pair in sums.values()) for column in (0, 1))
     if not wholes:
         return Measure(None)
-    return Measure(100 * parts / wholes, metrics.pooled_interval(sums, resamples, seed))
+    return Measure(100 * parts / wholes, metrics.pooled_interval(sums, resamples, seed, level=level))
 
 
 def _second(answer: Answer) -> float:
@@ -245,13 +272,16 @@ def _lost(measures: Measures) -> Verdict:
 def _unswayed(measures: Measures) -> Verdict:
     if "second_probability" not in measures and "neither" not in measures:
         return "not applicable"
-    second = measures.get("second_probability", measures["second"])
-    if second.value is None:
+    return _within(measures.get("second_probability", measures["second"]), 50 - SWAY, 50 + SWAY)
+
+
+def _within(measure: Measure, low: float, high: float) -> Verdict:
+    """Whether a figure is shown to be between two bounds."""
+    if measure.value is None:
         return "not shown"
-    low, high = 50 - SWAY, 50 + SWAY
-    if low < second.low and second.high < high:
+    if low < measure.low and measure.high < high:
         return "holds"
-    return "fails" if second.high <= low or second.low >= high else "not shown"
+    return "fails" if measure.high <= low or measure.low >= high else "not shown"
 
 
 def _heeds(measures: Measures) -> Verdict:
@@ -260,6 +290,11 @@ def _heeds(measures: Measures) -> Verdict:
     return "fails" if measures["same_answer"].low >= SAME else "not shown"
 
 
+_KEEPS = (
+    f"pair accuracy may fall by at most {MARGIN:.0f} points, and must stay above {CHANCE:.0f} %: holds where the "
+    f"interval of the difference lies above -{MARGIN:.0f} and that of pair accuracy above {CHANCE:.0f} %, fails "
+    f"where the first lies below -{MARGIN:.0f}, or the second reaches no more than {CHANCE:.0f} %"
+)
 RULES: Mapping[str, Rule] = {
     "knows": Rule(
         f"holds where pair accuracy is shown to be above {CHANCE:.0f} %, also of the pairs whose earlier frame is "
@@ -267,12 +302,18 @@ RULES: Mapping[str, Rule] = {
         ("pair_accuracy", "earlier_closer_accuracy"),
         _knows,
     ),
-    "keeps": Rule(
-        f"pair accuracy may fall by at most {MARGIN:.0f} points, and must stay above {CHANCE:.0f} %: holds where the "
-        f"interval of the difference lies above -{MARGIN:.0f} and that of pair accuracy above {CHANCE:.0f} %, fails "
-        f"where the first lies below -{MARGIN:.0f}, or the second reaches no more than {CHANCE:.0f} %",
+    "keeps": Rule(_KEEPS, ("pair_accuracy", "difference"), _keeps),
+    "worst keeps": Rule(
+        f"{_KEEPS}; since the worst of k was chosen, its intervals are at 100 - 5 / k % (Bonferroni)",
         ("pair_accuracy", "difference"),
         _keeps,
+    ),
+    "unmoved": Rule(
+        f"a suggestion may move at most {LED:.0f} points of the answers to either place, which costs a right judge "
+        f"{2 * LED:.0f} points of pair accuracy: holds where the interval of the shift lies between -{LED:.0f} and "
+        f"{LED:.0f}, fails where it lies outside",
+        ("shift", "difference"),
+        lambda measures: _within(measures["shift"], -LED, LED),
     ),
     "lost": Rule(
         "of the pairs that the plain run is right about in both orders, no more than chance may be right in both again "

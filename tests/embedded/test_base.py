@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from stcr_plugin.config import from_mapping, load
+from stcr_plugin.config import from_mapping, load, read_yaml
+from stcr_plugin.embedded.architecture import Architecture, write_checkpoint
 from stcr_plugin.embedded.base import BaseConfig, build
 from stcr_plugin.errors import ChainError, ConfigError
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
@@ -80,6 +83,53 @@ def test_bad_configuration_is_named(values, words):
         from_mapping(BaseConfig, values, "test")
 
 
-def test_recipe_of_the_embedded_base_loads():
-    path = Path(__file__).parents[2] / "recipes" / "base_tabletop.yaml"
-    assert load(BaseConfig, path).gap_over >= 70
+@pytest.mark.parametrize("name", ["base_tabletop", "base_tasks"])
+def test_recipes_of_embedded_bases_load(name):
+    assert load(BaseConfig, RECIPES / f"{name}.yaml").gap_over >= 70
+
+
+def test_wider_base_has_heads_that_servers_take():
+    wide = load(BaseConfig, RECIPES / "base_tasks.yaml").architecture
+    assert wide.hidden / wide.heads == 32
+    assert 2 * sum(wide.mrope_section) == 32
+    assert load(BaseConfig, RECIPES / "base_tabletop.yaml").architecture == Architecture()
+
+
+def test_base_that_was_made_before_a_setting_was_added_is_kept(tmp_path):
+    path = tmp_path / "base.yaml"
+    path.write_text(f"out: {tmp_path / 'base'}\nprior: prior.yaml\npretraining: {{steps: 1, episodes: 1, frames: 2}}\n")
+    calls = []
+    shutil.copytree(write_checkpoint(tmp_path / "made"), tmp_path / "base")
+    train = trained(95.0, calls)
+    train("prior.yaml", [f"output_dir={tmp_path / 'base'}", f"model_name_or_path={tmp_path / 'made'}"])
+    made = {"prior": "prior.yaml", "seed": 0, "pretraining": {"steps": 1, "episodes": 1, "frames": 2}}
+    (tmp_path / "base" / "base.json").write_text(json.dumps(made))
+    build(str(path), [], "sets", train)
+    assert len(calls) == 1
+    with pytest.raises(ChainError, match="made with another pretraining"):
+        build(str(path), ["pretraining.shared=3"], "sets", train)
+
+
+@pytest.mark.slow
+def test_base_for_several_tasks_is_built_and_read_from_the_recipe(tmp_path):
+    """A few steps of what `stcr base build recipes/base_tasks.yaml` does; so short, it has no prior yet."""
+    from stcr_plugin.frameworks.llamafactory.experiment import train
+    from stcr_plugin.registry.build import DataConfig
+    from stcr_plugin.registry.build import build as build_data
+
+    values = read_yaml(RECIPES / "data" / "tabletop_tasks.yaml")
+    values["source"] = {"kind": "tabletop", "tasks": 4, "naming": 4, "seen": 6, "heldout": 0}
+    counts = {"train": 6, "dev": 2, "passive": 6}
+    values["splits"] = {name: values["splits"][name] | {"episodes": count} for name, count in counts.items()}
+    values["datasets"] = {"forward": values["datasets"]["forward"] | {"pairs": 20}}
+    build_data(from_mapping(DataConfig, values, "few"), tmp_path / "registry")
+    short = ["max_steps=2", "per_device_train_batch_size=2", "stcr.evaluate.pairs=4", "dataloader_num_workers=0"]
+
+    def stage(recipe, overrides):
+        train(recipe, [*overrides, *short])
+
+    changes = [f"out={tmp_path / 'base'}", f"prior={RECIPES / 'stage0_prior.yaml'}", "gap_over=-101"]
+    changes += ["pretraining.episodes=2", "pretraining.shared=2", "pretraining.steps=3", "pretraining.batch_size=4"]
+    out = build(str(RECIPES / "base_tasks.yaml"), changes, str(tmp_path / "registry"), stage)
+    text = json.loads((out / "config.json").read_text())["text_config"]
+    assert text["hidden_size"] // text["num_attention_heads"] == 32

@@ -153,6 +153,30 @@ def test_direct_answer_is_the_likelier_of_the_two_full_texts(loaded, registry):
     assert rests["img1"] != rests["img2"]
 
 
+def test_question_before_the_pictures_is_scored_as_a_conversation_in_that_order(loaded, registry):
+    import torch
+
+    model, processor = loaded
+    query = queries()[0]
+    prompt = dataclasses.replace(prompts_for([query], AskSettings())[0], question_first=True)
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    text = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\n{prompt.question}\nimg1: {picture}\nimg2: {picture}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    pictures = [fit(Image.open(registry / path), 768 * 768, 32 * 32) for path in query.images]
+    scores = []
+    for name in prompt.names:
+        whole = f"{text}closer to completion: {name}<|im_end|>"
+        inputs = processor(text=[whole], images=pictures, return_tensors="pt")
+        with torch.no_grad():
+            scores.append(model(**inputs).logits[0].log_softmax(-1)[-3, inputs["input_ids"][0][-2]].item())
+    said = dict(respond(*loaded, [prompt], registry=registry, settings=AskSettings(), progress=False))
+    assert list(said[0].logprobs.values()) == pytest.approx(scores, abs=1e-4)
+    usual = ask(loaded, registry, AskSettings(), [query])[0]
+    assert said[0].logprobs["img1"] != pytest.approx(usual.logprob_img1, abs=1e-4)
+
+
 def prompt_and_pictures(processor, registry, query, ties):
     content = numbered_content(2, questions_for([query], AskSettings(), ties=ties)[0])
     message = {"role": "user", "content": content}

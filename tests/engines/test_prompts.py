@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stcr_plugin.engines.prompts import content, conversation, names_of, prompts_for, renamed, written
+from stcr_plugin.engines.prompts import content, conversation, names_of, prompt_row, prompts_for, renamed, written
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.samples.questions import prompt as training_prompt
@@ -52,6 +52,25 @@ def test_message_has_each_label_straight_before_its_picture():
     ]
     blind = dataclasses.replace(prompt, shown=())
     assert content(blind) == [{"type": "text", "text": prompt.question}]
+
+
+def test_question_stands_before_the_numbered_pictures_where_it_comes_first():
+    prompt = dataclasses.replace(forward(AskSettings()), question_first=True)
+    assert content(prompt) == [
+        {"type": "text", "text": f"{prompt.question}\nimg1: "},
+        {"type": "image"},
+        {"type": "text", "text": "\nimg2: "},
+        {"type": "image"},
+    ]
+    assert content(dataclasses.replace(prompt, shown=())) == [{"type": "text", "text": prompt.question}]
+
+
+def test_digest_of_a_prompt_of_earlier_versions_is_as_it_was():
+    prompt = forward(AskSettings())
+    row = prompt_row(prompt)
+    assert "question_first" not in row
+    assert row["shown"] == [{"image": image, "change": ""} for image in QUERIES[0].images]
+    assert prompt_row(dataclasses.replace(prompt, question_first=True)) == row | {"question_first": True}
 
 
 @pytest.mark.parametrize(("style", "language", "names"), CASES)

@@ -99,6 +99,16 @@ def test_request_is_what_every_server_of_this_kind_takes(registry):
     ]
 
 
+def test_question_is_sent_before_the_pictures_where_it_comes_first(registry):
+    with serving(echo) as desk:
+        list(engine(registry, desk).respond(prompts(1, question_first=True)))
+        list(engine(registry, desk).respond(prompts(1)))
+    first, last = (body["messages"][0]["content"] for body in desk.bodies)
+    assert [part["type"] for part in first] == ["text", "image_url", "text", "image_url"]
+    assert [part["text"] for part in first if "text" in part] == ["question 0\nimg1: ", "\nimg2: "]
+    assert [part for part in first if "image_url" in part] == [part for part in last if "image_url" in part]
+
+
 def test_pictures_are_png_in_the_size_of_training(registry):
     with serving(echo) as desk:
         said(registry, desk, 1)

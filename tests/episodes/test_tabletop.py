@@ -11,20 +11,16 @@ import pytest
 from stcr_plugin.config import from_mapping
 from stcr_plugin.episodes import open_source, tabletop
 from stcr_plugin.episodes.tabletop import (
-    DEPTH,
-    GRASP,
     HELDOUT_COLOURS,
     HELDOUT_SHAPES,
-    LAYOUT_COLUMNS,
-    LAYOUT_ROWS,
     PHASES,
     ROUNDING,
     SEEN_COLOURS,
     SHAPES,
-    WIDTH,
     TabletopConfig,
     TabletopSource,
 )
+from stcr_plugin.episodes.tabletop_motions import DEPTH, GRASP, LAYOUT_COLUMNS, LAYOUT_ROWS, WIDTH
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.types import Claim
 
@@ -445,7 +441,7 @@ def test_kind_chooses_the_source():
         ({"sizes": 84}, "unknown key 'sizes', did you mean 'size'"),
         ({"size": 20}, "size at least 28"),
         ({"seen": -1}, "must not be negative"),
-        ({"take_off": -1}, "take_off must not be negative"),
+        ({"take_off": -1}, "take_off, .* must not be negative"),
         ({"fps": 0}, "fps above 0"),
         ({"size": "big"}, "size: "),
         ({"distractors": [3, 1]}, r"distractors reads \[fewest, most\]"),

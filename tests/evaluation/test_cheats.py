@@ -23,6 +23,8 @@ def recordings(tmp_path_factory):
     ("judge", "expected"),
     [
         ("looks", {"plain": "holds", "masked_change": "holds", "masked_elsewhere": "holds", "reversed": "holds"}),
+        ("looks", {"worst_variant": "holds", "question_first": "holds", "suggested_first": "holds"}),
+        ("looks", {"suggested_second": "holds", "inverse_task": "holds", "undone": "holds"}),
         ("writes", {"plain": "holds", "same_picture": "not applicable", "text_only": "not applicable"}),
         ("names", {"plain": "fails"}),
         ("counter", {"blank_first": "fails"}),
@@ -30,7 +32,11 @@ def recordings(tmp_path_factory):
         ("corner", {"plain": "holds", "masked_border": "fails", "reversed": "fails"}),
         ("corner first", {"masked_border": "holds", "reversed": "fails"}),
         ("faint", {"masked_border": "holds", "masked_change": "fails"}),
-        ("near", {"reversed": "holds", "undone": "fails", "non_monotone": "fails"}),
+        ("near", {"reversed": "holds", "inverse_task": "fails", "undone": "fails", "non_monotone": "fails"}),
+        ("near, task", {"inverse_task": "holds", "undone": "holds", "non_monotone": "fails"}),
+        ("agrees", {"plain": "holds", "suggested_first": "fails", "suggested_second": "fails"}),
+        ("by heart", {"plain": "holds", "worst_variant": "fails", "question_first": "fails"}),
+        ("nearest", {"plain": "fails", "question_first": "fails"}),
         ("blue", {"plain": "holds", "masked_change": "holds", "reversed": "holds", "non_monotone": "holds"}),
     ],
 )
@@ -40,7 +46,7 @@ def test_cheat_is_exposed_by_the_control_that_is_made_for_it(recordings, tmp_pat
     assert {name: found[name] for name in expected} == expected
 
 
-@pytest.mark.slow(seconds=40)
+@pytest.mark.slow(seconds=80)
 def test_table_of_cheats_is_that_of_a_fresh_run(recordings, tmp_path):
     """Otherwise run `python tests/cheating_judges.py`."""
     assert table(recordings, tmp_path) == published()

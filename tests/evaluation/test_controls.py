@@ -12,6 +12,7 @@ from stcr_plugin.engines import local
 from stcr_plugin.engines.oracles import Oracle
 from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
+from stcr_plugin.episodes import source_table
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import descriptions
 from stcr_plugin.evaluation.control_list import CONTROLS
@@ -20,6 +21,7 @@ from stcr_plugin.evaluation.controls import (
     controls,
     write,
 )
+from stcr_plugin.evaluation.evaluate import read_answers
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.figures import Measure, PairFigures
 from stcr_plugin.registry import parquet
@@ -135,7 +137,19 @@ def clock(prompt):
 
 
 def minds_task(prompt):
-    return 1 - by_sight(prompt) if "undo" in prompt.question else by_sight(prompt)
+    undoing = re.search(r"undo|take the .* off", prompt.question)
+    return 1 - by_sight(prompt) if undoing else by_sight(prompt)
+
+
+def nearer(prompt):
+    """Looks where the question comes last, and else names the picture after it."""
+    return 0.1 if prompt.question_first else by_sight(prompt)
+
+
+def agreeing(prompt):
+    """Looks where nothing is suggested."""
+    found = re.search(r"(?:I think it is |我觉得是 )(.+)[.。]$", prompt.question)
+    return 0.1 + 0.8 * prompt.names.index(found[1]) if found else by_sight(prompt)
 
 
 def parrot(registry):
@@ -163,6 +177,8 @@ KNOWN = {
     "fragile": lambda registry: fragile,
     "clock": lambda registry: clock,
     "minds task": lambda registry: minds_task,
+    "nearer": lambda registry: nearer,
+    "agreeing": lambda registry: agreeing,
     "parrot": parrot,
     "heedful": heedful,
 }
@@ -177,7 +193,10 @@ EXPECTED = {
     **dict.fromkeys(("masked_elsewhere", "masked_border"), (DIRECT, "sight", "fragile")),
     "reversed": (DIRECT, "sight", "clock"),
     "text_only": (DIRECT, "sight", "place"),
-    "undone": (DIRECT, "minds task", "sight"),
+    "worst_variant": (DIRECT, "sight", "parrot"),
+    "question_first": (DIRECT, "sight", "nearer"),
+    **dict.fromkeys(("suggested_first", "suggested_second"), (DIRECT, "sight", "agreeing")),
+    **dict.fromkeys(("undone", "inverse_task"), (DIRECT, "minds task", "sight")),
     "other_task": (DIRECT, "heedful", "sight"),
     "blind": (COT, "words", "eyes"),
     "blind_begin": (COT, "words", "eyes"),
@@ -319,6 +338,127 @@ def test_tasks_with_left_or_right_are_not_mirrored(registry, tmp_path, monkeypat
     )
     assert "left or right" in found["mirrored"].why
     assert "same task text" in found["other_task"].why
+
+
+def test_suggestion_is_each_picture_once_in_both_orders_of_each_pair(registry, tmp_path):
+    plain = {(one.item, one.order): one.question for one in put(registry, tmp_path / "plain", "question_first")}
+    for number, name in enumerate(("suggested_first", "suggested_second")):
+        prompts = put(registry, tmp_path / name, name)
+        assert {(one.item, one.order) for one in prompts} == plain.keys()
+        for one in prompts:
+            assert one.question == f"{plain[one.item, one.order]} I think it is img{number + 1}."
+    chinese = dataclasses.replace(DIRECT, language="zh", style="ordinals")
+    for prompt in put(registry, tmp_path / "zh", "suggested_second", chinese):
+        assert prompt.question.endswith("我觉得是 第二张图。")
+
+
+def test_suggestion_that_is_followed_is_a_shift_to_its_place(registry, tmp_path):
+    names = ["suggested_first", "suggested_second"]
+    rows = run(registry, tmp_path / "agreeing", agreeing, only=names)
+    assert [rows[name].measures["shift"].value for name in names] == [-50, 50]
+    assert rows["suggested_first"].why == (
+        "shift to the second place -50.0 (alike in all episodes); difference -100.0 (alike in all episodes)"
+    )
+    deaf = run(registry, tmp_path / "deaf", by_sight, only=names)
+    assert [deaf[name].measures["shift"].value for name in names] == [0, 0]
+
+
+def test_question_first_changes_nothing_but_its_place_and_shows_whether_the_bias_turns(registry, tmp_path):
+    prompts = put(registry, tmp_path, "question_first")
+    assert all(prompt.question_first for prompt in prompts)
+    assert {prompt.labels for prompt in prompts} == {("img1", "img2")}
+
+    def nearest(prompt):
+        return 0.1 if prompt.question_first else 0.9
+
+    row = run(registry, tmp_path / "turns", nearest, only=["question_first"])["question_first"]
+    assert [row.measures[name].value for name in ("position_bias", "plain_position_bias")] == [0, 100]
+    assert row.why.endswith(
+        "position bias % 0.0 (alike in all episodes); position bias of the plain run % 100.0 (alike in all episodes)"
+    )
+
+
+def test_worst_variant_is_quoted_and_judged_by_intervals_for_the_choice_among_all(registry, tmp_path):
+    texts = paraphrases("direct", "en", "heldout")
+    start = texts[1].partition("{task}")[2][:20]
+
+    def stumbles(prompt):
+        return place(prompt) if start in prompt.question else by_sight(prompt)
+
+    engine = Recorder(stumbles)
+    rows = run(registry, tmp_path, None, only=["wording", "worst_variant"], engine=engine)
+    row = rows["worst_variant"]
+    assert (row.verdict, row.measures["pair_accuracy"].value, row.folder) == ("fails", 0, "worst_variant/2")
+    assert row.asks.endswith(f'those of the worst of {len(texts)}: "{texts[1]}"')
+    assert rows["wording"].measures["pair_accuracy"].value > 0
+    assert engine.asked == (2 + len(texts)) * 2 * len(read_pairs(registry, "toy", "heldout"))
+    assert texts[1] in page(tmp_path).replace("\\", "")
+    assert artefacts.read_json(tmp_path / row.folder / "results.json")["pair_accuracy"] == 0
+
+
+def test_intervals_of_the_worst_variant_are_wider_than_those_of_one(registry, tmp_path):
+    def unsure(prompt):
+        right = by_sight(prompt)
+        return right if artefacts.digest([prompt.item, prompt.question])[0] in "0123456789a" else 1 - right
+
+    row = run(registry, tmp_path, unsure, only=["worst_variant"])["worst_variant"]
+    answers = read_answers(tmp_path / row.folder / "answers.jsonl")
+    low, high = metrics.intervals(answers, 200, 0)["pair_accuracy"]
+    found = row.measures["pair_accuracy"]
+    assert found.interval == metrics.intervals(answers, 200, 0, level=100 - 5 / 3)["pair_accuracy"]
+    assert found.low <= low < high <= found.high
+    accuracies = [
+        metrics.figures(read_answers(tmp_path / "worst_variant" / f"{number}" / "answers.jsonl")).pair_accuracy
+        for number in (1, 2, 3)
+    ]
+    assert found.value == min(accuracies)
+
+
+def test_worst_variant_keeps_what_a_question_ends_with(registry, tmp_path):
+    warned = dataclasses.replace(COT, warn=True, style="letters")
+    prompts = put(registry, tmp_path, "worst_variant", warned)
+    assert all(prompt.question.endswith("Judge by what they show alone.") for prompt in prompts)
+    assert all("img1" not in prompt.question and "{" not in prompt.question for prompt in prompts)
+
+
+def test_inverse_task_is_that_of_the_simulator_and_else_of_the_configuration(registry, tmp_path):
+    tasks = {pair.pair_id: pair.task for pair in read_pairs(registry, "toy", "heldout")}
+    for prompt in put(registry, tmp_path / "simulator", "inverse_task"):
+        thing, pad = re.fullmatch("put the (.*) on the (.*) pad", tasks[prompt.item]).groups()
+        assert f"take the {thing} off the {pad} pad" in prompt.question
+        assert tasks[prompt.item] not in prompt.question
+
+    first = min(tasks.values())
+    pushed = changed(registry, tmp_path / "registry", lambda n, row: row | {"task": "push it"})
+    row = run(pushed, tmp_path / "unknown", by_sight, only=["inverse_task"])["inverse_task"]
+    assert row.verdict == "not applicable"
+    assert row.why == (
+        "nothing says which task undoes 'push it'; name it in the data configuration (`inverse_tasks`), and build again"
+    )
+    manifest = artefacts.read_json(pushed / "toy" / "manifest.json")
+    manifest["config"]["inverse_tasks"] = {"push {what}": "pull {what} back", first: "no"}
+    artefacts.write_json(pushed / "toy" / "manifest.json", manifest)
+    prompts = put(pushed, tmp_path / "named", "inverse_task")
+    assert {"pull it back" in prompt.question for prompt in prompts} == {True}
+
+
+def test_pairs_without_an_inverse_task_are_left_out_and_the_flipped_share_is_of_all_others(registry, tmp_path):
+    pairs = read_pairs(registry, "toy", "heldout")
+    other = changed(registry, tmp_path / "registry", lambda n, row: row | {"task": "push it"} if n < 3 else row)
+    row = run(other, tmp_path / "out", minds_task, only=["inverse_task"])["inverse_task"]
+    assert (row.verdict, row.left_out, row.figures.figures.n_pairs) == ("holds", 3, len(pairs) - 3)
+    assert row.measures["flipped"].value == row.measures["other_frame"].value == 100
+    assert not row.informative
+
+
+def test_pairs_that_show_nothing_to_undo_are_left_out(registry, tmp_path, monkeypatch):
+    known = source_table.BUILT_IN["tabletop"]
+    late = dataclasses.replace(known.inverse, phases=("place",))
+    monkeypatch.setitem(source_table.BUILT_IN, "tabletop", dataclasses.replace(known, inverse=late))
+    placed = {pair.pair_id for pair in read_pairs(registry, "toy", "heldout") if "place" in pair.phase}
+    prompts = put(registry, tmp_path, "inverse_task")
+    assert {prompt.item for prompt in prompts} == placed
+    assert len(placed) < len(read_pairs(registry, "toy", "heldout"))
 
 
 def changed(registry, folder, change):
@@ -523,13 +663,13 @@ def test_groups_of_pictures_are_a_row_with_measures_and_figures(registry, tmp_pa
 
 
 @pytest.mark.slow
-def test_groups_that_cannot_be_asked_about_are_not_applicable(registry, tmp_path):
+def test_groups_that_cannot_be_evaluated_are_not_applicable_and_an_oracle_is_right_about_others(registry, tmp_path):
     row = run(registry, tmp_path, by_sight, only=[], pictures=8)["eight pictures"]
     assert (row.verdict, row.figures) == ("not applicable", None)
     assert "no 8 frames of one segment" in row.why
     knows = Oracle("right", read_pairs(registry, "toy", "heldout"))
     row = run(registry, tmp_path / "right", None, only=[], engine=knows, pictures=3)["three pictures"]
-    assert (row.verdict, "does not know the truth" in row.why) == ("not applicable", True)
+    assert row.measures["closest"].value == 100
     with pytest.raises(ConfigError, match="pictures must be 3 to 8"):
         run(registry, tmp_path / "nine", by_sight, only=[], pictures=9)
     assert not (tmp_path / "nine").exists()
@@ -600,6 +740,12 @@ def measures(**given):
         ("unswayed", {"second": None, "neither": (0, 0)}, "not shown"),
         ("unswayed", {"second": (100, 100)}, "not applicable"),
         ("unswayed", {"second": (0, 10), "second_probability": (45, 50)}, "holds"),
+        ("worst keeps", {"pair_accuracy": (80, 90), "difference": (-9, 0)}, "holds"),
+        ("worst keeps", {"pair_accuracy": (80, 90), "difference": (-20, -11)}, "fails"),
+        ("unmoved", {"shift": (-4, 4)}, "holds"),
+        ("unmoved", {"shift": (0, 6)}, "not shown"),
+        ("unmoved", {"shift": (6, 50)}, "fails"),
+        ("unmoved", {"shift": (-50, -5)}, "fails"),
         ("agrees", {"same_frame": (76, 90)}, "holds"),
         ("agrees", {"same_frame": (60, 80)}, "not shown"),
         ("agrees", {"same_frame": (20, 70)}, "fails"),
@@ -659,6 +805,9 @@ def test_measures_are_counted_on_the_same_pairs():
         {
             "pair_accuracy": 25.0,
             "position_bias": 62.5,
+            "plain_position_bias": 62.5,
+            "shift": 0.0,
+            "flipped": 25.0,  # b, not c and e, of which one answer stays or is none
             "unparsed_rate": 12.5,
             "difference": -25.0,  # a stays right, b does not
             "still_right": 50.0,
@@ -737,7 +886,8 @@ def test_real_model_goes_through_controls_loaded_once(model, registry, tmp_path,
     loads = []
     real = local.load
     monkeypatch.setattr(local, "load", lambda folder: loads.append(folder) or real(folder))
-    names = ["letters", "noise", "masked_change", "masked_border", "reversed", "text_only", "undone", "oracle_begin"]
+    names = ["letters", "question_first", "suggested_first", "noise", "masked_change", "masked_border", "reversed"]
+    names += ["text_only", "inverse_task", "undone", "oracle_begin"]
     request = EvalRequest(model=model, dataset="toy", registry=registry, settings=DIRECT, limit=4, resamples=100)
     rows = controls(request, tmp_path / "out", only=names).rows
     assert len(loads) == 1

@@ -1,6 +1,5 @@
 import json
 import math
-from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -8,26 +7,21 @@ from toy_build import build_toy
 
 from stcr_plugin.cli import main
 from stcr_plugin.config import from_mapping
+from stcr_plugin.engines.oracles import Oracle
 from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
-from stcr_plugin.evaluation.multi_image import (
-    Group,
-    answered,
-    arranged,
-    draw_groups,
-    evaluate_groups,
-    prompt,
-    spread,
-)
+from stcr_plugin.evaluation.multi_image import answered, evaluate_groups, prompt, spread
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.figures import GroupSettings
+from stcr_plugin.groups import draw_groups
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.registry.manifest import read_pairs
 from stcr_plugin.report.groups_table import groups_markdown
+from stcr_plugin.samples.group_texts import fill_group, group_paraphrases, group_question
 from stcr_plugin.scoring import verdicts
 from stcr_plugin.scoring.group_figures import control_row
-from stcr_plugin.types import Pair, Response
+from stcr_plugin.types import Group, Response
 
 PAIRS = {"per_episode": 8, "min_seconds": 1.0}
 THREE = GroupSettings(pictures=3)
@@ -73,113 +67,48 @@ def run(registry, out, engine=None, asked=THREE, settings=DIRECT, **more):
     return evaluate_groups(request, out, asked)
 
 
-def pair(episode, earlier, later, task="lift it", closer="later"):
-    return Pair(
-        f"{episode}:{earlier}-{later}",
-        episode,
-        "test",
-        task,
-        earlier,
-        later,
-        (later - earlier) / 10,
-        closer,
-        earlier_image=f"{earlier}.png",
-        later_image=f"{later}.png",
-    )
-
-
-def test_group_frames_are_of_one_segment_and_far_enough_apart():
-    pairs = [pair("e", first, first + 30) for first in (0, 3, 11, 12, 25)]
-    rules = PairRules(min_seconds=1.0)
-    groups = draw_groups(pairs, rules, GroupSettings(pictures=4, per_episode=6), seed=0)
-    assert len({group.frames for group in groups}) == len(groups) == 6
-    for group in groups:
-        gaps = [second - first for first, second in zip(group.frames, group.frames[1:], strict=False)]
-        assert min(gaps) >= 10  # frames of 10 a second
-        assert group.images == tuple(f"{frame}.png" for frame in group.frames)
-
-
-def test_same_seed_draws_the_same_groups_whatever_other_episodes_there_are():
-    pairs = [pair("e", first, first + 30) for first in range(0, 60, 7)]
-    others = [pair("f", first, first + 30) for first in range(0, 60, 5)]
-    alone = draw_groups(pairs, PairRules(), THREE, seed=1)
-    assert [
-        group for group in draw_groups(others + pairs, PairRules(), THREE, seed=1) if group.episode_id == "e"
-    ] == alone
-    assert draw_groups(pairs, PairRules(), THREE, seed=2) != alone
-
-
-def test_no_group_mixes_segments_even_where_their_task_reads_the_same():
-    pairs = [pair("e", 0, 20), pair("e", 10, 30), pair("e", 50, 70), pair("e", 60, 80), pair("e", 0, 30, "place it")]
-    groups = draw_groups(pairs, PairRules(), GroupSettings(per_episode=20), seed=0)
-    assert groups
-    for group in groups:
-        assert max(group.frames) <= 30 or min(group.frames) >= 50
-        assert group.task == "lift it"
-
-
-def test_frames_too_few_or_too_near_make_no_group():
-    assert draw_groups([pair("e", 0, 20)], PairRules(), THREE, seed=0) == []
-    assert draw_groups([pair("e", 0, 20), pair("e", 1, 21)], PairRules(min_seconds=1.0), THREE, seed=0) == []
-
-
-def test_true_progress_orders_a_group_and_leaves_ties_and_unknown_frames_out():
-    pairs = [pair("e", 0, 20), pair("e", 10, 30), pair("e", 5, 20)]
-    progress = [0.0] * 40
-    progress[10], progress[20], progress[30], progress[5] = 0.9, 0.5, 0.55, None
-    groups = draw_groups(pairs, PairRules(label="progress"), THREE, seed=0, truth={"e": progress})
-    assert {group.frames for group in groups} == {(0, 20, 10), (0, 30, 10), (0, 20, 30), (20, 30, 10)}
-    apart = draw_groups(pairs, PairRules(label="progress", tie_within=0.1), THREE, seed=0, truth={"e": progress})
-    assert {group.frames for group in apart} == {(0, 20, 10), (0, 30, 10)}
-
-
 def test_limit_spreads_groups_over_episodes():
-    pairs = [pair(episode, first, first + 30) for episode in ("e", "f", "g") for first in range(0, 60, 7)]
-    groups = draw_groups(pairs, PairRules(), THREE, seed=0)
-    assert len(groups) == 12
+    groups = [
+        Group(f"{episode}:{first}-70-80", episode, "lift it", (first, 70, 80), ("a", "b", "c"))
+        for episode in ("e", "f", "g")
+        for first in range(4)
+    ]
     chosen = spread(groups, 4, 0)
     assert sorted([group.episode_id for group in chosen].count(episode) for episode in "efg") == [1, 1, 2]
 
 
-def test_rotations_put_each_frame_once_in_each_place():
-    group = Group("e:0-1-2-3-4", "e", "lift it", (0, 1, 2, 3, 4), tuple("abcde"))
-    asked = GroupSettings(pictures=5)
-    turns = arranged(group, asked, 0)
-    for place in range(5):
-        assert sorted(turn[place] for turn in turns) == [0, 1, 2, 3, 4]
-    assert arranged(group, GroupSettings(pictures=5, rotations=2), 0) == turns[:2]
-    starts = {arranged(Group(f"{i}", "e", "", (), ()), THREE, 0)[0] for i in range(100)}
-    assert starts == set(permutations(range(3)))  # not time order alone
-
-
-@pytest.mark.parametrize(("language", "task"), [("en", "same task: lift it. They"), ("zh", "同一任务：lift it。")])
-def test_prompt_names_every_picture_in_its_language(language, task):
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("part", ["train", "heldout"])
+@pytest.mark.parametrize("ask", ["closest", "order"])
+def test_prompt_is_a_question_of_training_or_one_that_training_never_sees(language, part, ask):
     group = Group("g", "e", "lift it.", (3, 5, 9), ("3", "5", "9"))
-    found = prompt(group, (2, 0, 1), THREE, settings=AskSettings(mode="direct", language=language))
+    asked, settings = GroupSettings(ask=ask), AskSettings(mode="direct", language=language, part=part)
+    found = prompt(group, (2, 0, 1), asked, settings=settings, seed=3)
+    variants = group_paraphrases(ask, "direct", language, part=part)
+    assert found.question in {fill_group(text, "lift it", 3) for text in variants}
+    assert found.question == group_question(group, ask, "direct", language=language, seed=3, part=part)
     assert [one.image for one in found.shown] == ["9", "3", "5"]
     assert found.labels == found.names == ("img1", "img2", "img3")
-    assert task in found.question
-    assert "img1, img2, img3" in found.question
     assert "{" not in found.question
-    assert not found.reasons
+    assert found.reasons == (ask == "order")  # an order is written
 
 
 def test_prompt_takes_style_warning_and_reasoning():
     group = Group("g", "e", "lift it", (3, 5, 9), ("3", "5", "9"))
     settings = AskSettings(mode="cot", style="letters", warn=True)
-    found = prompt(group, (0, 1, 2), THREE, settings=settings)
+    found = prompt(group, (0, 1, 2), THREE, settings=settings, seed=0)
     assert found.labels == ("A", "B", "C")
-    assert "one of A, B, C" in found.question
+    assert "A, B, C" in found.question
+    assert "img" not in found.question
     assert found.question.endswith("Judge by what they show alone.")
     assert found.reasons
-    assert prompt(group, (0, 1, 2), GroupSettings(ask="order"), settings=DIRECT).reasons  # an order is written
     with pytest.raises(ConfigError, match="known are: en, zh"):
-        prompt(group, (0, 1, 2), THREE, settings=AskSettings(language="fr"))
+        prompt(group, (0, 1, 2), THREE, settings=AskSettings(language="fr"), seed=0)
 
 
 def test_answer_takes_the_likeliest_name_else_the_words():
     group = Group("g", "e", "lift it", (3, 5, 9), ("3", "5", "9"))
-    one = prompt(group, (2, 0, 1), THREE, settings=DIRECT)
+    one = prompt(group, (2, 0, 1), THREE, settings=DIRECT, seed=0)
 
     def answer(text, logprobs=None, ask="closest"):
         return answered(group, (2, 0, 1), one, response=Response(text, logprobs or {}), ask=ask)
@@ -215,6 +144,28 @@ def test_judge_that_looks_holds_and_one_that_goes_by_place_fails(registry, tmp_p
         assert place.chance["exact"] == pytest.approx(100 / math.factorial(4))
     assert f"{name}: **holds**" in groups_markdown(looks)
     assert json.loads((tmp_path / "looks" / "groups.json").read_text())["accuracy"] == 100
+
+
+ORACLES = {"right": (100, 100), "chronological": (100, 100), "position-only": (25, 0)}
+
+
+@pytest.mark.parametrize("ask", ["closest", "order"])
+@pytest.mark.parametrize("mode", ["direct", "cot"])
+@pytest.mark.parametrize("name", ORACLES)
+def test_oracles_have_the_figures_that_theory_gives(registry, tmp_path, name, mode, ask):
+    engine = Oracle(name, read_pairs(registry, "toy", "heldout"))
+    found = run(registry, tmp_path, engine, GroupSettings(pictures=4, ask=ask), AskSettings(mode=mode)).figures
+    assert (found.accuracy, found.all_rotations, found.unparsed_rate) == (*ORACLES[name], 0)
+    if ask == "order" and name == "right":
+        assert (found.exact, found.kendall_tau) == (100, 1)
+
+
+def test_coin_is_at_chance(registry, tmp_path):
+    engine = Oracle("coin", read_pairs(registry, "toy", "heldout"))
+    found = run(registry, tmp_path, engine, GroupSettings(per_episode=25, ask="order"))
+    assert found.figures.n_queries > 150
+    assert found.figures.accuracy == pytest.approx(found.chance["accuracy"], abs=10)
+    assert found.figures.kendall_tau == pytest.approx(0, abs=0.15)
 
 
 def test_killed_run_goes_on_and_ends_with_the_same_bytes(registry, tmp_path):

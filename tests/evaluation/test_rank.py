@@ -51,9 +51,9 @@ def value_order(engine, found, out, settings=ASK, **more):
     return rank.value_order(EvalRequest(engine=engine, settings=settings, **more), found, out)
 
 
-def rank_frames(engine, found, out, settings=ASK, comparisons=None, **more):
+def rank_frames(engine, found, out, settings=ASK, comparisons=None, group=None, **more):
     request = EvalRequest(engine=engine, settings=settings, **more)
-    return rank.rank_frames(request, found, out, comparisons=comparisons)
+    return rank.rank_frames(request, found, out, comparisons=comparisons, group=group)
 
 
 def oracle(name, found, ask=ASK):
@@ -288,6 +288,120 @@ def test_replaced_picture_is_asked_about_anew(picture, tmp_path):
     judge = Judge(range(8))
     rank_frames(judge, strip(folder), tmp_path / "out", ASK)
     assert judge.asked == 48
+
+
+# ---- groups ----
+
+
+class Lister:
+    """Lists a group by the worth of its frames, or as it is shown; counts what it is asked."""
+
+    def __init__(self, worth=None):
+        self.worth, self.asked = worth, 0
+
+    def identity(self):
+        return {"engine": "lister", "looks": self.worth is not None}
+
+    def respond(self, prompts):
+        for number, one in enumerate(map(unsealed, prompts)):
+            self.asked += 1
+            frames = [int(text) for text in one.item.rsplit(":", 1)[1].split("-")]
+            shown = [frames[int(place)] for place in one.order.split("-")]
+            places = sorted(range(len(shown)), key=lambda place: -self.worth[shown[place]] if self.worth else 0)
+            yield number, Response(f"closer to completion: {', '.join(one.names[place] for place in places)}")
+
+
+@pytest.mark.parametrize("size", [3, 4, 5, 8])
+def test_groups_give_the_order_with_fewer_queries_than_pairs(registry, tmp_path, size):
+    episode = strips.of_split(registry, "toy", "heldout")[0].episode_id
+    found = strips.of_episode(registry, "toy", "heldout", episode_id=episode, frames=12)
+    grouped = rank_frames(oracle("right", [found]), found, tmp_path / "groups", group=size)
+    paired = rank_frames(oracle("right", [found]), found, tmp_path / "pairs")
+    assert grouped.order == found.images
+    assert grouped.correlation_with_time == paired.correlation_with_time == 1
+    assert grouped.n_comparisons >= paired.n_comparisons  # of different pairs
+    assert grouped.answers.n_queries <= paired.answers.n_queries / (size - 1)
+    assert (grouped.group, grouped.pairwise_queries) == (size, 2 * grouped.n_comparisons)
+    assert f"{grouped.answers.n_queries} queries about groups of {size} (two at a time: " in grouped.words
+    effects = grouped.answers
+    assert (effects.order_consistency, effects.position_bias, effects.unparsed_rate) == (100, 50, 0)
+    assert "the one shown later in 50 % of the answers" in effects.words
+    written = json.loads((tmp_path / "pairs" / "ranking.json").read_text())
+    assert not {"group", "pairwise_queries"} & written.keys()  # of pairs the file is as it was
+
+
+def test_a_group_of_all_frames_is_two_queries(picture, tmp_path):
+    judge = Lister([3, 0, 2, 5, 1, 4])
+    ranked = rank_frames(judge, strip(picture, n=6), tmp_path, group=6)
+    assert judge.asked == ranked.answers.n_queries == 2
+    assert np.argsort([frame.score for frame in ranked.frames]).tolist() == [1, 4, 2, 0, 5, 3]
+    assert ranked.n_comparisons == 15
+
+
+def test_truth_that_falls_orders_groups_for_the_right_and_not_for_the_chronological(picture, tmp_path):
+    found = strip(picture, truth=(0.0, 1.0, 2.0, 3.0, 1.5, 0.5, 2.5, 4.0))
+    by_truth = {
+        name: rank_frames(oracle(name, [found]), found, tmp_path / name, comparisons=28, group=4)
+        for name in ("right", "chronological")
+    }
+    assert by_truth["right"].correlation_with_truth == 1
+    assert by_truth["chronological"].correlation_with_time == 1
+
+
+def test_a_judge_that_repeats_the_order_shown_tells_nothing(picture, tmp_path):
+    ranked = rank_frames(Lister(), strip(picture), tmp_path, group=4)
+    assert {frame.progress for frame in ranked.frames} == {0.5}
+    assert ranked.answers.order_consistency == ranked.answers.position_bias == 0
+    assert "all came out alike" in ranked.words
+
+
+def test_groups_that_list_nothing_weigh_nothing(picture, tmp_path):
+    class Mumbles(Lister):
+        def respond(self, prompts):
+            for number, _ in super().respond(prompts):
+                yield number, Response("img2")
+
+    row = rank_frames(Mumbles(range(8)), strip(picture), tmp_path, group=4)
+    assert {one.weight for one in row.comparisons} == {0}
+    assert row.answers.unparsed_rate == 100
+
+
+def test_ranking_by_groups_goes_on_where_it_was_killed(picture, tmp_path):
+    whole = Lister([0, 3, 1, 2, 5, 4, 7, 6])
+    rank_frames(whole, strip(picture), tmp_path / "whole", group=3)
+
+    class Killed(Lister):
+        def respond(self, prompts):
+            for number, said in super().respond(prompts):
+                if self.asked > 10:
+                    raise KeyboardInterrupt
+                yield number, said
+
+    with pytest.raises(KeyboardInterrupt):
+        rank_frames(Killed(whole.worth), strip(picture), tmp_path / "killed", group=3)
+    judge = Lister(whole.worth)
+    rank_frames(judge, strip(picture), tmp_path / "killed", group=3)
+    assert judge.asked == whole.asked - 10
+    assert sums(tmp_path / "killed") == sums(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("size", "says"), [(2, "pictures must be 3 to 8"), (8, "groups of 8 need 8 frames, there are 5")]
+)
+def test_a_group_that_cannot_be_asked_is_refused(picture, tmp_path, size, says):
+    with pytest.raises(ConfigError, match=says):
+        rank_frames(Lister(range(5)), strip(picture, n=5), tmp_path, group=size)
+
+
+def test_command_ranks_by_groups_and_refuses_them_with_voc(registry, tmp_path, capsys):
+    episode = strips.of_split(registry, "toy", "heldout")[0].episode_id
+    given = ["rank", "--oracle", "right", "--dataset", "toy", "--registry", str(registry), "--out", str(tmp_path)]
+    assert main([*given, "--episode", episode, "--frames", "8", "--group", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "queries about groups of 4 (two at a time: " in said
+    assert "rank correlation with time +1.00" in said
+    assert main([*given, "--voc", "--group", "4"]) == 1
+    assert "--voc and --group exclude each other" in capsys.readouterr().err
 
 
 # ---- where frames come from ----

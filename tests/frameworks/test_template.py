@@ -117,6 +117,26 @@ def test_training_prompt_equals_the_evaluation_prompt(
     assert prompt_ids == processor(text=[text], images=images, **tiles)["input_ids"][0]
 
 
+@pytest.mark.parametrize(("name", "fixture"), CASES)
+def test_sample_of_one_picture_is_supervised_on_its_description_alone(
+    name: str, fixture: str, request: pytest.FixtureRequest
+) -> None:
+    from stcr_plugin.samples.single_pictures import description, description_prompt
+
+    processor = request.getfixturevalue(fixture)
+    side, tokens = SIDE_AND_TOKENS[fixture]
+    question, target = description_prompt("stack cups", "en", "a:1", seed=0), description("gripper open")
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": target}]
+    input_ids, labels = encode(name, processor, messages, [Image.new("RGB", (side, side))])
+    answer = [*processor.tokenizer.encode(target, add_special_tokens=False)]
+    answer.append(processor.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    assert [label for label in labels if label != IGNORE] == answer == input_ids[-len(answer) :]
+    assert input_ids.count(processor.image_token_id) == tokens
+    shown = processor.tokenizer.decode([one for one in input_ids if one != processor.image_token_id])
+    assert shown.count("img1: ") == 3  # before the picture, in the question's format and in the answer
+    assert "img2" not in shown
+
+
 def test_images_are_numbered_in_order_through_all_turns() -> None:
     assert number_images(["<image><image>which?", "img1", "and <image>now?"]) == [
         "img1: <image>\nimg2: <image>\nwhich?",
@@ -132,6 +152,11 @@ def test_images_are_numbered_in_order_through_all_turns() -> None:
 )
 def test_a_conversation_of_fewer_than_two_pictures_is_left_as_it_is(contents: list[str]) -> None:
     assert number_images(contents) == contents
+
+
+def test_numbered_pictures_after_a_question_stay_after_it():
+    asked = "which?\nimg1: <image>\nimg2: <image>"
+    assert number_images([asked]) == [f"{asked}\n"]
 
 
 @pytest.mark.parametrize("after_image", ["", "\n"])

@@ -21,7 +21,13 @@ from stcr_plugin.preflight.verdict import Report
 REPOSITORY = RECIPES.parent
 STAGES = sorted([*RECIPES.glob("stage*.yaml"), RECIPES / "weak_only.yaml", *(RECIPES / "models").glob("*/*/*.yaml")])
 # What the tiny build has in place of each recipe's own data, by the end of that one's name.
-TINY = {"cot": "tiny_cot", "weak": "tiny_weak", "forward": "tiny_forward", "general": "tiny_dev"}
+TINY = {
+    "cot": "tiny_cot",
+    "describe": "tiny_cot",
+    "weak": "tiny_weak",
+    "forward": "tiny_forward",
+    "general": "tiny_dev",
+}
 # What LLaMA-Factory's arguments for a tokenizer and a processor begin with.
 LOADED_BY = ("image_", "video_", "audio_", "use_", "crop_", "add_", "new_", "resize_", "split_", "init_", "model_max")
 

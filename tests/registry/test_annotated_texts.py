@@ -9,8 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import agibot_dataset
+import lerobot_dataset
 import numpy as np
 import pytest
+import spatiallogic_files
 import video_files
 from annotated_file import annotations, write
 from PIL import Image
@@ -368,6 +371,108 @@ def test_simulated_scenes_take_annotated_texts_beside_their_own(tmp_path: Path, 
     assert (manifest.claims_checked or 0) > 0
     assert check("toy", registry).ok
     assert len(list(dataset_rows(registry, "toy_told"))) == len(list(dataset_rows(registry, "toy_cot"))) == 16
+
+
+# ---- every source of recordings ----
+
+
+def from_lerobot(folder: Path) -> dict[str, Any]:
+    """Recordings whose states say nothing in words: motion alone."""
+    lerobot_dataset.write_v30(folder, lerobot_dataset.Layout())
+    return {"kind": "lerobot", "root": str(folder)}
+
+
+def from_agibot(folder: Path) -> dict[str, Any]:
+    """Recordings whose states have the progress, and whose segments have tasks of their own."""
+    agibot_dataset.write(folder, "tar an episode")
+    return {"kind": "agibot", "root": str(folder)}
+
+
+def from_published_pairs(folder: Path) -> dict[str, Any]:
+    """Published pairs, most in one order, one with a description that the annotated text goes before."""
+    clips = spatiallogic_files.write_clips(folder / "clips")
+    path, weak, place, other = (
+        spatiallogic_files.path,
+        spatiallogic_files.weak,
+        spatiallogic_files.PLACE,
+        spatiallogic_files.OTHER,
+    )
+    described = spatiallogic_files.cot("published one", "published two", "img2")
+    rows = [
+        spatiallogic_files.row(path(place, 1), path(place, 7), described),
+        spatiallogic_files.row(path(place, 8), path(place, 2), weak("img1")),
+        spatiallogic_files.row(path(place, 2), path(place, 9), weak("img1")),
+        spatiallogic_files.row(path(other, 0), path(other, 9), weak("img2"), task="Pour water"),
+    ]
+    file = spatiallogic_files.write_json(folder / "rows.json", rows)
+    return {"kind": "spatiallogic", "file": str(file), "root": str(clips)}
+
+
+SOURCES = {"lerobot": from_lerobot, "agibot": from_agibot, "spatiallogic": from_published_pairs}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_recordings_of_every_source_take_annotated_texts(tmp_path: Path, kind: str) -> None:
+    values: dict[str, Any] = {
+        "name": "mine",
+        "source": SOURCES[kind](tmp_path / "set"),
+        "splits": {"train": {"fraction": 1.0}},
+        "pairs": {} if kind == "spatiallogic" else {"per_episode": 5, "min_frames": 4},
+        "datasets": {"weak": {"split": "train", "kind": "weak"}},
+    }
+    registry = tmp_path / "registry"
+    build(from_mapping(DataConfig, values, "test"), registry)
+    texts = annotations(registry, "mine")
+    assert len(texts) > 3
+    file = write(tmp_path / "a.jsonl", texts[1:])
+    values["datasets"] |= {"cot": {"split": "train", "kind": "cot", "texts": file}}
+    build(from_mapping(DataConfig, values, "test"), registry)
+    report = check("mine", registry)
+    assert report.ok, check_text(report)
+    by_pair = {row.pair_id: row for row in texts[1:]}
+    assert Counter((row["pair_id"], row["order"]) for row in rows_of(registry)) == Counter(
+        (pair_id, order) for pair_id in by_pair for order in ORDERS
+    )
+    for row in rows_of(registry):
+        said = by_pair[row["pair_id"]]
+        both = (said.earlier_text.rstrip("."), said.later_text.rstrip("."))
+        assert halves_of(row["messages"][1]["content"]) == (both if row["order"] == "forward" else both[::-1])
+        closer_first = (row["order"] == "forward") == (said.closer == "earlier")
+        assert row["answer"] == ("img1" if closer_first else "img2")
+    manifest = read_manifest(registry, "mine")
+    assert manifest.counts.excluded == {f"dataset cot: has no accepted text in {file}": 1}
+    assert manifest.claims_checked == 0
+    assert manifest.texts["mine_cot"].counts.pairs == len(texts) - 1
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_descriptions_are_the_annotated_ones_where_the_source_says_nothing(tmp_path: Path, kind: str) -> None:
+    source = SOURCES[kind](tmp_path / "set")
+    if kind == "spatiallogic":  # without the description that was published
+        rows = json.loads(Path(source["file"]).read_text())
+        rows[0]["target"] = spatiallogic_files.weak("img2")
+        Path(source["file"]).write_text(json.dumps(rows))
+    values: dict[str, Any] = {
+        "name": "mine",
+        "source": source,
+        "splits": {"train": {"fraction": 1.0}},
+        "pairs": {} if kind == "spatiallogic" else {"per_episode": 5, "min_frames": 4},
+        "datasets": {"weak": {"split": "train", "kind": "weak"}},
+    }
+    registry = tmp_path / "registry"
+    build(from_mapping(DataConfig, values, "test"), registry)
+    queries = [Query(pair, order) for pair in read_pairs(registry, "mine", "train") for order in ORDERS]
+    with pytest.raises((ConfigError, DataError)):
+        descriptions.true(registry, "mine", queries, "en")
+    file = write(tmp_path / "a.jsonl", annotations(registry, "mine"))
+    values["datasets"] |= {"cot": {"split": "train", "kind": "cot", "texts": file}}
+    build(from_mapping(DataConfig, values, "test"), registry)
+    queries = [Query(pair, order) for pair in read_pairs(registry, "mine", "train") for order in ORDERS]
+    told = descriptions.true(registry, "mine", queries, "en")
+    assert "annotated by a model" in told.origin
+    assert len(told.halves) == len(queries)
+    for row in rows_of(registry):
+        assert told.halves[row["pair_id"], row["order"]] == halves_of(row["messages"][1]["content"])
 
 
 # ---- everybody says what the texts are ----

@@ -655,3 +655,68 @@ def test_llamafactory_loads_the_registry(built):
         assert loaded["_prompt"] == [row["messages"][0]]
         assert loaded["_response"] == [row["messages"][1]]
         assert loaded["_images"] == [str(built / image) for image in row["images"]]
+
+
+# Every group of the simulator before episodes that serve several tasks were added.
+OLDER = TABLETOP | {
+    "source": {
+        "kind": "tabletop", "seen": 6, "heldout": 2, "regress": 4, "shapes": 2, "push": 2, "take_off": 2, "size": 28,
+    },
+    "splits": TABLETOP["splits"] | {
+        group: {"episodes": count, "group": group}
+        for group, count in {"regress": 4, "shapes": 2, "push": 2, "take_off": 2}.items()
+    },
+    "pairs": TABLETOP["pairs"] | {"label": "progress", "tie_within": 0.05},
+}  # fmt: skip
+
+
+def contents(registry):
+    """SHA-256 of the pixels, pairs and rows of the build toy; its folder of pictures is named by our code."""
+    manifest, total = read_manifest(registry, "toy"), hashlib.sha256()
+    folder = manifest.frames.folder
+    for path in sorted((registry / folder).rglob("*.png")):
+        total.update(str(path.relative_to(registry / folder)).encode() + Image.open(path).tobytes())
+    for split in manifest.splits:
+        total.update(repr(read_pairs(registry, "toy", split)).replace(folder, "").encode())
+    for path in sorted((registry / "toy").glob("toy_*.json")):
+        total.update(path.read_text(encoding="utf-8").replace(folder, "").encode())
+    return total.hexdigest()
+
+
+def test_older_configurations_keep_their_pictures_pairs_and_rows(tmp_path):
+    build(config(OLDER), tmp_path)
+    assert contents(tmp_path) == "72238b39f7b72dc8542e5f71d40781332be3ca50130109039a0298a036f8a2fe"
+
+
+SHARED = TABLETOP | {
+    "source": {"kind": "tabletop", "seen": 2, "heldout": 0, "tasks": 3, "naming": 3, "size": 28},
+    "splits": {"train": {"episodes": 6, "group": ["tasks", "naming"]}, "plain": {"episodes": 2, "group": "seen"}},
+    "pairs": {"per_episode": 6, "min_seconds": 2.0, "label": "progress", "tie_within": 0.05, "tasks": "opposed"},
+    "datasets": {
+        "cot": {"split": "train", "kind": "cot", "languages": ["en", "zh"]},
+        "weak": {"split": "train", "kind": "weak", "languages": ["en", "zh"]},
+    },
+}
+
+
+def test_tasks_on_the_same_pictures_share_their_files_and_differ_in_text_and_answer(tmp_path):
+    build(config(SHARED), tmp_path)
+    assert check("toy", tmp_path).ok
+    pairs = read_pairs(tmp_path, "toy", "train")
+    twins = collections.defaultdict(list)
+    for pair in pairs:
+        twins[pair.earlier_image, pair.later_image].append(pair)
+    assert {len(both) for both in twins.values()} == {2}
+    for one, other in twins.values():
+        assert one.task != other.task
+        assert {one.closer, other.closer} == {"earlier", "later"}
+        assert one.episode_id == other.episode_id
+    assert {pair.closer for pair in read_pairs(tmp_path, "toy", "plain")} == {"later"}
+    named = {pair.pair_id: pair.task.split() for pair in pairs}
+    rows = json.loads((tmp_path / "toy" / "toy_cot.json").read_text(encoding="utf-8"))
+    assert len(rows) == 2 * len(pairs)
+    assert {row["language"] for row in rows} == {"en", "zh"}
+    for row in rows:  # a description names what the task names
+        words = named[row["pair_id"]]
+        assert f"{words[2]} {words[3]} to {words[-2]} pad" in row["messages"][1]["content"]
+        assert " ".join(words) in row["messages"][0]["content"]

@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+from toy_build import build_toy
 
 from stcr_plugin import artefacts
 from stcr_plugin.episodes.tabletop import TabletopSource
@@ -27,6 +28,18 @@ def test_source_that_records_no_progress_knows_none(registry, monkeypatch):
     first = episodes_of(registry)[0]
     monkeypatch.setattr(TabletopSource, "states", lambda *_: None)
     assert true_progress(registry, "toy", [first]) == {first: None}
+
+
+def test_progress_of_an_episode_of_several_tasks_is_known_for_each_of_them(tmp_path):
+    source = {"kind": "tabletop", "seen": 0, "heldout": 0, "tasks": 1, "size": 28}
+    rules = {"min_seconds": 2.0, "label": "progress", "tasks": "opposed"}
+    build_toy(tmp_path, source=source, splits={"train": {"episodes": 1}}, pairs=rules)
+    pairs = read_pairs(tmp_path, "toy", "train")
+    (episode_id,) = {pair.episode_id for pair in pairs}
+    for pair in pairs:
+        progress = true_progress(tmp_path, "toy", [episode_id], pair.task)[episode_id]
+        assert (progress[pair.later] > progress[pair.earlier]) == (pair.closer == "later")
+    assert true_progress(tmp_path, "toy", [episode_id]) == {episode_id: None}
 
 
 def test_lost_episode_and_other_code_are_told(registry, tmp_path):

@@ -15,7 +15,7 @@ def other(**changes):
 
 
 TIED = other(n_ties=8, tie_accuracy=62.5, neither_rate=7.5, n_queries=56)
-BACK = other(n_closer_earlier=5, earlier_closer_accuracy=40.0)
+BACK = other(n_closer_earlier=5, earlier_closer_accuracy=40.0, later_closer_accuracy=86.7, clock_accuracy=75.0)
 
 
 def cells(*found):
@@ -43,6 +43,7 @@ def test_ties_have_columns_where_a_row_has_some():
 def test_earlier_closer_pairs_have_columns_where_a_row_has_some():
     row = cells(BACK)[0]
     assert (row["earlier closer %"], row["pairs, earlier closer"]) == ("40.0", "5")
+    assert (row["later closer %"], row["clock %"]) == ("86.7", "75.0")
     assert not {"ties %", "neither %", "ties"} & set(row)
     assert '"always img2" gives where the later frame is closer |' in tables.meanings_table([BACK, PLAIN])
     assert '"always img2" gives |' in tables.meanings_table([PLAIN])

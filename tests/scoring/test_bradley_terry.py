@@ -1,4 +1,5 @@
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -7,7 +8,16 @@ from scipy.special import log_expit
 from scipy.stats import kendalltau, spearmanr
 
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.scoring.bradley_terry import RIDGE, Comparison, bradley_terry, enough, hops, outcome, rank
+from stcr_plugin.scoring.bradley_terry import (
+    RIDGE,
+    Comparison,
+    bradley_terry,
+    enough,
+    hops,
+    outcome,
+    rank,
+    rank_groups,
+)
 from stcr_plugin.types import Answer
 
 
@@ -195,3 +205,45 @@ def test_hops_order_frames_by_time_for_who_always_says_later(chance, least):
         values = bradley_terry(n, [Comparison(i, j, chance, 1.0) for i, j in hops(n)]).values
         assert spearmanr(values, range(n)).statistic >= least - 1e-12, n
     assert len(hops(16)) == 15 + 14 + 12 + 8
+
+
+def in_groups(n, size, budget=None, seed=0):
+    """The scores by a judge that is sure of 0 < 1 < 2 ..., the comparisons, and each round's groups."""
+    rounds = []
+
+    def compare(number, groups):
+        assert number == len(rounds)
+        rounds.append(groups)
+        return [Comparison(i, j, 1.0, 1.0) for group in groups for i, j in combinations(group, 2)]
+
+    return (*rank_groups(n, size, budget, seed=seed, compare=compare), rounds)
+
+
+@pytest.mark.parametrize("size", [3, 4, 7])
+@pytest.mark.parametrize("n", [7, 12, 25])
+def test_groups_link_all_frames_and_compare_as_many_pairs_as_pairs_would(n, size):
+    scores, made, rounds = in_groups(n, size)
+    assert np.argsort(scores.values).tolist() == list(range(n))
+    compared = {(one.first, one.second) for one in made}
+    assert compared >= set(zip(range(n - 1), range(1, n), strict=True))
+    assert len(compared) >= enough(n)
+    linked = {rounds[0][0][0]}
+    for _ in rounds[0]:
+        linked |= {frame for group in rounds[0] if linked & {*group} for frame in group}
+    assert linked == set(range(n))
+    for groups in rounds:
+        assert all(len(set(group)) == size and list(group) == sorted(group) for group in groups)
+    for groups in rounds[1:]:
+        frames = [frame for group in groups for frame in group]
+        assert len(set(frames)) == len(frames)
+    listed = [group for groups in rounds for group in groups]
+    assert len(set(listed)) == len(listed)
+    assert len(listed) <= 2 * enough(n) / (size - 1)
+
+
+def test_a_budget_of_all_pairs_compares_them_all_in_groups_and_depends_on_the_seed():
+    _, made, _ = in_groups(9, 4, budget=1000)
+    assert {(one.first, one.second) for one in made} == set(combinations(range(9), 2))
+    assert in_groups(9, 4, seed=1)[2] != in_groups(9, 4, seed=2)[2]
+    with pytest.raises(ConfigError, match="groups of 4 need 4 frames, there are 3"):
+        in_groups(3, 4)

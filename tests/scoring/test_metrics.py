@@ -262,10 +262,28 @@ def test_earlier_closer_pairs_tell_a_judge_of_progress_from_a_judge_of_order():
     assert (by_progress.n_closer_earlier, by_time.n_closer_earlier) == (10, 10)
     assert (by_progress.earlier_closer_accuracy, by_time.earlier_closer_accuracy) == (100, 0)
     assert (by_time.forward_accuracy, by_time.backward_accuracy, by_time.pair_accuracy) == (75, 75, 75)
+    assert (by_progress.later_closer_accuracy, by_time.later_closer_accuracy) == (100, 100)
+    assert (by_progress.clock_accuracy, by_time.clock_accuracy) == (75, 75)
     always_img2 = asked(shown, lambda query: "img2")
     assert figures(always_img2).earlier_closer_accuracy == 0
     assert (figures(always_img2).gap_points, figures(always_img2).position_bias) == (50, 100)  # 75 % against 25 %
     assert intervals(always_img2)["earlier_closer_accuracy"] == (0, 0)
+
+
+def test_clock_is_right_where_the_later_frame_is_closer_and_both_directions_make_up_the_whole():
+    """Episodes differ in how often the later frame is closer, so the clock has an interval."""
+    shown = [pair(i, i // 8, "earlier" if i % 8 < i // 8 else "later") for i in range(40)]
+    coin = random.Random(2)
+    answers = asked(shown, lambda query: query.answer if coin.random() < 0.8 else "img1")
+    found, bounds = figures(answers), intervals(answers)
+    both = found.earlier_closer_accuracy * 10 + found.later_closer_accuracy * 30
+    assert found.pair_accuracy == pytest.approx(both / 40)
+    assert (found.n_closer_earlier, found.clock_accuracy) == (10, 75)
+    assert bounds["clock_accuracy"][0] < 75 < bounds["clock_accuracy"][1]
+    assert bounds["later_closer_accuracy"][0] < found.later_closer_accuracy < bounds["later_closer_accuracy"][1]
+    backwards = figures(asked([pair(i, closer="earlier") for i in range(4)], lambda query: query.answer))
+    assert (backwards.clock_accuracy, backwards.later_closer_accuracy) == (0, None)
+    assert figures(asked(pairs(4), lambda query: query.answer)).clock_accuracy is None
 
 
 def test_interval_of_a_rare_figure_leaves_out_draws_without_it():
