@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.figures import GroupSettings
 from stcr_plugin.pairs import PairRules
 from stcr_plugin.types import Group, Pair
-
-if TYPE_CHECKING:
-    pass
 
 _TRIES = 40  # random draws of a group's frames before a segment is taken to hold no further group
 
@@ -45,7 +42,7 @@ def draw_groups(
     asked: GroupSettings,
     *,
     seed: int,
-    truth: Mapping[str, Sequence[float | None]] | None = None,
+    truth: Mapping[tuple[str, str], Sequence[float | None]] | None = None,
     contents: Mapping[str, str] | None = None,
 ) -> list[Group]:
     """Up to `per_episode` groups of each episode, drawn by `seed` and the episode's id alone, none twice.
@@ -58,7 +55,7 @@ def draw_groups(
         rules: Of the pairs.
         asked: How many pictures, how many groups.
         seed: Of the draw.
-        truth: Episode id -> progress of each frame; a frame of unknown progress is in no group, nor do two that
+        truth: (episode id, task) -> progress of each frame; a frame of unknown progress is in no group, nor do two that
             `rules` call a tie. None: the later of two frames is the closer one.
         contents: Picture -> digest of its contents; two frames with the same one are in no group.
     """
@@ -68,7 +65,6 @@ def draw_groups(
     groups = []
     for episode_id, own in episodes.items():
         random = artefacts.rng(seed, episode_id, asked.pictures)
-        closeness = None if truth is None else truth[episode_id]
         apart = rules.distances(own[0].distance / own[0].seconds)[0]
         segments = [part for part in _segments(own) if len(part[1]) >= asked.pictures]
         found: dict[tuple[int, ...], Group] = {}
@@ -79,7 +75,7 @@ def draw_groups(
                 {frame: (contents or {}).get(images[frame]) for frame in order},
                 asked.pictures,
                 apart,
-                closeness=closeness,
+                closeness=None if truth is None else truth[episode_id, task],
                 tie=rules.tie_within,
             )
             if frames:

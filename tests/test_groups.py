@@ -65,9 +65,10 @@ def test_true_progress_orders_a_group_and_leaves_ties_and_unknown_frames_out():
     pairs = [pair("e", 0, 20), pair("e", 10, 30), pair("e", 5, 20)]
     progress = [0.0] * 40
     progress[10], progress[20], progress[30], progress[5] = 0.9, 0.5, 0.55, None
-    groups = draw_groups(pairs, PairRules(label="progress"), THREE, seed=0, truth={"e": progress})
+    truth = {("e", "lift it"): progress}
+    groups = draw_groups(pairs, PairRules(label="progress"), THREE, seed=0, truth=truth)
     assert {group.frames for group in groups} == {(0, 20, 10), (0, 30, 10), (0, 20, 30), (20, 30, 10)}
-    apart = draw_groups(pairs, PairRules(label="progress", tie_within=0.1), THREE, seed=0, truth={"e": progress})
+    apart = draw_groups(pairs, PairRules(label="progress", tie_within=0.1), THREE, seed=0, truth=truth)
     assert {group.frames for group in apart} == {(0, 20, 10), (0, 30, 10)}
 
 

@@ -41,10 +41,10 @@ def build_wrong_labels(folder: Path, **changes: Any) -> Path:
 def true_pairs(registry: Path, name: str = "order", split: str = "train") -> list[Pair]:
     """The pairs of a split with the label that the recorded progress gives."""
     pairs = read_pairs(registry, name, split)
-    progress = true_progress(registry, name, {pair.episode_id for pair in pairs})
+    progress = true_progress(registry, name, {(pair.episode_id, pair.task) for pair in pairs})
     found = []
     for pair in pairs:
-        known = progress[pair.episode_id]
+        known = progress[pair.episode_id, pair.task]
         assert known is not None
         earlier, later = known[pair.earlier], known[pair.later]
         assert earlier is not None

@@ -165,8 +165,8 @@ def _of_split(request: EvalRequest, asked: GroupSettings) -> list[Group]:
 
 def _truth(
     registry: Path, dataset: str, rules: PairRules, *, pairs: Sequence[Pair]
-) -> dict[str, list[float | None]] | None:
-    """episode_id -> the true progress of its frames, from the build's source; None where time says which is closer.
+) -> dict[tuple[str, str], list[float | None]] | None:
+    """(episode_id, task) -> the true progress of its frames, from the source; None where time says which is closer.
 
     Rows know of two frames at a time which is closer, which orders no three. Raises NotApplicableError where the source
     does not say it, or has changed since.
@@ -174,13 +174,13 @@ def _truth(
     if by_time(pairs, rules):
         return None
     try:
-        found = true_progress(registry, dataset, {pair.episode_id for pair in pairs})
+        found = true_progress(registry, dataset, {(pair.episode_id, pair.task) for pair in pairs})
     except StcrError as error:
         raise NotApplicableError(str(error)) from error
-    known = {episode_id: progress for episode_id, progress in found.items() if progress is not None}
+    known = {key: progress for key, progress in found.items() if progress is not None}
     if unknown := sorted(found.keys() - known.keys()):
         raise NotApplicableError(
-            f"{dataset}: episode {unknown[0]}",
+            f"{dataset}: episode {unknown[0][0]}",
             "its source has no state 'progress', and by its pairs the later frame is not always closer, so that "
             "groups of it have no known answer",
         )

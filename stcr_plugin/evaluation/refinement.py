@@ -202,12 +202,12 @@ def _changed(out: Path, digest: str) -> dict[str, Decision]:
 
 def _truth(request: EvalRequest, pairs: Sequence[Pair], listed: set[str]) -> LabelTruth:
     try:
-        progress = true_progress(request.registry, request.dataset, {pair.episode_id for pair in pairs})
+        progress = true_progress(request.registry, request.dataset, {(pair.episode_id, pair.task) for pair in pairs})
     except StcrError as error:
         return LabelTruth(unknown=str(error))
     if not any(progress.values()):
         return LabelTruth(unknown="the source records no progress")
-    closer = {pair.pair_id: _ahead(pair, progress[pair.episode_id]) for pair in pairs}
+    closer = {pair.pair_id: _ahead(pair, progress[pair.episode_id, pair.task]) for pair in pairs}
     known = [pair for pair in pairs if closer[pair.pair_id] is not None]
     wrong = {pair.pair_id for pair in known if closer[pair.pair_id] not in (pair.closer, "neither")}
     of_list = {pair.pair_id for pair in known} & listed

@@ -220,7 +220,7 @@ def _strip(
 def _truth(registry: Path, dataset: str, episode_id: str, *, task: str) -> dict[int, float | None]:
     """Frame -> true progress as the build's source records it; {} where it records none or is not here any more."""
     try:
-        return dict(enumerate(true_progress(registry, dataset, [episode_id], task=task)[episode_id] or ()))
+        return dict(enumerate(true_progress(registry, dataset, [(episode_id, task)])[episode_id, task] or ()))
     except StcrError as error:
         logging.getLogger(__name__).warning(
             "%s, episode %s: its true progress is not known here: %s", dataset, episode_id, error

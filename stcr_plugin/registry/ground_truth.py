@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import DataError
-from stcr_plugin.types import Episode, EpisodeSource, Pair, under
+from stcr_plugin.types import Episode, EpisodeSource, Pair, State, under
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.data_config import DataConfig, FrameRules
@@ -55,11 +55,11 @@ def check_pictures(source: EpisodeSource, episode: Episode, pair: Pair, rules: F
 
 
 def true_progress(
-    registry: Path, dataset: str, wanted: Collection[str], task: str = ""
-) -> dict[str, list[float | None] | None]:
-    """episode_id -> the true progress of each frame, as the build's source records it; None where it records none.
+    registry: Path, dataset: str, wanted: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], list[float | None] | None]:
+    """(episode_id, task) -> the true progress of each frame, as the build's source records it; None where it does not.
 
-    Of an episode that serves several tasks it is that of `task`, and None where that is not one of them.
+    An episode that serves several tasks has that of each, and none of a task that is not one of them.
 
     Raises what `source_of` raises, and DataError where other code may make other episodes of the same name now.
     """
@@ -74,12 +74,14 @@ def true_progress(
             "the code that makes its pictures has changed since it was built",
             "build it again",
         )
-    source, episodes = source_of(config, wanted)
-    found: dict[str, list[float | None] | None] = {}
-    for episode_id, episode in episodes.items():
-        states = source.states(episode) or ()
-        known = len(states) > 0 and all("progress" in state for state in states)
-        if known and "tasks" in states[0]:
-            known = task in states[0]["tasks"]
-        found[episode_id] = [under(state, task)["progress"] for state in states] if known else None
-    return found
+    source, episodes = source_of(config, {episode_id for episode_id, _ in wanted})
+    states = {episode_id: source.states(episode) or () for episode_id, episode in episodes.items()}
+    return {(episode_id, task): _progress(states[episode_id], task) for episode_id, task in wanted}
+
+
+def _progress(states: Sequence[State], task: str) -> list[float | None] | None:
+    if not states or not all("progress" in state for state in states):
+        return None
+    if "tasks" in states[0] and task not in states[0]["tasks"]:
+        return None
+    return [under(state, task)["progress"] for state in states]

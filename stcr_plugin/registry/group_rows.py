@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from stcr_plugin import artefacts
 from stcr_plugin.errors import DataError
 from stcr_plugin.groups import GroupRule, arranged, by_time, draw_groups
-from stcr_plugin.pairs import PairRules
 from stcr_plugin.registry import parquet
 from stcr_plugin.registry.manifest import SetRule, count_rows
 from stcr_plugin.registry.receipts import Choice, Context, Rows, Shard
@@ -29,7 +28,7 @@ from stcr_plugin.samples.group_texts import (
     group_target,
 )
 from stcr_plugin.samples.questions import Kind, fill_task, questions
-from stcr_plugin.types import Group, Pair, State
+from stcr_plugin.types import Group, Pair, State, under
 
 _States = Mapping[int, State]  # frame -> state, of one episode
 
@@ -120,24 +119,33 @@ def _groups(
             states = source.states(episode)
             if not states:
                 continue
-            truth = {episode.episode_id: _closeness(states, own, config.pairs, texts=texts if described else None)}
+            words = texts if described else None
+            timed = by_time(own, config.pairs)
+            truth = {
+                (episode.episode_id, task): _closeness(states, own, task, timed=timed, texts=words)
+                for task in {pair.task for pair in own}
+            }
         drawn = draw_groups(own, config.pairs, asked, seed=config.seed, truth=truth, contents=contents)
         groups += drawn
         if described and states:
-            shown |= {group.group_id: {frame: states[frame] for frame in group.frames} for group in drawn}
+            shown |= {
+                group.group_id: {frame: under(states[frame], group.task) for frame in group.frames} for group in drawn
+            }
     return groups, shown
 
 
 def _closeness(
-    states: Sequence[State], pairs: Sequence[Pair], rules: PairRules, *, texts: FrameTexts | None
+    states: Sequence[State], pairs: Sequence[Pair], task: str, *, timed: bool, texts: FrameTexts | None
 ) -> list[float | None]:
-    """How close each frame of an episode is to completion; None where that is not known, or `texts` have no words."""
-    timed = by_time(pairs, rules)
-    used = {frame for pair in pairs for frame in (pair.earlier, pair.later)}
-    mute = {frame for frame in used if texts is not None and texts.why_not(states[frame])}
+    """How close each frame of an episode is to completion of one of its tasks.
+
+    None where that is not known, or `texts` have no words. timed: The later of two frames is the closer one.
+    """
+    own = [under(state, task) for state in states]
+    used = {frame for pair in pairs if pair.task == task for frame in (pair.earlier, pair.later)}
+    mute = {frame for frame in used if texts is not None and texts.why_not(own[frame])}
     return [
-        None if frame in mute else float(frame) if timed else state.get("progress")
-        for frame, state in enumerate(states)
+        None if frame in mute else float(frame) if timed else state.get("progress") for frame, state in enumerate(own)
     ]
 
 

@@ -104,7 +104,8 @@ def test_label_of_every_pair_is_that_of_the_file_and_so_is_the_truth(recordings:
     for pair in built(tmp_path, config(recordings)):
         curve = CURVES[pair.episode_id]
         assert pair.closer == ("later" if curve[pair.later] > curve[pair.earlier] else "earlier")
-    assert true_progress(tmp_path, "mine", ["bump", "down"]) == {"bump": BUMP, "down": DOWN}
+    wanted = {("bump", "t"): BUMP, ("down", "t"): DOWN}
+    assert true_progress(tmp_path, "mine", wanted.keys()) == wanted
 
 
 @pytest.mark.parametrize("shard_episodes", [1, 64])
@@ -251,9 +252,9 @@ def test_clips_with_a_reward_become_a_balanced_split(tmp_path: Path) -> None:
     both = closer(pairs)
     assert both["earlier"] == both["later"] > 100
     assert len({pair.episode_id for pair in pairs}) > 5
-    truth = true_progress(tmp_path, "sole_r1_lift", {pair.episode_id for pair in pairs})
+    truth = true_progress(tmp_path, "sole_r1_lift", {(pair.episode_id, pair.task) for pair in pairs})
     for pair in pairs:
-        progress = truth[pair.episode_id]
+        progress = truth[pair.episode_id, pair.task]
         assert progress is not None
         earlier, later = progress[pair.earlier], progress[pair.later]
         assert earlier is not None
