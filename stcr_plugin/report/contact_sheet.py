@@ -216,12 +216,13 @@ def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair], *, regi
         pair = pairs.get(row.values["pair_id"])
     except (KeyError, TypeError, ValueError):
         return _broken(stratum, row, registry)
-    card = replace(
-        _card(stratum, row, _of_pair(stratum, pair), images=images, registry=registry),
-        question=prompt,
-        target=_target(target),
-    )
-    if pair and (kind := row.values.get("kind")) in SINGLE:
+    about, kind = _of_pair(stratum, pair), row.values.get("kind")
+    if pair and kind in SINGLE:
+        frames = {pair.earlier_image: pair.earlier, pair.later_image: pair.later}
+        about = about._replace(numbers=[f" frame {frames[image]:,}" for image in images if image in frames])
+    card = _card(stratum, row, about, images=images, registry=registry)
+    card = replace(card, question=prompt, target=_target(target))
+    if pair and kind in SINGLE:
         return replace(card, tags=[stratum.part, "one picture", str(kind), *filter(None, [stratum.phase])])
     return replace(card, faults=tuple(_faults(stratum, images, target, pair=pair, pair_id=row.values["pair_id"])))
 

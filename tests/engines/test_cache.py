@@ -177,6 +177,7 @@ def test_answers_of_the_version_before_pictures_were_compared_are_used_again(tmp
     for prompt in prompts(range(2)):
         row = dataclasses.asdict(prompt)
         row["shown"] = [{"image": one.image, "change": one.change} for one in prompt.shown]
+        del row["question_first"]
         digest = artefacts.digest([row, [SUMS[one.image] for one in prompt.shown]])
         rows.append({"item": prompt.item, "order": prompt.order, "prompt": digest, "text": f"kept {prompt.question}"})
     (tmp_path / "said.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

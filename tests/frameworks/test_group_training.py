@@ -118,10 +118,10 @@ def test_a_stage_that_mixes_pairs_and_groups_trains_measures_and_is_evaluated_on
     from stcr_plugin.evaluation.request import EvalRequest
 
     mixed = "grouped_weak,grouped_closest,grouped_order"
-    values = overrides(stocked, "mixed", mixed, "stcr.evaluate.dataset=grouped", "report_to=none")
+    values = overrides(stocked, "mixed_groups", mixed, "stcr.evaluate.dataset=grouped", "report_to=none")
     done = stocked.run(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *values])
     assert done.returncode == 0, done.stderr[-3000:]
-    run = stocked.root / "mixed"
+    run = stocked.root / "mixed_groups"
     assert len(losses(run)) == 4
     record = stage_row(run)
     assert record["finished"]
