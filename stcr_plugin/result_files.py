@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
@@ -53,6 +53,18 @@ class Result:
             DataError: The file is missing, or a field is missing or has the wrong type; the error names it.
         """
         return cls.from_row(artefacts.read_json(path), path)
+
+    @classmethod
+    def read_rows(cls: type[R], path: str | Path) -> Iterator[R]:
+        """The results of a file with one per line, one at a time.
+
+        Raises:
+            DataError: For a line that is not one; the error names the line and the field.
+        """
+        for number, row in artefacts.numbered_jsonl(path):
+            if isinstance(row, DataError):
+                raise row
+            yield cls.from_row(row, f"{path}, row {number}")
 
     @classmethod
     def from_row(cls: type[R], row: Any, path: str | Path) -> R:

@@ -61,9 +61,8 @@ class Contradiction(Result):
 
 
 def read_contradictions(path: str | Path) -> Iterator[Contradiction]:
-    """The rows of a file of contradicted pairs. Raises DataError for a line that is not one; it names the field."""
-    for number, row in enumerate(artefacts.read_jsonl(path), 1):
-        yield Contradiction.from_row(row, f"{path}, row {number}")
+    """The rows of a file of contradicted pairs. Raises DataError as `Result.read_rows` does."""
+    return Contradiction.read_rows(path)
 
 
 def pairs_digest(config: DataConfig) -> str:

@@ -114,13 +114,12 @@ def _groups(
         own = by_episode.get(episode.episode_id)
         if not own:
             continue
-        states, truth = None, None
-        if described or not by_time(own, config.pairs):
+        states, truth, timed = None, None, by_time(own, config.pairs)
+        if described or not timed:
             states = source.states(episode)
             if not states:
                 continue
             words = texts if described else None
-            timed = by_time(own, config.pairs)
             truth = {
                 (episode.episode_id, task): _closeness(states, own, task, timed=timed, texts=words)
                 for task in {pair.task for pair in own}

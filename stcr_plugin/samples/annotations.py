@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from stcr_plugin.artefacts import numbered_jsonl
-from stcr_plugin.errors import DataError
 from stcr_plugin.result_files import Result
 from stcr_plugin.types import Closer
 
@@ -104,12 +102,5 @@ VERDICTS = tuple(column for columns in COLUMNS.values() for column in columns)
 
 
 def read_annotations(path: str | Path) -> Iterator[Annotation]:
-    """The rows of a file of annotated texts, one at a time.
-
-    Raises:
-        DataError: For a line that is not such a row; the error names the line and the field.
-    """
-    for number, row in numbered_jsonl(path):
-        if isinstance(row, DataError):
-            raise row
-        yield Annotation.from_row(row, f"{path}, row {number}")
+    """The rows of a file of annotated texts, one at a time. Raises DataError as `Result.read_rows` does."""
+    return Annotation.read_rows(path)
