@@ -40,8 +40,8 @@ from stcr_plugin.samples.cot import claim_reader, load_phrases
 from stcr_plugin.types import Claim, Episode, EpisodeSource, State
 
 REPOSITORY = Path(__file__).parents[1]
-EPISODES, PER_EPISODE, STEPS = 300, 4, 1000
-SPLITS, PAIRS = ("seen", "heldout"), 840
+EPISODES, PER_EPISODE, STEPS = 60, 4, 1000
+SPLITS, PAIRS = ("seen", "heldout"), 420
 ARMS = ("unchecked", "checked", "programmatic")
 
 
