@@ -252,7 +252,7 @@ def served(model: Path, log: Path) -> Iterator[str]:
             [str(one) for one in command], env=os.environ | own, stdout=file, stderr=file, start_new_session=True
         )
     try:
-        for _ in range(240):
+        while True:  # it imports for minutes where other work runs beside it
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 break
