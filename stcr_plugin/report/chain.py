@@ -163,6 +163,11 @@ def _warnings(one: Measured) -> list[str]:
         (of.overlap and of.overlap.leaks, f"**{overlap_words(of.overlap) if of.overlap else ''}**"),
         (bias, f"{name} still has an order bias: {bias}."),
         (
+            figures.position_bias in (0, 100) and not figures.unparsed_rate and one.stage.get("steps"),
+            f"{name} names the same picture, img{1 + (figures.position_bias == 100)}, in every answer, as a training does "
+            "that never leaves chance level. Where its loss stayed flat, train it again with half of the learning rate.",
+        ),
+        (
             figures.order_consistency < _CONSISTENT,
             f"{name} {manner}: in {100 - figures.order_consistency:.1f} % of the pairs it does not choose the same "
             "frame in both orders (a coin: 50 %)"

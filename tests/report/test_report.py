@@ -229,6 +229,15 @@ def test_order_bias_is_reported_where_the_gap_cannot_show_it(tmp_path):
     assert "in 100.0 % of the pairs it does not choose the same frame in both orders" in text
 
 
+@pytest.mark.parametrize(("bias", "name"), [(100.0, "img2"), (0.0, "img1")])
+def test_a_training_that_names_one_picture_in_every_answer_is_reported(tmp_path, bias, name):
+    row = results(bias, 100 - bias, 0.0, position_bias=bias, order_consistency=0.0)
+    text = written([write(tmp_path, "stage2", row, steps=3800)], tmp_path / "out")
+    assert f"`stage2` names the same picture, {name}, in every answer, as a training does" in text
+    untrained = written([write(tmp_path / "b", "base", row)], tmp_path / "out_b")
+    assert "in every answer" not in untrained
+
+
 def unread(answers, pairs):
     """`answers`, but none to the first `pairs` can be read."""
     return [dataclasses.replace(one, chosen=None) if int(one.pair_id[1:]) < pairs else one for one in answers]
