@@ -62,6 +62,10 @@ NAMED = {
     "annotate_liar_caught": "annotate_lying_caught_all",
     "annotate_leak_caught": "annotate_leaking_caught_leak",
     "annotate_true_rejected": "annotate_truthful_true_rejected_all",
+    "annotate_claims_true_unchecked": "annotated_texts_unchecked_claims_true",
+    "annotate_claims_true_checked": "annotated_texts_checked_claims_true",
+    "annotate_stage1_pair_accuracy": "annotated_checked_heldout_pair_accuracy",
+    "programmatic_stage1_pair_accuracy": "annotated_programmatic_heldout_pair_accuracy",
     "real_without_motion_done": "g1_stage2_heldout_pair_accuracy",
     "real_with_motion_done": "g1_motion_stage2_heldout_pair_accuracy",
     "seen_pair_accuracy": "seeds_stage2_seen_pair_accuracy",
@@ -437,6 +441,20 @@ def _taught() -> str:
     return _table(head, rows)
 
 
+def _trained_on_texts() -> str:
+    """A line per arm and seed: its texts, how much of them is true, and the stage 1 trained on them."""
+    rows = []
+    for arm, text in ARMS.items():
+        for seed in (f"seed{_read(path)[0]['seed']}" for path in TRAINED_ON_TEXTS):
+            cells = [f"{{annotated_texts_{arm}_pairs_{seed}:.0f}}", f"{{annotated_texts_{arm}_claims_true_{seed}:.1fi}}"]
+            for split in SPLITS[:2]:
+                stem = f"annotated_{arm}_{split}"
+                cells.append(f"{{{stem}_pair_accuracy_{seed}:.1fi}} | {{{stem}_claims_true_{seed}:.1f}}")
+            rows.append(f"| {text} | {seed.removeprefix('seed')} | {' | '.join(cells)} |")
+    heads = " | ".join(f"{split}: pair accuracy % | claims true %" for split in ("seen", "held out"))
+    return _table(f"| stage 1 trained on | seed | pairs | claims of the texts true % | {heads} |", rows)
+
+
 ROWS = {"base": "base", "stage1": "stage 1", "stage2": "chain", "weak_only": "weak pairs only"}
 
 
@@ -651,6 +669,7 @@ TABLES = {
     "annotate_caught": _checked("caught"),
     "annotate_true_rejected": _checked("true_rejected"),
     "annotate_yield": _taught(),
+    "annotate_trained": _trained_on_texts(),
     "demo_time": _table(
         "| data | base | stage 1 | stage 2 | whole demo |",
         [

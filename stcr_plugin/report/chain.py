@@ -164,8 +164,8 @@ def _warnings(one: Measured) -> list[str]:
         (bias, f"{name} still has an order bias: {bias}."),
         (
             figures.position_bias in (0, 100) and not figures.unparsed_rate and one.stage.get("steps"),
-            f"{name} names the same picture, img{1 + (figures.position_bias == 100)}, in every answer, as a training does "
-            "that never leaves chance level. Where its loss stayed flat, train it again with half of the learning rate.",
+            f"{name} names the same picture, img{1 + (figures.position_bias == 100)}, in every answer, as a training "
+            "does that never leaves chance level. Where its loss stayed flat, train it with half of the learning rate.",
         ),
         (
             figures.order_consistency < _CONSISTENT,
