@@ -28,7 +28,7 @@ STAGE1 ?=
 STAGE2 ?=
 WEAK_ONLY ?=
 
-.PHONY: install demo demo-ablation demo-seeds quick real test test-fast check check-static docs bench kills fuzz gpu clean
+.PHONY: install demo demo-ablation demo-seeds quick real test test-fast check check-static docs bench kills fuzz interop gpu clean
 
 install: $(READY)
 
@@ -92,11 +92,13 @@ demo-seeds: | $(READY)
 
 # ---- the same chain, smaller and on easier pairs: a first look in a few minutes, not the published figures.
 
+QUICK_BASE := pretraining.episodes=400 pretraining.steps=700
+QUICK := DATA=recipes/data/tabletop_quick.yaml SPLITS=seen PAIRS=300 STAGE1='max_steps=150 stcr.augment=null' \
+  STAGE2='max_steps=750 learning_rate=1.5e-3 stcr.augment=null'
+
 quick: | $(READY)
 	@echo "make quick: fewer episodes, easier scenes and pairs, no augmentation, shorter stages; the full chain is make demo"
-	$(MAKE) demo RUN=runs/quick DATA=recipes/data/tabletop_quick.yaml SPLITS=seen PAIRS=300 \
-	  BASE='pretraining.episodes=400 pretraining.steps=700' STAGE1='max_steps=150 stcr.augment=null' \
-	  STAGE2='max_steps=750 learning_rate=1.5e-3 stcr.augment=null'
+	$(MAKE) demo RUN=runs/quick $(QUICK) BASE='$(QUICK_BASE)'
 
 # ---- the same chain on recordings of a real robot; REAL is the LeRobot folder that DATA describes.
 
@@ -114,10 +116,10 @@ TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --duration
 
 test test-fast: export OMP_NUM_THREADS := 1
 test: | $(READY)
-	$(TESTS) -m "not gpu and not kill and not fuzz"
+	$(TESTS) -m "not gpu and not kill and not fuzz and not interop"
 
 test-fast: | $(READY)
-	$(TESTS) -m "not gpu and not kill and not fuzz and not slow"
+	$(TESTS) -m "not gpu and not kill and not fuzz and not interop and not slow"
 
 check-static: | $(READY)
 	ruff check .
@@ -139,6 +141,28 @@ kills: | $(READY)
 fuzz: export OMP_NUM_THREADS := 1
 fuzz: | $(READY)
 	python -m pytest tests/fuzz -m fuzz -q -s
+
+# The real vLLM and LeRobot, each in an environment of its own below .interop, with the chain of `make quick` on heads of
+# 32, the least that vLLM serves on a CPU. What cannot be installed is skipped by name. Downloads gigabytes.
+PYTHON312 ?= python3.12
+
+interop: | $(READY)
+	-$(MAKE) .interop/vllm/bin/.ready
+	-$(MAKE) .interop/lerobot/bin/.ready
+	$(MAKE) demo RUN=runs/interop $(QUICK) \
+	  BASE='$(QUICK_BASE) architecture.hidden=128 architecture.heads=4 architecture.mrope_section=[4,6,6]'
+	python -m pytest tests/interop -m interop -s
+
+.interop/vllm/bin/.ready: interop/vllm.txt
+	$(PYTHON) -m venv .interop/vllm
+	.interop/vllm/bin/pip install -q -r $<
+	.interop/vllm/bin/python -c 'import torchvision, vllm'
+	touch $@
+
+.interop/lerobot/bin/.ready: interop/lerobot.txt
+	$(PYTHON312) -m venv .interop/lerobot
+	.interop/lerobot/bin/pip install -q -r $< ./interop/lerobot_reward_stcr
+	touch $@
 
 docs: | $(READY)
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

@@ -62,10 +62,6 @@ NAMED = {
     "annotate_liar_caught": "annotate_lying_caught_all",
     "annotate_leak_caught": "annotate_leaking_caught_leak",
     "annotate_true_rejected": "annotate_truthful_true_rejected_all",
-    "annotate_claims_true_unchecked": "annotated_texts_unchecked_claims_true",
-    "annotate_claims_true_checked": "annotated_texts_checked_claims_true",
-    "annotate_stage1_pair_accuracy": "annotated_checked_heldout_pair_accuracy",
-    "programmatic_stage1_pair_accuracy": "annotated_programmatic_heldout_pair_accuracy",
     "real_without_motion_done": "g1_stage2_heldout_pair_accuracy",
     "real_with_motion_done": "g1_motion_stage2_heldout_pair_accuracy",
     "seen_pair_accuracy": "seeds_stage2_seen_pair_accuracy",
@@ -73,6 +69,13 @@ NAMED = {
     "baseline_seen_pair_accuracy": "seeds_weak_only_seen_pair_accuracy",
     "baseline_heldout_pair_accuracy": "seeds_weak_only_heldout_pair_accuracy",
 }
+if TRAINED_ON_TEXTS:
+    NAMED |= {
+        "annotate_claims_true_unchecked": "annotated_texts_unchecked_claims_true",
+        "annotate_claims_true_checked": "annotated_texts_checked_claims_true",
+        "annotate_stage1_pair_accuracy": "annotated_checked_heldout_pair_accuracy",
+        "programmatic_stage1_pair_accuracy": "annotated_programmatic_heldout_pair_accuracy",
+    }
 REQUIRED = (*NAMED, "gap_abs_max", "demo_minutes")
 
 
@@ -446,7 +449,10 @@ def _trained_on_texts() -> str:
     rows = []
     for arm, text in ARMS.items():
         for seed in (f"seed{_read(path)[0]['seed']}" for path in TRAINED_ON_TEXTS):
-            cells = [f"{{annotated_texts_{arm}_pairs_{seed}:.0f}}", f"{{annotated_texts_{arm}_claims_true_{seed}:.1fi}}"]
+            cells = [
+                f"{{annotated_texts_{arm}_pairs_{seed}:.0f}}",
+                f"{{annotated_texts_{arm}_claims_true_{seed}:.1fi}}",
+            ]
             for split in SPLITS[:2]:
                 stem = f"annotated_{arm}_{split}"
                 cells.append(f"{{{stem}_pair_accuracy_{seed}:.1fi}} | {{{stem}_claims_true_{seed}:.1f}}")

@@ -9,12 +9,16 @@ import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stcr_plugin.artefacts import file_bytes, refuse_lfs_pointer
 from stcr_plugin.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pydantic
 
 T = TypeVar("T")
 
@@ -35,6 +39,14 @@ def settings(cls: type[T]) -> type[T]:
     return dataclasses.dataclass(frozen=True)(cls)
 
 
+@cache  # making one takes up to 20 ms
+def type_adapter(cls: type[Any]) -> pydantic.TypeAdapter[Any]:
+    """Reads values into the dataclass `cls`."""
+    import pydantic
+
+    return pydantic.TypeAdapter(cls)
+
+
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Build the dataclass `cls` (and those nested in it) from `values`; `where` names them in errors.
 
@@ -45,7 +57,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     import pydantic
 
     try:
-        return pydantic.TypeAdapter(cls).validate_python(dict(values))
+        found: T = type_adapter(typing.cast(Any, cls)).validate_python(dict(values))
+        return found
     except ConfigError as error:  # of a part that finds its own settings class, such as `source`
         raise ConfigError(f"{where}, {error.where}", error.problem, error.fix) from None
     except pydantic.ValidationError as error:

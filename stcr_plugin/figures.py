@@ -66,11 +66,9 @@ class Figures:
     completion: where that is the earlier one, the right answers are img1 forward and img2 backward. The more such
     pairs, the less the gap shows of order bias ("always img2" has a gap of 0 where they are half), while position
     bias, order consistency and pair accuracy show it as before.
-    An unparsed answer, and "neither" to a pair of which one frame is closer, counts as wrong, breaks its pair's order
-    consistency (which needs the same frame twice), and is not "img2" for position bias.
-
-    The first six rates, n_pairs, neither_rate and earlier_closer_accuracy are of pairs of which one frame is closer;
-    ties have n_ties and tie_accuracy. n_queries, and unparsed_rate, which is a share of them, are of both.
+    An unparsed answer, and "neither" to a pair that is not a tie, counts as wrong, breaks its pair's order consistency
+    (which needs the same frame twice), and is not "img2" for position bias. Ties have n_ties and tie_accuracy;
+    n_queries, and unparsed_rate, which is a share of them, are of all pairs, the other figures of those without ties.
 
     Attributes:
         forward_accuracy: Share of the pairs answered right when shown in time order.
@@ -88,6 +86,7 @@ class Figures:
             progress is right there, a judge of which frame came later has 0 %. None without such pairs.
         later_closer_accuracy: The same of the pairs whose later frame is closer; None without pairs of both kinds.
         clock_accuracy: Pair accuracy of a clock, which always names the frame recorded later; None where that is 100 %.
+        published_accuracy: Share of the answers right in the order in which a pair was published; None where in both.
     """
 
     forward_accuracy: float
@@ -107,6 +106,7 @@ class Figures:
     earlier_closer_accuracy: float | None = None
     later_closer_accuracy: Omitted[float | None] = None
     clock_accuracy: Omitted[float | None] = None
+    published_accuracy: Omitted[float | None] = None
     cut_rate: Omitted[float] = 0.0
     refused_rate: Omitted[float] = 0.0
 

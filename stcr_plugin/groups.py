@@ -66,7 +66,7 @@ def draw_groups(
     for episode_id, own in episodes.items():
         random = artefacts.rng(seed, episode_id, asked.pictures)
         apart = rules.distances(own[0].distance / own[0].seconds)[0]
-        segments = [part for part in _segments(own) if len(part[1]) >= asked.pictures]
+        segments = [part for part in segments_of(own) if len(part[1]) >= asked.pictures]
         found: dict[tuple[int, ...], Group] = {}
         for number in range(_TRIES * asked.per_episode if segments else 0):
             task, images = segments[number % len(segments)]
@@ -98,7 +98,7 @@ def arranged(group: Group, asked: GroupSettings, seed: int) -> list[tuple[int, .
     return [(*first[turn:], *first[:turn]) for turn in range(asked.rotations or asked.pictures)]
 
 
-def _segments(pairs: Sequence[Pair]) -> list[tuple[str, dict[int, str]]]:
+def segments_of(pairs: Sequence[Pair]) -> list[tuple[str, dict[int, str]]]:
     """The segments of one episode's pairs: task text, and frame -> picture.
 
     Rows name no segment; pairs of one task text whose spans overlap lie in the same one.

@@ -24,7 +24,7 @@ def provenance() -> dict[str, Any]:
     """What makes the artefacts of this process. No time stamp: the same run gives the same bytes."""
     return {
         "stcr_plugin": __version__,
-        "code_revision": _code_revision(),
+        "code_revision": _code_revision(Path(__file__).parent),
         "python": platform.python_version(),
         "processor": processor(),
         "versions": {name: version for name in _STACK if (version := _version(name))},
@@ -43,15 +43,16 @@ def processor() -> str:
     return ", ".join(filter(None, (name[1].strip() if name else platform.processor() or platform.machine(), widest)))
 
 
+@cache
 def _version(name: str) -> str | None:
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(name)
     return None
 
 
-def _code_revision() -> str:
+@cache  # the code that this process has loaded stays what it was
+def _code_revision(here: Path) -> str:
     """The git commit of a source checkout, with "+changes" where the tree differs; the version otherwise."""
-    here = Path(__file__).parent
     if not (here.parent / ".git").exists():
         return f"release {__version__}"
     try:

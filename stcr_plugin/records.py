@@ -7,11 +7,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from stcr_plugin import artefacts
+from stcr_plugin.config import type_adapter
 from stcr_plugin.errors import ChainError, DataError, StcrError
 from stcr_plugin.figures import AnnotatedTexts
 
@@ -86,6 +86,20 @@ class AdapterStart:
 
 
 @dataclass(frozen=True)
+class ReferenceModel:
+    """What a preference stage compared its log-probabilities with, see `frameworks.reference`.
+
+    Attributes:
+        model: Folder or name; `digest` is that of its files, None where it is not a folder.
+        how: "a second model", or "its adapter switched off".
+    """
+
+    model: str
+    digest: str | None
+    how: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """How the last process of a stage ended: at which step, and why it did not finish."""
 
@@ -106,6 +120,7 @@ class StageRecord:
         parent: Folder or name of the model that the stage started from.
         parent_stage: The name of the stage that made it, None where none did.
         base: The model at the start of the chain.
+        reference: Of a preference stage that has one.
         chain_step_at_start: Steps that the stages before this one trained; logs count on from there.
         recipe: The recipe as written, with its `stcr:` block.
         settings: The `stcr:` block with its defaults.
@@ -126,6 +141,7 @@ class StageRecord:
     base: str | None = None
     base_digest: str | None = None
     adapter: AdapterStart | None = None
+    reference: ReferenceModel | None = None
     chain_step_at_start: int = 0
     seed: int | None = None
     image_max_pixels: int | None = None
@@ -175,13 +191,6 @@ def _plain(value: Any) -> Any:
     return value.row if isinstance(value, (Measurement, Ended, TrainedBuild)) else dataclasses.asdict(value)
 
 
-@cache
-def _reader() -> Any:
-    import pydantic
-
-    return pydantic.TypeAdapter(StageRecord)
-
-
 def read(run: str | Path) -> StageRecord | None:
     """The stage record of a run's folder, None where it has none.
 
@@ -210,7 +219,7 @@ def from_row(row: Any, path: str | Path = RECORD) -> StageRecord:
     values["more"] = {key: value for key, value in row.items() if key not in known}
     try:
         _refuse_untyped(values)
-        record: StageRecord = _reader().validate_python(values)
+        record: StageRecord = type_adapter(StageRecord).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

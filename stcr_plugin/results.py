@@ -1,8 +1,4 @@
-"""The result of every measurement: frozen dataclasses, each one JSON file that `read` and `write` know.
-
-Rates and accuracies are percent, 0..100; differences are percentage points, signed. Intervals are (low, high) at 95 %,
-by bootstrap over episodes (of the guard: over pictures). A figure or an interval that cannot be computed is None.
-"""
+"""The result of every measurement, each one JSON file that `read` and `write` know. Units: as in figures."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from stcr_plugin.calibration_results import Calibration
 from stcr_plugin.figures import (
     NOTHING_SHARED,
     Breakdowns,
@@ -24,7 +21,6 @@ from stcr_plugin.figures import (
     Intervals,
     Measure,
     Nearness,
-    OrderEffects,
     PairFigures,
     Permutation,
     Shared,
@@ -136,6 +132,7 @@ class Evaluation(Result):
         limit: How many pairs were to be evaluated at most; None for all.
         tokens: Sums over the answers whose tokens were counted; None where none were.
         cost: In the currency of the engine's prices; None without prices.
+        calibration: Of the answers' probabilities; None where answers were not compared.
         claims: What the answers say of the pictures; None where none of them gives reasons.
         engine: The engine's identity.
     """
@@ -163,6 +160,7 @@ class Evaluation(Result):
     tokens: Tokens | None = None
     cost: float | None = None
     overlap: TrainingOverlap | None = None
+    calibration: Omitted[Calibration | None] = None
     claims: Omitted[ClaimAccount | None] = None
     engine: Mapping[str, Any] = field(default_factory=dict)
     model_digest: str | None = None
@@ -319,130 +317,4 @@ class GuardComparison(Result):
 
     runs: tuple[Guard, ...]
     differences: tuple[GuardDifference, ...]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
-# ---- progress: ranking.json, voc.json ----
-
-
-@dataclass(frozen=True)
-class RankedFrame:
-    """One frame of a ranking.
-
-    Attributes:
-        place: Its position in the strip, from 0.
-        seconds: When it was taken; None where that is not known.
-        progress: Share of the other frames that it is judged closer than, 0..1.
-        score: Bradley-Terry score.
-        truth: True progress as a rank, 0..1; None where it is not known.
-    """
-
-    place: int
-    frame: int
-    seconds: float | None
-    image: str
-    progress: float
-    progress_error: float
-    score: float
-    score_error: float
-    truth: float | None = None
-
-
-@dataclass(frozen=True)
-class RankedComparison:
-    """Two frames by their positions; `outcome` is the probability that the second is closer."""
-
-    first: int
-    second: int
-    outcome: float
-    weight: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranking(Result):
-    """The frames of one strip, ordered by how far along they are.
-
-    Attributes:
-        words: The result in a sentence or two.
-        order: The pictures, the farthest from completion first.
-        correlation_with_time: Spearman's; None where the times are not known or all frames came out alike.
-        correlation_with_truth: The same with the true progress.
-        n_comparisons: How many pairs of frames were compared.
-        default_comparisons: How many comparisons are made by default.
-        group: How many frames were shown at a time; 0 where it was two.
-        pairwise_queries: Of groups: how many queries the same comparisons would need two at a time.
-        ridge: Of the Bradley-Terry fit.
-    """
-
-    file: ClassVar = "ranking.json"
-    command: ClassVar = "stcr rank"
-
-    words: str
-    episode_id: str
-    task: str
-    dataset: Omitted[str] = ""
-    split: Omitted[str] = ""
-    video: Omitted[str] = ""
-    root: str = ""
-    frames: tuple[RankedFrame, ...]
-    order: tuple[str, ...] = ()
-    correlation_with_time: float | None = None
-    correlation_with_truth: float | None = None
-    n_comparisons: int = 0
-    default_comparisons: int = 0
-    group: Omitted[int] = 0
-    pairwise_queries: Omitted[int] = 0
-    answers: OrderEffects | None = None
-    comparisons: tuple[RankedComparison, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    ridge: float | None = None
-    engine: Mapping[str, Any] = field(default_factory=dict)
-    data_digest: str | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StripCorrelations:
-    """Rank correlations of one strip with time; None where all its frames came out alike."""
-
-    episode_id: str
-    task: str
-    frames: tuple[int, ...]
-    voc: float | None
-    vroc: float | None
-    voc_both: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValueOrder(Result):
-    """Value-order correlations of many strips, see evaluation.rank.value_order.
-
-    Attributes:
-        meanings: Name of each correlation -> what it is.
-        undefined: Name of each correlation -> strips whose frames all came out alike, which count as 0.
-    """
-
-    file: ClassVar = "voc.json"
-    command: ClassVar = "stcr rank --voc"
-
-    name: str = ""
-    voc: float
-    vroc: float
-    voc_f1: float
-    voc_both: float
-    intervals: Intervals
-    meanings: Mapping[str, str] = field(default_factory=dict)
-    undefined: Mapping[str, int] = field(default_factory=dict)
-    n_episodes: int
-    n_strips: int
-    n_comparisons: int = 0
-    answers: OrderEffects | None = None
-    per_strip: tuple[StripCorrelations, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    resamples: int = 2000
-    ridge: float | None = None
-    engine: Mapping[str, Any] = field(default_factory=dict)
-    data_digest: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -232,12 +232,12 @@ class Sample:
     """A query with its target text.
 
     Attributes:
-        kind: Whether the target describes the pictures first.
+        kind: cot: the target describes the pictures first. reflect: it judges a proposed answer and says why.
         prompt: One `<image>` per image, then the question.
     """
 
     query: Query
-    kind: Literal["cot", "weak"]
+    kind: Literal["cot", "weak", "reflect"]
     prompt: str
     target: str
 
@@ -268,7 +268,8 @@ class Prompt:
         labels: The text directly before each of them ("img1").
         question: The text after the last picture, or before the first one with `question_first`.
         names: The answers that count, one per picture in their order, then "neither" where it is offered.
-        answer: The line that gives one, with `{name}` in it, or all in their order, with `{names}`.
+        answer: The line that gives one, with `{name}` in it, or all in their order, with `{names}`, or a percentage
+            for each, with `{percents}`.
         reasons: Whether the model may reason before it answers.
         begin: Start of the model's turn, such as a reasoning that is given to it.
     """

@@ -225,15 +225,18 @@ class Memory:
                 self.known.append((np.asarray(opened.open(Shown(image, change), "memory")), place))
         self.exact = {picture.tobytes(): place for picture, place in self.known[::2]}
         self.small = np.stack([_small(picture) for picture, _ in self.known])
+        self.found: dict[bytes, float | None] = {}  # what is seen again is not searched for again
 
     def same(self, seen: Seen) -> float | None:
         return self.exact.get(seen.tobytes())
 
     def nearest(self, seen: Seen) -> float | None:
         """The most similar picture, mirrored or not; none where half of the picture differs from it."""
-        apart = np.abs(self.small - _small(seen)) > 12
-        found = int(apart.mean(axis=1).argmin())
-        return None if apart[found].mean() > 1 / 2 else self.known[found][1]
+        if (key := seen.tobytes()) not in self.found:
+            apart = (np.abs(self.small - _small(seen)) > 12).mean(axis=1)
+            found = int(apart.argmin())
+            self.found[key] = None if apart[found] > 1 / 2 else self.known[found][1]
+        return self.found[key]
 
 
 def _small(picture: Seen) -> np.ndarray:
@@ -310,7 +313,11 @@ _TABLE = re.compile(r"(?<=<!-- table of cheats -->\n).*?(?=<!-- end of the table
 _CELLS = {"holds": "holds", "fails": "**fails**", "not shown": "not shown", "not applicable": "-"}
 
 
-def verdicts(registry: Path, out: Path, judge: Judge, columns: Sequence[str] = COLUMNS) -> dict[str, str]:
+def all_verdicts(registry: Path, out: Path) -> dict[str, dict[str, str]]:
+    return {name: verdicts(registry, out / name, judge) for name, judge in JUDGES.items()}
+
+
+def verdicts(registry: Path, out: Path, judge: Judge) -> dict[str, str]:
     """Column -> verdict of the control of that name."""
     request = EvalRequest(
         engine=judge.make(registry),
@@ -319,19 +326,20 @@ def verdicts(registry: Path, out: Path, judge: Judge, columns: Sequence[str] = C
         settings=AskSettings(mode="direct", generate=judge.writes),
         resamples=200,
     )
-    only = [name for name in columns if name in CONTROLS]
-    also = [f"{THERE_AND_BACK}:heldout={name}" for name in columns if name == "non_monotone"]
+    only = [name for name in COLUMNS if name in CONTROLS]
+    also = [f"{THERE_AND_BACK}:heldout=non_monotone"]
     return {row.name: row.verdict for row in controls(request, out, only=only, also=also).rows}
 
 
-def table(registry: Path, out: Path) -> str:
+def table(found: Mapping[str, Mapping[str, str]]) -> str:
+    """Of the verdicts on every judge."""
     heads = ["judge", *(f"`{name}`" for name in COLUMNS), "exposed"]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for name, judge in JUDGES.items():
-        found = verdicts(registry, out / name, judge)
         own = [column for column in COLUMNS if column not in ("inverse_task", "undone", "non_monotone")]
-        exposed = "yes" if "fails" in [found[column] for column in own] else "no"
-        lines.append("| " + " | ".join([judge.title, *(_CELLS[found[column]] for column in COLUMNS), exposed]) + " |")
+        exposed = "yes" if "fails" in [found[name][column] for column in own] else "no"
+        cells = [judge.title, *(_CELLS[found[name][column]] for column in COLUMNS), exposed]
+        lines.append("| " + " | ".join(cells) + " |")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -343,6 +351,6 @@ def published() -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        made = table(build_recordings(Path(folder)), Path(folder) / "out")
+        made = table(all_verdicts(build_recordings(Path(folder)), Path(folder) / "out"))
     PAGE.write_text(_TABLE.sub(lambda _: made, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     sys.stdout.write(made)

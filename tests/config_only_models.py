@@ -9,11 +9,13 @@ the 151,643 ids below them only a few hundred are pieces of text: a text takes m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stcr_plugin import artefacts
 from stcr_plugin.embedded.architecture import CHAT_TEMPLATE
 
 # Parameters of the published weights: their bytes in model.safetensors.index.json, two to a parameter.
@@ -352,3 +354,32 @@ def _trained() -> str:
     prompts = Path(questions.__file__).parent / "prompts" / "questions.yaml"
     bpe.train_from_iterator([prompts.read_text(encoding="utf-8")], trainer)
     return json.dumps(json.loads(bpe.to_str())["model"])
+
+
+# What LLaMA-Factory's arguments for a tokenizer and a processor begin with.
+LOADED_BY = ("image_", "video_", "audio_", "use_", "crop_", "add_", "new_", "resize_", "split_", "init_", "model_max")
+
+
+@contextmanager
+def loaded_once() -> Iterator[None]:
+    """Tokenizer and processor of a model, which LLaMA-Factory takes seconds to load, once for all recipes alike."""
+    from llamafactory.model import loader
+
+    load, found = loader.load_tokenizer, dict[str, Any]()
+
+    def kept(arguments: Any) -> Any:
+        folder = Path(arguments.model_name_or_path)
+        files = [
+            path for pattern in (*artefacts.PROCESSOR_FILES, "config.json") for path in sorted(folder.glob(pattern))
+        ]
+        others = {key: value for key, value in vars(arguments).items() if key.startswith(LOADED_BY)}
+        key = artefacts.digest([[path.name, artefacts.sha256(path)] for path in files] + [repr(others)])
+        if key not in found:
+            found[key] = load(arguments)
+        return found[key]
+
+    loader.load_tokenizer = kept
+    try:
+        yield
+    finally:
+        loader.load_tokenizer = load

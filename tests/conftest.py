@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,16 @@ from tiny_stage import Workshop
 from toy_build import build_toy
 
 from stcr_plugin.report import plots
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unflushed(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Nothing waits for the disk: a killed process loses nothing that it wrote, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.getoption("markexpr") != "bench":
+            patch.setattr(os, "fsync", lambda descriptor: None)
+            patch.setattr(os, "sync", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +74,7 @@ def drawn() -> None:
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without plots, which take longer than all the rest of a small evaluation."""
     if "drawn" not in request.fixturenames:
-        for name in ("accuracies", "contact_sheet", "progress", "correlations"):
+        for name in ("accuracies", "calibration", "contact_sheet", "progress", "correlations"):
             monkeypatch.setattr(plots, name, lambda *arguments: None)
 
 

@@ -36,6 +36,7 @@ def test_checkout_is_named_by_its_commit_and_changes_are_told(tmp_path, monkeypa
     commit = as_checkout(tmp_path, monkeypatch)
     assert provenance()["code_revision"] == commit
     (tmp_path / "stcr_plugin" / "provenance.py").write_text("changed")
+    module._code_revision.cache_clear()  # a process keeps the revision of the code that it has loaded
     assert provenance()["code_revision"] == f"{commit}+changes"
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from config_only_models import MODELS
+from config_only_models import MODELS, loaded_once
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPES = REPOSITORY / "recipes"
@@ -83,10 +84,15 @@ def model_of(path: Path, folder: Path) -> tuple[Any, Any, Any]:
     else:
         patches = (448 // 14) ** 2 + 1
         tokens = model.config.image_seq_length
-    samples = values["per_device_train_batch_size"]
+    samples = values["per_device_train_batch_size"] * (2 if ranks(path) else 1)
     text = TEXT[read(path)["stcr"]["mode"]]
     longest = 2 * tokens + text  # the answer stands behind the pictures
     return resolved, model, Batch(samples * longest, samples * 2 * patches, longest, tail=samples * text)
+
+
+def ranks(path: Path) -> bool:
+    """Whether a row is two answers, each of which the trained model and a reference read."""
+    return bool(read(path)["stage"] == "dpo")
 
 
 @cache
@@ -103,6 +109,8 @@ def estimated_memory(path: Path, folder: Path) -> Any:
 def estimated_hours(path: Path, folder: Path) -> float:
     """For 100,000 samples.
 
+    A row of a preference stage is two samples, each computed forward once more for the reference.
+
     A token and a matrix parameter cost 2 operations forward, 2 backward, 2 for the parameter's own gradient where it is
     trained (Kaplan et al., arXiv 2001.08361, section 2.1), and 2 for computing the forward pass again (gradient
     checkpointing). A frozen vision tower costs the forward pass alone. Attention's own products, 3 % at these lengths,
@@ -114,7 +122,9 @@ def estimated_hours(path: Path, folder: Path) -> float:
     head = model.vocabulary * model.text.width
     embeddings = head if model.config.tie_word_embeddings else 2 * head
     text = (model.parameters - model.vision_parameters - embeddings) * batch.tokens + head * batch.tail
-    operations = (8 if full else 6) * text + (8 if tower else 2) * model.vision_parameters * batch.patches
+    more = 2 if ranks(path) else 0
+    operations = ((8 if full else 6) + more) * text
+    operations += ((8 if tower else 2) + more) * model.vision_parameters * batch.patches
     number, size = gpus(path)
     samples = resolved.training.per_device_train_batch_size
     return 100_000 * operations / samples / number / (USED * PEAK[size][1]) / 3600
@@ -131,7 +141,7 @@ def test_llamafactory_and_the_plugin_take_the_recipe(path: Path, tmp_path: Path)
     refuse_broken_streaming(recipe)
     resolved = resolve(args(path) | {"output_dir": str(tmp_path)}, gpus(path)[0] if path in REAL else 1)
     assert resolved.training.report_to == ["tensorboard"]
-    writes = any(kind in resolved.data.dataset[0] for kind in ("cot", "describe"))
+    writes = any(kind in resolved.data.dataset[0] for kind in ("cot", "describe", "reflect", "prefer"))
     assert recipe.settings.mode == ("cot" if writes else "direct")
 
 
@@ -158,16 +168,25 @@ def test_header_says_what_the_recipe_is(path: Path) -> None:
         assert int(told[1]) == here
 
 
-@pytest.mark.parametrize("path", [path for path in REAL if path.stem == "stage2"], ids=name)
-def test_stage_2_starts_from_the_stage_1_beside_it(path: Path) -> None:
+@pytest.mark.parametrize("path", [path for path in REAL if path.stem != "stage1"], ids=name)
+def test_stages_2_and_3_start_from_the_stage_1_beside_them(path: Path) -> None:
     from stcr_plugin.frameworks.recipe import Recipe
 
     first, second = read(path.with_name("stage1.yaml")), read(path)
     assert Recipe.of(second).starting_point == first["output_dir"] != second["output_dir"]
     assert second["stcr"]["starts_from"] == "stage"
     assert ("adapter" in second["stcr"]) == (second["finetuning_type"] == "lora")
+    if ranks(path):
+        merges = "quantization_bit" in second
+        assert second["stcr"].get("adapter") in (None, "merge" if merges else "stack")
     same = ("template", "image_max_pixels", "finetuning_type", "lora_rank", "quantization_bit", "deepspeed")
     assert [first.get(key) for key in same] == [second.get(key) for key in same]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processors_are_loaded_once() -> Iterator[None]:
+    with loaded_once():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 
 from stcr_plugin.errors import DataError
 from stcr_plugin.figures import Figures, GroupPart, PairFigures
+from stcr_plugin.rankings import Ranking, ValueOrder
 from stcr_plugin.results import (
     Controls,
     Evaluation,
@@ -16,9 +17,7 @@ from stcr_plugin.results import (
     GuardComparison,
     MultiImage,
     Overlap,
-    Ranking,
     TrainingOverlap,
-    ValueOrder,
 )
 
 KINDS = {

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
@@ -90,6 +93,32 @@ class Workshop:
             timeout=timeout,
         )
 
+    def fork(
+        self, command: Sequence[str | Path], timeout: float = 300, ranks: int = 1
+    ) -> subprocess.CompletedProcess[str]:
+        """As `run`, but forked (forked.py), or as many `ranks` forked, with what torchrun would give to each."""
+        program, *arguments = map(str, command)
+        words = [str(Path(sys.executable).with_name(program)), *arguments]
+        if ranks > 1 and program == "llamafactory-cli":  # what it has torchrun start
+            words = [str(Path(sysconfig.get_path("purelib")) / "llamafactory" / "launcher.py"), *arguments[1:]]
+        logs = [(self.root / f"rank{rank}.out", self.root / f"rank{rank}.err") for rank in range(ranks)]
+        port = str(free_port())
+        processes = []
+        for rank, (out, err) in enumerate(logs):
+            told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            told |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+            environment = quiet_environment(self.root) | (told if ranks > 1 else {})
+            with out.open("wb") as stdout, err.open("wb") as stderr:
+                processes.append(forked.start(words, environment, self.root, stdout=stdout, stderr=stderr))
+        until = time.monotonic() + timeout
+        try:
+            codes = [process.wait(max(0, until - time.monotonic())) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        said = ["".join(file.read_text(encoding="utf-8") for file in files) for files in zip(*logs, strict=True)]
+        return subprocess.CompletedProcess(words, next(filter(None, codes), 0), *said)
+
     def make_data(self) -> None:
         from stcr_plugin.registry.build import build, load_data_config
 
@@ -106,12 +135,13 @@ class Workshop:
         return path
 
 
-def started(workshop: Workshop, *overrides: str, **environment: str) -> subprocess.Popen[bytes]:
-    """`stcr train` of the rival's recipe in a process of its own; what it says goes to log.txt."""
+def started(
+    workshop: Workshop, *overrides: str, fork: bool = False, **environment: str
+) -> subprocess.Popen[bytes] | forked.Forked:
+    """`stcr train` of the baseline's recipe in a process of its own, forked or not; what it says goes to log.txt."""
     command = [Path(sys.executable).parent / "stcr", "train", RECIPES / "weak_only.yaml", *overrides]
-    log = open(workshop.root / "log.txt", "ab")  # noqa: SIM115 - the process writes to it
-    with log:
-        return subprocess.Popen(
+    with open(workshop.root / "log.txt", "ab") as log:
+        return (forked.start if fork else subprocess.Popen)(
             list(map(str, command)),
             env=quiet_environment(workshop.root) | environment,
             cwd=workshop.root,
@@ -127,7 +157,7 @@ def step_of(run: Path) -> int:
     return max((json.loads(line)["current_steps"] for line in lines), default=0)
 
 
-def wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
+def wait_for_step(process: subprocess.Popen[bytes] | forked.Forked, run: Path, step: int) -> None:
     while process.poll() is None and step_of(run) < step:
         time.sleep(0.02)
 
@@ -146,6 +176,12 @@ def quiet_environment(root: Path) -> dict[str, str]:
         "HF_DATASETS_CACHE": str(root / "datasets_cache"),
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def history(run: Path, key: str) -> list[tuple[int, float]]:

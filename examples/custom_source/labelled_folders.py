@@ -81,4 +81,7 @@ class LabelledFoldersSource:
 # Needed for Chain-of-Thought text (`kind: cot`) only. A YAML file's path does as well.
 CLAIMS = {"en": {"separator": ", ", "claims": {"pot": "the pot is {value}", "fill": "the cup is {value}% full"}}}
 
-KIND = SourceKind(LabelledFoldersConfig, LabelledFoldersSource, claims=CLAIMS)
+# Needed for `kind: reflect` only: which claims say how far the task is, and how they change with progress.
+PROGRESS = {"fill": "rises"}
+
+KIND = SourceKind(LabelledFoldersConfig, LabelledFoldersSource, claims=CLAIMS, progress=PROGRESS)

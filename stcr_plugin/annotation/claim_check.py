@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from stcr_plugin.annotation.sentences import sentences
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.samples.annotations import PASSED, UNCHECKED
+from stcr_plugin.samples.annotations import FALSE_CLAIM, PASSED, UNCHECKED
 from stcr_plugin.samples.cot import Phrases, claim_reader, load_phrases
+from stcr_plugin.samples.sentences import sentences
 from stcr_plugin.types import Claim, EpisodeSource, State
-
-FALSE_CLAIM = "false claim"
 
 # "The gripper is open" says what the phrase "gripper open" does. Anything more in such a sentence makes it unreadable.
 _PLAIN = (

@@ -15,18 +15,18 @@ from stcr_plugin.annotation.forms import Form, JudgeTexts, blind_prompt, in_orde
 from stcr_plugin.annotation.leak_check import leak
 from stcr_plugin.annotation.readings import Reading, read_halves, read_text
 from stcr_plugin.annotation.recorded import ClaimCheck
-from stcr_plugin.annotation.sentences import missing_in, sentences
 from stcr_plugin.annotation.summary import Role, reason_of
 from stcr_plugin.annotation.teachers import Asking, Key
 from stcr_plugin.engines.server import ServerEngine
-from stcr_plugin.samples.annotations import PASSED, SAME_POSITION, UNCHECKED, Annotation, fails
+from stcr_plugin.samples.annotations import NOT_CONFIRMED, PASSED, SAME_POSITION, UNCHECKED, Annotation, fails
+from stcr_plugin.samples.sentences import missing_in, sentences
 from stcr_plugin.scoring.parsing import choice, named_in, why_lost
 from stcr_plugin.scoring.yes_no import label_in
 from stcr_plugin.types import ORDERS, Choice, Closer, Order, Pair, Prompt, Query, Response, Shown
 
 FAILED = "failed"
 """Verdict where the server gave no reply; the same command asks for it again."""
-NOT_CONFIRMED, UNCLEAR = "not confirmed", "unclear"
+UNCLEAR = "unclear"
 WRONG_ONCE, WRONG, UNDECIDED = "wrong in one order", "wrong in both orders", "undecided"
 _LOST = (FAILED, "refused", "cut", "garbled")  # reply of a checking model: not the fault of the text
 

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from stcr_plugin import __version__
 from stcr_plugin.cli import (
     annotation_commands,
+    audit_command,
+    calibrate_command,
     data_commands,
     evaluation_commands,
     init_command,
     judge_commands,
+    label_command,
     sharing_commands,
     training_commands,
 )
@@ -85,6 +88,9 @@ def _parser() -> Parser:
         training_commands,
         evaluation_commands,
         judge_commands,
+        label_command,
+        calibrate_command,
+        audit_command,
         sharing_commands,
     ):
         group.add_commands(commands)

@@ -13,6 +13,8 @@ from stcr_plugin.cli.options import (
     Commands,
     Parser,
     ask_options,
+    calibration,
+    calibration_option,
     command,
     engine_options,
     exclude,
@@ -59,6 +61,7 @@ def _eval_options(parser: Parser) -> None:
 
 def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -> None:
     from stcr_plugin.evaluation.evaluate import evaluate
+    from stcr_plugin.report.calibration_words import calibration_words
     from stcr_plugin.report.comparator_words import comparator_words
     from stcr_plugin.report.evaluation_page import write_evaluation_page
     from stcr_plugin.report.factuality_words import claim_words
@@ -75,6 +78,8 @@ def _eval(arguments: argparse.Namespace, comparator: Comparator | None = None) -
         print(f"WARNING: {line}")
     if found.comparator:
         print(comparator_words(found.comparator, found.figures))
+    if found.calibration:
+        print(calibration_words(found.calibration))
     if found.overlap:
         print(overlap_words(found.overlap))
     if found.claims:
@@ -181,11 +186,19 @@ def _rank_options(parser: Parser) -> None:
         "--frames", type=int, metavar="N", help="frames of an episode or a video, evenly spaced (default: 16)"
     )
     parser.add_argument(
+        "--method",
+        choices=("pairs", "gvl", "topreward"),
+        default="pairs",
+        help="compare pairs; or, without training, gvl: percentages of shuffled frames, topreward: log-probability "
+        "that the task is done at each frame (default: pairs)",
+    )
+    parser.add_argument(
         "--comparisons", type=int, metavar="N", help="pairs to compare, each in both orders (default: n log2 n)"
     )
     parser.add_argument(
         "--group", type=int, metavar="N", help="ask for the order of N frames at a time, 3 to 8 (default: pairs)"
     )
+    calibration_option(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     seed_option(parser, "draws prompt variants, first comparisons, episodes and the bootstrap")
     ask_options(parser)
@@ -193,20 +206,36 @@ def _rank_options(parser: Parser) -> None:
 
 
 def _rank(arguments: argparse.Namespace) -> None:
-    from stcr_plugin.evaluation import rank
+    from stcr_plugin.evaluation import rank, zero_shot
     from stcr_plugin.report import ranking_words
 
-    found, out = _strips(arguments), arguments.out
+    found, out, method = _strips(arguments), arguments.out, arguments.method
     request = _request(arguments, found[0].root, [pair for strip in found for pair in strip.pairs()])
     if arguments.voc:
         answering = arguments.model or arguments.oracle or (request.engine and request.engine.identity().get("model"))
-        order = rank.value_order(dataclasses.replace(request, name=str(answering or arguments.engine)), found, out)
+        request = dataclasses.replace(request, name=str(answering or arguments.engine))
+        if method == "pairs":
+            order = rank.value_order(request, found, out)
+        else:
+            order = zero_shot.order_values(request, found, out, method=method)
         ranking_words.draw_value_order(out, order)
         print(ranking_words.value_order_words(order))
+        print(ranking_words.cost_words(order))
     else:
-        ranking = rank.rank_frames(request, found[0], out, comparisons=arguments.comparisons, group=arguments.group)
+        if method == "pairs":
+            ranking = rank.rank_frames(
+                request,
+                found[0],
+                out,
+                comparisons=arguments.comparisons,
+                group=arguments.group,
+                calibration=calibration(arguments),
+            )
+        else:
+            ranking = zero_shot.rank_values(request, found[0], out, method=method)
         ranking_words.draw_ranking(out, ranking)
         print(ranking.words)
+        print(ranking_words.cost_words(ranking))
     print(f"results: {out}")
 
 
@@ -215,7 +244,9 @@ def _strips(arguments: argparse.Namespace) -> list[Strip]:
     from stcr_plugin.evaluation import strips
 
     exclude(arguments, "picture", ("dataset", "split", "episode", "voc"))
-    exclude(arguments, "voc", ("episode", "comparisons", "group", "task"))
+    exclude(arguments, "voc", ("episode", "comparisons", "group", "task", "calibration"))
+    exclude(arguments, "group", ("calibration",))  # the order of a group is written, and has no probability
+    exclude(arguments, "method", ("comparisons", "group", "calibration"))
     require(arguments, "picture", "task")
     require(arguments, "episodes", "voc")
     pictures, task = arguments.picture, arguments.task

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stcr_plugin.cli.options import Commands, Parser, ask_options, command, engine_options, open_engine
+from stcr_plugin.cli.options import (
+    Commands,
+    Parser,
+    ask_options,
+    calibration,
+    calibration_option,
+    command,
+    engine_options,
+    open_engine,
+)
 from stcr_plugin.errors import ConfigError
 
 
@@ -25,6 +34,7 @@ def _judge_options(parser: Parser) -> None:
     parser.add_argument("--task", required=True, help="the task in a few words")
     parser.add_argument("--json", action="store_true", help="print the whole judgement as JSON")
     parser.add_argument("--ties", action="store_true", help='offer the answer "neither", as builds that teach ties do')
+    calibration_option(parser)
     parser.set_defaults(seed=0)  # of the oracles
     ask_options(parser)
     engine_options(parser)
@@ -43,7 +53,7 @@ def _judge(arguments: argparse.Namespace) -> None:
     if local and not arguments.model.is_dir():
         raise ConfigError(arguments.model, "no such folder", "name a model's folder first, then the pictures")
     opened = open_engine(arguments, ROOT, [])
-    found = judge(opened, named, arguments.task, ties=arguments.ties)
+    found = judge(opened, named, arguments.task, ties=arguments.ties, calibration=calibration(arguments))
     if arguments.json:
         row = dataclasses.asdict(found) | {"warnings": judgement_warnings(found), "engine": dict(opened[0].identity())}
         print(json.dumps(row, indent=2, ensure_ascii=False))

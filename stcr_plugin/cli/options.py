@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from stcr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from stcr_plugin.calibration_results import Temperature
     from stcr_plugin.engines.settings import AskSettings, Engine
     from stcr_plugin.evaluation.request import EvalRequest
     from stcr_plugin.types import Pair
@@ -218,6 +219,19 @@ def model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a model; a server needs none")
 
 
+def calibration_option(parser: argparse.ArgumentParser) -> None:
+    """Add --calibration."""
+    help = "temperature.json of `stcr calibrate`: scale the model's probabilities with it"
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help=help)
+
+
+def calibration(arguments: argparse.Namespace) -> Temperature | None:
+    """What --calibration names. Raises DataError for a file that is none."""
+    from stcr_plugin.calibration_results import Temperature
+
+    return Temperature.read(arguments.calibration) if arguments.calibration else None
+
+
 def split_options(parser: argparse.ArgumentParser, room: str, limit: str = "pairs") -> None:
     """Add the options of an evaluation on a split; results go below `room` in the model's folder."""
     registry_option(parser)
@@ -292,7 +306,7 @@ def engine_options(parser: argparse.ArgumentParser, oracle: bool = True) -> None
     group.add_argument(
         "--engine",
         choices=["local", "server", "vllm"],
-        help="transformers, an OpenAI-compatible server, which always generates, or vLLM (default: local)",
+        help="transformers, an OpenAI-compatible server, or vLLM in this process (default: local)",
     )
     group.add_argument(
         "--engine-config", type=Path, metavar="FILE", help="YAML with the engine's settings; options override it"
@@ -338,10 +352,21 @@ def open_engine(
     Returns:
         The engine, and the settings of the prompts, completed by the model's stage.
     """
-    from stcr_plugin.config import read_yaml
     from stcr_plugin.engines.open import engine_for
     from stcr_plugin.engines.oracles import Oracle
     from stcr_plugin.registry.manifest import read_pairs
+
+    ask, options = engine_settings(arguments)
+    if getattr(arguments, "oracle", None):
+        pairs = read_pairs(arguments.registry, arguments.dataset, arguments.split) if pairs is None else pairs
+        return Oracle(arguments.oracle, pairs, seed=arguments.seed, generates=ask.generate), ask
+    pictures = pictures or arguments.registry
+    return engine_for(arguments.engine or "local", arguments.model, pictures, ask=ask, options=options)
+
+
+def engine_settings(arguments: argparse.Namespace) -> tuple[AskSettings, dict[str, Any]]:
+    """How to ask, and the engine's own settings, which an oracle has none of, as the options name them."""
+    from stcr_plugin.config import read_yaml
 
     ask = asked(arguments)
     own = {key.removeprefix(_ENGINE): value for key, value in _values(arguments).items() if key.startswith(_ENGINE)}
@@ -349,13 +374,11 @@ def open_engine(
         exclude(arguments, "oracle", ("model", *_BY_ENGINE))
         if own:
             raise ConfigError("", f"--oracle and --set {_ENGINE}{next(iter(own))} exclude each other")
-        pairs = read_pairs(arguments.registry, arguments.dataset, arguments.split) if pairs is None else pairs
-        return Oracle(arguments.oracle, pairs, seed=arguments.seed, generates=ask.generate), ask
+        return ask, {}
     options = read_yaml(arguments.engine_config) if arguments.engine_config else {}
     options |= own
     options |= {field: value for field, name in _SERVER.items() if (value := getattr(arguments, name)) is not None}
-    pictures = pictures or arguments.registry
-    return engine_for(arguments.engine or "local", arguments.model, pictures, ask=ask, options=options)
+    return ask, options
 
 
 def results_folder(arguments: argparse.Namespace, request: EvalRequest, how: str = "", room: str = "eval") -> Path:

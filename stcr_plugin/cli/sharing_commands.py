@@ -33,11 +33,12 @@ def add_commands(commands: Commands) -> None:
         help="write a finished stage as a folder to share and serve",
         options=_export_options,
     )
-    help = "export a split to lmms-eval or VLMEvalKit, and read their logs"
+    help = "export a split or rankings to other benchmarks' tools, and read their logs"
     group = commands.add_parser("benchmark", help=help).add_subparsers(required=True)
     for name, run, help, options in (
         ("export", _benchmark_export, "write a split as a benchmark of another tool", _benchmark_export_options),
         ("read", _benchmark_read, "turn a log of a benchmark into results as of stcr eval", _benchmark_read_options),
+        ("traces", _traces, "write a manifest of PRM-as-a-Judge with the progress of stcr rank", _traces_options),
     ):
         command(group, name, run, help=help, options=options)
 
@@ -143,3 +144,18 @@ def _benchmark_read(arguments: argparse.Namespace) -> None:
     write_evaluation_page(arguments.out, arguments.registry, found)
     print(console_table([(found.name, found.figures)]))
     print(f"results: {arguments.out}")
+
+
+def _traces_options(parser: Parser) -> None:
+    parser.add_argument("rankings", type=Path, nargs="+", metavar="DIR", help="folders of stcr rank, one per case")
+    parser.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="manifest of the cases")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the manifest to write")
+
+
+def _traces(arguments: argparse.Namespace) -> None:
+    from stcr_plugin.benchmark.recorded_traces import traces_of_rankings
+
+    done = traces_of_rankings(arguments.rankings, arguments.manifest, arguments.out)
+    left = f", {len(done.without)} without a ranking left out" if done.without else ""
+    print(f"written: {done.manifest}, {done.cases} cases{left}")
+    print(f"run: prm-judge eval --manifest {done.manifest} --prm recorded")

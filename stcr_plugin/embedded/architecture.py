@@ -197,7 +197,7 @@ _LATER = frozenset(
     }
 )  # fmt: skip
 """Texts of the prompt files that the published bases did not have: with them, every base would be another one."""
-_LATER_FILES = frozenset(("groups.yaml",))
+_LATER_FILES = frozenset(("groups.yaml", "reflect.yaml"))
 """Prompt files of which the same is true as a whole."""
 
 

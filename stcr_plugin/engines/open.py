@@ -31,7 +31,7 @@ class Kind:
     Attributes:
         settings: Class of its own settings.
         make: Engine from model folder, registry, AskSettings and its own settings.
-        remote: It needs no model folder, and always generates, since servers cannot compare answers.
+        remote: It needs no model folder, and generates unless it is set to compare by log-probabilities.
     """
 
     settings: type
@@ -79,5 +79,5 @@ def engine_for(
         )
     own: Any = from_mapping(chosen.settings, options or {}, f"{where} of the {kind} engine")
     ask = completed(ask or AskSettings(), (records.read(model_dir) if model_dir else None) or StageRecord())
-    ask = dataclasses.replace(ask, generate=True) if chosen.remote else ask
+    ask = dataclasses.replace(ask, generate=True) if chosen.remote and not own.logprobs else ask
     return chosen.make(model_dir or Path(), registry, ask, own), ask

@@ -1,6 +1,7 @@
 """Four engines without a model, whose figures are known beforehand: they show that the evaluation can distinguish them.
 
-Of a group of pictures they name the one, or list all, by the same rule.
+Of a group of pictures they name the one, or list all, by the same rule. Asked how much of the task is done, they count
+the frames of the strip that are behind by that rule.
 
 position-only: always the second picture. Forward 100, backward 0, pair accuracy 0, position bias 100.
 coin: a fair coin for each prompt. Forward and backward 50, gap 0, pair accuracy 25, consistency 50.
@@ -62,6 +63,9 @@ class Oracle:
 
     def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
         for number, prompt in enumerate(map(unsealed, prompts)):
+            if _asks_values(prompt):
+                yield number, _valued(self, prompt)
+                continue
             listed = _listed(self, prompt)
             chosen = listed[0] if listed else ORACLES[self.name](self, prompt)
             text = prompt.answer.format(name=chosen, names=", ".join(listed))
@@ -137,6 +141,40 @@ def _listed(oracle: Oracle, prompt: Prompt) -> list[str]:
         "chronological": lambda position: -frames[places[position]],
     }
     return [prompt.names[position] for position in sorted(range(len(places)), key=rules[oracle.name])]
+
+
+def _asks_values(prompt: Prompt) -> bool:
+    """Whether it asks for progress (evaluation/zero_shot.py): by percentages, or of a strip by names of no picture."""
+    of_strip = re.fullmatch(r"\d+(-\d+)*", prompt.order) is not None
+    return "{percents}" in prompt.answer or (of_strip and not {*prompt.names} & {*prompt.labels, NEITHER})
+
+
+def _valued(oracle: Oracle, prompt: Prompt) -> Response:
+    """A percentage for each picture but the first, or log-probabilities that the last one shows the task as done."""
+    if not re.fullmatch(r"\d+(-\d+)*", prompt.order):
+        oracle.query(prompt)  # which says what it does not know
+    if "{percents}" in prompt.answer:
+        shares = [_share(oracle, prompt, position) for position in range(1, len(prompt.shown))]
+        lines = [f"{name}: {100 * share:.1f} %" for name, share in zip(prompt.names, shares, strict=True)]
+        return Response(prompt.answer.format(percents="\n".join(lines)))
+    sure = 1 - SURE + (2 * SURE - 1) * _share(oracle, prompt, len(prompt.shown) - 1)
+    logprobs = dict(zip(prompt.names, map(math.log, (sure, 1 - sure)), strict=True))
+    return Response(prompt.answer.format(name=max(logprobs, key=logprobs.__getitem__)), logprobs)
+
+
+def _share(oracle: Oracle, prompt: Prompt, position: int) -> float:
+    """The progress 0..1 of the picture at a position; ids and orders are as those of a group."""
+    places = [int(place) for place in prompt.order.split("-")]
+    frames = [int(frame) for frame in prompt.item.rpartition(":")[2].split("-")]
+    drawn = artefacts.digest([oracle.seed, prompt.item, prompt.order, prompt.question, position])
+    most = max(1, len(frames) - 1)
+    rules: Mapping[str, float] = {
+        "position-only": position / len(frames),
+        "coin": int(drawn[:8], 16) / 16**8,
+        "right": places[position] / most,
+        "chronological": sorted(frames).index(frames[places[position]]) / most,
+    }
+    return rules[oracle.name]
 
 
 def _details(prompt: Prompt) -> str:

@@ -8,13 +8,11 @@ requests_per_minute nor hold the other requests after Retry-After, and do not re
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import logging
 import random
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -23,10 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stcr_plugin import artefacts
 from stcr_plugin.engines.picture_loading import Pictures
+from stcr_plugin.engines.picture_urls import DataUrls
 from stcr_plugin.engines.prompts import content, generates
 from stcr_plugin.engines.sealed import named
 from stcr_plugin.engines.server_connection import ReplyError, connect
 from stcr_plugin.engines.server_replies import ServerReply, read_reply, refused, retry_after, short, words
+from stcr_plugin.engines.server_scores import CONTINUED, NEXT_TOKEN, compared, shared_start
 from stcr_plugin.engines.server_settings import ServerSettings, key_for
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, ServerError
@@ -41,7 +41,6 @@ _JITTER = random.Random()  # its own, so that it does not change what a run's se
 _SAMPLE = Prompt("", "", "", (Shown(""), Shown("")), ("img1", "img2"), "?")
 _FIRST = 20  # replies; a run stops where all of them are without an answer, or where as many prompts in a row fail
 _POLL, _LOOK = 0.02, 0.25  # seconds until a call looks again whether another one left it a place, or has ended all
-_KEPT_LETTERS = 64 * 2**20  # of pictures in memory, in base64
 _PREPARED = 4  # requests whose pictures are loaded while others are under way
 _REASONED = "<think></think>"  # the text of a reply that holds nothing but a reasoning, where its reader must know
 _FILTERS = (400, 403, 422, 451)  # by which servers say that a content filter refused
@@ -69,8 +68,10 @@ class StoppedError(ServerError):
 class ServerEngine:
     """The model behind an OpenAI-compatible server. Pictures below `registry` are sent as PNG, sized by `ask`.
 
-    Responses are generated and parsed: few servers can compare answers or continue a response that is begun for them.
-    Only the first choice of a reply counts. A reply after the time-out is not used, and the prompt is sent again.
+    Responses are generated and parsed. With `logprobs` answers are compared instead, see server_scores.py, and a
+    response may be begun for the model. Only the first choice of a reply counts. A reply after the time-out is not
+    used, and the prompt is sent again. Prompts that begin with the same picture are sent one after another, for
+    servers that keep what they computed of a prompt's start.
 
     Attributes:
         goes_on: Whether a prompt without a reply gives a response that is lost as "failed", where otherwise the run
@@ -85,17 +86,18 @@ class ServerEngine:
         self.ask, self.server = ask, server
         self.goes_on = False
         self.traffic = Traffic(server)
-        self._pictures = _DataUrls(Pictures(Path(registry), ask))
+        self._pictures = DataUrls(Pictures(Path(registry), ask))
         self._key = key_for(server)
 
     def identity(self) -> Mapping[str, Any]:
+        sample = replace(_SAMPLE, reasons=self.ask.mode == "cot")
         return {
             "engine": "server",
             "url": self.server.url,
             "model": self.server.model,
             # Not a digest of our code: responses that were paid for are used until another request would be sent.
             "request_digest": artefacts.digest(
-                {**self._body(_SAMPLE, ["img1", "img2"]), **(self.server.extra_body or {})}
+                {**self._body(sample, ["img1", "img2"]), **(self.server.extra_body or {})}
             ),
         }
 
@@ -122,15 +124,15 @@ class ServerEngine:
                 bar.update()
 
     def _refuse(self, prompt: Prompt) -> None:
-        where = named(prompt)
-        if prompt.begin:
-            raise ConfigError(where, "a server cannot continue a response that is begun for it", "use --engine local")
-        if not generates(prompt, self.ask):
-            raise ConfigError(where, "a server cannot compare answers", "set `generate: true` (--generate)")
+        if (prompt.begin or not generates(prompt, self.ask)) and not self.server.logprobs:
+            what = "continue a response that is begun for it" if prompt.begin else "compare answers"
+            fix = "set `engine.logprobs: true` for a server that gives log-probabilities, as vLLM and SGLang do, or "
+            fix += "use --engine local" if prompt.begin else "set `generate: true` (--generate)"
+            raise ConfigError(named(prompt), f"a server may not be able to {what}", fix)
 
     async def _responses(self, prompts: Sequence[Prompt]) -> AsyncIterator[tuple[int, Response]]:
         """Each response as it comes. After the first failure no request is started; those under way are awaited."""
-        traffic, waiting = self.traffic, deque(range(len(prompts)))
+        traffic, waiting = self.traffic, deque(_by_first_picture(prompts))
         tasks: dict[asyncio.Task[ServerReply], int] = {}
         failed: BaseException | None = None
         hopeless: ServerError | None = None
@@ -213,8 +215,14 @@ class ServerEngine:
         loading = asyncio.ensure_future(asyncio.to_thread(self._pictures.urls, prompt)) if urls is None else None
         async with call.place(self.traffic, loading):
             try:
-                body = self._body(prompt, loading.result() if loading else urls or [])
-                return await self._sent(call, body, where=named(prompt))
+                shown, where = loading.result() if loading else urls or [], named(prompt)
+                if generates(prompt, self.ask):
+                    return await self._sent(call, self._body(prompt, shown), where=where)
+
+                async def next_tokens(start: str) -> ServerReply:
+                    return await self._sent(call, self._body(prompt, shown, start), where=where)
+
+                return await compared(prompt, next_tokens, where)
             except Exception as error:
                 if not (self.goes_on and isinstance(error, _PromptError)):
                     call.stop.set()  # before the place is free, so that nothing more is sent
@@ -277,17 +285,23 @@ class ServerEngine:
             )
         return reply
 
-    def _body(self, prompt: Prompt, urls: Sequence[str]) -> dict[str, Any]:
+    def _body(self, prompt: Prompt, urls: Sequence[str], start: str | None = None) -> dict[str, Any]:
+        """A request; `start` is the answer's start whose next token is asked for, by default that of all answers."""
         pictures = iter(urls)
         parts = [
             {"type": "image_url", "image_url": {"url": next(pictures)}} if part["type"] == "image" else part
             for part in content(prompt)
         ]
-        body: dict[str, Any] = {
-            "model": self.server.model,
-            "messages": [{"role": "user", "content": parts}],
-            self.server.limit_name: self.ask.max_new_tokens,
-        }
+        messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+        body: dict[str, Any] = {"model": self.server.model, "messages": messages}
+        body[self.server.limit_name] = self.ask.max_new_tokens
+        begun = prompt.begin
+        if not generates(prompt, self.ask):
+            begun += start or shared_start(prompt)
+            body |= {**NEXT_TOKEN, self.server.limit_name: 1}
+        if begun:
+            messages.append({"role": "assistant", "content": begun})
+            body |= CONTINUED
         return body if self.server.temperature is None else {**body, "temperature": self.server.temperature}
 
 
@@ -398,52 +412,14 @@ class _Call:
                 await asyncio.wait_for(self.stop.wait(), seconds)
 
 
+def _by_first_picture(prompts: Sequence[Prompt]) -> list[int]:
+    """Indices of `prompts`, those that begin with the same picture one after another."""
+    places: dict[str, int] = {}
+    return sorted(
+        range(len(prompts)),
+        key=lambda number: places.setdefault(prompts[number].shown[0].image if prompts[number].shown else "", number),
+    )
+
+
 async def _next(answers: AsyncIterator[tuple[int, Response]]) -> tuple[int, Response] | None:
     return await anext(answers, None)
-
-
-class _DataUrls:
-    """Pictures as they are sent, the last ones kept: many prompts in a row show the same few. From any thread."""
-
-    def __init__(self, pictures: Pictures) -> None:
-        self._pictures, self._lock = pictures, threading.Lock()
-        self._kept: OrderedDict[tuple[str, str, str], str] = OrderedDict()
-        self._letters = 0
-
-    def kept(self, prompt: Prompt) -> list[str] | None:
-        """The pictures of a prompt; None where one of them has to be loaded."""
-        urls = [self._known(_key(shown)) for shown in prompt.shown]
-        return None if None in urls else [url for url in urls if url is not None]
-
-    def urls(self, prompt: Prompt) -> list[str]:
-        """The pictures of a prompt, loaded where they have to be."""
-        return [self._url(shown, prompt.item) for shown in prompt.shown]
-
-    def _known(self, key: tuple[str, str, str]) -> str | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def _url(self, shown: Shown, item: str) -> str:
-        key = _key(shown)
-        if (known := self._known(key)) is not None:
-            return known
-        url = _data_url(self._pictures.open(shown, item))
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = url
-                self._letters += len(url)
-            while self._letters > _KEPT_LETTERS:
-                self._letters -= len(self._kept.popitem(last=False)[1])
-        return url
-
-
-def _key(shown: Shown) -> tuple[str, str, str]:
-    return shown.image, shown.change, shown.other  # sealed: the same for all prompts of one call
-
-
-def _data_url(picture: Any) -> str:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -33,10 +33,15 @@ _SHORTEST_KEY = 8  # a shorter one, such as EMPTY, protects nothing and may be p
 
 @dataclass(frozen=True)
 class ServerReply:
-    """A response, and whether words of a reasoning came beside it."""
+    """A response, whether words of a reasoning came beside it, and what its first token could have been.
+
+    Attributes:
+        tokens: Text of a token -> its natural log-probability; empty where the server gives none.
+    """
 
     response: Response
     reasoned: bool = False
+    tokens: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def silent(self) -> bool:
@@ -70,7 +75,7 @@ def read_reply(data: bytes, key: str = "") -> ServerReply | None:
     reasoned = reasoned or behind_reasoning(text) is None
     lost: Lost = "refused" if refusal_text or finish in _REFUSED else "cut" if finish in _CUT else ""
     asked, wrote = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
-    return ServerReply(Response(masked(text, key), {}, asked, wrote, lost), reasoned)
+    return ServerReply(Response(masked(text, key), {}, asked, wrote, lost), reasoned, _first_tokens(choice))
 
 
 def refused(data: bytes, key: str = "") -> Response | None:
@@ -155,6 +160,19 @@ def _joined(content: Any) -> str | None:
         texts = [part.get("text") if isinstance(part, Mapping) else part for part in kept]
         return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else "" if content is None else None
+
+
+def _first_tokens(choice: Mapping[str, Any]) -> dict[str, float]:
+    """The likeliest first tokens of a choice with their log-probabilities; those that are not well formed are left out.
+
+    Of tokens with the same text, as bytes of a letter may have, the likeliest counts.
+    """
+    try:
+        rows = choice["logprobs"]["content"][0]["top_logprobs"]
+        rows = [(row["token"], min(float(row["logprob"]), 0.0)) for row in rows if isinstance(row["token"], str)]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return {}
+    return dict(sorted(((text, value) for text, value in rows if value <= 0), key=lambda row: row[1]))
 
 
 def _counted(usage: Any, name: str) -> int:

@@ -35,6 +35,11 @@ class ServerSettings:
     limit_name: Literal["max_tokens", "max_completion_tokens"] = option(
         default="max_tokens", help="the server's name for the most tokens of a response; newer OpenAI models differ"
     )
+    logprobs: bool = option(
+        default=False,
+        help="compare answers by the log-probabilities that the server gives, as vLLM and SGLang do, instead of "
+        "generating them",
+    )
     temperature: float | None = option(default=0.0, help="sampling temperature; null sends none")
     price_in: float | None = option(default=None, help="price of a million prompt tokens, for the cost")
     price_out: float | None = option(default=None, help="price of a million response tokens, for the cost")

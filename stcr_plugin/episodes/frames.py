@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stcr_plugin.artefacts import read_json
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import stage_spans, video
-from stcr_plugin.episodes.episode_table import READERS, as_frame, as_rate, as_text, numbered, read_table
+from stcr_plugin.episodes.episode_table import READERS, Table, as_frame, as_rate, as_text, numbered, read_table
 from stcr_plugin.episodes.picture_files import SUFFIXES, decoded, followed, list_pictures
 from stcr_plugin.episodes.recordings import check_indices, reason_of, record_of
 from stcr_plugin.episodes.stage_spans import StageClaims, StageSpans
@@ -134,9 +134,9 @@ class FramesSource:
         self.root = Path(config.root)
         if not self.root.is_dir():
             raise DataError(self.root, "no such folder", "set root to the one that the table's paths start from")
-        self.table = self.root / config.table if isinstance(config.table, str) else Path("source.table")
+        self.table, listed = self._listed()
         self._excluded: list[Exclusion] = []
-        self._records = self._read_records()
+        self._records = self._read_records(listed)
         self._owners: dict[Path, str] = {}
         # An episode's pictures and states are used one after the other, so the last one is remembered.
         self._pictures = lru_cache(1)(list_pictures)
@@ -286,10 +286,15 @@ class FramesSource:
 
     # ---- the table ----
 
-    def _read_records(self) -> dict[str, _Record]:
-        """Episode id -> its record, in the order of the table; rows that cannot be used go to `_excluded`."""
+    def _listed(self) -> tuple[Path, Table]:
+        """The table's name in errors, and the table."""
         table = self.config.table
-        listed = read_table(self.table) if isinstance(table, str) else numbered(table)
+        if isinstance(table, str):
+            return self.root / table, read_table(self.root / table)
+        return Path("source.table"), numbered(table)
+
+    def _read_records(self, listed: Table) -> dict[str, _Record]:
+        """Episode id -> its record, in the order of the table; rows that cannot be used go to `_excluded`."""
         ours = self._name_columns(listed.columns)
         for row, reason in listed.bad:
             self._exclude(row, reason)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from stcr_plugin.artefacts import inside
+from stcr_plugin.artefacts import digest, inside
 from stcr_plugin.episodes.stored_values import shown, single, whole
 from stcr_plugin.errors import DataError, NoPathError
 from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
@@ -49,6 +49,12 @@ def record_of(records: Mapping[str, T], episode: Episode, where: Path) -> T:
     if record is None:
         raise DataError(where, f"has no episode {episode.episode_id!r}", "restore the data, or build again")
     return record
+
+
+def readable_id(name: str) -> str:
+    """An episode's id made of any name, a path or a text: safe as a file name, and another one for another name."""
+    readable = re.sub(r"[^\w.+=@-]+", "_", name.replace("/", "-"))[:60].lstrip(".")
+    return f"{readable or 'pictures'}-{digest(name)[:8]}"
 
 
 def named_frames(pictures: Iterator[Picture], where: str, indices: Sequence[int]) -> Iterator[Picture]:

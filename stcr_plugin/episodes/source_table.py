@@ -12,23 +12,32 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import PlainValidator
 
 from stcr_plugin import artefacts
 from stcr_plugin.config import from_mapping, nearest
 from stcr_plugin.episodes.agibot import AgibotConfig, AgibotSource
+from stcr_plugin.episodes.before_after import BeforeAfterConfig, BeforeAfterSource
 from stcr_plugin.episodes.frames import FramesConfig, FramesSource
 from stcr_plugin.episodes.inverse_tasks import InverseTasks
 from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
-from stcr_plugin.episodes.metaworld import METAWORLD_INVERSES, MetaworldConfig, MetaworldSource
+from stcr_plugin.episodes.metaworld import METAWORLD_INVERSES, RANK, MetaworldConfig, MetaworldSource
+from stcr_plugin.episodes.prm_manifest import PrmManifestConfig, PrmManifestSource
+from stcr_plugin.episodes.progress_bench import ProgressBenchConfig, ProgressBenchSource
+from stcr_plugin.episodes.rated_clips import RatedClipsConfig, RatedClipsSource
+from stcr_plugin.episodes.robo_dopamine import RoboDopamineConfig, RoboDopamineSource
 from stcr_plugin.episodes.spatiallogic import SpatialLogicConfig, SpatialLogicSource
-from stcr_plugin.episodes.tabletop import TABLETOP_INVERSES, TabletopConfig, TabletopSource
+from stcr_plugin.episodes.tabletop import PHASES, TABLETOP_INVERSES, TabletopConfig, TabletopSource
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.types import EpisodeSource
 
 GROUP = "stcr_plugin.sources"
+_OF_FRAMES = Path(__file__).parents[1] / "samples" / "prompts" / "claims_frames.yaml"  # stages, as of `frames`
+Trend = Literal["rises", "falls", "changes"] | tuple[str, ...]
+"""How a claim changes as a task comes closer to completion: its number rises or falls, its words come in this order, or
+it changes in a way that depends on the task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +51,8 @@ class SourceKind:
         claims: How the claims of its frames are written, for Chain-of-Thought text: language -> fields of
             `samples.cot.Phrases`, or a YAML file of that form. None: its pairs can only become weak samples.
         inverse: Which of its tasks undo each other, for the control `inverse_task`.
+        progress: Family of claims -> how it changes with progress. Of these the reasons of kind: reflect are made; a
+            family that is not here carries none.
     """
 
     config: type[Any]
@@ -49,6 +60,7 @@ class SourceKind:
     seeded: bool = False
     claims: Path | Mapping[str, Any] | None = None
     inverse: InverseTasks = dataclasses.field(default_factory=InverseTasks)
+    progress: Mapping[str, Trend] = dataclasses.field(default_factory=dict)
 
     @property
     def gives_pairs(self) -> bool:
@@ -56,13 +68,35 @@ class SourceKind:
         return hasattr(self.source, "given_pairs")
 
 
+# The way of a named object to a named pad falls where it is put there, and rises where it is taken off.
+_TABLETOP: Mapping[str, Trend] = {
+    "phase": PHASES,
+    "reach": "falls",
+    "goal": "falls",
+    "hand_to": "falls",
+    "way": "changes",
+}
+_METAWORLD: Mapping[str, Trend] = {
+    "phase": tuple(sorted(RANK, key=RANK.__getitem__)),
+    "reach": "falls",
+    "tool": "falls",
+    "goal": "falls",
+}
+_STAGES: Mapping[str, Trend] = {"stage": "changes", "stage_of": "rises"}
 BUILT_IN: Mapping[str, SourceKind] = {
-    "tabletop": SourceKind(TabletopConfig, TabletopSource, seeded=True, inverse=TABLETOP_INVERSES),
-    "metaworld": SourceKind(MetaworldConfig, MetaworldSource, seeded=True, inverse=METAWORLD_INVERSES),
-    "lerobot": SourceKind(LeRobotConfig, LeRobotSource),
-    "frames": SourceKind(FramesConfig, FramesSource),
-    "agibot": SourceKind(AgibotConfig, AgibotSource),
+    "tabletop": SourceKind(TabletopConfig, TabletopSource, seeded=True, inverse=TABLETOP_INVERSES, progress=_TABLETOP),
+    "metaworld": SourceKind(
+        MetaworldConfig, MetaworldSource, seeded=True, inverse=METAWORLD_INVERSES, progress=_METAWORLD
+    ),
+    "lerobot": SourceKind(LeRobotConfig, LeRobotSource, progress={**_STAGES, "motion_done": "rises"}),
+    "frames": SourceKind(FramesConfig, FramesSource, progress=_STAGES),
+    "agibot": SourceKind(AgibotConfig, AgibotSource, progress=_STAGES),
     "spatiallogic": SourceKind(SpatialLogicConfig, SpatialLogicSource),
+    "progress_bench": SourceKind(ProgressBenchConfig, ProgressBenchSource),
+    "before_after": SourceKind(BeforeAfterConfig, BeforeAfterSource),
+    "rated_clips": SourceKind(RatedClipsConfig, RatedClipsSource),
+    "robo_dopamine": SourceKind(RoboDopamineConfig, RoboDopamineSource, claims=_OF_FRAMES, progress=_STAGES),
+    "prm_manifest": SourceKind(PrmManifestConfig, PrmManifestSource),
 }
 
 

@@ -8,26 +8,24 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from stcr_plugin.artefacts import digest, inside
+from stcr_plugin.artefacts import inside
 from stcr_plugin.config import settings
 from stcr_plugin.episodes.picture_files import SUFFIXES, decoded
-from stcr_plugin.episodes.recordings import Unclaimed, check_indices, record_of
+from stcr_plugin.episodes.published_pairs import PictureFolder, PublishedRow, UnusablePart, pair_up
+from stcr_plugin.episodes.recordings import Unclaimed, check_indices, readable_id, record_of
 from stcr_plugin.episodes.spatiallogic_rows import READERS, Published, UnusableError, closer_image, split_details
 from stcr_plugin.errors import DataError, NoPathError
-from stcr_plugin.types import ORDERS, Closer, Episode, Exclusion, GivenPair, Order, Segment
+from stcr_plugin.types import Episode, Exclusion, GivenPair, Segment
 
 if TYPE_CHECKING:
     from stcr_plugin.types import Picture
 
 TASK_PATTERN = r"(?i)(?:(?:任务名称|完成任务|task name)\s*[::]\s*|完成“)(.+?)\s*(?:\n|”任务|[,,]\s*请|$)"
-
-_Bad = tuple[int, str, str, str]  # row, part of it, what, reason
 
 
 @settings
@@ -67,27 +65,6 @@ class SpatialLogicConfig:
             raise ValueError(f"`task_pattern` is not a regular expression: {error}") from None
         if groups != 1:
             raise ValueError(f"`task_pattern` must have one group, the task; it has {groups}")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row that can be used: which two pictures of `folder` are img1 and img2, which of them (0 or 1) is closer."""
-
-    number: int
-    folder: str
-    images: tuple[str, str]
-    closer: int
-    task: str
-    details: tuple[str, str]
-
-
-@dataclass
-class _Folder:
-    """A folder's pictures in natural order, and the pairs of them that were published."""
-
-    path: str
-    names: tuple[str, ...]
-    pairs: list[GivenPair] = field(default_factory=list)
 
 
 class SpatialLogicSource(Unclaimed):
@@ -159,18 +136,18 @@ class SpatialLogicSource(Unclaimed):
     def states(self, episode: Episode) -> None:
         """None: the files say nothing of single frames that a machine could check."""
 
-    def _folder(self, episode: Episode) -> _Folder:
+    def _folder(self, episode: Episode) -> PictureFolder:
         return record_of(self._contents[1], episode, self.file)
 
     # ---- the file ----
 
     @cached_property
-    def _contents(self) -> tuple[list[Exclusion], dict[str, _Folder]]:
+    def _contents(self) -> tuple[list[Exclusion], dict[str, PictureFolder]]:
         """The exclusions, and episode id -> folder in natural order. Read once, at first need."""
         from stcr_plugin.progress_bar import progress
 
-        bad: list[_Bad] = []
-        rows: dict[str, list[_Row]] = {}
+        bad: list[UnusablePart] = []
+        rows: dict[str, list[PublishedRow]] = {}
         read, parse = READERS[self.file.suffix.lower()]
         for number, values in progress(read(self.file), f"{self.file.name}: reading", "rows"):
             try:
@@ -180,17 +157,17 @@ class SpatialLogicSource(Unclaimed):
                 bad.append((number, error.detail, "row", error.reason))
         folders = {}
         for path in sorted(rows, key=_natural):
-            folder = _Folder(path, self._names(path))
-            bad += _pair_up(rows[path], folder)
+            folder = PictureFolder(path, self._names(path))
+            bad += pair_up(rows[path], folder)
             if folder.pairs:
-                folders[_episode_id(path)] = folder
+                folders[readable_id(path)] = folder
         excluded = [
             Exclusion(what, f"{self.file}, row {number}{detail}", reason)
             for number, detail, what, reason in sorted(bad)
         ]
         return excluded, folders
 
-    def _row(self, number: int, published: Published) -> _Row:
+    def _row(self, number: int, published: Published) -> PublishedRow:
         """Raises UnusableError."""
         plain = [self._plain(image) for image in published.images]
         (folder, one), (other, two) = (self._locate(path) for path in plain)
@@ -206,7 +183,7 @@ class SpatialLogicSource(Unclaimed):
         if not task:
             raise UnusableError("no task text was found in it; set source.task_pattern or source.task")
         details = split_details(published.details) if self.config.descriptions else ("", "")
-        return _Row(number, folder, (one, two), closer=closer.pop(), task=task, details=details)
+        return PublishedRow(number, folder, (one, two), closer=closer.pop(), task=task, details=details)
 
     # ---- paths ----
 
@@ -255,53 +232,6 @@ class SpatialLogicSource(Unclaimed):
         return tuple(sorted(names, key=_natural))
 
 
-# ---- pairs ----
-
-
-def _pair_up(rows: Sequence[_Row], folder: _Folder) -> list[_Bad]:
-    """Make the pairs of `folder` from its rows; what cannot be used."""
-    place = {name: index for index, name in enumerate(folder.names)}
-    same: dict[tuple[int, int], list[_Row]] = {}
-    for row in rows:
-        earlier, later = sorted(place[name] for name in row.images)
-        same.setdefault((earlier, later), []).append(row)
-    bad: list[_Bad] = []
-    for (earlier, later), alike in same.items():
-        closer = {row.images[row.closer] for row in alike}
-        if len(closer) > 1:
-            among = ", among rows " + " and ".join(str(row.number) for row in alike)
-            bad += [(row.number, among, "row", "rows of the same pair contradict each other") for row in alike]
-            continue
-        chosen: dict[Order, _Row] = {}
-        described: _Row | None = None
-        for row in alike:
-            order: Order = "forward" if place[row.images[0]] == earlier else "backward"
-            first = next(iter(chosen.values()), row)
-            if order in chosen:
-                bad.append((row.number, "", "row", f"the same pair in the same order as row {chosen[order].number}"))
-            elif row.task != first.task:
-                bad.append((row.number, "", "row", f"the same pair as row {first.number}, for another task"))
-            else:
-                chosen[order] = row
-                if described and any(row.details) and _in_time(row, place) != _in_time(described, place):
-                    reason = f"not that of row {described.number}, the swapped pair, which is used for both"
-                    bad.append((row.number, "", "description", reason))
-                described = described or (row if any(row.details) else None)
-        judged: Closer = "earlier" if place[closer.pop()] == earlier else "later"
-        orders = tuple(order for order in ORDERS if order in chosen)
-        details = _in_time(described, place) if described else ("", "")
-        folder.pairs.append(
-            GivenPair(earlier, later, alike[0].task, closer=judged, orders=orders, descriptions=details)
-        )
-    return bad
-
-
-def _in_time(row: _Row, place: Mapping[str, int]) -> tuple[str, str]:
-    """The descriptions of the earlier and of the later picture."""
-    one, two = row.details
-    return (one, two) if place[row.images[0]] < place[row.images[1]] else (two, one)
-
-
 # ---- names ----
 
 
@@ -319,9 +249,3 @@ def _other_spelling(part: str) -> tuple[str, ...]:
 def _natural(name: str) -> tuple[list[tuple[str, int]], str]:
     """Sorts 2.jpg before 10.jpg; names of the same numbers by their spelling."""
     return [(text, int(number or -1)) for text, number in re.findall(r"([^0-9]*)([0-9]*)", name)], name
-
-
-def _episode_id(folder: str) -> str:
-    """Readable and safe as a file name; the digest distinguishes names that the replacing makes equal."""
-    readable = re.sub(r"[^\w.+=@-]+", "_", folder.replace("/", "-"))[:60].lstrip(".")
-    return f"{readable or 'pictures'}-{digest(folder)[:8]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from stcr_plugin.errors import ConfigError
 from stcr_plugin.evaluation import descriptions
 from stcr_plugin.registry.ground_truth import config_of
 from stcr_plugin.samples.questions import Part, fill_task, paraphrases, question_text
+from stcr_plugin.samples.reflections import PROPOSALS, reflect_question
 from stcr_plugin.scoring.factuality import Halves, named_halves, own_halves
 from stcr_plugin.scoring.verdicts import NotApplicableError
 from stcr_plugin.types import ORDERS, Change, Pair, Prompt, Query, Shown
@@ -181,17 +182,59 @@ def question_first(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
     return [dataclasses.replace(prompt, question_first=True) for prompt in prompts]
 
 
-def suggested(place: int) -> Make:
-    """The question with a sentence at its end that suggests the picture at `place`, whichever is right."""
+Suggests = Callable[[Query], int | None]
+"""A query -> the place of the picture that is suggested to the model, 0 or 1; None leaves its pair out."""
+
+
+def always(place: int) -> Suggests:
+    """The same place, whichever is right."""
+    return lambda query: place
+
+
+def right_one(query: Query) -> int | None:
+    return {"img1": 0, "img2": 1}.get(query.answer)
+
+
+def wrong_one(query: Query) -> int | None:
+    return {"img1": 1, "img2": 0}.get(query.answer)
+
+
+def suggested(which: Suggests) -> Make:
+    """The question with a sentence at its end that suggests a picture."""
 
     def make(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
         (sentence,) = _prompt_variant("suggestion", plain.settings.language)
         return [
             dataclasses.replace(prompt, question=prompt.question + sentence.replace("{name}", prompt.names[place]))
-            for prompt in prompts
+            for prompt, _, place in _suggestions(plain, prompts, which)
         ]
 
     return make
+
+
+def proposed(which: Suggests) -> Make:
+    """Another question: is a proposed answer right, and why? In prompt variants that training never uses."""
+
+    def make(plain: Plain, prompts: list[Prompt]) -> list[Prompt]:
+        def question(prompt: Prompt, query: Query, place: int) -> str:
+            language, seed = plain.settings.language, plain.seed
+            text = reflect_question(query, PROPOSALS[place], language, seed=seed, part="heldout")
+            return renamed(text, prompt.names)
+
+        return [
+            dataclasses.replace(prompt, question=question(prompt, query, place), names=prompt.names[:2])
+            for prompt, query, place in _suggestions(plain, prompts, which)
+        ]
+
+    return make
+
+
+def _suggestions(plain: Plain, prompts: Sequence[Prompt], which: Suggests) -> Iterator[tuple[Prompt, Query, int]]:
+    queries = _query_of(plain)
+    for prompt in prompts:
+        query = queries[prompt.item, prompt.order]
+        if (place := which(query)) is not None:
+            yield prompt, query, place
 
 
 def heldout_variants(plain: Plain, prompts: list[Prompt]) -> dict[str, list[Prompt]]:

@@ -130,6 +130,8 @@ class _Run:
         bootstrap: dict[str, Any] = {"resamples": found.resamples, "seed": found.seed, "level": level}
         part = PairFigures(found.figures, metrics.intervals(answers, **bootstrap))
         measures = measured(part, answers, self.answers, ties=found.ties, **bootstrap)
+        if "claims_true" in RULES[control.rule].judged and found.claims and found.claims.found:
+            measures["claims_true"] = found.claims.found.claims_true
         verdict, why = judged(RULES[control.rule], measures, found.figures.n_episodes, shows=control.shows)
         left_out = len(self.asked.queries) // len(ORDERS) - found.figures.n_pairs - found.figures.n_ties
         row = _row(control, verdict, why)

@@ -78,7 +78,7 @@ def true(registry: Path, dataset: str, queries: Sequence[Query], language: str) 
 
 def _annotated(registry: Path, manifest: Manifest, pairs: Mapping[str, Pair], *, language: str) -> dict[str, Halves]:
     """pair_id -> the annotated texts of the earlier and of the later picture, of the pairs that a dataset has."""
-    from stcr_plugin.registry.manifest import dataset_rows
+    from stcr_plugin.registry.manifest import dataset_rows, turns_of
     from stcr_plugin.samples.cot import halves_of
 
     splits = {pair.split for pair in pairs.values()}
@@ -86,7 +86,7 @@ def _annotated(registry: Path, manifest: Manifest, pairs: Mapping[str, Pair], *,
     for dataset in manifest.texts:
         for row in dataset_rows(registry, dataset) if manifest.rules[dataset].split in splits else ():
             if row["pair_id"] in pairs and row["language"] == language:
-                halves = halves_of(row["messages"][1]["content"])
+                halves = halves_of(turns_of(row)[-1]["content"])
                 if halves:
                     found[row["pair_id"]] = halves if row["order"] == "forward" else halves[::-1]
     return found

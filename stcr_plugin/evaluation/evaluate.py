@@ -15,13 +15,13 @@ from stcr_plugin.evaluation import comparators, descriptions
 from stcr_plugin.evaluation.comparators import Comparator
 from stcr_plugin.evaluation.leakage import contamination
 from stcr_plugin.evaluation.request import EvalRequest
-from stcr_plugin.figures import Tokens
+from stcr_plugin.figures import Figures, Intervals, Tokens
 from stcr_plugin.pairs import spread
 from stcr_plugin.provenance import provenance
 from stcr_plugin.results import Evaluation
-from stcr_plugin.scoring import breakdown, metrics, significance
+from stcr_plugin.scoring import breakdown, calibration, metrics, significance
 from stcr_plugin.scoring.parsing import answered
-from stcr_plugin.types import ORDERS, Answer, Pair, Prompt, Query
+from stcr_plugin.types import ORDERS, Answer, Pair, Prompt, Query, Response
 
 RESULTS, ANSWERS = Evaluation.file, "answers.jsonl"
 
@@ -78,14 +78,15 @@ def evaluate(
         of_plain = [answered(*one) for one in zip(queries, prompts, plain, strict=True)] if plain else None
         write_answers(out / ANSWERS, answers)
         identity = engine.identity()
+        found, bounds = _figures(pairs, answers, resamples=resamples, seed=seed)
         result = Evaluation(
             **subject.names(request.name),
             dataset=dataset,
             split=split,
             mode=settings.mode or "direct",
             ties=ties,
-            figures=metrics.figures(answers),
-            intervals=metrics.intervals(answers, resamples, seed),
+            figures=found,
+            intervals=bounds,
             parts=breakdown.breakdowns(pairs, answers, resamples=resamples, seed=seed),
             p_gap=significance.gap_p(answers, seed=seed),
             per_episode=metrics.per_episode(answers),
@@ -96,9 +97,10 @@ def evaluate(
             comparator=comparators.account(comparator, answers, of_plain, resamples=resamples, seed=seed)
             if comparator
             else None,
-            tokens=_tokens(answers),
-            cost=_cost(engine, answers),
+            tokens=tokens_of(answers),
+            cost=cost_of(engine, answers),
             overlap=shared,
+            calibration=calibration.calibration(answers, resamples=resamples, seed=seed),
             claims=descriptions.claim_account(
                 request, list(zip(queries, prompts, answers, strict=True)), settings.language
             )
@@ -114,7 +116,19 @@ def evaluate(
     return result
 
 
-def _tokens(answers: Sequence[Answer]) -> Tokens | None:
+def _figures(
+    pairs: Sequence[Pair], answers: Sequence[Answer], *, resamples: int, seed: int
+) -> tuple[Figures, Intervals | None]:
+    """The figures of all pairs and their intervals, with that of the order in which they were published."""
+    figures, bounds = metrics.figures(answers), metrics.intervals(answers, resamples, seed)
+    orders = {pair.pair_id: pair.orders for pair in pairs}
+    if published := metrics.in_published_order(answers, orders, resamples=resamples, seed=seed):
+        figures = dataclasses.replace(figures, published_accuracy=published[0])
+        bounds = {**(bounds or {}), "published_accuracy": published[1]} if published[1] else bounds
+    return figures, bounds
+
+
+def tokens_of(answers: Sequence[Answer | Response]) -> Tokens | None:
     """Sums over the answers that were counted; None where none was."""
     counted = [
         (one.prompt_tokens, one.completion_tokens)
@@ -126,12 +140,12 @@ def _tokens(answers: Sequence[Answer]) -> Tokens | None:
     return Tokens(sum(one for one, _ in counted), sum(one for _, one in counted))
 
 
-def _cost(engine: Engine, answers: Sequence[Answer]) -> float | None:
+def cost_of(engine: Engine, answers: Sequence[Answer | Response]) -> float | None:
     """What the answers cost; None without prices, or where the tokens of some were not counted.
 
     Requests that brought no answer are not in it, though a server may have charged for them.
     """
-    tokens = _tokens(answers)
+    tokens = tokens_of(answers)
     if tokens is None or not isinstance(engine, Priced) or any(one.prompt_tokens is None for one in answers):
         return None
     return engine.cost(tokens.prompt, tokens.completion)

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.calibration_results import Temperature
 from stcr_plugin.engines.local import LocalEngine
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.sealed import sealed
 from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.engines.subject import subject
 from stcr_plugin.errors import ConfigError, DataError
+from stcr_plugin.evaluation.calibrate import temperature_for
 from stcr_plugin.samples.questions import why_unusable
 from stcr_plugin.scoring.bradley_terry import Comparison, bradley_terry, outcome
 from stcr_plugin.scoring.parsing import answered
@@ -78,6 +80,7 @@ class Judgement:
         unparsed: Answers that name no picture.
         cut: Of these, cut at the most tokens before they named one.
         refused: Of these, refused by a content filter or by the model.
+        temperature: What the log-odds of the answers were divided by, 1 without a calibration.
     """
 
     task: str
@@ -90,6 +93,7 @@ class Judgement:
     unparsed: int
     cut: int = 0
     refused: int = 0
+    temperature: float = 1.0
 
 
 def judge(
@@ -99,9 +103,10 @@ def judge(
     settings: AskSettings | None = None,
     *,
     ties: bool = False,
+    calibration: Temperature | None = None,
 ) -> Judgement:
     """Which of 2 to 8 `pictures` of `task` is closest to completion. As `judge_all`, which is faster for many."""
-    return judge_all(model, [(pictures, task)], settings, ties=ties)[0]
+    return judge_all(model, [(pictures, task)], settings, ties=ties, calibration=calibration)[0]
 
 
 def judge_all(
@@ -110,13 +115,15 @@ def judge_all(
     settings: AskSettings | None = None,
     *,
     ties: bool = False,
+    calibration: Temperature | None = None,
 ) -> list[Judgement]:
     """The judgement of each (pictures, task), all in one run of batches.
 
     model: a model's folder, loaded for this call, or what `opened` gives, which stays loaded; an engine of another make
     must have ROOT for the folder of its pictures. pictures: files, "VIDEO@SECONDS" (counted from its first frame), PIL
     images or uint8 arrays [height, width, 3], RGB. settings: of a folder alone, completed by the model's stage. ties:
-    "neither" is offered, as in the training of a build that teaches ties.
+    "neither" is offered, as in the training of a build that teaches ties. calibration: Scales the log-odds of both
+    orders, for this model and these settings; it changes no choice between two pictures.
 
     A model that reasons (mode cot) is left to write; then, where the engine can begin its turn, its names are compared
     behind its own reasons, so that the probability is that of a model which has just given them.
@@ -124,6 +131,7 @@ def judge_all(
     picture that cannot be read, and what the engine raises.
     """
     engine, asking = opened(Path(model), settings) if isinstance(model, Path | str) else model
+    temperature = temperature_for(calibration, engine, asking, ties=ties)
     for pictures, task in asked:
         if not FEWEST <= len(pictures) <= MOST:
             raise ConfigError(f"{len(pictures)} pictures", f"{FEWEST} to {MOST} can be judged", "name as many")
@@ -139,7 +147,13 @@ def judge_all(
         ]
         answers = iter(_answers(engine, queries, asking, ties=ties))
     return [
-        _judgement(task, tuple(_name(one, place) for place, one in enumerate(pictures)), asking, answers=answers)
+        _judgement(
+            task,
+            tuple(_name(one, place) for place, one in enumerate(pictures)),
+            asking,
+            answers=answers,
+            temperature=temperature,
+        )
         for pictures, task in asked
     ]
 
@@ -192,17 +206,21 @@ def _reasons(text: str) -> str:
     return text[: found[-1].start()] if found else ""
 
 
-def _judgement(task: str, pictures: tuple[str, ...], settings: AskSettings, answers: Iterator[Answer]) -> Judgement:
+def _judgement(
+    task: str, pictures: tuple[str, ...], settings: AskSettings, *, answers: Iterator[Answer], temperature: float
+) -> Judgement:
     """Of the next answers, two a pair of pictures."""
     pairs = list(combinations(range(len(pictures)), 2))
     both = [[next(answers) for _ in ORDERS] for _ in pairs]
-    outcomes = [outcome(of_pair) for of_pair in both]
+    outcomes = [outcome(of_pair, temperature) for of_pair in both]
     every = [answer for of_pair in both for answer in of_pair]
     chances = _chances(len(pictures), pairs, outcomes)
     compared = all(answer.logprob_img1 is not None for answer in every)
     first, second = sorted(chances, reverse=True)[:2]
     open_ = first - second < _LEAST or all(answer.chosen in (None, "neither") for answer in every)
-    replies = [_reply(pair, answer) for pair, of_pair in zip(pairs, both, strict=True) for answer in of_pair]
+    replies = [
+        _reply(pair, answer, temperature) for pair, of_pair in zip(pairs, both, strict=True) for answer in of_pair
+    ]
     choices = [
         (pair, {_chosen(pair, answer) for answer in of_pair}, all(answer.chosen for answer in of_pair))
         for pair, of_pair in zip(pairs, both, strict=True)
@@ -218,6 +236,7 @@ def _judgement(task: str, pictures: tuple[str, ...], settings: AskSettings, answ
         unparsed=sum(answer.chosen is None for answer in every),
         cut=sum(answer.lost == "cut" for answer in every),
         refused=sum(answer.lost == "refused" for answer in every),
+        temperature=temperature,
     )
 
 
@@ -234,8 +253,8 @@ def _chances(pictures: int, pairs: Sequence[tuple[int, int]], outcomes: Sequence
     return chances
 
 
-def _reply(pair: tuple[int, int], answer: Answer) -> Reply:
-    later, _ = outcome([answer])
+def _reply(pair: tuple[int, int], answer: Answer, temperature: float) -> Reply:
+    later, _ = outcome([answer], temperature)
     forward = answer.order == "forward"
     return Reply(
         shown=pair if forward else (pair[1], pair[0]),

@@ -6,25 +6,24 @@ import csv
 import dataclasses
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stcr_plugin import artefacts
+from stcr_plugin.calibration_results import Temperature
 from stcr_plugin.config import from_mapping
-from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.engines.prompts import prompts_for
-from stcr_plugin.engines.settings import AskSettings, Engine
+from stcr_plugin.evaluation.asking import Asked, asked_about
+from stcr_plugin.evaluation.calibrate import temperature_for
 from stcr_plugin.evaluation.multi_image import answered as group_answered
 from stcr_plugin.evaluation.multi_image import prompt
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.evaluation.strips import Strip
 from stcr_plugin.figures import GroupSettings, OrderEffects
 from stcr_plugin.groups import arranged
-from stcr_plugin.provenance import provenance
-from stcr_plugin.results import RankedComparison, RankedFrame, Ranking, StripCorrelations, ValueOrder
+from stcr_plugin.rankings import RankedComparison, RankedFrame, Ranking, StripCorrelations, ValueOrder
 from stcr_plugin.scoring import metrics
 from stcr_plugin.scoring.bradley_terry import (
     RIDGE,
@@ -39,7 +38,8 @@ from stcr_plugin.scoring.bradley_terry import (
 )
 from stcr_plugin.scoring.group_figures import GroupAnswer
 from stcr_plugin.scoring.parsing import answered
-from stcr_plugin.types import ORDERS, Answer, Choice, Group, Order, Pair, Prompt, Query, Response
+from stcr_plugin.scoring.rank_correlation import correlation, kendall, rank_shares
+from stcr_plugin.types import ORDERS, Answer, Choice, Group, Order, Pair, Query
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-RANKING, VOC, CURVE, ASKED = Ranking.file, ValueOrder.file, "progress.csv", "asked"
+RANKING, VOC, CURVE = Ranking.file, ValueOrder.file, "progress.csv"
 MEANINGS: Mapping[str, str] = {
     "voc": "rank correlation of the values with time, each pair shown in time order",
     "vroc": "the same with each pair shown in reverse, as in the reversed video; +1 is right here too",
@@ -58,22 +58,14 @@ MEANINGS: Mapping[str, str] = {
 _OF_STRIPS = ("voc", "vroc", "voc_both")
 
 
-@dataclass(frozen=True)
-class _Identified:
-    """An engine whose identity was taken once: of a large model's files that is slow, and a ranking has many rounds."""
-
-    engine: Engine
-    known: Mapping[str, Any]
-
-    def identity(self) -> Mapping[str, Any]:
-        return self.known
-
-    def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        return self.engine.respond(prompts)
-
-
 def rank_frames(
-    request: EvalRequest, strip: Strip, out: Path, *, comparisons: int | None = None, group: int | None = None
+    request: EvalRequest,
+    strip: Strip,
+    out: Path,
+    *,
+    comparisons: int | None = None,
+    group: int | None = None,
+    calibration: Temperature | None = None,
 ) -> Ranking:
     """Order the frames of `strip` by how far along they are, by comparisons of two, each in both orders.
 
@@ -93,27 +85,25 @@ def rank_frames(
         out: Folder of the results.
         comparisons: How many to make; by default about n log2 n.
         group: How many frames to order at a time, 3 to 8; None for comparisons of two.
+        calibration: Scales the log-odds of comparisons of two, for this model and these settings.
 
     Raises:
-        ConfigError: Too few frames or comparisons, or no group of that size.
+        ConfigError: Too few frames or comparisons, no group of that size, or a calibration of something else.
         DataError: A picture cannot be read.
     """
-    engine, settings = _engine(request, strip.root)
     sums, seed = strip.sums(), request.seed
-    header = _header(settings, seed, strip.digest(sums))
+    asked = Asked.of(request, out, root=strip.root, data_digest=strip.digest(sums))
+    temperature = temperature_for(calibration, asked.engine, asked.settings, ties=strip.ties)
     given: list[Answer] = []
     with artefacts.locked(out / ".lock"):
 
-        def asked(number: int) -> _Asked:
-            return _Asked(engine, settings, seed, out=out / ASKED / f"{number:03d}", header=header)
-
         def compare(number: int, pairs: list[tuple[int, int]]) -> list[Comparison]:
-            answers = _answers(asked(number), [(strip, *pair) for pair in pairs], sums)
+            answers = _answers(asked.round(number), [(strip, *pair) for pair in pairs], sums)
             given.extend(answer for both in answers for answer in both)
-            return [Comparison(*pair, *outcome(both)) for pair, both in zip(pairs, answers, strict=True)]
+            return [Comparison(*pair, *outcome(both, temperature)) for pair, both in zip(pairs, answers, strict=True)]
 
         def compare_groups(number: int, groups: list[tuple[int, ...]]) -> list[Comparison]:
-            answers = _group_answers(asked(number), strip, groups, pictures=sums)
+            answers = _group_answers(asked.round(number), strip, groups, pictures=sums)
             given.extend(answer for _, both in answers for answer in both)
             return [Comparison(*pair, *outcome(both)) for pair, both in answers]
 
@@ -123,18 +113,8 @@ def rank_frames(
         else:
             size = from_mapping(GroupSettings, {"pictures": group}, "--group").pictures
             scores, made = rank_groups(n, size, comparisons, seed=seed, compare=compare_groups)
-        result = dataclasses.replace(
-            _ranking(strip, scores, made, given=given, group=group or 0),
-            settings=dataclasses.asdict(settings),
-            seed=seed,
-            ridge=RIDGE,
-            engine=dict(engine.known),
-            data_digest=header["data_digest"],
-            provenance=provenance(),
-        )
-        artefacts.write_text(out / CURVE, _csv(result.frames))
-        result.write(out / RANKING)
-    return result
+        result = _ranking(strip, scores, made, given=given, group=group or 0)
+        return written(dataclasses.replace(result, temperature=temperature), asked, out)
 
 
 def value_order(request: EvalRequest, strips: Sequence[Strip], out: Path) -> ValueOrder:
@@ -153,101 +133,70 @@ def value_order(request: EvalRequest, strips: Sequence[Strip], out: Path) -> Val
     is closer gives no share of the way left, from which VLAC adds up its values. Intervals: 95 %, metrics' bootstrap
     over episodes. Writes voc.json into `out`, and the responses into `out`/asked, so that a killed run goes on.
     """
-    import numpy as np
-
-    engine, settings = _engine(request, strips[0].root)
-    seed, resamples = request.seed, request.resamples
-    pictures = [strip.sums() for strip in strips]
-    digests = [strip.digest(own) for strip, own in zip(strips, pictures, strict=True)]
-    shown = {path: of for own in pictures for path, of in own.items()}
-    header = _header(settings, seed, artefacts.digest(digests))
+    asked, shown = asked_about(request, strips, out)
     places = [(strip, *pair) for strip in strips for pair in hops(len(strip.images))]
     with artefacts.locked(out / ".lock"):
-        answers = _answers(_Asked(engine, settings, seed, out=out / ASKED, header=header), places, shown)
+        answers = _answers(asked, places, shown)
         left = iter(zip(places, answers, strict=True))
         rows = tuple(_correlations(strip, [next(left) for _ in hops(len(strip.images))]) for strip in strips)
-        shares: dict[str, list[list[float]]] = defaultdict(list)
-        for row in rows:
-            shares[row.episode_id].append([*(getattr(row, key) or 0.0 for key in _OF_STRIPS), 1.0])
-        # One partition, and a sum over each episode's strips: the bootstrap of every other figure.
-        sums = np.array([np.sum(shares[episode], axis=0) for episode in sorted(shares)])
-        means = [round(mean, 6) for mean in _means(sums.sum(axis=0)).tolist()]
-        bounds = metrics.cluster_bounds(sums[None], _means, resamples=resamples, seed=seed, level=95)[0]
-        result = ValueOrder(
-            name=request.name or "",
-            **dict(zip(MEANINGS, means, strict=True)),
-            intervals={
-                key: (round(pair[0], 6), round(pair[1], 6)) for key, pair in zip(MEANINGS, bounds, strict=True) if pair
-            },
-            meanings=MEANINGS,
-            undefined={key: sum(getattr(one, key) is None for one in rows) for key in _OF_STRIPS},
-            n_episodes=len(sums),
-            n_strips=len(rows),
+        result = dataclasses.replace(
+            correlated(rows, asked, request),
             n_comparisons=len(places),
             answers=_order_effects([answer for both in answers for answer in both]),
-            per_strip=rows,
-            settings=dataclasses.asdict(settings),
-            seed=seed,
-            resamples=resamples,
             ridge=RIDGE,
-            engine=dict(engine.known),
-            data_digest=header["data_digest"],
-            provenance=provenance(),
         )
         result.write(out / VOC)
     return result
 
 
-def correlation(values: Iterable[float], others: Iterable[float]) -> float | None:
-    """Spearman's rank correlation, equal values having equal ranks; None where all values of one side are alike.
-
-    Values count as equal up to 1e-6: answers that cancel out do so but for rounding.
-    """
+def correlated(rows: Sequence[StripCorrelations], asked: Asked, request: EvalRequest) -> ValueOrder:
+    """The means of the correlations of strips, with intervals by a bootstrap over episodes, and how they were asked."""
     import numpy as np
-    from scipy.stats import spearmanr
 
-    sides = [np.round(np.array(list(side), dtype=np.float64), 6) for side in (values, others)]
-    if any(np.ptp(side) == 0 for side in sides):
-        return None
-    return round(float(spearmanr(*sides).statistic), 6)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """Where responses are kept, and all that decides them besides the prompts."""
-
-    engine: Engine
-    settings: AskSettings
-    seed: int
-    out: Path
-    header: Mapping[str, Any]
-
-
-def _engine(request: EvalRequest, root: Path) -> tuple[_Identified, AskSettings]:
-    """The engine as it is given, with its settings; else the model's, with the settings of its stage."""
-    if request.engine:
-        return _Identified(request.engine, request.engine.identity()), request.settings
-    subject = request.subject(root)
-    return _Identified(subject.engine, subject.engine.identity()), subject.settings
+    shares: dict[str, list[list[float]]] = defaultdict(list)
+    for row in rows:
+        shares[row.episode_id].append([*(getattr(row, key) or 0.0 for key in _OF_STRIPS), 1.0])
+    # One partition, and a sum over each episode's strips: the bootstrap of every other figure.
+    sums = np.array([np.sum(shares[episode], axis=0) for episode in sorted(shares)])
+    means = [round(mean, 6) for mean in _means(sums.sum(axis=0)).tolist()]
+    bounds = metrics.cluster_bounds(sums[None], _means, resamples=request.resamples, seed=request.seed, level=95)[0]
+    return ValueOrder(
+        name=request.name or "",
+        **dict(zip(MEANINGS, means, strict=True)),
+        intervals={
+            key: (round(pair[0], 6), round(pair[1], 6)) for key, pair in zip(MEANINGS, bounds, strict=True) if pair
+        },
+        meanings=MEANINGS,
+        undefined={key: sum(getattr(one, key) is None for one in rows) for key in _OF_STRIPS},
+        n_episodes=len(sums),
+        n_strips=len(rows),
+        per_strip=tuple(rows),
+        resamples=request.resamples,
+        **asked.account,
+    )
 
 
-def _header(settings: AskSettings, seed: int, data_digest: str) -> dict[str, Any]:
-    return {"data_digest": data_digest, "settings": settings.decides, "seed": seed}
+def written(ranking: Ranking, asked: Asked, out: Path) -> Ranking:
+    """`ranking` with how it was asked, as the files of the folder `out` have it."""
+    result = dataclasses.replace(ranking, **asked.account)
+    artefacts.write_text(out / CURVE, _csv(result.frames))
+    result.write(out / RANKING)
+    return result
 
 
 def _answers(
-    asked: _Asked, places: Sequence[tuple[Strip, int, int]], pictures: Mapping[str, str]
+    asked: Asked, places: Sequence[tuple[Strip, int, int]], pictures: Mapping[str, str]
 ) -> list[tuple[Answer, Answer]]:
     """(forward, backward) answers about the frames at two positions of a strip each."""
     queries = [Query(strip.pair(*pair), order) for strip, *pair in places for order in ORDERS]
     prompts = prompts_for(queries, asked.settings, asked.seed, ties=any(strip.ties for strip, _, _ in places))
-    responses = collect_responses(asked.engine, prompts, asked.out, asked=asked.header, pictures=pictures)
+    responses = asked.responses(prompts, pictures)
     answers = [answered(*one) for one in zip(queries, prompts, responses, strict=True)]
     return list(zip(answers[::2], answers[1::2], strict=True))
 
 
 def _group_answers(
-    asked: _Asked, strip: Strip, groups: Sequence[tuple[int, ...]], *, pictures: Mapping[str, str]
+    asked: Asked, strip: Strip, groups: Sequence[tuple[int, ...]], *, pictures: Mapping[str, str]
 ) -> list[tuple[tuple[int, int], tuple[Answer, Answer]]]:
     """Each two positions of each group with the (forward, backward) answers about them that its two orders hold."""
     order = GroupSettings(pictures=len(groups[0]), ask="order")
@@ -257,7 +206,7 @@ def _group_answers(
         drawn = arranged(group, order, asked.seed)[0]
         shown += [(group, drawn), (group, drawn[::-1])]
     prompts = [prompt(group, one, order, settings=asked.settings, seed=asked.seed) for group, one in shown]
-    responses = collect_responses(asked.engine, prompts, asked.out, asked=asked.header, pictures=pictures)
+    responses = asked.responses(prompts, pictures)
     answers = [
         group_answered(group, one, of, response=response, ask="order")
         for (group, one), of, response in zip(shown, prompts, responses, strict=True)
@@ -300,39 +249,61 @@ def _of_group(pair: Pair, answer: GroupAnswer, at: Mapping[int, int]) -> Answer:
 def _ranking(
     strip: Strip, scores: Scores, made: Sequence[Comparison], *, given: Sequence[Answer], group: int
 ) -> Ranking:
-    timed, n = bool(strip.seconds), len(strip.images)
+    n = len(strip.images)
+    compared, shown_at_once = len({(one.first, one.second) for one in made}), group * (group - 1) or 2
+    answers = _order_effects(given, shown_at_once)
+    placed = valued(strip, _columns(scores))
+    cost = f" by {answers.n_queries} queries about groups of {group} (two at a time: {2 * compared})" if group else ""
+    return dataclasses.replace(
+        placed,
+        words=f"{n} frames, {compared} of {n * (n - 1) // 2} possible comparisons{cost}: {placed.words}. "
+        f"{answers.words}",
+        n_comparisons=compared,
+        group=group,
+        pairwise_queries=2 * compared if group else 0,
+        default_comparisons=enough(n),
+        answers=answers,
+        comparisons=tuple(
+            RankedComparison(one.first, one.second, outcome=round(one.outcome, 6), weight=one.weight) for one in made
+        ),
+        ridge=RIDGE,
+    )
+
+
+def valued(strip: Strip, columns: Mapping[str, Sequence[float] | Floats]) -> Ranking:
+    """The frames of `strip` in the order of their values, and how well these agree with time and truth, also in words.
+
+    Args:
+        strip: The pictures.
+        columns: Field of a RankedFrame -> its value for each frame; `score` is what they are ordered by.
+    """
+    timed, n, scores = bool(strip.seconds), len(strip.images), columns["score"]
     known = [place for place, value in enumerate(strip.truth) if value is not None]
-    truth = dict(zip(known, _shares([float(strip.truth[place] or 0.0) for place in known]), strict=True))
-    by_time = correlation(scores.values, range(n)) if timed else None
-    by_truth = correlation([scores.values[place] for place in known], truth.values()) if len(known) > 1 else None
+    truth = dict(zip(known, rank_shares([float(strip.truth[place] or 0.0) for place in known]), strict=True))
+    own = [scores[place] for place in known]
+    by_time, tau_time = (of(scores, range(n)) if timed else None for of in (correlation, kendall))
+    by_truth, tau_truth = (of(own, truth.values()) if len(known) > 1 else None for of in (correlation, kendall))
     frames = tuple(
         RankedFrame(
             place=place,
             frame=strip.frames[place],
             seconds=round(strip.seconds[place], 6) if timed else None,
             image=strip.images[place],
-            **{key: round(float(values[place]), 6) for key, values in _columns(scores).items()},
+            **{key: round(float(values[place]), 6) for key, values in columns.items()},
             truth=truth.get(place),
         )
         for place in range(n)
     )
     order = sorted(frames, key=lambda one: (one.score, one.place))
-    compared, shown_at_once = len({(one.first, one.second) for one in made}), group * (group - 1) or 2
-    answers = _order_effects(given, shown_at_once)
     agreement = [
-        f"rank correlation with {what} {value:+.2f}"
-        for what, value in (("time", by_time), ("the true progress", by_truth))
+        f"rank correlation with {what} {value:+.2f} (Kendall's tau {tau:+.2f})"
+        for what, value, tau in (("time", by_time, tau_time), ("the true progress", by_truth, tau_truth))
         if value is not None
     ]
     alike = order[0].score == order[-1].score
     found = "all came out alike" if alike else f"the furthest is {order[-1].image}"
-    cost = f" by {answers.n_queries} queries about groups of {group} (two at a time: {2 * compared})" if group else ""
-    words = (
-        f"{n} frames, {compared} of {n * (n - 1) // 2} possible comparisons{cost}: "
-        f"{'; '.join([*agreement, found])}. {answers.words}"
-    )
     return Ranking(
-        words=words,
+        words="; ".join([*agreement, found]),
         episode_id=strip.episode_id,
         task=strip.task,
         dataset=strip.dataset,
@@ -343,14 +314,8 @@ def _ranking(
         order=tuple(one.image for one in order),
         correlation_with_time=by_time,
         correlation_with_truth=by_truth,
-        n_comparisons=compared,
-        group=group,
-        pairwise_queries=2 * compared if group else 0,
-        default_comparisons=enough(n),
-        answers=answers,
-        comparisons=tuple(
-            RankedComparison(one.first, one.second, outcome=round(one.outcome, 6), weight=one.weight) for one in made
-        ),
+        kendall_with_time=tau_time,
+        kendall_with_truth=tau_truth,
     )
 
 
@@ -361,15 +326,6 @@ def _columns(scores: Scores) -> dict[str, Floats]:
         "score": scores.values,
         "score_error": scores.errors,
     }
-
-
-def _shares(truth: Sequence[float]) -> list[float]:
-    """Of each: the share of the others that are less far along, those alike by half; the progress of a sure judge."""
-    others = max(1, len(truth) - 1)
-    return [
-        round((sum(other < one for other in truth) + (sum(other == one for other in truth) - 1) / 2) / others, 6)
-        for one in truth
-    ]
 
 
 def _order_effects(answers: Sequence[Answer], at_once: int = 2) -> OrderEffects:

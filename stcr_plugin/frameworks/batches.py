@@ -120,7 +120,9 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
         processor = processor_of(self.trainer)
         tokenizer = getattr(processor, "tokenizer", processor)
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in inputs["input_ids"].tolist()]
-        shown = list(names) if len(names) == len(texts) else [()] * len(texts)  # packed, a row has several samples
+        # Of ranking rows all preferred answers come first, then the rejected ones; packed, a row has several samples.
+        known = [*names, *names] if len(texts) == 2 * len(names) else list(names)
+        shown = known if len(known) == len(texts) else [()] * len(texts)
         return "; ".join(
             f"({k}) {', '.join(pictures) or 'no pictures'}: {text[-_TEXT:]!r}"
             for k, (pictures, text) in enumerate(zip(shown, texts, strict=True), 1)

@@ -87,6 +87,11 @@ class Recipe:
         return self.settings.starts_from == "stage"
 
     @property
+    def prefers(self) -> bool:
+        """Whether the stage trains on ranking rows, which have a preferred and a rejected answer."""
+        return self.keys.get("stage") == "dpo"
+
+    @property
     def image_max_pixels(self) -> int:
         return int(self.keys.get("image_max_pixels", MAX_PIXELS))
 

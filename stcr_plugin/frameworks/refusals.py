@@ -26,6 +26,13 @@ REFUSED = {
     "would learn to copy its input",
     "use_asft_loss": "its reference model is not shown the pictures",
 }
+# Stage of LLaMA-Factory or TRL -> why it is refused.
+_STAGES = {
+    "kto": "kto: LLaMA-Factory leaves the pictures' positions out of it, and transformers 5 then takes wrong ones",
+    "grpo": "grpo: TRL's trainer leaves out which tokens are pictures, and transformers 5 then takes wrong positions",
+}
+# Losses that LLaMA-Factory takes, and for which it computes sigmoid without a word.
+_SIGMOID = ("hinge", "ipo", "kto_pair")
 # Settings that put the loss on other tokens than a sample's answer, or mix two samples: key -> (is it so, why not).
 _MORE_THAN_THE_ANSWER: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
     "train_on_prompt": (
@@ -81,8 +88,7 @@ def refuse_what_cannot_work(recipe: Recipe) -> None:
             raise ConfigError(switch, why, f"remove {switch} from the recipe")
     if not keys.get("do_train"):
         raise ConfigError("do_train", "is not true, so nothing would be trained", "set do_train: true")
-    if keys.get("stage") != "sft":
-        raise ConfigError("stage", f"{keys.get('stage')!r}, but both STCR stages are supervised", "set stage: sft")
+    _refuse_stage(recipe)
     for key in ("model_name_or_path", "dataset", "output_dir", "template"):
         if not keys.get(key):
             raise ConfigError("the recipe", f"has no {key}", "add it")
@@ -95,6 +101,45 @@ def refuse_what_cannot_work(recipe: Recipe) -> None:
     if keys.get("crop_to_patches"):
         what = "true cuts a picture into up to 13 tiles, which evaluation does not"
         raise ConfigError("crop_to_patches", what, "remove it")
+
+
+def _refuse_stage(recipe: Recipe) -> None:
+    stage, loss = recipe.keys.get("stage"), recipe.keys.get("pref_loss")
+    if stage != "sft" and not recipe.prefers:
+        other = f"{stage!r}, but STCR's stages are supervised, or train on ranking rows"
+        raise ConfigError("stage", _STAGES.get(str(stage), other), "set stage: sft, or dpo for ranking rows")
+    if recipe.prefers and loss in _SIGMOID:
+        what = f"{loss}, for which LLaMA-Factory computes the sigmoid loss without a word"
+        raise ConfigError("pref_loss", what, "set pref_loss: sigmoid, or orpo or simpo, which need no reference")
+    if recipe.prefers and recipe.settings.mask == "authors":
+        what = "authors is the mask of supervised samples, and a ranking row has two answers"
+        raise ConfigError("stcr.mask", what, "remove it from the recipe of stage: dpo")
+
+
+def refuse_trl(recipe: Recipe) -> None:
+    """Raises ConfigError for a stage that TRL's own trainer would get wrong (seen in 0.24)."""
+    if recipe.prefers:
+        raise ConfigError(
+            "stage",
+            "dpo: TRL's DPOTrainer keeps one row of a sample's patches and drops image_grid_thw, so no picture is seen",
+            "train with --backend llamafactory",
+        )
+
+
+def refuse_other_rows(recipe: Recipe) -> None:
+    """Raises ConfigError where a training set has ranking rows and the stage is supervised, or the other way round."""
+    from stcr_plugin.registry.manifest import listed
+
+    known = listed(recipe.registry)
+    for dataset in recipe.datasets:
+        entry = known.get(dataset)
+        if not isinstance(entry, dict) or bool(entry.get("ranking")) == recipe.prefers:
+            continue
+        answers, fix = "one answer", "name a dataset of kind: prefer"
+        if entry.get("ranking"):
+            answers, fix = "two answers", "set stage: dpo, as in recipes/stage3_prefer.yaml"
+        what = f"{dataset} has {answers} to each question, which stage: {recipe.keys.get('stage')} cannot train on"
+        raise ConfigError("dataset", what, fix)
 
 
 def refuse_more_than_the_answer(recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.refusals import (
     refuse_broken_streaming,
     refuse_more_than_the_answer,
+    refuse_other_rows,
     refuse_pictures_elsewhere,
     refuse_to_mix_a_curriculum,
     refuse_to_overwrite,
@@ -31,6 +32,7 @@ from stcr_plugin.records import StageRecord, TrainedBuild
 if TYPE_CHECKING:
     from stcr_plugin.embedded.base import BaseConfig
     from stcr_plugin.frameworks.adapters import Start
+    from stcr_plugin.frameworks.reference import Reference
     from stcr_plugin.frameworks.stage_record import Record
     from stcr_plugin.registry.manifest import Manifest
 
@@ -60,6 +62,7 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     """
     from stcr_plugin.frameworks.adapters import AdapterConfig, settled, start_of
     from stcr_plugin.frameworks.batches import BatchWatch
+    from stcr_plugin.frameworks.reference import reference_of
     from stcr_plugin.frameworks.stage_record import Record, resumed
     from stcr_plugin.frameworks.training_logs import with_run_names
     from stcr_plugin.frameworks.training_output import ProgressLines, without_bars
@@ -73,6 +76,7 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     parent = parent_of(recipe)
     _prepare(recipe)
     start = start_of(recipe)
+    reference = reference_of(recipe, start)
     manifests = manifests_of(recipe)
     refuse_broken_parent(recipe, start)
     digest = parent.digest if parent else _digest(start.parent)
@@ -85,7 +89,8 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
         recipe = resumed(recipe)
         refuse_changed_parent(recipe, digest)
         start = settled(start)
-        recipe = without_bars(with_run_names(recipe.changed(start.keys)))
+        keys = {**start.keys, **(reference.keys if reference else {})}
+        recipe = without_bars(with_run_names(recipe.changed(keys)))
         record = Record(
             recipe.output_dir,
             _opening(
@@ -95,6 +100,7 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
                 digest=digest,
                 manifests=manifests,
                 backend=backend,
+                reference=reference,
             ),
             resumed=bool(recipe.keys.get("resume_from_checkpoint")),
         )
@@ -209,6 +215,7 @@ def manifests_of(recipe: Recipe) -> dict[str, Manifest]:
     from stcr_plugin.registry.manifest import build_name, read_manifest
 
     manifests: dict[str, Manifest] = {}
+    refuse_other_rows(recipe)
     for dataset in recipe.datasets:
         try:
             build = build_name(recipe.registry, dataset)
@@ -239,6 +246,7 @@ def _opening(
     digest: str | None,
     manifests: Mapping[str, Manifest],
     backend: str,
+    reference: Reference | None,
 ) -> StageRecord:
     """The stage record as it is before training; `digest` is that of the parent's files."""
     return StageRecord(
@@ -252,6 +260,7 @@ def _opening(
         base=parent.base if parent else start.parent,
         base_digest=parent.base_digest if parent else digest,
         adapter=start.record,
+        reference=reference.record(start.parent, digest) if reference else None,
         chain_step_at_start=parent.chain_step_at_start + (parent.steps or 0) if parent else 0,
         seed=recipe.seed,
         image_max_pixels=recipe.image_max_pixels,

@@ -106,7 +106,7 @@ def _unlike(plan: Plan, read: Model, name: str) -> str | None:
     try:
         text = conversation(read.processor, prompt)
         asked = read.processor(text=[text], images=[picture, picture])["input_ids"][0]
-        ids, labels = Encoder(resolved, read).tokens(row, [Size(_SIDE, _SIDE)] * 2)
+        ((ids, labels),) = Encoder(resolved, read).tokens(row, [Size(_SIDE, _SIDE)] * 2)
     except (ValueError, TypeError, KeyError, AttributeError, StcrError) as refusal:
         return f"cannot be written with this model's processor ({' '.join(str(refusal).split())[:160]})"
     taught = [token for token, label in zip(ids, labels, strict=True) if label == IGNORE]
@@ -158,7 +158,8 @@ def rows(plan: Plan) -> Iterator[Verdict]:
     if not data.samples and not bad and not any(fault.kind == "picture" for fault in data.faults):
         yield error("rows", f"there is no sample to train on ({listed})", "name datasets with rows")
     elif data.samples:
-        yield ok("rows", f"{listed}; {len(data.samples)} tokenised", rows=dict(data.rows))
+        two = " answers, two of each row," if plan.answers == 2 else ""
+        yield ok("rows", f"{listed}; {len(data.samples)}{two} tokenised", rows=dict(data.rows))
 
 
 def cache(plan: Plan) -> Iterator[Verdict]:
@@ -197,7 +198,7 @@ def cutoff(plan: Plan) -> Iterator[Verdict]:
         fix = f"set cutoff_len: {safe} or more, or image_max_pixels lower"
         yield Verdict("cutoff", "error", what, where=f"cutoff_len ({longest.where})", fix=fix, figures=figures)
         return
-    seen = "" if len(data.samples) == sum(data.rows.values()) else f" of {len(data.samples)} checked"
+    seen = "" if len(data.samples) == plan.answers * sum(data.rows.values()) else f" of {len(data.samples)} checked"
     yield ok(
         "cutoff",
         f"the longest sample{seen} takes {longest.tokens} of {limit} tokens; the smallest safe cutoff_len is {safe}",
@@ -214,7 +215,8 @@ def supervised(plan: Plan) -> Iterator[Verdict]:
     if not bad:
         counts = [sample.supervised for sample in data.samples]
         share = 100 * sum(counts) / sum(sample.tokens for sample in data.samples)
-        what = f"exactly the answer and its end of turn, {share:.1f} % of all tokens; supervised tokens per sample"
+        answers = "both answers and their" if plan.answers == 2 else "the answer and its"
+        what = f"exactly {answers} end of turn, {share:.1f} % of all tokens; supervised tokens per sample"
         yield ok("supervised", what, tokens=dict(sorted(Counter(counts).items())))
 
 
@@ -268,7 +270,7 @@ def steps(plan: Plan) -> Iterator[Verdict]:
         yield warning("steps", "their number is unknown in advance with packing or mixed datasets", "set max_steps")
         return
     seen = count * plan.batch
-    tokens = sum(sample.tokens for sample in data.samples) / len(data.samples)
+    tokens = plan.answers * sum(sample.tokens for sample in data.samples) / len(data.samples)
     epochs = f", {seen / plan.rows:.2f} epochs" if plan.rows else ""
     yield ok(
         "steps",
@@ -332,7 +334,7 @@ def time(plan: Plan) -> Iterator[Verdict]:
     """How long it takes, by the figures of the machines."""
     read, data = _of(plan)
     asked, count = plan.asked, plan.steps
-    each = duration.operations(read, data)
+    each = plan.answers * duration.operations(read, data, compares=plan.reference is not None)
     figures: dict[str, Any] = {"operations_per_sample": each}
     if count is None:
         yield warning("time", "unknown, as is the number of steps", "set max_steps")

@@ -36,7 +36,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Sample:
-    """Counts of one sample.
+    """Counts of one sample: a conversation, of which a ranking row makes two.
 
     Attributes:
         tokens: All; `prompt` of them come before the first supervised one, `supervised` are supervised.
@@ -269,20 +269,19 @@ def _tokenised(
     for name, rows in loaded.items():
         for number in progress(spread_evenly(range(len(rows)), samples), f"{name}: counting tokens", "samples"):
             where, row = f"{name}, row {number + 1}", rows[number]
-            if len(row["_prompt"]) % 2 != 1 or len(row["_response"]) != 1:
+            if len(row["_prompt"]) % 2 != 1 or len(row["_response"]) != encoder.answers:
                 faults.append(Fault("dropped", where, "is not an exchange of turns that ends with an answer"))
                 continue
             try:
                 sizes = _sizes(row["_images"] or (), looks)
                 if sizes is None:
                     continue  # its picture is a fault already
-                sample, fault = encoder.encode(where, row, sizes)
+                made = encoder.encode(where, row, sizes)
             except (ValueError, TypeError, KeyError, AttributeError, StcrError) as error:
                 faults.append(Fault("row", where, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
                 continue
-            tokenised.append(sample)
-            if fault:
-                faults.append(Fault("supervised", where, fault))
+            tokenised += [sample for sample, _ in made]
+            faults += [Fault("supervised", where, fault) for _, fault in made if fault]
     return tokenised, faults
 
 
@@ -301,13 +300,17 @@ def _sizes(images: Iterable[Any], looks: Mapping[str, Look]) -> list[Size] | Non
 
 
 class Encoder:
-    """LLaMA-Factory's supervised processor with the recipe's template, shown sizes of pictures instead of pictures.
+    """LLaMA-Factory's own processors with the recipe's template, shown sizes of pictures instead of pictures.
 
-    What it makes of pictures depends on their sizes alone, so a blank one of each size is processed once.
+    What they make of pictures depends on their sizes alone, so a blank one of each size is processed once.
+
+    Attributes:
+        answers: How many a row of the recipe's stage has.
     """
 
     def __init__(self, resolved: Resolved, model: Model) -> None:
         from llamafactory.data import template as templates
+        from llamafactory.data.processor.pairwise import PairwiseDatasetProcessor
         from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
 
         from stcr_plugin.frameworks.llamafactory.template import register
@@ -324,13 +327,25 @@ class Encoder:
         self.known: dict[tuple[Size, ...], Any] = {}
         self.tokenizer, self.model = model.tokenizer, model
         self.image_token = _image_token(self.template.mm_plugin, model)
-        self.processor = SupervisedDatasetProcessor(
-            template=self.template, tokenizer=model.tokenizer, processor=model.processor, data_args=arguments
-        )
+        self.answers = 2 if resolved.finetuning.stage == "dpo" else 1
+        self.processors = {
+            answers: kind(
+                template=self.template, tokenizer=model.tokenizer, processor=model.processor, data_args=arguments
+            )
+            for answers, kind in ((1, SupervisedDatasetProcessor), (2, PairwiseDatasetProcessor))
+        }
 
-    def encode(self, where: str, row: Mapping[str, Any], sizes: Sequence[Size]) -> tuple[Sample, str]:
-        """The sample of a row, and what is wrong with what it supervises."""
-        ids, labels = self.tokens(row, sizes)
+    def encode(self, where: str, row: Mapping[str, Any], sizes: Sequence[Size]) -> list[tuple[Sample, str]]:
+        """The samples of a row, one for each answer, and what is wrong with what each supervises."""
+        return [
+            self._counted(where, {**row, "_response": [answer]}, len(sizes), tokens=tokens)
+            for answer, tokens in zip(row["_response"], self.tokens(row, sizes), strict=True)
+        ]
+
+    def _counted(
+        self, where: str, row: Mapping[str, Any], pictures: int, *, tokens: tuple[list[int], list[int]]
+    ) -> tuple[Sample, str]:
+        ids, labels = tokens
         if max(ids) >= self.model.vocabulary:
             word = self.tokenizer.decode([max(ids)])
             raise ValueError(
@@ -340,13 +355,12 @@ class Encoder:
         supervised = [label for label in labels if label != IGNORE]
         prompt = next((place for place, label in enumerate(labels) if label != IGNORE), len(labels))
         patches = ids.count(self.image_token) * self.model.merge
-        return Sample(
-            where, len(ids), prompt, supervised=len(supervised), pictures=len(sizes), patches=patches
-        ), self._misled(row, supervised)
+        counts = Sample(where, len(ids), prompt, supervised=len(supervised), pictures=pictures, patches=patches)
+        return counts, self._misled(row, supervised)
 
-    def tokens(self, row: Mapping[str, Any], sizes: Sequence[Size]) -> tuple[list[int], list[int]]:
-        """input_ids and labels, [tokens] each."""
-        ids, labels = self.processor._encode_data_example(
+    def tokens(self, row: Mapping[str, Any], sizes: Sequence[Size]) -> list[tuple[list[int], list[int]]]:
+        """input_ids and labels of each answer, [tokens] each."""
+        found = self.processors[len(row["_response"])]._encode_data_example(
             prompt=row["_prompt"],
             response=row["_response"],
             system=row["_system"],
@@ -355,7 +369,7 @@ class Encoder:
             videos=row["_videos"] or [],
             audios=row["_audios"] or [],
         )
-        return list(ids), list(labels)
+        return [(list(ids), list(labels)) for ids, labels in zip(found[::2], found[1::2], strict=True)]
 
     def _misled(self, row: Mapping[str, Any], supervised: Sequence[int]) -> str:
         """Why the supervised tokens are not the answers, each with its end of turn."""

@@ -14,25 +14,30 @@ from stcr_plugin.preflight.data import Data
 from stcr_plugin.preflight.model import Blocks, Model
 
 
-def operations(model: Model, data: Data) -> float:
-    """Floating-point operations of a mean sample, forward and backward; those that recompute activations aside."""
+def operations(model: Model, data: Data, compares: bool = False) -> float:
+    """Floating-point operations of a mean sample, forward and backward; those that recompute activations aside.
+
+    compares: A reference model of the same size computes it forward too.
+    """
     many = len(data.samples)
     tokens = sum(sample.tokens for sample in data.samples) / many
     patches = sum(sample.patches for sample in data.samples) / many
     pictures = sum(sample.pictures for sample in data.samples) / many
     tail = sum(sample.tokens - max(sample.prompt - 1, 0) for sample in data.samples) / many
-    text = _blocks(model.text, tokens, tokens, learns_below=_learns(model.vision))
-    head = 2 * model.vocabulary * model.text.width * tail * _passes(model.text, True)
-    vision = _blocks(model.vision, patches, patches / pictures, learns_below=False) if model.vision and patches else 0.0
+    more = 1 if compares else 0
+    text = _blocks(model.text, tokens, tokens, passes=_passes(model.text, _learns(model.vision)), more=more)
+    head = 2 * model.vocabulary * model.text.width * tail * (_passes(model.text, True) + more)
+    vision = 0.0
+    if model.vision and patches:
+        vision = _blocks(model.vision, patches, patches / pictures, passes=_passes(model.vision, False), more=more)
     return text + head + vision
 
 
-def _blocks(blocks: Blocks, tokens: float, seen: float, *, learns_below: bool) -> float:
+def _blocks(blocks: Blocks, tokens: float, seen: float, *, passes: int, more: int) -> float:
     windows, whole = blocks.count - blocks.whole, blocks.whole
     scores = 4 * blocks.heads * blocks.head * (whole * seen + windows * min(blocks.window, seen))
-    passes = _passes(blocks, learns_below)
     through = 3 if passes > 1 else 1  # scores have no weights: both their factors need a gradient, or none
-    return tokens * (2 * blocks.parameters * passes + scores * through)
+    return tokens * (2 * blocks.parameters * (passes + more) + scores * (through + more))
 
 
 def _passes(blocks: Blocks, learns_below: bool) -> int:

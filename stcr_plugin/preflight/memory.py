@@ -9,6 +9,9 @@
   FlashAttention, arXiv 2205.14135, section 3: queries, keys, values, output and one number a row). With gradient
   checkpointing: the input of each block, and one block recomputed (section 5 of Korthikanti et al.; Chen et al.,
   arXiv 1604.06174).
+- A preference stage: two sequences a row; the logits of the reference model, whose forward pass keeps no more, while
+  those of the trained one are kept; and the reference's weights where it is a second model, counted as large as the
+  trained one.
 - 4-bit weights: 4.127 bits a parameter with double quantisation, 4.5 without (Dettmers et al., QLoRA, arXiv 2305.14314,
   section 3).
 
@@ -54,7 +57,8 @@ class Memory:
     last block of the backward pass.
 
     `buffers` hold gradients on their way to other GPUs, and weights that ZeRO-3 has gathered. `copies` are 16-bit
-    copies that autocast makes of float32 weights. `host` is what is offloaded, of all GPUs of the machine together.
+    copies that autocast makes of float32 weights. `reference` is a second model of a preference
+    stage. `host` is what is offloaded, of all GPUs of the machine together.
     """
 
     weights: int
@@ -66,6 +70,7 @@ class Memory:
     recomputed: int
     loss: int
     loss_gradient: int
+    reference: int
     accumulated: bool
     checkpointed: bool
     host: int
@@ -79,7 +84,7 @@ class Memory:
             self.activations + self.recomputed + earlier,
             self.gradients + self.recomputed,
         )
-        return self.weights + self.optimizer + self.buffers + max(moments)
+        return self.weights + self.reference + self.optimizer + self.buffers + max(moments)
 
 
 @dataclass(frozen=True)
@@ -137,8 +142,10 @@ def estimate(resolved: Resolved, model: Model, batch: Batch) -> Memory:
     checkpointed = not resolved.model.disable_gradient_checkpointing
     kept, recomputed = activations(model, batch, precision, resolved=resolved, checkpointed=checkpointed)
     # The loss: logits, the same in float32, log-probabilities. Its gradient: those, theirs and that of the logits.
-    fused_loss = bool(resolved.model.enable_liger_kernel) and model.config.model_type in LIGER
+    finetuning = resolved.finetuning
+    fused_loss = resolved.model.enable_liger_kernel and model.config.model_type in LIGER and finetuning.stage != "dpo"
     values = batch.tail * model.vocabulary
+    logits = values * (2 * _FLOAT + (precision.compute if precision.compute < _FLOAT else 0))
     return Memory(
         weights=weight_bytes,
         gradients=gradients,
@@ -147,12 +154,22 @@ def estimate(resolved: Resolved, model: Model, batch: Batch) -> Memory:
         copies=2 * weights.cast if precision.autocast and precision.compute == 2 else 0,
         activations=kept,
         recomputed=recomputed,
-        loss=0 if fused_loss else values * (2 * _FLOAT + (precision.compute if precision.compute < _FLOAT else 0)),
+        loss=0 if fused_loss else logits * (2 if finetuning.use_ref_model else 1),
         loss_gradient=0 if fused_loss else values * 3 * _FLOAT,
+        reference=_reference(resolved, model, precision),
         accumulated=int(resolved.training.gradient_accumulation_steps) > 1 or zero >= 1,
         checkpointed=checkpointed,
         host=host,
     )
+
+
+def _reference(resolved: Resolved, model: Model, precision: Precision) -> int:
+    """Bytes of the weights of a second model; ZeRO divides them at stage 3 alone."""
+    finetuning = resolved.finetuning
+    if not finetuning.use_ref_model or (finetuning.finetuning_type == "lora" and not finetuning.ref_model):
+        return 0
+    whole = model.parameters * precision.compute
+    return -(-whole // resolved.gpus) if resolved.zero == 3 else whole
 
 
 def known(optimizer: str) -> bool:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.frameworks import refusals
@@ -20,6 +20,9 @@ from stcr_plugin.preflight.model import Model, read_model
 from stcr_plugin.preflight.resolve import Resolved, resolve
 from stcr_plugin.preflight.verdict import Verdict, refused, warning
 from stcr_plugin.registry.manifest import Manifest
+
+if TYPE_CHECKING:
+    from stcr_plugin.frameworks.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Plan:
     Attributes:
         model, data: None where they could not be read.
         manifests: Build -> its manifest, of the training sets that the plugin built.
+        reference: Of a preference stage that has one.
     """
 
     recipe: Recipe
@@ -68,6 +72,7 @@ class Plan:
     model: Model | None
     data: Data | None
     manifests: Mapping[str, Manifest]
+    reference: Reference | None = None
 
     @property
     def start(self) -> Path:
@@ -78,6 +83,11 @@ class Plan:
     def samples(self) -> int | None:
         """How many were tokenised; None where there is none."""
         return len(self.data.samples) if self.data is not None and self.data.samples else None
+
+    @property
+    def answers(self) -> int:
+        """How many sequences a row makes, each with its pictures: two where answers are ranked."""
+        return 2 if self.recipe.prefers else 1
 
     @property
     def batch(self) -> int:
@@ -116,7 +126,7 @@ class Plan:
         """What one GPU computes at once where all samples are as long as the longest, padded to a multiple of 8."""
         if self.data is None or not self.data.samples:
             return None
-        many, samples = int(self.resolved.training.per_device_train_batch_size), self.data.samples
+        many, samples = self.answers * int(self.resolved.training.per_device_train_batch_size), self.data.samples
         longest, packed = max(sample.tokens for sample in samples), 1
         if self.resolved.data.packing:
             longest = int(self.resolved.data.cutoff_len) + 1
@@ -153,9 +163,9 @@ def read_plan(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan |
         except StcrError as refusal:
             found.append(refused(check, refusal))
     try:
-        start = _start(recipe)
+        start, reference = _start(recipe)
     except StcrError as refusal:
-        start = {"adapter_name_or_path": None}
+        start, reference = {"adapter_name_or_path": None}, None
         found.append(refused("adapter", refusal))
     try:
         # output_dir was checked just now, in the plugin's own way.
@@ -177,19 +187,25 @@ def read_plan(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan |
                 data = read_data(resolved, model, asked.images, samples=asked.samples) if model else None
             except StcrError as refusal:
                 found.append(refused("data", refusal))
-    return Plan(recipe, asked, resolved, model=model, data=data, manifests=manifests), found
+    plan = Plan(recipe, asked, resolved, model=model, data=data, manifests=manifests, reference=reference)
+    return plan, found
 
 
-def _start(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's keys as its stage will start. An adapter that is merged first, or missing yet, has no shape."""
+def _start(recipe: Recipe) -> tuple[dict[str, Any], Reference | None]:
+    """The recipe's keys as its stage will start, and its reference.
+
+    An adapter that is merged first, or missing yet, has no shape.
+    """
     from stcr_plugin.frameworks.adapters import start_of
+    from stcr_plugin.frameworks.reference import reference_of
 
     if recipe.adapters and not Path(recipe.starting_point).is_dir():
-        return {"adapter_name_or_path": None}  # the check of the chain reports it
+        return {"adapter_name_or_path": None}, None  # the check of the chain reports it
     start = start_of(recipe)
+    reference = reference_of(recipe, start)
     if start.way == "merge":
-        return {"model_name_or_path": start.model, "adapter_name_or_path": None}
-    return start.keys
+        return {"model_name_or_path": start.model, "adapter_name_or_path": None}, reference
+    return {**start.keys, **(reference.keys if reference else {})}, reference
 
 
 def _unbuilt(recipe: Recipe) -> list[Verdict]:

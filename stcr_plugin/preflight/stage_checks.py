@@ -8,6 +8,7 @@ from pathlib import Path
 from stcr_plugin import artefacts, records
 from stcr_plugin.errors import StcrError
 from stcr_plugin.frameworks.parents import parent_of
+from stcr_plugin.frameworks.reference import WITHOUT
 from stcr_plugin.preflight.plan import Plan
 from stcr_plugin.preflight.verdict import Verdict, error, ok, refused, warning
 from stcr_plugin.results import Overlap
@@ -15,7 +16,8 @@ from stcr_plugin.types import ORDERS
 
 
 def chain(plan: Plan) -> Iterator[Verdict]:
-    """The stage before is finished, has the same template, and its files are as it saved them."""
+    """The stage before is finished, has the same template, and its files are as it saved them; and the reference."""
+    yield from _reference(plan)
     start, name = plan.start, plan.recipe.settings.name
     record = records.read(start)
     if not plan.recipe.starts_from_stage:
@@ -43,6 +45,15 @@ def chain(plan: Plan) -> Iterator[Verdict]:
         parent_digest=found.digest,
         base_digest=parent.base_digest,
     )
+
+
+def _reference(plan: Plan) -> Iterator[Verdict]:
+    """Which model a preference stage compares its log-probabilities with."""
+    if plan.reference is not None:
+        what = f"log-probabilities are compared with those of {plan.reference.model}: {plan.reference.how}"
+        yield ok("reference", what, model=plan.reference.model, second=plan.reference.copied)
+    elif plan.recipe.prefers and plan.recipe.keys.get("pref_loss") in WITHOUT:
+        yield ok("reference", f"pref_loss: {plan.recipe.keys['pref_loss']} compares with no other model")
 
 
 def evaluation(plan: Plan) -> Iterator[Verdict]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stcr_plugin.config import nearest
@@ -32,7 +32,7 @@ from stcr_plugin.types import Exclusion, Pair
 # folder says, a frame is the same to the bit, but for what another version of a decoder changes.
 SAME_FRAME = 32
 SAME_STORE = 2
-_COLUMNS = dict.fromkeys(Text.__dataclass_fields__, "string") | {"passed": "list"}
+_COLUMNS = dict.fromkeys(Text.__dataclass_fields__, "string") | {"passed": "list", "refuted": "list"}
 # Words of the format of a target text: a text that names img1 is false in the other order of the pair.
 _FORMAT = re.compile(r"\bimg\s?[12]\b|closer[ _]to[ _]completion|spatial[ _]details", re.IGNORECASE)
 
@@ -73,18 +73,25 @@ def staged_texts(config: DataConfig, staging: Path) -> dict[str, Accepted]:
     return found
 
 
+_Shown = tuple[str, str, str, str]
+_Best = dict[tuple[str, str], tuple[tuple[bool, int], Text]]
+
+
 @dataclass(frozen=True)
 class _Read:
     """Dataset -> (pair id, language) -> the best candidate and its place among the pair's candidates."""
 
-    best: dict[str, dict[tuple[str, str], tuple[tuple[bool, int], Text]]]
+    best: dict[str, _Best]
     excluded: list[Exclusion] = field(default_factory=list)
 
 
 def _read(file: str, rules: Mapping[str, DatasetRule]) -> _Read:
     found = _Read({key: {} for key in rules})
     used: Counter[tuple[str, str]] = Counter()
+    refuted: dict[_Shown, tuple[str, str]] = {}
     for number, row in enumerate(read_annotations(file), 1):
+        if row.refuted and _why_unusable(row) is None:
+            refuted.setdefault(_shown(row), (half(row.earlier_text), half(row.later_text)))
         if not row.used:
             continue
         used[row.split, row.language] += 1
@@ -100,7 +107,30 @@ def _read(file: str, rules: Mapping[str, DatasetRule]) -> _Read:
                 found.best[key][row.pair_id, row.language] = (place, _text(row))
     for key, rule in rules.items():
         _refuse_other_texts(key, rule, used)
+        if rule.against == "sampled":
+            found.best[key] = _beside_refuted(key, file, found.best[key], refuted=refuted)
     return found
+
+
+def _shown(row: Annotation | Text) -> _Shown:
+    """What a candidate is about: the pair, the language, and the two pictures."""
+    return row.pair_id, row.language, row.earlier_fingerprint, row.later_fingerprint
+
+
+def _beside_refuted(key: str, file: str, best: _Best, *, refuted: Mapping[_Shown, tuple[str, str]]) -> _Best:
+    """The accepted texts that have a refuted candidate beside them, with it. Raises DataError where none has."""
+    kept = {
+        of: (place, replace(text, refuted=refuted[_shown(text)]))
+        for of, (place, text) in best.items()
+        if _shown(text) in refuted
+    }
+    if not kept:
+        raise DataError(
+            f"datasets.{key}.texts",
+            f"not one accepted text of {file} has a refuted candidate for the same pictures beside it",
+            "annotate with --samples 4 or more, and with a check that refutes (claims, confirmed, or a review)",
+        )
+    return kept
 
 
 def _refuse_other_texts(key: str, rule: DatasetRule, used: Counter[tuple[str, str]]) -> None:
@@ -252,7 +282,9 @@ def _described(context: Context, key: str) -> Path:
 
 
 def _texts(path: Path) -> Iterable[Text]:
-    return (Text(**{**row, "passed": tuple(row["passed"])}) for row in parquet.read(path))
+    return (
+        Text(**{**row, "passed": tuple(row["passed"]), "refuted": tuple(row["refuted"])}) for row in parquet.read(path)
+    )
 
 
 def _by_pair(texts: Iterable[Text]) -> Accepted:

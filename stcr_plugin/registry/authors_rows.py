@@ -117,6 +117,12 @@ def _of_dataset(dataset: str, registry: str | Path) -> Iterator[Shown]:
     if rule.kind in SINGLE:
         problem = "asks about single pictures, and the authors' format is of pairs"
         raise ConfigError(dataset, problem, "export another dataset")
+    if rule.kind == "reflect":
+        problem = "judges a proposed answer, for which the authors' format has no place"
+        raise ConfigError(dataset, problem, "export another dataset")
+    if rule.kind == "prefer":
+        problem = "has two answers to each question, and the authors' format one"
+        raise ConfigError(dataset, problem, "export a dataset of kind: cot")
     pairs = manifests.read_pairs(registry, dataset, rule.split)
     tasks = {pair.pair_id: pair.task for pair in pairs}
     shots = shots_of(pairs) if rule.kind == "group" else {}

@@ -18,14 +18,19 @@ from stcr_plugin.registry import picture_store
 from stcr_plugin.registry.data_config import SINGLE
 from stcr_plugin.registry.group_rows import GroupCheck
 from stcr_plugin.registry.manifest import Manifest, PairCounts, SetRule
+from stcr_plugin.registry.preference_rows import PreferenceCheck
 from stcr_plugin.samples.cot import halves_of
 from stcr_plugin.samples.general import SHOWN, names_in
 from stcr_plugin.samples.questions import fill_task, paraphrases, questions
+from stcr_plugin.samples.reflections import PROPOSALS, proposed_in, reflect_paraphrases, reflected, verdict
 from stcr_plugin.samples.single_pictures import QUESTIONS, described
 from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
 
 _ROWS_NAMED = 5
+_ALL_PROPOSALS = tuple(f"{order} {proposed}" for order in ORDERS for proposed in PROPOSALS)
+# Kind -> the check of its rows, where they are not of one pair with one answer.
+_CHECKS: dict[str, type[GroupCheck] | type[PreferenceCheck]] = {"group": GroupCheck, "prefer": PreferenceCheck}
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,9 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
     file = manifests.file_name(manifest.datasets[dataset])
     counted: list[dict[str, Any]] = []
     shown: dict[str, Counter[str]] = {}
-    groups = GroupCheck(rule, pairs) if rule.kind == "group" else None
+    check: GroupCheck | PreferenceCheck | None = None
+    if rule.kind in _CHECKS:
+        check = _CHECKS[rule.kind](rule, pairs)
     number = 0
     sound = True
     try:
@@ -164,15 +171,15 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
             build.fault(manifests.DATASET_INFO, f"does not list {dataset} as {file}; build again")
         for number, row in enumerate(manifests.dataset_rows(build.registry, dataset), 1):
             try:
-                faults = list(_row_faults(row, manifest, rule=rule, pairs=pairs, groups=groups))
+                faults = list(_row_faults(row, manifest, rule=rule, pairs=pairs, check=check))
                 for image in row["images"]:
                     if image not in build.uses:
                         artefacts.inside(build.registry, image)
                     build.use(image, file, number)
                 columns = ("kind", "messages") if rule.kind == "cot" else ()
                 counted.append({key: row[key] for key in ("pair_id", "answer", "order", "language", *columns)})
-                if rule.kind in ("cot", "weak"):
-                    shown.setdefault(str(row["pair_id"]), Counter())[str(row["order"])] += 1
+                if rule.kind in ("cot", "weak", "reflect"):
+                    shown.setdefault(str(row["pair_id"]), Counter())[_shown_as(row, rule)] += 1
             except StcrError as error:
                 faults = [str(error)]
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -184,14 +191,18 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
         build.fault(file, str(error))
         return number
     for pair_id, orders in shown.items():
-        due = {"both": ORDERS, "given": pairs[pair_id].orders if pair_id in pairs else ORDERS}.get(rule.orders)
+        own = pairs[pair_id].orders if pair_id in pairs else ORDERS
+        due: tuple[str, ...] | None = {"both": ORDERS, "given": own}.get(rule.orders)
+        each = "in each order"
+        if rule.kind == "reflect":
+            due, each = _ALL_PROPOSALS, "in each order with each proposed answer"
         if rule.kind not in SINGLE and due and orders != Counter(due):
-            build.fault(file, f"pair {pair_id} is not shown once in each order: {dict(orders)}")
+            build.fault(file, f"pair {pair_id} is not shown once {each}: {dict(orders)}")
     if rule.kind == "describe":
         for image, files in build.uses.items():
             if len(files.get(file, ())) > 1:
                 build.fault(file, f"{image} is described twice, in rows {', '.join(map(str, files[file]))}")
-    for fault in groups.rest() if groups else ():
+    for fault in check.rest() if check else ():
         build.fault(file, fault)
     if sound:
         expected = manifest.counts.datasets[dataset]
@@ -213,18 +224,18 @@ def _row_faults(
     *,
     rule: SetRule,
     pairs: Mapping[str, Pair],
-    groups: GroupCheck | None,
+    check: GroupCheck | PreferenceCheck | None,
 ) -> Iterator[str]:
     """What is wrong with one row. Raises KeyError and the like for one that does not have the form of a row."""
-    user, assistant = row["messages"]
+    user, assistant = manifests.turns_of(row)
     if (user["role"], assistant["role"]) != ("user", "assistant"):
         yield "the messages are not one of the user and one of the assistant"
     text, target = str(user["content"]), str(assistant["content"])
     markers = text.count("<image>")
     if markers != len(row["images"]):
         yield f"the prompt has {markers} <image> for {len(row['images'])} pictures"
-    if groups is not None:
-        yield from groups.row(row)
+    if check is not None:
+        yield from check.row(row)
         return
     pair = pairs.get(row["pair_id"])
     if pair is None:
@@ -245,14 +256,34 @@ def _row_faults(
         yield f"the answer is {row['answer']!r} where {query.answer!r} is true of the {query.order} order"
     if target.rpartition("\n")[2] != answer_line(query) or (rule.kind == "weak" and "\n" in target):
         yield f"the target does not end with {answer_line(query)!r}, or a weak one says more"
-    if rule.texts is not None and halves_of(target) is None:
-        yield "the target does not describe img1 and img2"
     question = text.removeprefix("<image>" * len(query.images))
     if manifests.teaches_ties(manifest):
         question = question.removesuffix(questions()[row["language"]].neither)
-    heldout = paraphrases("cot" if rule.kind == "cot" else "direct", row["language"], "heldout")
+    if rule.kind == "reflect":
+        question, proposed = proposed_in(question)
+        yield from _reflection_faults(target, query, proposed)
+        heldout = reflect_paraphrases(row["language"], "heldout")
+    else:
+        if rule.texts is not None and halves_of(target) is None:
+            yield "the target does not describe img1 and img2"
+        heldout = paraphrases("cot" if rule.kind == "cot" else "direct", row["language"], "heldout")
     if question in {fill_task(template, pair.task) for template in heldout}:
         yield "the question is a held-out paraphrase, which training must not see"
+
+
+def _shown_as(row: Mapping[str, Any], rule: SetRule) -> str:
+    """The order in which a row shows its pair, and with kind reflect the proposed answer."""
+    proposed = proposed_in(str(row["messages"][0]["content"]))[1] if rule.kind == "reflect" else ""
+    return f"{row['order']} {proposed}".rstrip()
+
+
+def _reflection_faults(target: str, query: Query, proposed: str) -> Iterator[str]:
+    """What is wrong with a row that judges the answer `proposed`."""
+    found = reflected(target)
+    if found is None or proposed not in PROPOSALS:
+        yield "the question does not end with a proposed answer, or the target does not judge it and give reasons"
+    elif found.verdict != verdict(query, proposed):
+        yield f"the target calls {proposed} {found.verdict}, which is false of the {query.order} order"
 
 
 def _single_faults(row: Mapping[str, Any], rule: SetRule, pair: Pair) -> Iterator[str]:

@@ -6,12 +6,11 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import field
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import load, nearest, settings
+from stcr_plugin.config import load, nearest, settings, type_adapter
 from stcr_plugin.episodes.inverse_tasks import InverseTasks
 from stcr_plugin.episodes.source_table import SourceConfig, find_kind, installed_code
 from stcr_plugin.errors import DataError
@@ -20,11 +19,16 @@ from stcr_plugin.pairs import PairRules
 from stcr_plugin.samples.cot import claims_digest
 from stcr_plugin.samples.general import YESNO_FILE
 from stcr_plugin.samples.group_texts import GROUPS_FILE
+from stcr_plugin.samples.preferences import Against
 from stcr_plugin.samples.questions import PROMPTS, questions
+from stcr_plugin.samples.reflections import REFLECT_FILE
 from stcr_plugin.splits import SplitRule
+from stcr_plugin.types import ORDERS
 
 SINGLE = ("general", "describe")
 """Kinds of datasets whose samples show one picture."""
+DESCRIBING = ("cot", "describe", "reflect", "prefer")
+"""Kinds whose targets always describe pictures."""
 _NAME = re.compile(r"[a-z0-9_]+")
 # Our own code that decides what a build writes, and what a picture shows.
 _DECIDE_PICTURES = ("episodes", "registry/picture_store.py", "registry/shards.py")
@@ -38,7 +42,7 @@ _DECIDE = (
         f"registry/{name}.py"
         for name in ("annotated_texts", "build", "data_config", "directions", "listing", "parquet")
     ),
-    *(f"registry/{name}.py" for name in ("contradictions", "group_rows", "refined_pairs")),
+    *(f"registry/{name}.py" for name in ("contradictions", "group_rows", "preference_rows", "refined_pairs")),
     *(f"registry/{name}.py" for name in ("published_texts", "publishing", "sample_rows", "training_sets")),
 )
 
@@ -109,6 +113,9 @@ class DatasetRule:
             `stcr guard` asks of other scenes; replay them in a stage against forgetting (source kind tabletop only).
             describe: the state of one picture of the pairs, in the words of cot, in one JSON file; each picture once.
             group: groups of frames that the split's pairs show, see `groups`.
+            reflect: a proposed answer is judged, with the claims that decide as the reason. Each pair in both orders,
+            each with both proposals; pairs of which no claim tells the closer frame are left out.
+            prefer: ranking rows, in one JSON file: the target of cot, and a worse one `against` it; for `stage: dpo`.
         pairs: How many pairs of the split; null for all.
         pictures: Of kind describe: how many pictures, spread evenly over episodes; null for all that can be described.
         languages: Each pair is in one of them, in turn.
@@ -117,14 +124,21 @@ class DatasetRule:
         draw: A name; datasets of one split and one `draw` take their pairs from one random order, so that all pairs of
             a smaller set are in a larger one. Without it each draws by its own name. With `format: json`, without a
             curriculum.
-        texts: Of kind cot: a file that `stcr annotate` wrote. Its accepted texts describe the pictures, which then need
-            no recorded state, and `pairs` are drawn from those that have some. They are annotated, not true.
+        texts: Of kind cot, reflect or prefer: a file that `stcr annotate` wrote. Its accepted texts describe the
+            pictures, which then need no recorded state, and `pairs` are drawn from those that have some. They are
+            annotated, not true.
         groups: Of kind group: how many pictures, which question, how many groups per episode, and which target. All
             groups are taken, each in every rotation. Frames are ordered as the pairs are labelled, by time or progress.
+        against: Of kind prefer, what the rejected answer is. order: the true text of the swapped order. frame: one
+            description is that of another frame, and the same two answers are asked for the other way round with that
+            frame shown, so that no text tells which is preferred. verdict: the same description, the other judgment.
+            sampled: another candidate for the same pictures in `texts` that was refuted (false claim, not confirmed,
+            rejected by a person), such as a stage's own of `stcr annotate --samples`. A tie gives no row of order and
+            verdict.
     """
 
     split: str
-    kind: Literal["cot", "weak", "general", "describe", "group"]
+    kind: Literal["cot", "weak", "general", "describe", "group", "reflect", "prefer"]
     pairs: int | None = None
     pictures: int | None = None
     languages: tuple[str, ...] = ("en",)
@@ -134,12 +148,13 @@ class DatasetRule:
     draw: str | None = None
     texts: str | None = None
     groups: GroupRule | None = None
+    against: Against | None = None
 
     @property
     def says_claims(self) -> bool:
         """Whether its targets describe pictures by claims of the source."""
         described = self.groups is not None and self.groups.target == "cot"
-        return (self.kind in ("cot", "describe") and self.texts is None) or (self.kind == "group" and described)
+        return (self.kind in DESCRIBING and self.texts is None) or (self.kind == "group" and described)
 
     def __post_init__(self) -> None:
         if self.groups is not None and self.kind != "group":
@@ -149,8 +164,13 @@ class DatasetRule:
                 "kind: group takes all groups, each in every rotation; set groups.per_episode, and remove pairs, "
                 "orders, curriculum and draw"
             )
-        if self.texts is not None and (self.kind != "cot" or not self.texts.strip()):
-            raise ValueError("`texts` names a file of annotated texts for kind: cot; remove it, or change kind")
+        if self.kind == "reflect" and self.orders != "both":
+            raise ValueError("kind: reflect shows every pair in both orders; remove `orders`, or change kind")
+        if self.texts is not None and (self.kind not in ("cot", "reflect", "prefer") or not self.texts.strip()):
+            raise ValueError(
+                "`texts` names a file of annotated texts for kind: cot, reflect or prefer; remove it, or change kind"
+            )
+        self._check_against()
         if self.draw is not None and (self.format != "json" or self.curriculum or self.single):
             raise ValueError(
                 "`draw` orders the pairs of one file: set format: json, and remove curriculum; not general or describe"
@@ -168,10 +188,33 @@ class DatasetRule:
                 f"kind: {self.kind} shows single pictures, in one JSON file; remove orders, format, curriculum"
             )
 
+    def _check_against(self) -> None:
+        if (self.against is None) == (self.kind == "prefer"):
+            raise ValueError(
+                f"`against`, one of {', '.join(get_args(Against))}, goes with kind: prefer, and only with it"
+            )
+        if self.kind == "prefer" and (self.orders != "both" or self.format == "parquet"):
+            raise ValueError(
+                "kind: prefer shows both orders (else the text alone tells the preferred answer), in one JSON file; "
+                "remove orders and format"
+            )
+        if self.against == "sampled" and self.texts is None:
+            raise ValueError("against: sampled takes both answers from a file of annotated texts; set `texts`")
+        if self.against == "frame" and self.texts is not None:
+            raise ValueError(
+                "against: frame needs what the source records, to know that the text about another frame is false of "
+                "this one; remove `texts`, or set against: order"
+            )
+
     @property
     def single(self) -> bool:
         """Whether a sample shows one picture."""
         return self.kind in SINGLE
+
+    @property
+    def rows_of_pair(self) -> int:
+        """How many samples a pair has that was published in both orders."""
+        return (1 if self.orders in ORDERS else 2) * (2 if self.kind == "reflect" else 1)
 
     @property
     def wanted(self) -> int | None:
@@ -243,6 +286,11 @@ class DataConfig:
                     f"datasets.{key}: groups.target cot needs claims, and the texts of source kind {self.source.kind} "
                     "are published with its pairs; set groups.target: weak"
                 )
+            if rule.against == "frame" and find_kind(self.source.kind).gives_pairs:
+                raise ValueError(
+                    f"datasets.{key}: against: frame needs claims, and the texts of source kind {self.source.kind} are "
+                    "published with its pairs; set against: order"
+                )
             if rule.kind == "general" and self.source.kind != "tabletop":
                 raise ValueError(
                     f"datasets.{key}: kind general needs the objects in a picture, which only source kind tabletop "
@@ -262,16 +310,8 @@ def load_data_config(path: str | Path, overrides: Sequence[str] = ()) -> DataCon
 
 def plain(config: DataConfig) -> dict[str, Any]:
     """The configuration as JSON-like values, defaults filled in."""
-    values: dict[str, Any] = _adapter().dump_python(config, mode="json")
+    values: dict[str, Any] = type_adapter(DataConfig).dump_python(config, mode="json")
     return values
-
-
-@cache
-def _adapter() -> Any:
-    """Takes 20 ms to make, and a build uses it with every shard."""
-    import pydantic
-
-    return pydantic.TypeAdapter(DataConfig)
 
 
 def config_digest(config: DataConfig) -> str:
@@ -296,7 +336,8 @@ def file_digest(file: str) -> str:
 
 
 def _digest(config: DataConfig, files: Sequence[str]) -> str:
-    own = [GROUPS_FILE] if any(rule.kind == "group" for rule in config.datasets.values()) else []
+    kinds = {rule.kind for rule in config.datasets.values()}
+    own = [file for kind, file in (("group", GROUPS_FILE), ("reflect", REFLECT_FILE)) if kind in kinds]
     prompts = {path.name: artefacts.sha256(path) for path in (PROMPTS / "questions.yaml", YESNO_FILE, *own)}
     code = [artefacts.code_digest(*_DECIDE), installed_code(config.source.kind)]
     decides = [plain(config), prompts, claims_digest(config.source.kind), code]

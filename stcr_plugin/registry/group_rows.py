@@ -104,7 +104,7 @@ def _groups(
     asked = rule.groups or GroupRule()
     described = asked.target == "cot"
     texts = FrameTexts(source, {name: phrases[name] for name in sorted(set(rule.languages) & phrases.keys())})
-    contents = _contents(context, shard, pairs, sharded=choice.sharded)
+    contents = contents_of(context, shard, pairs, sharded=choice.sharded)
     by_episode: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         by_episode[pair.episode_id].append(pair)
@@ -121,7 +121,7 @@ def _groups(
                 continue
             words = texts if described else None
             truth = {
-                (episode.episode_id, task): _closeness(states, own, task, timed=timed, texts=words)
+                (episode.episode_id, task): closeness(states, own, task, timed=timed, texts=words)
                 for task in {pair.task for pair in own}
             }
         drawn = draw_groups(own, config.pairs, asked, seed=config.seed, truth=truth, contents=contents)
@@ -133,7 +133,7 @@ def _groups(
     return groups, shown
 
 
-def _closeness(
+def closeness(
     states: Sequence[State], pairs: Sequence[Pair], task: str, *, timed: bool, texts: FrameTexts | None
 ) -> list[float | None]:
     """How close each frame of an episode is to completion of one of its tasks.
@@ -148,7 +148,7 @@ def _closeness(
     ]
 
 
-def _contents(context: Context, shard: Shard, pairs: Sequence[Pair], *, sharded: bool) -> dict[str, str]:
+def contents_of(context: Context, shard: Shard, pairs: Sequence[Pair], *, sharded: bool) -> dict[str, str]:
     """Picture -> SHA-256 of its contents; none where no picture was written."""
     if context.config.frames.format == "none":
         return {}

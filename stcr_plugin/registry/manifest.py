@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import from_mapping, nearest
+from stcr_plugin.config import from_mapping, nearest, type_adapter
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.figures import AnnotatedTexts, TextCounts
 from stcr_plugin.groups import GroupRule
@@ -132,6 +132,7 @@ class SetRule:
     orders: str = "both"
     texts: str | None = None
     groups: GroupRule | None = None
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -315,6 +316,11 @@ def dataset_rows(registry: str | Path, dataset: str) -> Iterator[dict[str, Any]]
             yield from parquet.read(Path(registry) / file)
 
 
+def turns_of(row: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """The turns of a row that are trained on; those of a ranking row end with the answer that is preferred."""
+    return [*row["messages"], row["chosen"]] if "chosen" in row else list(row["messages"])
+
+
 def pair_of(row: Mapping[str, Any]) -> Pair:
     """The pair of a row of our own, without a check; `pair_rows` checks."""
     return Pair(**{**row, "orders": tuple(row["orders"])})
@@ -329,7 +335,7 @@ def pair_rows(path: Path, registry: Path) -> Iterator[tuple[int, Pair]]:
     """Every pair of a file of pairs with its row (from 1). Raises DataError as `read_pairs` does."""
     import pydantic
 
-    as_pair = pydantic.TypeAdapter(Pair)
+    as_pair = type_adapter(Pair)
     for row, values in enumerate(parquet.read(path), 1):
         where = f"{path}, row {row}"
         try:

@@ -42,8 +42,14 @@ def dataset_info(config: DataConfig, registry: Path, datasets: Mapping[str, Sequ
     others = {name: entry for name, entry in listed(registry).items() if not _ours(entry, config)}
     for name in {dataset_name(config.name, key) for key in config.datasets} & others.keys():
         raise ConfigError(path, f"already has another dataset {name!r}", "choose another `name`")
-    shape = {"formatting": "sharegpt", "columns": {"messages": "messages", "images": "images"}, "tags": _TAGS}
-    return others | {name: {"file_name": file_name(files), **shape} for name, files in datasets.items()}
+    columns = {"messages": "messages", "images": "images"}
+    shape = {"formatting": "sharegpt", "columns": columns, "tags": _TAGS}
+    ranking = {"ranking": True, **shape, "columns": {**columns, "chosen": "chosen", "rejected": "rejected"}}
+    ranked = {dataset_name(config.name, key) for key, rule in config.datasets.items() if rule.kind == "prefer"}
+    return others | {
+        name: {"file_name": file_name(files), **(ranking if name in ranked else shape)}
+        for name, files in datasets.items()
+    }
 
 
 def _ours(entry: Any, config: DataConfig) -> bool:

@@ -39,6 +39,7 @@ class Text:
         earlier_fingerprint: Of the picture that was described.
         accepted_by: "checks" or "person".
         passed: The checks that both texts passed.
+        refuted: Texts about the same two pictures that were refuted; empty where none is asked for.
     """
 
     pair_id: str
@@ -54,6 +55,7 @@ class Text:
     describer: str
     verifier: str
     passed: tuple[str, ...] = ()
+    refuted: tuple[str, ...] = ()
 
 
 Accepted = Mapping[str, tuple[Text, ...]]
@@ -127,7 +129,7 @@ class Drawn:
     """Receipt of drawing a shard's pairs.
 
     Attributes:
-        described: Dataset of kind cot -> how many pairs it can use; of kind describe: pictures.
+        described: Dataset of kind cot or reflect -> how many pairs it can use; of kind describe: pictures.
         tied: Pairs dropped since neither frame is closer.
         unlabelled: Pairs dropped since the progress of a frame is not known.
         wordless: Reason -> how many pairs a dataset cannot use for want of a text; too many to be listed.

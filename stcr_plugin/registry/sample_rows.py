@@ -18,6 +18,7 @@ from stcr_plugin.registry.published_texts import published
 from stcr_plugin.registry.receipts import Choice, Context, Rows, Shard
 from stcr_plugin.samples.cot import Phrases, check_target, cot_sample, given_sample, load_phrases
 from stcr_plugin.samples.frame_texts import FrameTexts
+from stcr_plugin.samples.reflections import check_reflection, reflections, true_reasons, unshared_in, why_undecided
 from stcr_plugin.samples.single_pictures import check_description, description, description_prompt
 from stcr_plugin.samples.weak import weak_sample
 from stcr_plugin.types import ORDERS, Episode, EpisodeSource, Order, Pair, PairSource, Query, Sample, State, under
@@ -41,11 +42,12 @@ def samples(
     given: _Given | None = None
     if annotated is not None:
         given = {name: {one.language: (one.earlier, one.later) for one in of} for name, of in annotated.items()}
-    elif rule.kind == "cot" and isinstance(source, PairSource):
+    elif rule.kind in ("cot", "reflect", "prefer") and isinstance(source, PairSource):
         texts = published(source, episodes, inside)
         given = {name: dict.fromkeys(rule.languages, halves) for name, halves in texts.items()}
     if given is not None:
-        inside = [pair for pair in inside if pair.pair_id in given]
+        given = _reasons(given) if rule.kind == "reflect" else given
+        inside = [pair for pair in inside if pair.pair_id in given and not _is_tied(rule, pair)]
     numbers = [shard.number] if choice.sharded else []
     parts = [choice.part] if rule.curriculum else []
     # In random order, so that any first part is a fair sample.
@@ -63,22 +65,55 @@ def samples(
         for query, language in _queries(chosen, rule, given):
             used[query.pair.pair_id] = language
             halves = given[query.pair.pair_id][language]
-            rows.append(_row(given_sample(query, halves, language, seed=config.seed, ties=offers), language))
+            if rule.kind == "reflect":
+                of_images = halves if query.order == "forward" else halves[::-1]
+                both = reflections(query, of_images, language, seed=config.seed)
+                rows += [_row(one, language) for one in both]
+            else:
+                rows.append(_row(given_sample(query, halves, language, seed=config.seed, ties=offers), language))
         return rows, Rows(count_rows(rows), 0, None if annotated is None else count_texts(annotated, used))
     by_language = phrases_of(config, source)
     states = _states(source, episodes, chosen)
     frames = FrameTexts(source, {name: by_language[name] for name in sorted(set(rule.languages))})
-    if any(why_mute(frames, _of_pair(states, pair), pair) for pair in chosen):
+
+    def mute(pair: Pair) -> str:
+        of_pair = _of_pair(states, pair)
+        return why_mute(frames, of_pair, pair) or (
+            why_undecided(source, pair, of_pair) if rule.kind == "reflect" else ""
+        )
+
+    if any(mute(pair) for pair in chosen):
         states = _states(source, episodes, listed)
-        chosen = [pair for pair in listed if not why_mute(frames, _of_pair(states, pair), pair)][: choice.take]
+        chosen = [pair for pair in listed if not mute(pair)][: choice.take]
     checked = 0
     for query, language in _queries(chosen, rule):
         shown = _shown(query, states)
         phrases = by_language[language]
+        if rule.kind == "reflect":
+            both = reflections(
+                query, true_reasons(query, shown, source=source, phrases=phrases), language, seed=config.seed
+            )
+            checked += sum(check_reflection(one, shown, source=source, phrases=phrases) for one in both)
+            rows += [_row(one, language) for one in both]
+            continue
         made = cot_sample(query, shown, source, phrases=phrases, language=language, seed=config.seed, ties=offers)
         checked += check_target(made.target, query, shown, source=source, phrases=phrases)
         rows.append(_row(made, language))
     return rows, Rows(count_rows(rows), checked)
+
+
+def _reasons(given: _Given) -> _Given:
+    """What each text says and its pair's other one does not, of the pairs of which the two texts differ."""
+    own = {
+        name: {language: unshared for language, halves in of.items() if (unshared := unshared_in(halves))}
+        for name, of in given.items()
+    }
+    return {name: of for name, of in own.items() if of}
+
+
+def _is_tied(rule: DatasetRule, pair: Pair) -> bool:
+    """Whether a dataset cannot use a pair since neither frame is closer."""
+    return rule.kind == "reflect" and pair.closer == "neither"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from stcr_plugin.pairs import draw_pairs, take_given
 from stcr_plugin.registry import directions, parquet, picture_store
 from stcr_plugin.registry.annotated_texts import count_described, match_pictures
 from stcr_plugin.registry.contradictions import Decision
-from stcr_plugin.registry.data_config import DataConfig
+from stcr_plugin.registry.data_config import DESCRIBING, DataConfig
 from stcr_plugin.registry.manifest import count_pairs, dataset_name, pair_of
 from stcr_plugin.registry.published_texts import bad_text, published
 from stcr_plugin.registry.receipts import Choice, Context, Drawn, Pictured, Sampled, Shard
@@ -35,6 +35,7 @@ from stcr_plugin.registry.refined_pairs import Refined, refine
 from stcr_plugin.registry.same_pictures import almost_same, without_same
 from stcr_plugin.registry.sample_rows import phrases_of, samples, why_mute
 from stcr_plugin.samples.frame_texts import NO_STAGE, FrameTexts
+from stcr_plugin.samples.reflections import UNDECIDED, why_undecided
 from stcr_plugin.types import (
     Episode,
     Exclusion,
@@ -56,10 +57,10 @@ def draw(context: Context, shard: Shard) -> Drawn:
     """Draw the shard's pairs. No picture is decoded."""
     config, source = context.config, context.source
     own = {key: rule.kind for key, rule in config.datasets.items() if rule.split == shard.split}
-    worded = {key: kind for key, kind in own.items() if kind in ("cot", "describe") and key not in context.texts}
+    worded = {key: kind for key, kind in own.items() if kind in DESCRIBING and key not in context.texts}
     pairs: list[Pair] = []
     excluded: list[Exclusion] = []
-    tied = unlabelled = mute = pictures = 0
+    tied = unlabelled = mute = undecided = pictures = 0
     by_language = phrases_of(config, source)
     languages = {language for key in worded for language in config.datasets[key].languages}
     balanced = config.splits[shard.split].balance is not None
@@ -107,15 +108,21 @@ def draw(context: Context, shard: Shard) -> Drawn:
                 kinds = " and ".join(sorted(set(worded.values())))
                 where = f"episode {episode.episode_id}, {count} of its {len(drawn.pairs)} pairs, for kind: {kinds}"
                 excluded.append(skipped(kind("description", where, reason), config))
+            if "reflect" in worded.values():
+                described = [pair for pair in drawn.pairs if not why_mute(frames, states, pair)]
+                count = sum(bool(why_undecided(source, pair, states)) for pair in described)
+                undecided += count
+                where = f"episode {episode.episode_id}, {count} of its {len(drawn.pairs)} pairs, for kind: reflect"
+                excluded += [Omission("reason", where, UNDECIDED)] if count else []
         pairs += drawn.pairs
         excluded += drawn.excluded
         tied, unlabelled = tied + drawn.tied, unlabelled + drawn.unlabelled
     parquet.write(context.place.staging / "drawn" / shard.file, [vars(pair) for pair in pairs], parquet.PAIRS)
     annotated, wordless = count_described(context, shard.split, pairs)
+    usable = {"describe": pictures, "reflect": len(pairs) - mute - undecided}
     return Drawn(
         pairs=len(pairs),
-        described={key: pictures if kind == "describe" else len(pairs) - mute for key, kind in worded.items()}
-        | annotated,
+        described={key: usable.get(kind, len(pairs) - mute) for key, kind in worded.items()} | annotated,
         tied=tied,
         unlabelled=unlabelled,
         excluded=excluded,

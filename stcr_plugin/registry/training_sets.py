@@ -21,11 +21,12 @@ from stcr_plugin.groups import GroupRule
 from stcr_plugin.registry import parquet
 from stcr_plugin.registry.data_config import DatasetRule
 from stcr_plugin.registry.manifest import RowCounts, count_rows, dataset_name, total
+from stcr_plugin.registry.preference_rows import preference_rows
 from stcr_plugin.registry.receipts import Choice, Context, Rows, Sampled, Shard, Staged
 from stcr_plugin.registry.sample_rows import described_pictures, samples
 from stcr_plugin.registry.shards import part_file, shard_pairs
 from stcr_plugin.samples.general import general_rows
-from stcr_plugin.types import ORDERS, Pair
+from stcr_plugin.types import Pair
 
 # Above this many samples, `format: auto` takes Parquet: JSON has to be read whole.
 _JSON_SAMPLES = 100_000
@@ -46,7 +47,7 @@ class TrainingSet:
 
 def is_sharded(key: str, rule: DatasetRule, staged: Staged) -> bool:
     """Whether a dataset is written as Parquet, shard by shard."""
-    if rule.single:
+    if rule.single or rule.kind == "prefer":
         return False
     if rule.format != "auto":
         return rule.format == "parquet"
@@ -55,8 +56,7 @@ def is_sharded(key: str, rule: DatasetRule, staged: Staged) -> bool:
         episodes = sum(len(pictured.episodes) for _, _, pictured in staged.of(rule.split))
         return episodes * asked.per_episode * asked.pictures > _JSON_SAMPLES
     available = sum(sum(pictured.distances(key).values()) for _, _, pictured in staged.of(rule.split))
-    orders = 1 if rule.orders in ORDERS else 2
-    return min(available, rule.pairs or available) * orders > _JSON_SAMPLES
+    return min(available, rule.pairs or available) * rule.rows_of_pair > _JSON_SAMPLES
 
 
 def choices(context: Context, staged: Staged) -> dict[int, tuple[Choice, ...]]:
@@ -171,7 +171,8 @@ def _in_one_file(context: Context, staged: Staged, order: Mapping[str, int], *, 
     rows: list[dict[str, Any]] = []
     made: list[Rows] = []
     for part in parts(key, context.config.datasets[key], staged):
-        listed, one = samples(context, split, pairs, choice=part)
+        make = preference_rows if context.config.datasets[key].kind == "prefer" else samples
+        listed, one = make(context, split, pairs, choice=part)
         rows += listed
         made.append(one)
     return _training_set(context.config.datasets[key].pairs, [_write_rows(context, key, rows)], made)

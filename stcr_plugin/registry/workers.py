@@ -119,7 +119,7 @@ _context: Context | None = None  # of a worker process, whose source is opened o
 
 def _begin(config: DataConfig, place: Place) -> None:
     global _context
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _context = _opened(config, place)
 
 
@@ -130,8 +130,8 @@ def _opened(config: DataConfig, place: Place) -> Context:
     )
 
 
-def _end_with_parent() -> None:
-    """A killed build must not go on in its workers, beside the build that is started after it."""
+def end_with_parent() -> None:
+    """A killed run must not go on in its workers, beside the run that is started after it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

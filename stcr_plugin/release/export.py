@@ -17,7 +17,7 @@ from stcr_plugin.provenance import provenance
 from stcr_plugin.records import BASE_MADE, StageRecord
 from stcr_plugin.release.lineage import lineage
 from stcr_plugin.release.pixels import serving_limits, with_limits
-from stcr_plugin.release.server_commands import client, served_name, serving
+from stcr_plugin.release.server_commands import asking, client, served_name, serving
 from stcr_plugin.report.model_card import Card, CardStage, HubMetadata, model_card
 from stcr_plugin.report.serving_words import Limits, Size
 from stcr_plugin.results import Controls, Evaluation, Guard
@@ -139,7 +139,8 @@ def _exported(
         records.write(part, dataclasses.replace(record, model_digest=digest, more=more))
         made = {"how": how, "dtype": final, "from": source, "model_digest": digest, "name": name}
         files = {path.name: artefacts.sha256(path) for path in sorted(part.iterdir())}
-        whole = {"export": {**made, "files": files}, "stages": [_row(stage) for stage in stages]}
+        asked = asking(str(record.mode), most=most, least=least)
+        whole = {"export": {**made, "asking": asked, "files": files}, "stages": [_row(stage) for stage in stages]}
         artefacts.write_json(part / CHAIN, whole | {"provenance": provenance()})
     return Exported(out, name, how, dtype=final, digest=digest, limits=limits, missing=missing)
 

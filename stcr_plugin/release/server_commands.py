@@ -33,13 +33,13 @@ def example(mode: str, language: str = "en", task: str = TASK) -> Prompt:
 
 
 def vllm_line(folder: str, name: str, *, dtype: str, limits: Limits | None) -> str:
-    """vLLM's documentation, 0.9 and later: `vllm serve`, "Conserving Memory", "OpenAI-Compatible Server".
+    """vLLM's documentation, 0.9 and later: "Conserving Memory", "OpenAI-Compatible Server".
 
-    Without `--generation-config vllm` the repetition penalty of Qwen's generation_config.json is applied, which changes
-    answers.
+    By its module, since the command `vllm` of its builds for the CPU does not start. Without `--generation-config vllm`
+    the repetition penalty of Qwen's generation_config.json is applied, which changes answers.
     """
     return _command(
-        f"vllm serve {folder}",
+        f"python -m vllm.entrypoints.openai.api_server --model {folder}",
         f"--served-model-name {name}",
         f"--dtype {dtype}",
         f"--limit-mm-per-prompt '{json.dumps({'image': PICTURES, 'video': 0})}'",
@@ -100,6 +100,19 @@ def curl_line(name: str, mode: str, max_tokens: int = 256) -> str:
     for letter in "ab":
         text = text.replace(f"{letter.upper()}_PNG", f"$(base64 -w0 {letter}.png)")
     return f"curl -s {_URL}/chat/completions -H 'Content-Type: application/json' -d @- <<END\n" + f"{text}\nEND"
+
+
+def asking(mode: str, *, most: int, least: int) -> dict[str, object]:
+    """How the model is asked about two pictures; tools that read stcr_chain.json fill in `{task}` and `{name}`."""
+    prompt = example(mode, task="{task}")
+    return {
+        "mode": mode,
+        "question": prompt.question,
+        "labels": list(prompt.labels),
+        "answer": prompt.answer,
+        "least": least,
+        "most": most,
+    }
 
 
 def client(name: str, mode: str, *, most: int, least: int, max_tokens: int = 256) -> str:

@@ -78,9 +78,9 @@ def direction_lines(splits: Mapping[str, PairCounts]) -> list[str]:
 
 
 def text_origin(manifest: Manifest, dataset: str) -> str:
-    """Who says what the pictures of a CoT dataset show, where it is not the recorded state; "" elsewhere."""
+    """Who says what the pictures of a CoT or reflect dataset show, where it is not the recorded state; "" elsewhere."""
     rule = manifest.rules.get(dataset)
-    if rule is None or rule.kind != "cot":
+    if rule is None or rule.kind not in ("cot", "reflect"):
         return ""
     if dataset in manifest.texts:
         return annotated_text(manifest.texts[dataset])

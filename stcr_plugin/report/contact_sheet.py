@@ -16,6 +16,7 @@ from stcr_plugin.registry import parquet
 from stcr_plugin.registry.data_config import SINGLE
 from stcr_plugin.registry.group_rows import GroupCheck, group_of
 from stcr_plugin.registry.manifest import Manifest, PairCounts, RowCounts
+from stcr_plugin.registry.preference_rows import PreferenceCheck
 from stcr_plugin.report import html
 from stcr_plugin.report.check_words import direction_lines, text_origin
 from stcr_plugin.report.document import Frame
@@ -66,6 +67,7 @@ class Card:
     Attributes:
         tags: Part, order, label, and what else is known.
         target: The description of each image, and last the judgment; as `question`, None where the row is a pair alone.
+        rejected: Of a ranking row, the answer that is rejected, as `target`.
         faults: Where the row contradicts its pair.
     """
 
@@ -75,6 +77,7 @@ class Card:
     task: str | None = None
     question: str | None = None
     target: Sequence[str] | None = None
+    rejected: Sequence[str] | None = None
     faults: Sequence[str] = ()
 
 
@@ -118,11 +121,12 @@ def show(
         pairs = _pairs(registry, manifest, [row.values for _, row in listed if _is_row(row.values)])
         rules = {of: rule for of, rule in manifest.rules.items() if rule.kind == "group"}
         groups = {of: GroupCheck(rule, pairs) for of, rule in rules.items()}
+        preferences = {of: PreferenceCheck(rule, pairs) for of, rule in manifest.rules.items() if rule.kind == "prefer"}
         cards = [
             _marked(
                 _group_card(stratum, row, groups[stratum.part], registry=album)
                 if stratum.part in groups
-                else _dataset_card(stratum, row, pairs, registry=album),
+                else _dataset_card(stratum, row, pairs, registry=album, check=preferences.get(stratum.part)),
                 stratum.part in manifest.texts,
             )
             for stratum, row in listed
@@ -192,9 +196,9 @@ def _phases(registry: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def _pairs(registry: Path, manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> dict[str, Pair]:
-    """The pairs of some rows, and all of the episodes of groups."""
+    """The pairs of some rows, and all of the episodes of groups and preferences."""
     ids = {str(row.get("pair_id")) for row in rows}
-    episodes = {str(row.get("episode_id")) for row in rows if row.get("kind") == "group"}
+    episodes = {str(row.get("episode_id")) for row in rows if row.get("kind") in ("group", "prefer")}
     return {
         row["pair_id"]: manifests.pair_of(row)
         for file in manifests.pair_files(manifest)
@@ -210,18 +214,30 @@ def _is_row(values: Any) -> bool:
 # ---- from rows to cards ----
 
 
-def _dataset_card(stratum: Stratum, row: Row, pairs: Mapping[str, Pair], *, registry: Path | None) -> Card:
+def _dataset_card(
+    stratum: Stratum,
+    row: Row,
+    pairs: Mapping[str, Pair],
+    *,
+    registry: Path | None,
+    check: PreferenceCheck | None = None,
+) -> Card:
     try:
         prompt, target, images = _texts(row)
         pair = pairs.get(row.values["pair_id"])
+        rejected = _target(str(row.values["rejected"]["content"])) if check else None
+        faults = list(check.row(row.values)) if check else []
     except (KeyError, TypeError, ValueError):
         return _broken(stratum, row, registry)
     about, kind = _of_pair(stratum, pair), row.values.get("kind")
-    if pair and kind in SINGLE:
+    if pair and (kind in SINGLE or check):
         frames = {pair.earlier_image: pair.earlier, pair.later_image: pair.later}
+        frames |= {image: check.frames[pair.episode_id, image] for image in images} if check and not faults else {}
         about = about._replace(numbers=[f" frame {frames[image]:,}" for image in images if image in frames])
     card = _card(stratum, row, about, images=images, registry=registry)
     card = replace(card, question=prompt, target=_target(target))
+    if check:
+        return replace(card, rejected=rejected, faults=tuple(faults))
     if pair and kind in SINGLE:
         return replace(card, tags=[stratum.part, "one picture", str(kind), *filter(None, [stratum.phase])])
     return replace(card, faults=tuple(_faults(stratum, images, target, pair=pair, pair_id=row.values["pair_id"])))
@@ -244,7 +260,7 @@ def _group_card(stratum: Stratum, row: Row, check: GroupCheck, *, registry: Path
 
 def _texts(row: Row) -> tuple[str, str, tuple[str, ...]]:
     """The question, the target and the pictures of a row. Raises KeyError and the like for one without its form."""
-    user, assistant = row.values["messages"]
+    user, assistant = manifests.turns_of(row.values)
     images = tuple(str(image) for image in row.values["images"])
     return str(user["content"]).removeprefix("<image>" * len(images)), str(assistant["content"]), images
 

@@ -10,6 +10,7 @@ from stcr_plugin.engines.picture_loading import open_picture
 from stcr_plugin.evaluation.evaluate import ANSWERS, read_answers
 from stcr_plugin.figures import Breakdowns, Permutation
 from stcr_plugin.report import plots, tables
+from stcr_plugin.report.calibration_words import CALIBRATION_PLOT, calibration_parts, draw_calibration
 from stcr_plugin.report.comparator_words import comparator_words
 from stcr_plugin.report.document import code
 from stcr_plugin.report.factuality_words import HEADS, claim_words, family_cells
@@ -31,7 +32,7 @@ Example = tuple[str, Pair, Answer, Answer]
 
 
 def write_evaluation_page(out: Path, registry: Path, found: Evaluation) -> None:
-    """Write report.md and its two pictures into the folder `out`, which holds the answers of `found`."""
+    """Write report.md and its pictures into the folder `out`, which holds the answers of `found`."""
     from stcr_plugin.registry.manifest import read_pairs
 
     answers = read_answers(out / ANSWERS)
@@ -43,6 +44,8 @@ def write_evaluation_page(out: Path, registry: Path, found: Evaluation) -> None:
     rows: list[tuple[str, tables.HasFigures]] = [("all pairs", found)]
     rows += [(breakdown.PHASE_KINDS[kind], part) for kind, part in phases.items()]
     plots.accuracies(out / PLOT, {_title(found): rows})
+    if found.calibration:
+        draw_calibration(out / CALIBRATION_PLOT, found.calibration)
     plots.contact_sheet(out / SHEET, [_drawn(registry, *one) for one in chosen])
     artefacts.write_text(out / REPORT, _markdown(found, rows, chosen))
 
@@ -91,6 +94,7 @@ def _markdown(found: Evaluation, rows: Sequence[tuple[str, tables.HasFigures]], 
         "## What the figures mean",
         tables.meanings_table([part for _, part in rows]),
         *_parts(found.parts),
+        *(calibration_parts(found.calibration) if found.calibration else []),
         *_claims(found.claims),
         "## Right and wrong examples",
         "Forward shows the earlier frame as img1, backward shows it as img2.",

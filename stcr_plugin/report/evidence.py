@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stcr_plugin.evaluation.rank import MEANINGS
+from stcr_plugin.rankings import Ranking, ValueOrder
 from stcr_plugin.report import plots, tables
 from stcr_plugin.report.controls_table import control_counts, control_fixes, control_rules, control_table
 from stcr_plugin.report.document import (
@@ -26,7 +27,7 @@ from stcr_plugin.report.groups_table import group_figure
 from stcr_plugin.report.guard_table import COLUMNS
 from stcr_plugin.report.ranking_words import correlation
 from stcr_plugin.report.runs import Found, Measured, Runs
-from stcr_plugin.results import Controls, Guard, MultiImage, Ranking, ValueOrder
+from stcr_plugin.results import Controls, Guard, MultiImage
 from stcr_plugin.scoring.group_figures import control_row
 
 _GUARD = ("accuracy", "f1", "yes_ratio", "unparsed_rate")
@@ -157,7 +158,7 @@ def _correlations(found: Sequence[Found[ValueOrder]], out: Path) -> list[Block]:
         return []
     rows = [
         [
-            one.run,
+            one.run if one.result.method == "pairs" else f"{one.run} ({one.result.method})",
             *(correlation(one.result, name) for name in MEANINGS),
             str(one.result.n_strips),
             str(one.result.n_episodes),
@@ -170,7 +171,8 @@ def _correlations(found: Sequence[Found[ValueOrder]], out: Path) -> list[Block]:
         Bullets(tuple(f"{head}: {meaning}." for head, meaning in zip(heads[1:5], MEANINGS.values(), strict=True))),
         Words(
             'Each is 1 for a judge that is always right and 0 for a coin; a judge that always says "the second is '
-            'further" has +1, -1, 0, 0.'
+            'further" has +1, -1, 0, 0. With another method, named beside the run, the values that it gives are '
+            "correlated, and the video itself is reversed."
         ),
     ]
     for number, one in enumerate(found[:_CURVES], 1):

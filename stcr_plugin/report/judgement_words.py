@@ -21,6 +21,8 @@ def judgement_words(found: Judgement) -> str:
     else:
         sure = "" if found.probabilities is None else f", probability {100 * found.probabilities[found.closest]:.1f} %"
         lines.append(f"closest to completion: {names[found.closest]}{sure}, both orders averaged")
+    if found.temperature != 1:
+        lines.append(f"probabilities are calibrated, with a temperature of {found.temperature:.2f}")
     return "\n".join([*lines, *(f"WARNING: {line}" for line in judgement_warnings(found))])
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stcr_plugin import artefacts
+from stcr_plugin.calibration_results import ProbabilityFigures
+from stcr_plugin.rankings import Ranking, ValueOrder
 from stcr_plugin.report.tables import HasFigures
-from stcr_plugin.results import Ranking, ValueOrder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,11 @@ _SERIES = (
     ("pair_accuracy", "pair accuracy (both orders right)", "#000000", "D", 0.12),
 )
 _CHANCE = ((50, "coin, one order", "--"), (25, "coin, both orders", ":"))
+_PROGRESS = {
+    "pairs": "judged closer than another frame",
+    "gvl": "percentage that the model writes (gvl)",
+    "topreward": "probability of the token for done (topreward)",
+}
 _GAP: Mapping[str, Any] = {"color": "#D6D6D6", "linewidth": 4, "zorder": 2, "solid_capstyle": "round"}
 
 
@@ -70,8 +76,8 @@ def accuracies(path: Path, panels: Mapping[str, Sequence[tuple[str, HasFigures]]
                 zorder=4,
                 clip_on=False,
             )
-        axis.set_title(_printable(title), fontsize=11, pad=12)
-        axis.set_xticks(range(len(rows)), ["\n".join(textwrap.wrap(_printable(label), 13)) for label, _ in rows])
+        axis.set_title(printable(title), fontsize=11, pad=12)
+        axis.set_xticks(range(len(rows)), ["\n".join(textwrap.wrap(printable(label), 13)) for label, _ in rows])
         axis.set_xlim(-0.6, len(rows) - 0.4)
         axis.set_ylim(0, 100)
         axis.grid(axis="y", color="#E5E5E5", linewidth=0.8, zorder=0)
@@ -96,13 +102,44 @@ def seeds(path: Path, panels: Mapping[str, Sequence[tuple[str, Sequence[float]]]
         for y, (_, values) in enumerate(rows):
             axes.plot(values, [y] * len(values), "o", color="#0072B2", markersize=6, alpha=0.6, clip_on=False)
             axes.vlines(sum(values) / len(values), y - 0.3, y + 0.3, color="#000000", linewidth=2)
-        axes.set_yticks(range(len(rows)), [_printable(label) for label, _ in rows])
+        axes.set_yticks(range(len(rows)), [printable(label) for label, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.grid(axis="x", color="#DDDDDD")
         axes.set_axisbelow(True)
-        axes.set_title(_printable(title), fontsize=11)
+        axes.set_title(printable(title), fontsize=11)
     all_axes[-1].set_xlabel(unit)
+    _save(figure, path)
+
+
+def calibration(path: Path, curves: Mapping[str, ProbabilityFigures]) -> None:
+    """Draw reliability on the left and accuracy by coverage on the right, with intervals, one curve per label."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.4, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    low = min(50.0, *(value for of in curves.values() for one in of.bins for value in (one.predicted, one.observed)))
+    left.plot([low, 100], [low, 100], "--", color="#777777", linewidth=1, label="exactly right")
+    for (label, of), (_, _, colour, marker, _) in zip(curves.items(), _SERIES, strict=False):
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.5}
+        for axis, x, y, bounds in (
+            (left, "predicted", "observed", "interval"),
+            (right, "coverage", "observed_above", "interval_above"),
+        ):
+            places = [getattr(one, x) for one in of.bins]
+            axis.plot(places, [getattr(one, y) for one in of.bins], f"{marker}-", markersize=5, **style)
+            for place, one in zip(places, of.bins, strict=True):
+                if between := getattr(one, bounds):
+                    axis.vlines(place, *between, color=colour, linewidth=1.2, alpha=0.6)
+        left.plot([], [], f"{marker}-", label=printable(f"{label}: Brier score {of.brier:.3f}"), **style)
+    left.set_xlabel("mean probability of the choice, percent")
+    right.set_xlabel("share of the judgments, the surest first, percent")
+    left.set_title("Reliability", fontsize=11)
+    right.set_title("Accuracy by coverage", fontsize=11)
+    for axis in (left, right):
+        axis.set_ylabel("accuracy, percent")
+        _plain(axis, (low - 2, 102))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, path)
 
 
@@ -121,14 +158,14 @@ def contact_sheet(path: Path, examples: Sequence[Example]) -> None:
         axes[2].set_axis_off()
         y = 0.97
         for text, colour in example.lines:
-            lines = textwrap.wrap(_printable(text), 98, max_lines=4, placeholder=" ...") or [""]
+            lines = textwrap.wrap(printable(text), 98, max_lines=4, placeholder=" ...") or [""]
             axes[2].text(0.01, y, "\n".join(lines), va="top", fontsize=8.5, color=colour, linespacing=1.25)
             y -= 0.095 * len(lines) + 0.03
     _save(figure, path)
 
 
 def progress(path: Path, ranking: Ranking) -> None:
-    """Draw the progress of each frame with its 95 % band.
+    """Draw the progress of each frame, with its 95 % band where it has one.
 
     The dashed line is the true progress where it is known, else the frames' order in time where that is known.
     """
@@ -138,25 +175,29 @@ def progress(path: Path, ranking: Ranking) -> None:
     timed = frames[0].seconds is not None
     places = [(frame.seconds or 0.0) if timed else frame.place for frame in frames]
     values = [frame.progress for frame in frames]
-    half = [1.96 * frame.progress_error for frame in frames]
+    half = [1.96 * frame.progress_error for frame in frames if frame.progress_error is not None]
     dashed = [(place, frame.truth) for place, frame in zip(places, frames, strict=True) if frame.truth is not None]
     label = "true progress, as a rank"
     if not dashed and timed:
         label, dashed = "time order", [(place, i / (len(places) - 1)) for i, place in enumerate(places)]
     figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     axis = figure.subplots()
-    low, high = ([value + sign * error for value, error in zip(values, half, strict=True)] for sign in (-1, 1))
-    if timed:
+    if timed and half:
+        low, high = ([value + sign * error for value, error in zip(values, half, strict=True)] for sign in (-1, 1))
         axis.fill_between(places, low, high, color="#0072B2", alpha=0.18, linewidth=0, label="95 % band")
+    if timed:
         axis.plot(places, values, "-", color="#0072B2", linewidth=1.6)
     else:  # there is nothing between pictures whose order in time is not known
-        axis.errorbar(places, values, half, fmt="none", ecolor="#0072B2", alpha=0.5, label="95 % interval")
         axis.set_xticks(places)
-    axis.plot(places, values, "o", color="#0072B2", markersize=5, label="progress: judged closer than another frame")
+        if half:
+            axis.errorbar(places, values, half, fmt="none", ecolor="#0072B2", alpha=0.5, label="95 % interval")
+    meaning = _PROGRESS.get(ranking.method, ranking.method)
+    axis.plot(places, values, "o", color="#0072B2", markersize=5, label=f"progress: {meaning}")
     if dashed:
         axis.plot(*zip(*dashed, strict=True), "--", color="#000000", linewidth=1.2, label=label)
-    axis.axhline(0.5, color="#777777", linestyle=":", linewidth=1, label="nothing distinguished")
-    axis.set_title("\n".join(textwrap.wrap(_printable(f"{ranking.episode_id}: {ranking.task}"), 80)), fontsize=11)
+    if ranking.method == "pairs":
+        axis.axhline(0.5, color="#777777", linestyle=":", linewidth=1, label="nothing distinguished")
+    axis.set_title("\n".join(textwrap.wrap(printable(f"{ranking.episode_id}: {ranking.task}"), 80)), fontsize=11)
     axis.set_xlabel("seconds" if timed else "picture, in the order given")
     axis.set_ylabel("progress")
     _plain(axis, (-0.04, 1.04))
@@ -178,10 +219,11 @@ def correlations(path: Path, found: ValueOrder) -> None:
         if bounds := found.intervals.get(name):
             axis.vlines(x, *bounds, color="#0072B2", linewidth=2, label="" if x else "95 % interval")
         axis.plot([x], [getattr(found, name)], "D", color="#0072B2", markersize=7, label="mean" if x == 0 else None)
-        axis.plot([x + 0.22], [guess], "x", color="#D55E00", label='"the second is further"' if x == 0 else None)
+        if found.method == "pairs":
+            axis.plot([x + 0.22], [guess], "x", color="#D55E00", label='"the second is further"' if x == 0 else None)
     axis.axhline(0, color="#777777", linestyle=":", linewidth=1, label="coin")
     axis.set_xticks(range(len(series)), ["\n".join(textwrap.wrap(label, 13)) for _, label, _ in series])
-    axis.set_title(_printable(found.name), fontsize=11)
+    axis.set_title(printable(found.name), fontsize=11)
     axis.set_ylabel("rank correlation with time")
     _plain(axis, (-1.06, 1.06))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
@@ -199,7 +241,7 @@ def _gap(axis: Any, x: int, row: HasFigures) -> None:
     axis.plot([x - 0.12, x], [row.figures.forward_accuracy, row.figures.backward_accuracy], **_GAP)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` on one line, with what no font can draw replaced."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from stcr_plugin.evaluation.rank import MEANINGS
+from stcr_plugin.rankings import Ranking, ValueOrder
 from stcr_plugin.report import plots
-from stcr_plugin.results import Ranking, ValueOrder
 
 CURVE_PLOT, VOC_PLOT = "progress.png", "voc.png"
 
@@ -22,7 +22,22 @@ def value_order_words(found: ValueOrder) -> str:
     parts = [f"{name} {correlation(found, name)}" for name in MEANINGS]
     none = {name: count for name, count in found.undefined.items() if count}
     tied = f"; counted as 0, since all frames came out alike: {none}" if none else ""
-    return f"{found.n_strips} strips of {found.n_episodes} episodes: {', '.join(parts)}{tied}"
+    lost = f"; frames without a value that could be read: {found.unread}" if found.unread else ""
+    by = "" if found.method == "pairs" else f" by {found.method}"
+    return f"{found.n_strips} strips of {found.n_episodes} episodes{by}: {', '.join(parts)}{tied}{lost}"
+
+
+def cost_words(found: Ranking | ValueOrder) -> str:
+    """What the answers took, in one line."""
+    cost = found.cost
+    if cost is None:
+        return "cost: not counted"
+    parts = [f"queries {cost.queries:,}", f"pictures {cost.pictures:,}"]
+    if cost.tokens:
+        parts.append(f"tokens of prompts {cost.tokens.prompt:,}, of responses {cost.tokens.completion:,}")
+    if cost.money is not None:
+        parts.append(f"price {cost.money:.2f}")
+    return f"cost: {', '.join(parts)}"
 
 
 def draw_ranking(out: Path, found: Ranking) -> None:

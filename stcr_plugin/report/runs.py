@@ -11,9 +11,10 @@ from typing import Any, Generic, TypeVar
 from stcr_plugin import records
 from stcr_plugin.errors import DataError
 from stcr_plugin.evaluation.evaluate import ANSWERS, read_answers
+from stcr_plugin.rankings import Ranking, ValueOrder
 from stcr_plugin.records import StageRecord
 from stcr_plugin.result_files import Result
-from stcr_plugin.results import Controls, Evaluation, Guard, MultiImage, Ranking, ValueOrder
+from stcr_plugin.results import Controls, Evaluation, Guard, MultiImage
 from stcr_plugin.scoring.metrics import figures, paired_rights
 from stcr_plugin.types import Answer
 
@@ -217,7 +218,7 @@ def _settings(of: Evaluation, stage: StageRecord) -> list[str]:
     """The settings of an evaluation that are not the defaults, in the words of a title.
 
     A stage's own size of pictures is its default; a model without a stage has none, since it is shown pictures of the
-    size that a chain is trained with. A server can only generate its answers.
+    size that a chain is trained with. A server generates its answers by default.
     """
     given = of.settings
     compares = of.mode == "direct" and of.engine.get("engine") != "server"

@@ -63,6 +63,13 @@ COLUMNS: Mapping[str, Column] = {
         "as shown",
         ("clock_accuracy",),
     ),
+    "published_accuracy": Column(
+        "published order %",
+        "right answers in the one order in which each pair was published, as benchmarks report that show it once",
+        "50",
+        "as shown",
+        ("published_accuracy",),
+    ),
     "tie_accuracy": Column("ties %", "ties answered neither in both orders", "0", "0", ("n_ties",)),
     "neither_rate": Column(
         "neither %",

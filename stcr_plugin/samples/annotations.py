@@ -17,6 +17,9 @@ Review = Literal["", "accept", "reject"]
 PASSED, UNCHECKED = "passed", "unchecked"
 """Verdicts. Any other text is the reason why a check failed; equal reasons have equal texts, details follow `: `."""
 
+FALSE_CLAIM, NOT_CONFIRMED = "false claim", "not confirmed"
+"""Reasons of `claims` and `confirmed` that refute a text: the recorded state, or a second model, says otherwise."""
+
 SAME_POSITION = f"{UNCHECKED}: same position in both orders"
 """Verdict of `judged` where the describing model is led by the order, so that its answers say nothing of the texts."""
 
@@ -91,6 +94,13 @@ class Annotation(Result):
     def used(self) -> bool:
         """Whether a build makes a sample of it: a person's decision counts more than the checks."""
         return self.review == "accept" or (self.accepted and self.review != "reject")
+
+    @property
+    def refuted(self) -> bool:
+        """Whether a text was found false of its picture: by the recorded state, a second model, or a person."""
+        found = [getattr(self, column) for name in ("claims", "confirmed") for column in COLUMNS[name]]
+        denied = any(verdict.startswith((FALSE_CLAIM, NOT_CONFIRMED)) for verdict in found)
+        return self.review == "reject" or (denied and self.review != "accept")
 
 
 COLUMNS = {name: (f"earlier_{name}", f"later_{name}") for name in ("described", "leak", "claims", "confirmed")} | {

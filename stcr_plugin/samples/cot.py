@@ -173,8 +173,8 @@ def claims_digest(source_kind: str) -> str | None:
 
 
 def _claims(source_kind: str) -> Path | Mapping[str, Any] | None:
-    if source_kind not in BUILT_IN:
-        return find_kind(source_kind).claims
+    if (own := find_kind(source_kind).claims) or source_kind not in BUILT_IN:
+        return own
     path = PROMPTS / f"claims_{source_kind}.yaml"
     return path if path.is_file() else None
 

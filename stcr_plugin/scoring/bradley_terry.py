@@ -70,18 +70,24 @@ class Scores:
         return np.sqrt(np.diag(self.covariance))
 
 
-def outcome(answers: Sequence[Answer]) -> tuple[float, float]:
+def outcome(answers: Sequence[Answer], temperature: float = 1.0) -> tuple[float, float]:
     """(outcome, weight) of a Comparison, from a pair's answers in one order or in both; the earlier frame is `first`.
 
-    Where names were compared, the log-odds of the later frame, averaged over the orders: a preference for a position
-    cancels out. Otherwise each answer is a vote, and two votes for one position cancel out too. "Neither" counts half
-    for either frame.
+    Where names were compared, the log-odds of the later frame, averaged over the orders, divided by `temperature`: a
+    preference for a position cancels out. Otherwise each answer is a vote, and two votes for one position cancel out
+    too. "Neither" counts half for either frame.
     """
-    odds = [_log_odds(answer) for answer in answers if answer.logprob_img1 is not None]
-    if len(odds) == len(answers):
-        return _sigmoid(sum(odds) / len(odds)), 1.0
+    odds = log_odds(answers)
+    if odds is not None:
+        return _sigmoid(odds / temperature), 1.0
     votes = [_toward_later(answer, _VOTES[answer.chosen]) for answer in answers if answer.chosen]
     return (sum(votes) / len(votes) if votes else 0.5), len(votes) / len(answers)
+
+
+def log_odds(answers: Sequence[Answer]) -> float | None:
+    """Of the later frame, averaged over the orders; None where names were not compared in all of them."""
+    odds = [_log_odds(answer) for answer in answers if answer.logprob_img1 is not None]
+    return sum(odds) / len(odds) if len(odds) == len(answers) else None
 
 
 def _toward_later(answer: Answer, share: float) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.figures import Bounds, Difference, EpisodeFigures, Figures, Intervals
-from stcr_plugin.types import ORDERS, Answer
+from stcr_plugin.types import ORDERS, Answer, Order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,6 +126,30 @@ def group_intervals(
         }
         found[name] = kept or None
     return found
+
+
+def in_published_order(
+    answers: Sequence[Answer], orders: Mapping[str, Sequence[Order]], *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, Bounds | None] | None:
+    """The share of answers that are right in the order in which their pair was published, and its interval.
+
+    It is what a benchmark reports that shows each pair once. None where all pairs were published in both orders.
+
+    Args:
+        answers: As for `figures`; those about ties are left out.
+        orders: pair_id -> the orders in which it was published.
+        resamples: Of the bootstrap of `intervals`.
+        seed: Of it.
+    """
+    if all(set(orders[answer.pair_id]) == set(ORDERS) for answer in answers):
+        return None
+    sums = {episode: [0, 0] for episode in sorted({answer.episode_id for answer in answers})}
+    for answer in answers:
+        if answer.expected != "neither" and answer.order in orders[answer.pair_id]:
+            sums[answer.episode_id][0] += answer.right
+            sums[answer.episode_id][1] += 1
+    right, asked = (sum(one[place] for one in sums.values()) for place in (0, 1))
+    return 100 * right / asked, pooled_interval(sums, resamples, seed)
 
 
 def paired_difference(

@@ -63,6 +63,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
         "other frame %",
         "of the pairs of which the plain run chooses one frame in both orders, those of which it is the other twice",
     ),
+    "claims_true": ("claims true %", "claims of the answers that are true of their picture, of all that they state"),
     "flipped": ("flipped %", "pairs of which both answers name the other picture than in the plain run"),
 }
 """Measure -> how a report names it, and what it counts, of all the pairs or groups that it applies to."""
@@ -284,6 +285,11 @@ def _within(measure: Measure, low: float, high: float) -> Verdict:
     return "fails" if measure.high <= low or measure.low >= high else "not shown"
 
 
+def _stands(measures: Measures) -> Verdict:
+    wanted = {"still_right": 100 - MARGIN, "claims_true": CLEAR}
+    return worst(above(measures[name], bound) for name, bound in wanted.items() if name in measures)
+
+
 def _heeds(measures: Measures) -> Verdict:
     if measures["difference"].high < 0:
         return "holds"
@@ -294,6 +300,10 @@ _KEEPS = (
     f"pair accuracy may fall by at most {MARGIN:.0f} points, and must stay above {CHANCE:.0f} %: holds where the "
     f"interval of the difference lies above -{MARGIN:.0f} and that of pair accuracy above {CHANCE:.0f} %, fails "
     f"where the first lies below -{MARGIN:.0f}, or the second reaches no more than {CHANCE:.0f} %"
+)
+_STANDS = (
+    f"of the pairs that the plain run is right about in both orders, more than {100 - MARGIN:.0f} % must be right in "
+    "both again"
 )
 RULES: Mapping[str, Rule] = {
     "knows": Rule(
@@ -314,6 +324,17 @@ RULES: Mapping[str, Rule] = {
         f"{LED:.0f}, fails where it lies outside",
         ("shift", "difference"),
         lambda measures: _within(measures["shift"], -LED, LED),
+    ),
+    "stands": Rule(
+        f"{_STANDS}: holds where the interval lies above that, fails where it reaches no more, and without such a pair",
+        ("still_right", "pair_accuracy", "difference"),
+        _stands,
+    ),
+    "stands by reasons": Rule(
+        f"{_STANDS}, and more than {CLEAR:.0f} % of the claims in its reasons must be true, where the truth is known: "
+        "holds where both intervals lie above that, fails where one reaches no more, and without such a pair or claim",
+        ("still_right", "claims_true", "pair_accuracy", "difference"),
+        _stands,
     ),
     "lost": Rule(
         "of the pairs that the plain run is right about in both orders, no more than chance may be right in both again "

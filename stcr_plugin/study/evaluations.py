@@ -49,7 +49,9 @@ def evaluation_commands(run: SeedRun) -> Iterator[EvaluationCommand]:
     if controls := config.controls:
         also = [word for one in controls.also for word in ("--also", one)]
         for row in controls.rows:
-            options = (*on(run.build, controls.split, controls.pairs), *also)
+            only = ("--only", ",".join(controls.only)) if controls.only else ()
+            mode = _option("--mode", config.mode)
+            options = (*on(run.build, controls.split, controls.pairs), *also, *only, *mode)
             yield command("controls", row, "controls", controls_file(run, row), *options)
     if config.guard:
         for row in config.guard.rows:
@@ -66,7 +68,8 @@ def results_file(run: SeedRun, row: str, data: tuple[str, str]) -> Path:
 def controls_file(run: SeedRun, row: str) -> Path:
     """Where `stcr controls` writes the controls of a row; the study has controls."""
     assert run.config.controls
-    return run.out / row / "controls" / AskSettings().folder(run.build, run.config.controls.split) / Controls.file
+    settings = AskSettings(mode=run.config.mode)
+    return run.out / row / "controls" / settings.folder(run.build, run.config.controls.split) / Controls.file
 
 
 def guard_file(run: SeedRun, row: str) -> Path:

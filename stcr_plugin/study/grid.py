@@ -127,16 +127,18 @@ def _shares(recipe: Mapping[str, Any], registry: Path, datasets: Sequence[str]) 
 
 @cache  # many stages train on the same datasets
 def supervised_tokens(registry: Path, dataset: str, model: Path, *, rows: int = 1000) -> float:
-    """Mean number of tokens of a sample's answer and end of turn, over up to `rows` rows of a dataset."""
+    """Mean number of tokens of a sample's answer (a ranking row has two) and end of turn, over up to `rows` rows."""
     from itertools import islice
 
     from stcr_plugin.engines.loading import load_tokenizer
-    from stcr_plugin.registry.manifest import dataset_rows
+    from stcr_plugin.registry.manifest import dataset_rows, turns_of
 
     with _IMPORTING:
         tokenizer = load_tokenizer(model)
-    targets = [row["messages"][-1]["content"] for row in islice(dataset_rows(registry, dataset), rows)]
-    return 1 + sum(map(len, tokenizer(targets, add_special_tokens=False)["input_ids"])) / len(targets)
+    found = list(islice(dataset_rows(registry, dataset), rows))
+    turns = [turn for row in found for turn in (turns_of(row)[-1], row.get("rejected")) if turn]
+    tokens = tokenizer([turn["content"] for turn in turns], add_special_tokens=False)["input_ids"]
+    return (len(turns) + sum(map(len, tokens))) / len(found)
 
 
 def recipe_of(path: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -200,6 +202,7 @@ def data_of(config: StudyConfig, seed: int) -> DataConfig:
 
 def check_names(config: StudyConfig) -> None:
     """Raises ConfigError for a dataset or a split that is in none of the study's builds."""
+    from stcr_plugin.evaluation.control_list import CONTROLS
     from stcr_plugin.evaluation.controls import other_data
     from stcr_plugin.registry.data_config import load_data_config
 
@@ -209,6 +212,9 @@ def check_names(config: StudyConfig) -> None:
     if config.controls:
         splits.append(("controls.split", data.name, config.controls.split))
         splits += [("controls.also", *one) for one in other_data(config.controls.also).values()]
+        for name in config.controls.only:
+            if name not in CONTROLS:
+                raise ConfigError("controls.only", f"no control {name!r}", nearest(name, list(CONTROLS)))
     datasets = [(f"stages.{name}", *one) for name in config.stages for one in config.trained_on(name, data.name)]
     for named, kind in ((datasets, "dataset"), (splits, "split")):
         for key, build, part in named:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stcr_plugin.config import nearest, settings
+from stcr_plugin.result_files import Omitted
 
 BASE = "base"
 
@@ -41,12 +42,14 @@ class StudyControls:
         split: A split of the data.
         pairs: At most this many.
         also: Other data to evaluate on, BUILD:SPLIT=label, as for `stcr controls --also`.
+        only: Names of the controls to run; empty for all.
     """
 
     rows: tuple[str, ...]
     split: str = "heldout"
     pairs: int | None = 200
     also: tuple[str, ...] = ()
+    only: Omitted[tuple[str, ...]] = ()
 
 
 @settings

@@ -26,7 +26,7 @@ from stcr_plugin.engines.cache import collect_responses
 from stcr_plugin.engines.prompts import prompts_for
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError
-from stcr_plugin.samples.annotations import CHECKS
+from stcr_plugin.samples.annotations import CHECKS, FALSE_CLAIM
 from stcr_plugin.samples.questions import paraphrases
 from stcr_plugin.scoring.parsing import named_in
 from stcr_plugin.scoring.yes_no import label_in
@@ -80,14 +80,14 @@ def test_a_picture_alone_is_named_without_a_number_and_reasons_follow_the_questi
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_reason_of_the_readings_and_the_checks_can_be_told(language):
-    from stcr_plugin.annotation import claim_check, readings
+    from stcr_plugin.annotation import readings
 
     reasons = [
         value
         for name, value in vars(readings).items()
         if name.isupper() and not name.startswith("_") and value != "passed"
     ]
-    reasons += [claim_check.FALSE_CLAIM, *(leak(text).partition(": ")[0] for text in ("now", "img1", "done"))]
+    reasons += [FALSE_CLAIM, *(leak(text).partition(": ")[0] for text in ("now", "img1", "done"))]
     assert len(reasons) == 11
     assert set(reasons) <= set(texts_in(language).reasons)
 

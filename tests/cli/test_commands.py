@@ -331,7 +331,8 @@ def test_model_is_measured_and_reported(capsys, work, tmp_path):
     arguments = ["eval", "--model", work / "model", "--dataset", "toy", "--registry", work / "sets", "--limit", 3]
     code, out, errors = run(capsys, *arguments, "--out", tmp_path / "run", "--name", "mine", "--batch-size", 2)
     assert (code, errors) == (0, [])
-    heads, figures, shared, where = out.splitlines()
+    heads, figures, calibration, shared, where = out.splitlines()
+    assert "Brier score" in calibration
     assert shared.startswith("Overlap with the training data is unknown: ")
     row = json.loads((tmp_path / "run" / "results.json").read_text())
     assert "pair accuracy" in heads

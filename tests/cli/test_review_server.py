@@ -190,7 +190,14 @@ def test_it_listens_on_this_machine_alone(page):
 # ---- own files, own processes
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "how",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_decisions_are_on_the_disk_at_once_and_in_the_file_at_the_end(tmp_path, registry, how):
     path = annotate(tmp_path / "annotations.jsonl", registry, 5)
     with served(path, registry) as page:
@@ -208,6 +215,7 @@ def test_decisions_are_on_the_disk_at_once_and_in_the_file_at_the_end(tmp_path, 
     assert rows[1].later_text == "Two."
 
 
+@pytest.mark.slow
 def test_killed_server_loses_nothing_and_the_next_start_folds(tmp_path, registry):
     path = annotate(tmp_path / "annotations.jsonl", registry, 5)
     with served(path, registry) as page:

@@ -154,9 +154,9 @@ def test_text_alone_is_sent_as_text_alone(registry):
 def test_what_a_server_cannot_do_is_refused_before_any_request(registry):
     with serving(echo) as desk:
         begun = prompts(3)[:2] + prompts(3, begin="spatial details: ")[2:]
-        with pytest.raises(ConfigError, match=r"p2, forward: a server cannot continue .*--engine local"):
+        with pytest.raises(ConfigError, match=r"p2, forward: a server may not be able to continue .*--engine local"):
             list(engine(registry, desk).respond(begun))
-        with pytest.raises(ConfigError, match=r"p0, forward: a server cannot compare answers; set `generate: true`"):
+        with pytest.raises(ConfigError, match=r"p0, forward: a server may not be able to compare .*--generate"):
             list(engine(registry, desk).respond(prompts(1, reasons=False)))
         writing = AskSettings(generate=True)
         assert len(list(engine(registry, desk, writing).respond(prompts(1, reasons=False)))) == 1

@@ -69,7 +69,11 @@ def data_config(source):
 def test_every_built_in_kind_is_named_as_its_settings_say():
     for name, kind in BUILT_IN.items():
         assert kind.config.kind == kind.source.kind == name
-    assert [name for name, kind in BUILT_IN.items() if kind.gives_pairs] == ["spatiallogic"]
+    assert [name for name, kind in BUILT_IN.items() if kind.gives_pairs] == [
+        "spatiallogic",
+        "before_after",
+        "rated_clips",
+    ]
 
 
 @pytest.mark.parametrize(("more", "seed"), [("", None), (", seeded=True", 3)])
@@ -85,7 +89,7 @@ def test_an_installed_kind_is_loaded_with_typed_settings(install, more, seed):
     [
         ({"kind": "tabeltop"}, r"a\.yaml, source\.kind: 'tabeltop' is not a .* source, did you mean 'tabletop'\?"),
         ({"kind": "drawer"}, r"did you mean 'drawers'\?"),
-        ({"kind": "zzzzz"}, r"known are: agibot, drawers, frames, lerobot"),
+        ({"kind": "zzzzz"}, r"known are: agibot, before_after, drawers, frames, lerobot"),
         ({"root": "here"}, r"source: `kind` is missing; write .* one of tabletop, .*drawers"),
         ("drawers", r"`kind` is missing"),
         ({"kind": "drawers"}, r"a\.yaml, source: key 'root' is missing"),

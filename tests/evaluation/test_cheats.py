@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from cheating_judges import JUDGES, build_recordings, published, table, verdicts
+from cheating_judges import all_verdicts, build_recordings, published, table
 
 import stcr_plugin
 from stcr_plugin.engines.cache import collect_responses
@@ -15,8 +15,10 @@ from stcr_plugin.types import ORDERS, Pair, Query, Response
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory):
-    return build_recordings(tmp_path_factory.mktemp("recordings"))
+def found(tmp_path_factory):
+    """Judge -> column -> verdict."""
+    recordings = build_recordings(tmp_path_factory.mktemp("recordings"))
+    return all_verdicts(recordings, tmp_path_factory.mktemp("controls"))
 
 
 @pytest.mark.parametrize(
@@ -41,15 +43,14 @@ def recordings(tmp_path_factory):
     ],
 )
 @pytest.mark.slow
-def test_cheat_is_exposed_by_the_control_that_is_made_for_it(recordings, tmp_path, judge, expected):
-    found = verdicts(recordings, tmp_path, JUDGES[judge], tuple(expected))
-    assert {name: found[name] for name in expected} == expected
+def test_cheat_is_exposed_by_the_control_that_is_made_for_it(found, judge, expected):
+    assert {name: found[judge][name] for name in expected} == expected
 
 
-@pytest.mark.slow(seconds=80)
-def test_table_of_cheats_is_that_of_a_fresh_run(recordings, tmp_path):
+@pytest.mark.slow(seconds=20)
+def test_table_of_cheats_is_that_of_a_fresh_run(found):
     """Otherwise run `python tests/cheating_judges.py`."""
-    assert table(recordings, tmp_path) == published()
+    assert table(found) == published()
 
 
 # ---- what an engine is given ----

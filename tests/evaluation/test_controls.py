@@ -30,6 +30,7 @@ from stcr_plugin.registry.manifest import pair_files as files_of
 from stcr_plugin.report.controls_table import controls_console, controls_markdown
 from stcr_plugin.results import ControlRow, Controls
 from stcr_plugin.samples.questions import fill_task, paraphrases
+from stcr_plugin.samples.reflections import proposed_in, reflect_paraphrases
 from stcr_plugin.scoring import metrics, verdicts
 from stcr_plugin.scoring.factuality import named_halves, own_halves
 from stcr_plugin.scoring.verdicts import RULES, judged, measured
@@ -70,8 +71,10 @@ class Judge:
             first, second, *_ = prompt.names
             line = "" if likely == 0.5 else prompt.answer.format(name=second if likely > 0.5 else first)
             if prompt.reasons:
-                frames = [frame_of(shown) for shown in prompt.shown] or [None, None]
-                said = [f"{name}: step {frame}." for name, frame in zip(prompt.names, frames, strict=False)]
+                frames = ["step None", "step None"]
+                words = getattr(self.second, "words", None)
+                told = [words[one.image] if words else f"step {frame_of(one)}" for one in prompt.shown] or frames
+                said = [f"{name}: {text}." for name, text in zip(prompt.names, told, strict=False)]
                 yield number, Response(f"spatial details: {' '.join(said)}\n{line}")
             else:
                 yield number, Response(line, {first: math.log(1 - likely), second: math.log(likely)})
@@ -152,6 +155,31 @@ def agreeing(prompt):
     return 0.1 + 0.8 * prompt.names.index(found[1]) if found else by_sight(prompt)
 
 
+def contrary(prompt):
+    """Looks where nothing is suggested, and else names the other picture."""
+    return 1 - agreeing(prompt) if "I think it is" in prompt.question else by_sight(prompt)
+
+
+def asked_of_a_proposal(by_proposal):
+    """Describes truly, and looks where no answer is proposed."""
+
+    def judge(registry):
+        def second(prompt):
+            found = re.search(r"\nproposed answer: (.+)$", prompt.question)
+            return by_proposal(prompt, prompt.names.index(found[1])) if found else by_sight(prompt)
+
+        queries = [Query(pair, "forward") for pair in read_pairs(registry, "toy", "heldout")]
+        told = descriptions.true(registry, "toy", queries, "en").halves
+        second.words = {
+            image: text
+            for query in queries
+            for image, text in zip(query.images, told[query.pair.pair_id, "forward"], strict=True)
+        }
+        return second
+
+    return judge
+
+
 def parrot(registry):
     """Looks where the question is one of training, to the letter, and goes by place in all others."""
     pairs = read_pairs(registry, "toy", "heldout")
@@ -179,6 +207,10 @@ KNOWN = {
     "minds task": lambda registry: minds_task,
     "nearer": lambda registry: nearer,
     "agreeing": lambda registry: agreeing,
+    "contrary": lambda registry: contrary,
+    "steady": asked_of_a_proposal(lambda prompt, place: by_sight(prompt)),
+    "believing": asked_of_a_proposal(lambda prompt, place: 0.1 + 0.8 * place),
+    "denying": asked_of_a_proposal(lambda prompt, place: 0.9 - 0.8 * place),
     "parrot": parrot,
     "heedful": heedful,
 }
@@ -196,6 +228,10 @@ EXPECTED = {
     "worst_variant": (DIRECT, "sight", "parrot"),
     "question_first": (DIRECT, "sight", "nearer"),
     **dict.fromkeys(("suggested_first", "suggested_second"), (DIRECT, "sight", "agreeing")),
+    "suggested_wrong": (DIRECT, "sight", "agreeing"),
+    "suggested_right": (DIRECT, "sight", "contrary"),
+    "proposed_wrong": (COT, "steady", "believing"),
+    "proposed_right": (COT, "steady", "denying"),
     **dict.fromkeys(("undone", "inverse_task"), (DIRECT, "minds task", "sight")),
     "other_task": (DIRECT, "heedful", "sight"),
     "blind": (COT, "words", "eyes"),
@@ -350,6 +386,57 @@ def test_suggestion_is_each_picture_once_in_both_orders_of_each_pair(registry, t
     chinese = dataclasses.replace(DIRECT, language="zh", style="ordinals")
     for prompt in put(registry, tmp_path / "zh", "suggested_second", chinese):
         assert prompt.question.endswith("我觉得是 第二张图。")
+
+
+def test_wrong_and_right_answers_are_suggested_and_proposed_in_both_orders_of_each_pair(registry, tmp_path):
+    plain = {(one.item, one.order): one.question for one in put(registry, tmp_path / "plain", "question_first")}
+    right = {"forward": "img2", "backward": "img1"}
+    wrong = {"forward": "img1", "backward": "img2"}
+    for which, answers in (("wrong", wrong), ("right", right)):
+        prompts = put(registry, tmp_path / which, f"suggested_{which}")
+        assert {(one.item, one.order) for one in prompts} == plain.keys()
+        for one in prompts:
+            assert one.question == f"{plain[one.item, one.order]} I think it is {answers[one.order]}."
+    variants = {"en": set(), "zh": set()}
+    for language, style, number in (("en", "img", 0), ("zh", "letters", 1)):
+        settings = dataclasses.replace(COT, language=language, style=style)
+        for which, answers in (("wrong", wrong), ("right", right)):
+            for one in put(registry, tmp_path / f"{language}-{which}", f"proposed_{which}", settings):
+                text, proposal = proposed_in(one.question)
+                assert proposal == one.names[int(answers[one.order][3]) - 1]
+                assert one.reasons
+                assert ("img" in text) == (number == 0)
+                variants[language].add(text)
+    tasks = {pair.task for pair in read_pairs(registry, "toy", "heldout")}
+    heldout = {fill_task(text, task) for text in reflect_paraphrases("en", "heldout") for task in tasks}
+    assert variants["en"] <= heldout
+
+
+def test_answer_that_is_kept_for_false_reasons_does_not_stand(registry, tmp_path):
+    row = run(registry, tmp_path, by_sight, COT, ["proposed_wrong"])["proposed_wrong"]
+    assert (row.measures["still_right"].value, row.measures["claims_true"].value) == (100, 0)
+    assert row.verdict == "fails"
+    assert "claims true % 0.0" in row.why
+    direct = run(registry, tmp_path, by_sight, DIRECT, ["proposed_wrong"])["proposed_wrong"]
+    assert direct.verdict == "not applicable"
+
+
+@pytest.mark.parametrize(
+    ("still", "claims", "verdict"),
+    [
+        ((97, 92, 100), (90, 80, 95), "holds"),
+        ((97, 92, 100), None, "holds"),
+        ((85, 80, 89), (90, 80, 95), "fails"),
+        ((97, 92, 100), (60, 50, 70), "fails"),
+        ((93, 88, 97), (90, 80, 95), "not shown"),
+        ((97, 92, 100), (80, 70, 90), "not shown"),
+    ],
+)
+def test_rule_of_a_proposal_is_on_answers_and_on_reasons(still, claims, verdict):
+    measures = {"still_right": Measure(still[0], still[1:])}
+    measures |= {"claims_true": Measure(claims[0], claims[1:])} if claims else {}
+    assert RULES["stands by reasons"].verdict(measures) == verdict
+    assert RULES["stands"].verdict({"still_right": Measure(None)}) == "fails"
 
 
 def test_suggestion_that_is_followed_is_a_shift_to_its_place(registry, tmp_path):

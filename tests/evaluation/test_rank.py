@@ -18,10 +18,10 @@ from stcr_plugin.engines.sealed import unsealed
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.evaluation import rank, strips
-from stcr_plugin.evaluation.rank import correlation
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.evaluation.strips import Strip
 from stcr_plugin.report import ranking_words
+from stcr_plugin.scoring.rank_correlation import correlation
 from stcr_plugin.types import Response
 
 EPISODES = 4

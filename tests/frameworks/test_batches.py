@@ -196,8 +196,7 @@ def test_what_goes_wrong_on_one_rank_is_said_by_all_and_none_hangs(workshop: Wor
     script.write_text(TWO_RANKS, encoding="utf-8")
     settings = ("per_device_train_batch_size=2", "stcr.evaluate.every_steps=2", "save_strategy=steps", "save_steps=1")
     overrides = workshop.overrides("weak", "two_ranks", workshop.base, *settings)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    done = workshop.run(["python", *launcher, script, RECIPES / "weak_only.yaml", *overrides])
+    done = workshop.fork(["python", script, RECIPES / "weak_only.yaml", *overrides], ranks=2)
     assert done.returncode == 1
     run = workshop.root / "two_ranks"
     record = stage_row(run)

@@ -18,7 +18,7 @@ from stcr_plugin.artefacts import model_digest
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.result_files import encode
 
-pytestmark = pytest.mark.slow(seconds=10)  # with the launches, which are a fixture
+pytestmark = pytest.mark.slow(seconds=5)  # with the launches, which are a fixture
 
 TWO = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
 # accelerate deals whole batches to the ranks in turn, so two ranks with batches of 2 see, step by step, the samples of
@@ -38,9 +38,10 @@ STAGES = {
 }
 
 
-def launch(door: str, recipe: str, *overrides: str, workshop: Workshop) -> Path:
-    """A stage on two ranks. Returns its folder."""
-    done = workshop.run([door, "train", RECIPES / f"{recipe}.yaml", *overrides], timeout=600, **TWO)
+def launch(door: str, recipe: str, *overrides: str, workshop: Workshop, torchrun: bool) -> Path:
+    """A stage on two ranks, which torchrun starts, or else a fork. Returns its folder."""
+    command = [door, "train", RECIPES / f"{recipe}.yaml", *overrides]
+    done = workshop.run(command, timeout=600, **TWO) if torchrun else workshop.fork(command, timeout=600, ranks=2)
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-6000:]}"
     return workshop.root / next(text for text in overrides if text.startswith("output_dir=")).partition("=")[2]
 
@@ -48,7 +49,8 @@ def launch(door: str, recipe: str, *overrides: str, workshop: Workshop) -> Path:
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The stages of STAGES; `one_1` and `one_2` the same in one process, `four` stage 1 with batches of 4. The first
-    launch finds neither data nor base: its ranks come to make them at once.
+    launch finds neither data nor base: its ranks come to make them at once. It alone is by torchrun, which stcr's door
+    starts in test_interruption.py.
     """
     workshop = Workshop(tmp_path_factory.mktemp("distributed"))
     workshop.write_yaml(workshop.data, DATA)
@@ -74,7 +76,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if name == "ddp_1":
             overrides = [text for text in overrides if text not in UNPREPARED] + list(prepare)
         recipe = "stage1_cot" if first else "stage2_weak"
-        done[name] = launch(door, recipe, *overrides, workshop=workshop)
+        done[name] = launch(door, recipe, *overrides, workshop=workshop, torchrun=name == "ddp_1")
 
     import datasets
 

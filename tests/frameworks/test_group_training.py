@@ -1,4 +1,4 @@
-"""Groups of pictures in training: their loss masks in both backends, a preflight, and a stage that mixes them in."""
+"""Groups and proposals in training: loss masks in both backends, a preflight, and a stage that mixes groups in."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ GROUPED = {
             "languages": ["en", "zh"],
             "groups": {"pictures": 4, "ask": "order", "per_episode": 1, "target": "cot"},
         },
+        "reflect": {"split": "train", "kind": "reflect", "languages": ["en", "zh"]},
         "sharded": {"split": "train", "kind": "group", "format": "parquet", "groups": {"per_episode": 2}},
     },
 }
@@ -72,8 +73,8 @@ def shown(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["grouped_closest", "grouped_order", "grouped_sharded"])
-def test_every_row_of_groups_is_supervised_on_its_answer_alone_in_both_backends(stocked: Workshop, name: str) -> None:
+@pytest.mark.parametrize("name", ["grouped_closest", "grouped_order", "grouped_sharded", "grouped_reflect"])
+def test_every_row_is_supervised_on_its_answer_alone_in_both_backends(stocked: Workshop, name: str) -> None:
     from transformers import AutoProcessor
 
     from stcr_plugin.frameworks.trl import TemporalCollator, dataset
@@ -119,7 +120,7 @@ def test_a_stage_that_mixes_pairs_and_groups_trains_measures_and_is_evaluated_on
 
     mixed = "grouped_weak,grouped_closest,grouped_order"
     values = overrides(stocked, "mixed_groups", mixed, "stcr.evaluate.dataset=grouped", "report_to=none")
-    done = stocked.run(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *values])
+    done = stocked.fork(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *values])
     assert done.returncode == 0, done.stderr[-3000:]
     run = stocked.root / "mixed_groups"
     assert len(losses(run)) == 4

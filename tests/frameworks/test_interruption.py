@@ -11,8 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
-from tiny_stage import Workshop, history, losses, stage_row, started, wait_for_step
+from tiny_stage import RECIPES, Workshop, history, losses, stage_row, started, wait_for_step
 
 from stcr_plugin.artefacts import model_digest
 from stcr_plugin.frameworks.checkpoints import checkpoints
@@ -149,28 +148,24 @@ def test_in_the_last_step_a_signal_changes_nothing(workshop: Workshop, monkeypat
 # ---- processes ----
 
 
-@pytest.mark.slow(seconds=50)
+@pytest.mark.slow(seconds=25)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_command_exits_with_75_whatever_the_number_of_its_ranks(workshop: Workshop, ranks: int) -> None:
     name = f"command{ranks}"
     run = workshop.root / name
     environment = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"} if ranks == 2 else {}
-    overrides = workshop.overrides("weak", name, workshop.base, "max_steps=20", "stcr.evaluate=null")
+    overrides = workshop.overrides("weak", name, workshop.base, "max_steps=12", "stcr.evaluate=null")
     process = started(workshop, *overrides, **environment)
     wait_for_step(process, run, 4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == INTERRUPTED, (workshop.root / "log.txt").read_text()[-5000:]
     record = stage_row(run)
     (step,) = checkpoints(run)
-    assert 4 <= step == record["ended"]["step"] < 20
+    assert 4 <= step == record["ended"]["step"] < 12
     assert record["ended"]["how"] == "interrupted"
-    again = started(workshop, *overrides, **environment)
-    assert again.wait(200) == 0, (workshop.root / "log.txt").read_text()[-5000:]
-    if ranks == 1:
-        torch.set_num_threads(1)  # as the commands
-        workshop.train("weak", f"{name}s", *overrides[-2:])
-    else:
-        more = workshop.overrides("weak", f"{name}s", workshop.base, *overrides[-2:])
-        assert started(workshop, *more, **environment).wait(200) == 0
+    more = workshop.overrides("weak", f"{name}s", workshop.base, *overrides[-2:])
+    for words in (overrides, more):
+        done = workshop.fork(["stcr", "train", RECIPES / "weak_only.yaml", *words], ranks=ranks)
+        assert done.returncode == 0, done.stderr[-5000:]
     assert losses(run) == losses(workshop.root / f"{name}s")
     assert stage_row(run)["model_digest"] == model_digest(workshop.root / f"{name}s")

@@ -196,7 +196,7 @@ def test_training_on_tars_gives_the_losses_and_figures_of_training_on_files(stoc
     for name in ("tiny_weak", "tarred_weak"):
         more = ("max_steps=3", f"dataset={name}", "preprocessing_num_workers=2", "dataloader_num_workers=1")
         overrides = stocked.overrides("weak", f"cli-{name}", stocked.base, *more)
-        done = stocked.run(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *overrides])
+        done = stocked.fork(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *overrides])
         assert done.returncode == 0, done.stderr[-3000:]
         assert "does not exist in `media_dir`" not in done.stderr + done.stdout
         runs[name] = stocked.root / f"cli-{name}"
@@ -259,7 +259,7 @@ def test_the_streaming_recipe_trains_on_parquet_and_tars(stocked: Workshop) -> N
     more = ("dataset=tarred_sharded", "stcr.starts_from=model", "buffer_size=32", "preprocessing_batch_size=8",
             "dataloader_num_workers=2")  # fmt: skip
     overrides = stocked.overrides("weak", "streamed", stocked.base, *more)
-    done = stocked.run(["llamafactory-cli", "train", RECIPES / "stage2_stream.yaml", *overrides])
+    done = stocked.fork(["llamafactory-cli", "train", RECIPES / "stage2_stream.yaml", *overrides])
     assert done.returncode == 0, done.stderr[-3000:]
     found = losses(stocked.root / "streamed")
     assert len(found) == 4

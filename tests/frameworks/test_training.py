@@ -61,8 +61,8 @@ def args_of(workshop: Workshop, recipe: str = "stage1_cot", **changes: Any) -> d
             "ignore_pad_token_for_loss: False, but the loss would be on the padding",
         ),
         ({"do_train": None}, "do_train: is not true, so nothing would be trained; set do_train: true"),
-        ({"stage": "dpo"}, "stage: 'dpo', but both STCR stages are supervised; set stage: sft"),
-        ({"stage": None}, "stage: None, but both"),
+        ({"stage": "pt"}, "stage: 'pt', but STCR's stages are supervised, or train on ranking rows; set stage: sft"),
+        ({"stage": None}, "stage: None, but STCR's stages are supervised, or train on ranking rows"),
         ({"model_name_or_path": None}, "the recipe: has no model_name_or_path; add it"),
         ({"dataset": None}, "the recipe: has no dataset; add it"),
         ({"output_dir": None}, "the recipe: has no output_dir; add it"),
@@ -380,7 +380,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_1_through_either_door(worksho
 @pytest.mark.slow
 def test_a_mistake_found_by_a_tokenising_worker_is_one_line_too(workshop: Workshop) -> None:
     overrides = workshop.overrides("weak", "short", workshop.base, "cutoff_len=60", "preprocessing_num_workers=2")
-    done = workshop.run(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *overrides])
+    done = workshop.fork(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *overrides])
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("stcr: ")]
     assert "tokens but cutoff_len is 60" in line
@@ -398,7 +398,7 @@ def test_tokenised_data_is_reused_by_the_next_run_and_not_under_another_cutoff(w
     workshop.train("weak", "reused_a", *settings(511))
     found.append(files())
     overrides = workshop.overrides("weak", "reused_b", workshop.base, *settings(511))
-    done = workshop.run(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *overrides])
+    done = workshop.fork(["llamafactory-cli", "train", RECIPES / "weak_only.yaml", *overrides])
     assert done.returncode == 0, done.stderr[-2000:]
     found.append(files())
     workshop.train("weak", "reused_c", *settings(301))

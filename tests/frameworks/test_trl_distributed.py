@@ -13,7 +13,7 @@ from tiny_stage import RECIPES, Workshop, losses, stage_row
 
 from stcr_plugin.artefacts import model_digest
 
-pytestmark = pytest.mark.slow(seconds=50)
+pytestmark = pytest.mark.slow(seconds=25)
 
 ZERO3 = f"deepspeed={RECIPES / 'deepspeed' / 'zero3.json'}"
 
@@ -22,11 +22,16 @@ def overrides(workshop: Workshop, data: str, out: str, model: Path, *more: str) 
     return workshop.overrides(data, out, model, "preprocessing_num_workers=null", *more)
 
 
-def launch(workshop: Workshop, recipe: str, data: str, out: str, model: Path, *more: str) -> Path:
-    """A stage on two ranks, each with half of a batch. Returns its folder."""
+def launch(
+    workshop: Workshop, recipe: str, data: str, out: str, model: Path, *more: str, torchrun: bool = False
+) -> Path:
+    """A stage on two ranks, each with half of a batch, which torchrun starts or else a fork. Returns its folder."""
     given = overrides(workshop, data, out, model, "per_device_train_batch_size=2", *more)
     command = ["stcr", "train", RECIPES / f"{recipe}.yaml", "--backend", "trl", *given]
-    done = workshop.run(command, timeout=600, FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
+    if torchrun:
+        done = workshop.run(command, timeout=600, FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
+    else:
+        done = workshop.fork(command, timeout=600, ranks=2)
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-6000:]}"
     return workshop.root / out
 
@@ -58,7 +63,7 @@ def test_two_ranks_train_both_stages_with_the_callback_and_the_losses_of_one(
 ) -> None:
     first = launch(workshop, "stage1_cot", "cot", "trl_zero3_1", workshop.base, ZERO3)
     second = launch(workshop, "stage2_weak", "weak", "trl_zero3_2", first, ZERO3, "dataloader_num_workers=1")
-    ddp = launch(workshop, "stage1_cot", "cot", "trl_ddp_1", workshop.base)
+    ddp = launch(workshop, "stage1_cot", "cot", "trl_ddp_1", workshop.base, torchrun=True)
     for run in (first, second, ddp):
         assert_trained(run)
     one, two = record(first), record(second)

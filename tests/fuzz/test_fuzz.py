@@ -31,10 +31,11 @@ from stcr_plugin.config import load
 from stcr_plugin.engines.server_replies import read_reply, retry_after
 from stcr_plugin.episodes.lerobot import LeRobotConfig, LeRobotSource
 from stcr_plugin.frameworks.recipe import Recipe, read_recipe
+from stcr_plugin.rankings import Ranking, ValueOrder
 from stcr_plugin.registry.data_config import load_data_config
 from stcr_plugin.registry.manifest import read_manifest, read_pairs
 from stcr_plugin.result_files import Result
-from stcr_plugin.results import Controls, Evaluation, Guard, GuardComparison, MultiImage, Overlap, Ranking, ValueOrder
+from stcr_plugin.results import Controls, Evaluation, Guard, GuardComparison, MultiImage, Overlap
 from stcr_plugin.study.outcomes import read_outcome
 from stcr_plugin.study.study_config import StudyConfig
 from stcr_plugin.types import Episode

@@ -71,6 +71,14 @@ def study(workshop: Workshop, out: Path) -> list[str | Path]:
     return ["study", config, "--out", out]
 
 
+def labelling(workshop: Workshop, out: Path) -> list[str | Path]:
+    source = {"kind": "tabletop", "seen": 10, "heldout": 0, "regress": 6}
+    splits = {"train": {"episodes": 10, "group": "seen"}}
+    data = workshop.write_yaml(workshop.root / "label.yaml", {"name": "label", "source": source, "splits": splits})
+    asked = ["--model", workshop.base, "--mode", "direct", "--reference", "seen-00000", "--success", "--controls", "2"]
+    return ["label", data, *asked, "--out", out]
+
+
 @cache
 def taught(workshop: Workshop, run: str) -> str:
     """The address of a simulated teacher in a process of its own, one for each of the two kinds of runs."""
@@ -152,6 +160,7 @@ KINDS: dict[str, tuple[Command, Callable[[Path], dict[str, Any]]]] = {
     "export": (export, every_file),
     "study": (study, studied),
     "annotate": (annotation, annotated),
+    "label": (labelling, every_file),
 }
 
 

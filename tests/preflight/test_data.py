@@ -62,9 +62,9 @@ def test_sizes_give_the_tokens_that_pictures_give(name: str, template: str, shar
         **dict.fromkeys(("_system", "_tools", "_videos", "_audios")),
     }
     encoder = Encoder(resolved, model)
-    ids, labels = encoder.tokens(row, sizes)
+    ((ids, labels),) = encoder.tokens(row, sizes)
     assert (ids, labels) == tuple(map(list, with_pictures(resolved, model, row)))
-    sample, fault = encoder.encode("here", row, sizes)
+    ((sample, fault),) = encoder.encode("here", row, sizes)
     assert fault == ""
     assert (sample.tokens, sample.supervised, sample.pictures) == (len(ids), sum(label != -100 for label in labels), 2)
     assert sample.patches == ids.count(model.config.image_token_id) * model.merge

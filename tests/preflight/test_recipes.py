@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from config_only_models import MODELS
+from config_only_models import MODELS, loaded_once
 from tiny_stage import RECIPES, UNPREPARED, Workshop
 
 from stcr_plugin import artefacts
@@ -24,12 +24,11 @@ STAGES = sorted([*RECIPES.glob("stage*.yaml"), RECIPES / "weak_only.yaml", *(REC
 TINY = {
     "cot": "tiny_cot",
     "describe": "tiny_cot",
+    "reflect": "tiny_dev",
     "weak": "tiny_weak",
     "forward": "tiny_forward",
     "general": "tiny_dev",
 }
-# What LLaMA-Factory's arguments for a tokenizer and a processor begin with.
-LOADED_BY = ("image_", "video_", "audio_", "use_", "crop_", "add_", "new_", "resize_", "split_", "init_", "model_max")
 
 
 @pytest.fixture(scope="module")
@@ -38,25 +37,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded_once() -> Iterator[None]:
-    """Tokenizer and processor of a model, which LLaMA-Factory takes seconds to load, once for all recipes alike."""
-    from llamafactory.model import loader
-
-    load, found = loader.load_tokenizer, dict[str, Any]()
-
-    def kept(arguments: Any) -> Any:
-        folder = Path(arguments.model_name_or_path)
-        files = [
-            path for pattern in (*artefacts.PROCESSOR_FILES, "config.json") for path in sorted(folder.glob(pattern))
-        ]
-        others = {key: value for key, value in vars(arguments).items() if key.startswith(LOADED_BY)}
-        key = artefacts.digest([[path.name, artefacts.sha256(path)] for path in files] + [repr(others)])
-        if key not in found:
-            found[key] = load(arguments)
-        return found[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "load_tokenizer", kept)
+def processors_are_loaded_once() -> Iterator[None]:
+    with loaded_once():
         yield
 
 

@@ -492,6 +492,7 @@ def test_killed_build_goes_on_to_the_same_bytes(tmp_path):
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in left.items())
 
 
+@pytest.mark.slow
 def test_two_builds_at_once_in_one_place(built, tmp_path):
     children = [start(TABLETOP, tmp_path / "shared") for _ in range(2)]
     assert [child.wait(timeout=120) for child in children] == [0, 0]

@@ -18,6 +18,7 @@ from stcr_plugin.evaluation.evaluate import evaluate
 from stcr_plugin.evaluation.request import EvalRequest
 from stcr_plugin.records import parent_record
 from stcr_plugin.release.export import export
+from stcr_plugin.release.server_commands import example
 
 SMALL = AskSettings(batch_size=4)
 
@@ -167,6 +168,11 @@ def test_chain_file_holds_digests_and_a_next_stage_can_start_here(stage, tmp_pat
     chain = json.loads((done.out / "stcr_chain.json").read_text())
     assert chain["export"]["model_digest"] == done.digest == artefacts.model_digest(done.out)
     assert chain["export"]["from"]["model_digest"] == artefacts.model_digest(stage)
+    asking = chain["export"]["asking"]
+    prompt = example("direct", task="wipe the table")
+    assert asking["question"].replace("{task}", "wipe the table") == prompt.question
+    assert (asking["mode"], tuple(asking["labels"]), asking["answer"]) == ("direct", prompt.labels, prompt.answer)
+    assert (asking["least"], asking["most"]) == (1024, 3136)
     assert chain["export"]["files"] == {
         path.name: artefacts.sha256(path) for path in done.out.iterdir() if path.name != "stcr_chain.json"
     }

@@ -92,7 +92,7 @@ def test_exported_folder_is_evaluated_behind_a_server_by_the_lines_of_its_card(s
     monkeypatch.chdir(tmp_path)
     card = (done.out / "README.md").read_text()
     line = next(line for line in card.splitlines() if line.startswith("stcr eval"))
-    vllm = card.partition("```bash\nvllm")[2].partition("```")[0]
+    vllm = card.partition("```bash\npython -m vllm")[2].partition("```")[0]
     with serving(lambda question, tried: answer("closer to completion: img2")) as desk:
         for place, own in (("NAME", "toy"), ("SPLIT", "heldout"), ("http://127.0.0.1:8000/v1", desk.url)):
             line = line.replace(place, own)

@@ -40,7 +40,8 @@ def test_page_shows_the_figures_and_pictures_that_open(model, registry, tmp_path
     without = dataclasses.replace(found, parts=dataclasses.replace(found.parts, phase_cells=()))
     write_evaluation_page(tmp_path, registry, without)
     assert "## By phase" not in (tmp_path / "report.md").read_text()
-    for name in ("accuracies.png", "examples.png"):
+    assert f"{found.calibration.both_orders.brier:.3f} (" in text
+    for name in ("accuracies.png", "calibration.png", "examples.png"):
         assert f"({name})" in text
         with Image.open(tmp_path / name) as picture:
             picture.load()
@@ -62,6 +63,7 @@ def test_page_says_how_answers_came_about(model, registry, tmp_path):
     assert "single episode" in text
     _, text = page(model, registry, tmp_path / "cot", AskSettings(mode="cot", max_new_tokens=2), limit=1)
     assert "generated and parsed" in text
+    assert "## Probabilities" not in text
     folder = shutil.copytree(registry, tmp_path / "registry")
     manifest = artefacts.read_json(folder / "toy" / "manifest.json")
     manifest["config"]["pairs"]["ties"] = "teach"

@@ -6,7 +6,15 @@ import pytest
 
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.result_files import encode
-from stcr_plugin.scoring.metrics import RATES, figures, group_intervals, intervals, paired_difference, per_episode
+from stcr_plugin.scoring.metrics import (
+    RATES,
+    figures,
+    group_intervals,
+    in_published_order,
+    intervals,
+    paired_difference,
+    per_episode,
+)
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
 
 OTHER = {"img1": "img2", "img2": "img1"}
@@ -284,6 +292,19 @@ def test_clock_is_right_where_the_later_frame_is_closer_and_both_directions_make
     backwards = figures(asked([pair(i, closer="earlier") for i in range(4)], lambda query: query.answer))
     assert (backwards.clock_accuracy, backwards.later_closer_accuracy) == (0, None)
     assert figures(asked(pairs(4), lambda query: query.answer)).clock_accuracy is None
+
+
+def test_published_order_has_the_figure_of_a_benchmark_that_shows_each_pair_once():
+    """Three of four pairs were published forward, so "always img2" is right in three of four, and in no pair."""
+    shown = [pair(i, i // 4) for i in range(40)] + [pair(99, 0, "neither")]
+    orders = {one.pair_id: ("backward",) if number % 4 == 0 else ("forward",) for number, one in enumerate(shown)}
+    answers = asked(shown, lambda query: "img2")
+    assert in_published_order(answers, orders) == (75, (75, 75))
+    assert figures(answers).pair_accuracy == 0
+    both = dict.fromkeys(orders, ORDERS)
+    assert in_published_order(answers, both) is None
+    assert in_published_order(answers, both | {"p1": ("forward",)})[0] == pytest.approx(100 * 40 / 79)
+    assert in_published_order(answers[:8], orders)[1] is None  # one episode alone
 
 
 def test_interval_of_a_rare_figure_leaves_out_draws_without_it():

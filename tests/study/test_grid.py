@@ -66,6 +66,7 @@ def test_unknown_dataset_is_refused_before_anything_is_trained(tmp_path: Path, d
         ({"controls": {"rows": ["stage2"], "split": "seen"}}, "controls.split: tiny has no split 'seen'"),
         ({"controls": {"rows": ["stage2"], "split": "dev", "also": ["tiny:dve=x"]}}, "controls.also: .*mean 'dev'"),
         ({"controls": {"rows": ["stage2"], "split": "dev", "also": ["tiny/dev"]}}, "NAME:SPLIT=label"),
+        ({"controls": {"rows": ["stage2"], "split": "dev", "only": ["proposed_wrnog"]}}, "controls.only: no control"),
     ],
 )
 def test_unknown_split_is_refused_before_anything_is_trained(

@@ -6,14 +6,16 @@ import dataclasses
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import forked
 import pytest
-from tiny_stage import DATA, Workshop
+from tiny_stage import DATA, Workshop, quiet_environment
 from toy_study import seed_run, study, tiny_study
 
+from stcr_plugin import children
 from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError, StcrError
 from stcr_plugin.study.outcomes import outcome_file, read_outcome, write_outcome
@@ -36,9 +38,16 @@ def test_every_seed_starts_from_links_to_the_model_that_is_there(tmp_path: Path)
     assert sorted(file.name for file in (tmp_path / "real").iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.slow(seconds=80)
-def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(tmp_path: Path) -> None:
+@pytest.mark.slow(seconds=50)
+def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Seed 2 is trained elsewhere: its outcome is that of seed 1 under another number."""
+
+    def run(command: Sequence[str], *, env: dict[str, str], stdout: IO[bytes], stderr: int) -> int:
+        return forked.start(command, quiet_environment(tmp_path), Path.cwd(), stdout=stdout, stderr=stdout).wait()
+
+    monkeypatch.setattr(children, "run", run)
     config = tiny_study(tmp_path)
     run_study(dataclasses.replace(config, seeds=(1,)), tmp_path / "out", jobs=2)
     first = read_outcome(outcome_file(tmp_path / "out", 1))

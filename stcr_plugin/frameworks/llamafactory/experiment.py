@@ -151,13 +151,20 @@ def through(run_exp: RunExp) -> Train:
 
 @contextmanager
 def _short_example() -> Iterator[None]:
-    """LLaMA-Factory prints the answer of a training example, instead of all its token ids and picture tokens."""
+    """LLaMA-Factory prints the answers of a training example, instead of all its token ids and picture tokens."""
+    from llamafactory.data.processor.pairwise import PairwiseDatasetProcessor
     from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
 
-    def print_answer(self: Any, example: Mapping[str, Any]) -> None:
-        print(self.tokenizer.decode([label for label in example["labels"] if label != IGNORE]))
+    def print_answers(self: Any, example: Mapping[str, Any]) -> None:
+        for name, labels in example.items():
+            if name.endswith("labels"):
+                answer = self.tokenizer.decode([label for label in labels if label != IGNORE])
+                print(f"{name.removesuffix('labels').replace('_', ': ')}{answer}")
 
-    with patch.object(SupervisedDatasetProcessor, "print_data_example", print_answer):
+    with (
+        patch.object(SupervisedDatasetProcessor, "print_data_example", print_answers),
+        patch.object(PairwiseDatasetProcessor, "print_data_example", print_answers),
+    ):
         yield
 
 

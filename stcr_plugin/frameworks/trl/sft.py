@@ -10,6 +10,7 @@ from stcr_plugin.engines.chat_templates import try_template
 from stcr_plugin.engines.loading import load_processor
 from stcr_plugin.frameworks.launch import under_torchrun
 from stcr_plugin.frameworks.recipe import Recipe, read_recipe
+from stcr_plugin.frameworks.refusals import refuse_trl
 from stcr_plugin.frameworks.stage_run import run_stage
 from stcr_plugin.frameworks.trl.collator import TemporalCollator
 from stcr_plugin.frameworks.trl.conversation import refuse_another_template
@@ -24,6 +25,7 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
     import torch
 
     values = read_recipe(recipe, overrides)
+    refuse_trl(Recipe.of(values))
     forced = os.environ.get("FORCE_TORCHRUN", "0").lower() in ("true", "y", "1")
     if "LOCAL_RANK" not in os.environ and (forced or torch.cuda.device_count() > 1):
         under_torchrun(recipe, overrides, max(1, torch.cuda.device_count()), options=("--backend", "trl"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stcr_plugin.annotation.sentences import missing_in, sentences
+from stcr_plugin.samples.sentences import missing_in, sentences
 
 
 @pytest.mark.parametrize(
