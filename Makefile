@@ -106,7 +106,7 @@ REAL ?= ../shared/real/g1_pick_bottle
 
 real: | $(READY)
 	$(MAKE) demo RUN=runs/g1 DATA='recipes/data/g1_pick_bottle.yaml source.root=$(REAL)' NAME=g1 SPLITS=heldout \
-	  DEV=heldout PAIRS=900 STAGE1=max_steps=800 STAGE2=max_steps=1400
+	  DEV=heldout PAIRS=900 STAGE1=max_steps=800 STAGE2='max_steps=1400 learning_rate=1.0e-3'
 
 # ---- checks
 

@@ -43,6 +43,7 @@ REAL = sorted((RESULTS / "real").glob("*.jsonl"))
 FACTUALITY = sorted((RESULTS / "factuality").glob("seed*.jsonl"))
 ANNOTATION = RESULTS / "annotation/checks.jsonl"
 TRAINED_ON_TEXTS = sorted((RESULTS / "annotation").glob("seed*.jsonl"))
+ON_ROBOTS = RESULTS / "annotation/real.jsonl"
 ARMS = {
     "unchecked": "all texts of the teacher",
     "checked": "texts that every check accepted",
@@ -69,7 +70,7 @@ NAMED = {
     "baseline_seen_pair_accuracy": "seeds_weak_only_seen_pair_accuracy",
     "baseline_heldout_pair_accuracy": "seeds_weak_only_heldout_pair_accuracy",
 }
-if TRAINED_ON_TEXTS:
+if len(TRAINED_ON_TEXTS) >= 3:
     NAMED |= {
         "annotate_claims_true_unchecked": "annotated_texts_unchecked_claims_true",
         "annotate_claims_true_checked": "annotated_texts_checked_claims_true",
@@ -124,6 +125,7 @@ def all_figures() -> dict[str, Figure]:
     found |= {one.name: one for one in _of_claims("factuality", FACTUALITY)}
     found |= {one.name: one for one in _of_claims("annotated", TRAINED_ON_TEXTS)}
     found |= {one.name: one for one in _of_texts()}
+    found |= {one.name: one for one in _of_recordings()}
     if ANNOTATION.is_file():
         found |= {one.name: one for one in _of_teachers(ANNOTATION)}
     return found | {one.name: one for one in _derived(found)}
@@ -272,6 +274,20 @@ def _of_texts() -> Iterator[Figure]:
     for stem, of_seeds in by_name.items():
         here = replace(of_seeds[0], low=None, high=None)
         yield from _spread(stem, asdict(spread([one.value for one in of_seeds])), here)
+
+
+def _of_recordings() -> Iterator[Figure]:
+    """What each check rejects of texts about recordings of robots: annotate_on_RECORDINGS_CHECK_rejected."""
+    for line in _read(ON_ROBOTS):
+        here = Figure("", 0.0, source=str(ON_ROBOTS.relative_to(REPOSITORY)), command=line["command"])
+        here = replace(here, revision=line["revision"][:7], n=line["pairs"])
+        stem = f"annotate_on_{line['recordings']}"
+        for name in ("pairs", "accepted"):
+            yield replace(here, name=f"{stem}_{name}", value=line[name], unit="pairs")
+        for check, counts in line["checks"].items():
+            yield replace(here, name=f"{stem}_{check}_asked", value=counts["asked"], unit="texts")
+            rejected = counts["asked"] - counts["passed"]
+            yield replace(here, name=f"{stem}_{check}_rejected", value=rejected, unit="texts")
 
 
 def _claim_counts(episode: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -459,6 +475,16 @@ def _trained_on_texts() -> str:
             rows.append(f"| {text} | {seed.removeprefix('seed')} | {' | '.join(cells)} |")
     heads = " | ".join(f"{split}: pair accuracy % | claims true %" for split in ("seen", "held out"))
     return _table(f"| stage 1 trained on | seed | pairs | claims of the texts true % | {heads} |", rows)
+
+
+def _on_robots() -> str:
+    """A line per recordings: how many texts, of pairs from `judged` on, each check rejects, of how many."""
+    lines = []
+    for line in _read(ON_ROBOTS):
+        stem = f"annotate_on_{line['recordings']}"
+        cells = [f"{{{stem}_{check}_rejected:.0f}} of {{{stem}_{check}_asked:.0f}}" for check in CHECKS[:-1]]
+        lines.append(f"| `{line['recordings']}` | {{{stem}_pairs:.0f}} | {' | '.join(cells)} | {{{stem}_accepted:.0f}} |")
+    return _table(f"| recordings | pairs | {' | '.join(f'`{one}`' for one in CHECKS[:-1])} | pairs accepted |", lines)
 
 
 ROWS = {"base": "base", "stage1": "stage 1", "stage2": "chain", "weak_only": "weak pairs only"}
@@ -676,6 +702,7 @@ TABLES = {
     "annotate_true_rejected": _checked("true_rejected"),
     "annotate_yield": _taught(),
     "annotate_trained": _trained_on_texts(),
+    "annotate_on_robots": _on_robots(),
     "demo_time": _table(
         "| data | base | stage 1 | stage 2 | whole demo |",
         [

@@ -130,7 +130,11 @@ def _is_remote(engine: Engine) -> bool:
 
 
 def _second(arguments: argparse.Namespace, first: Engine, ask: AskSettings) -> Teacher | None:
-    """The second model, None where none is named: at a server where one is named, else of the first model's kind."""
+    """The second model, None where none is named.
+
+    At a server where one is named. A folder with a model is loaded here, also beside a first model at a server, since a
+    server may answer to any name with the one model that it has. Else of the first model's kind.
+    """
     from stcr_plugin.config import read_yaml
     from stcr_plugin.engines.open import engine_for
     from stcr_plugin.engines.server import ServerEngine
@@ -142,14 +146,20 @@ def _second(arguments: argparse.Namespace, first: Engine, ask: AskSettings) -> T
         return None
     own: dict[str, Any] = read_yaml(arguments.judge_config) if arguments.judge_config else {}
     given = own | ({"url": url} if url else {})
-    if "url" not in given and not isinstance(first, ServerEngine):
-        kind, folder, options = arguments.engine or "local", Path(name), given
+    beside_server = isinstance(first, ServerEngine)
+    if "url" not in given and (not beside_server or _is_model(Path(name))):
+        kind = "local" if beside_server else arguments.engine or "local"
+        folder, options = Path(name), given
         if not folder.is_dir():
             raise ConfigError(name, "no such folder", "give the second model's folder, or its server (--judge-url)")
     else:
         kind, folder, options = "server", None, _served(name, given, first)
     engine, second_ask = engine_for(kind, folder, arguments.registry, ask=ask, options=options)
     return _teacher(engine, second_ask, folder)
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _served(name: str, given: dict[str, Any], first: Engine) -> dict[str, Any]:

@@ -64,6 +64,17 @@ def test_a_server_elsewhere_is_asked_for_more_than_the_estimate_only_with_yes(
         assert len(desk.bodies) < before * 28 / 20 + 10
 
 
+def test_a_second_model_in_a_folder_is_loaded_here_and_not_asked_of_the_server(capsys, registry, frames, tmp_path, model):
+    with teaching(frames, plain) as desk:
+        more = ["--judge-model", model, "--limit", 1, "--tries", 1, "--set", "max_new_tokens=4"]
+        code, _, _ = run(capsys, registry, desk, "--out", tmp_path / "out", *more)
+    assert code == 0
+    assert {body["model"] for body in desk.bodies} == {"m"}
+    roles = {one["role"]: one for one in json.loads((tmp_path / "out/summary.json").read_text())["models"]}
+    assert roles["verifier"]["use"]["requests"] > 0
+    assert roles["describer"]["use"]["requests"] == len(desk.bodies)
+
+
 def test_without_a_second_model_one_line_says_that_the_first_verifies_itself(capsys, registry, frames, tmp_path):
     with teaching(frames, plain) as desk:
         _, out, _ = run(capsys, registry, desk, "--out", tmp_path / "out", "--limit", 2)
