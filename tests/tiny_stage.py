@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
@@ -133,6 +134,17 @@ class Workshop:
     def write_yaml(self, path: Path, values: Mapping[str, Any]) -> Path:
         path.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
         return path
+
+
+def build_ranked(registry: Path) -> None:
+    """Preferences about the tiny recordings, beside their own build: ranked_order, ranked_frame, ranked_verdict."""
+    from stcr_plugin.config import from_mapping
+    from stcr_plugin.registry.build import DataConfig, build
+
+    kinds = {
+        key: {"split": "train", "kind": "prefer", "against": key, "pairs": 12} for key in ("order", "frame", "verdict")
+    }
+    build(from_mapping(DataConfig, {**copy.deepcopy(DATA), "name": "ranked", "datasets": kinds}, "ranked"), registry)
 
 
 def started(

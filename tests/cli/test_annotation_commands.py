@@ -64,7 +64,9 @@ def test_a_server_elsewhere_is_asked_for_more_than_the_estimate_only_with_yes(
         assert len(desk.bodies) < before * 28 / 20 + 10
 
 
-def test_a_second_model_in_a_folder_is_loaded_here_and_not_asked_of_the_server(capsys, registry, frames, tmp_path, model):
+def test_a_second_model_in_a_folder_is_loaded_here_and_not_asked_of_the_server(
+    capsys, registry, frames, tmp_path, model
+):
     with teaching(frames, plain) as desk:
         more = ["--judge-model", model, "--limit", 1, "--tries", 1, "--set", "max_new_tokens=4"]
         code, _, _ = run(capsys, registry, desk, "--out", tmp_path / "out", *more)

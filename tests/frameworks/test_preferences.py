@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 from collections.abc import Iterator
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_stage import DATA, RECIPES, Workshop, history, losses, stage_row
+from tiny_stage import RECIPES, Workshop, build_ranked, history, losses, stage_row
 
 from stcr_plugin import artefacts
-from stcr_plugin.config import from_mapping
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.reference import reference_of
@@ -22,12 +20,6 @@ from stcr_plugin.frameworks.refusals import refuse_other_rows, refuse_trl, refus
 from stcr_plugin.registry.manifest import dataset_rows
 
 IGNORE = -100
-RANKED = {
-    "name": "ranked",
-    "datasets": {
-        key: {"split": "train", "kind": "prefer", "against": key, "pairs": 12} for key in ("order", "frame", "verdict")
-    },
-}
 SETS = "ranked_order,ranked_frame"
 QUICK = (
     *(f"dataset={SETS}", "max_steps=2", "stcr.evaluate=null", "per_device_train_batch_size=2"),
@@ -40,9 +32,7 @@ FAST = (*LORA, "stcr.evaluate=null", "learning_rate=5.0e-2", "max_steps=2")
 @pytest.fixture(scope="module")
 def stocked(shared_workshop: Workshop) -> Workshop:
     """The shared workshop with a build of preferences beside its own."""
-    from stcr_plugin.registry.build import DataConfig, build
-
-    build(from_mapping(DataConfig, {**copy.deepcopy(DATA), **RANKED}, "ranked"), shared_workshop.registry)
+    build_ranked(shared_workshop.registry)
     return shared_workshop
 
 

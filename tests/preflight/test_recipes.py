@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from config_only_models import MODELS, loaded_once
-from tiny_stage import RECIPES, UNPREPARED, Workshop
+from tiny_stage import RECIPES, UNPREPARED, Workshop, build_ranked
 
 from stcr_plugin import artefacts
 from stcr_plugin.preflight.checks import preflight
@@ -28,7 +28,14 @@ TINY = {
     "weak": "tiny_weak",
     "forward": "tiny_forward",
     "general": "tiny_dev",
+    "order": "ranked_order",
+    "frame": "ranked_frame",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ranked(shared: Workshop) -> None:
+    build_ranked(shared.registry)
 
 
 @pytest.fixture(scope="module")
