@@ -483,7 +483,9 @@ def _on_robots() -> str:
     for line in _read(ON_ROBOTS):
         stem = f"annotate_on_{line['recordings']}"
         cells = [f"{{{stem}_{check}_rejected:.0f}} of {{{stem}_{check}_asked:.0f}}" for check in CHECKS[:-1]]
-        lines.append(f"| `{line['recordings']}` | {{{stem}_pairs:.0f}} | {' | '.join(cells)} | {{{stem}_accepted:.0f}} |")
+        lines.append(
+            f"| `{line['recordings']}` | {{{stem}_pairs:.0f}} | {' | '.join(cells)} | {{{stem}_accepted:.0f}} |"
+        )
     return _table(f"| recordings | pairs | {' | '.join(f'`{one}`' for one in CHECKS[:-1])} | pairs accepted |", lines)
 
 

@@ -45,7 +45,8 @@ class ProbabilityFigures:
         brier: Mean squared difference of probability and outcome, 0..1 (Brier 1950): 0 for a judge that is sure and
             right, 0.25 for one that always says 50 %.
         calibration_error: Expected calibration error, in points: mean distance of `predicted` and `observed` over the
-            bins, each weighted by its size (Naeini, Cooper & Hauskrecht 2015, AAAI).
+            bins, each weighted by its size (Naeini, Cooper & Hauskrecht 2015, AAAI). Resampling adds noise to it, so
+            that its interval lies too high, and may be above it, where it is not much more than `error_by_noise`.
         error_by_noise: What the same probabilities would show of it on so few predictions if they were exactly right.
         predicted: Mean probability, percent.
         observed: Share that came true; of judgments the accuracy, half for one that favours neither picture.

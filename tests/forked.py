@@ -127,8 +127,9 @@ def _attend(connection: socket.socket) -> list[str]:
     command, environment, folder = json.loads(said)
     child = os.fork()
     if child:
-        connection.send(str(child).encode())
-        connection.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+        with suppress(OSError):  # nobody listens any more
+            connection.send(str(child).encode())
+            connection.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
         os._exit(0)
     for number, file in enumerate(files):
         os.dup2(file, number)

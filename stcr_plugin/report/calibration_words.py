@@ -24,7 +24,8 @@ _MEANING = (
     "A judgment gives a probability to its own choice, 50 % and more. The Brier score is its mean squared error: 0 for "
     "a judge that is sure and right, 0.25 for one that always says 50 %. The calibration error is the mean distance of "
     "probability and accuracy over the bins, in points; where all probabilities are exactly right, so few judgments "
-    "show about the noise alone. `stcr judge` and `stcr rank` average both orders. Ties are left out."
+    "show about the noise alone. Resampling adds that noise again, so the interval of an error near it lies too high. "
+    "`stcr judge` and `stcr rank` average both orders. Ties are left out."
 )
 
 
@@ -105,9 +106,9 @@ def temperature_words(found: Temperature) -> str:
     for one in found.reported:
         before, after, change = one.raw.both_orders, one.scaled.both_orders, one.brier_change
         lines.append(
-            f"on {one.dataset}, {one.split}: Brier score {before.brier:.3f} -> {after.brier:.3f}, change "
+            f"on {one.dataset}, {one.split}: Brier score {before.brier:.3f}, with it {after.brier:.3f}, change "
             f"{change.value:+.3f}{_between(change.interval, 3, sign='+')}; calibration error "
-            f"{before.calibration_error:.1f} -> {after.calibration_error:.1f} points (noise alone "
+            f"{before.calibration_error:.1f}, with it {after.calibration_error:.1f} points (noise alone "
             f"{after.error_by_noise:.1f})"
         )
     if not found.reported:

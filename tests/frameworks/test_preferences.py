@@ -29,6 +29,20 @@ LORA = ("finetuning_type=lora", "lora_rank=4", "lora_target=all", "freeze_vision
 FAST = (*LORA, "stcr.evaluate=null", "learning_rate=5.0e-2", "max_steps=2")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    """TRL 0.24 takes the pair (found, version) of transformers 5 for a yes, where it was imported before LLaMA-Factory."""
+    import trl.import_utils as known
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in vars(known).copy().items():
+            if name.endswith("_available") and isinstance(value, tuple):
+                patch.setattr(known, name, value[0])
+        import llamafactory.train.dpo.trainer  # noqa: F401
+
+        yield
+
+
 @pytest.fixture(scope="module")
 def stocked(shared_workshop: Workshop) -> Workshop:
     """The shared workshop with a build of preferences beside its own."""
@@ -131,7 +145,9 @@ def test_losses_are_those_of_all_logits(
 ) -> None:
     monkeypatch.setattr("stcr_plugin.logits.keep_tail", lambda trainer: None)
     whole = stage3(stocked, "ranked_whole", stocked.base, "stcr.starts_from=model")
-    assert losses(whole) == pytest.approx(losses(full[0]), rel=2e-6)
+    one, two = zip(losses(whole), losses(full[0]), strict=True)  # of the first step, and after it changed the weights
+    assert one[0] == pytest.approx(one[1], rel=1e-6)
+    assert two[0] == pytest.approx(two[1], rel=1e-5)
 
 
 @pytest.mark.slow(seconds=5)
