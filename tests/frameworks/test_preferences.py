@@ -31,7 +31,7 @@ FAST = (*LORA, "stcr.evaluate=null", "learning_rate=5.0e-2", "max_steps=2")
 
 @pytest.fixture(scope="module", autouse=True)
 def importable() -> Iterator[None]:
-    """Where it is imported before LLaMA-Factory, TRL 0.24 takes the pair (found, version) of transformers 5 for a yes."""
+    """Imported before LLaMA-Factory, TRL 0.24 takes the pair (found, version) of transformers 5 for a yes."""
     import trl.import_utils as known
 
     with pytest.MonkeyPatch.context() as patch:
