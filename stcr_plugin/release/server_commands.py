@@ -22,10 +22,10 @@ def served_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "stcr"
 
 
-def example(mode: str, language: str = "en", task: str = TASK) -> Prompt:
-    """A prompt about two pictures, as in training."""
+def example(mode: str, language: str = "en", task: str = TASK, pair_id: str = "example") -> Prompt:
+    """A prompt about two pictures, as in training, in the prompt variant that is drawn for `pair_id`."""
     pair = Pair(
-        "example", "example", split="", task=task, earlier=0, later=1, seconds=0.0,
+        pair_id, "example", split="", task=task, earlier=0, later=1, seconds=0.0,
         earlier_image="a.png", later_image="b.png",
     )  # fmt: skip
     settings = AskSettings(mode="cot" if mode == "cot" else "direct", language=language)
@@ -103,8 +103,8 @@ def curl_line(name: str, mode: str, max_tokens: int = 256) -> str:
 
 
 def asking(mode: str, *, most: int, least: int) -> dict[str, object]:
-    """How the model is asked about two pictures; tools that read stcr_chain.json fill in `{task}` and `{name}`."""
-    prompt = example(mode, task="{task}")
+    """How `stcr judge` asks about two pictures; tools that read stcr_chain.json fill in `{task}` and `{name}`."""
+    prompt = example(mode, task="{task}", pair_id="judge")
     return {
         "mode": mode,
         "question": prompt.question,

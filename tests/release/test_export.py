@@ -169,7 +169,7 @@ def test_chain_file_holds_digests_and_a_next_stage_can_start_here(stage, tmp_pat
     assert chain["export"]["model_digest"] == done.digest == artefacts.model_digest(done.out)
     assert chain["export"]["from"]["model_digest"] == artefacts.model_digest(stage)
     asking = chain["export"]["asking"]
-    prompt = example("direct", task="wipe the table")
+    prompt = example("direct", task="wipe the table", pair_id="judge")
     assert asking["question"].replace("{task}", "wipe the table") == prompt.question
     assert (asking["mode"], tuple(asking["labels"]), asking["answer"]) == ("direct", prompt.labels, prompt.answer)
     assert (asking["least"], asking["most"]) == (1024, 3136)
