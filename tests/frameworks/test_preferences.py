@@ -184,7 +184,7 @@ def test_two_ranks_start_at_the_reference(stocked: Workshop, kind: str) -> None:
     more = (*QUICK, "stcr.starts_from=model", "report_to=none", "per_device_train_batch_size=1", *deepspeed)
     overrides = stocked.overrides("cot", f"ranked_{kind}", stocked.base, *more)
     command = ["stcr", "train", RECIPES / "stage3_prefer.yaml", *overrides]
-    done = stocked.run(command, timeout=600, FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
+    done = stocked.fork(command, timeout=600, ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_starts_at_its_reference(stocked.root / f"ranked_{kind}")
 
