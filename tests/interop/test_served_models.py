@@ -102,7 +102,7 @@ def test_answers_compared_by_vllm_are_those_of_the_local_engine(exported, by_vll
 def test_answers_generated_by_vllm_are_those_of_the_local_engine(exported, by_vllm, chain, tmp_path):
     done = exported("stage2")
     served = evaluated(chain, done.out, tmp_path / "served", *at(by_vllm, done.name))
-    local = evaluated(chain, done.out, tmp_path / "local", "--set", "generate=true")
+    local = evaluated(chain, done.out, tmp_path / "local", "--generate")
     found = agreement(chain, "vllm_direct_generated", local, served)
     assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
     assert found["same_prompt_tokens"] == found["counted"] == found["answers"]
@@ -138,10 +138,7 @@ def test_judge_has_the_same_probability_behind_vllm(exported, by_vllm, chain):
     judge = [str(Path(sys.executable).parent / "stcr"), "judge"]
     shown = [str(first), str(second), "--task", task, "--json"]
     served = ["--engine", "server", "--url", by_vllm, "--server-model", done.name, "--set", "engine.logprobs=true"]
-    for_pictures = [
-        "--set",
-        f"image_max_pixels={json.loads((done.out / 'stage.json').read_text())['image_max_pixels']}",
-    ]
+    for_pictures = ["--image-max-pixels", str(pixels(done))]
     found = []
     for command in ([*judge, str(done.out), *shown], [*judge, *shown, *served, *for_pictures]):
         told = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -165,7 +162,7 @@ def test_answers_by_llamafactory_are_those_of_the_local_engine(exported, chain, 
     done = exported("stage2")
     with llamafactory(done.out, done.name, pixels(done), tmp_path / "log.txt") as url:
         served = evaluated(chain, done.out, tmp_path / "served", *at(url, done.name))
-    local = evaluated(chain, done.out, tmp_path / "local", "--set", "generate=true")
+    local = evaluated(chain, done.out, tmp_path / "local", "--generate")
     found = agreement(chain, "llamafactory", local, served)
     assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
 
