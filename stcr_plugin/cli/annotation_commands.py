@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from stcr_plugin import artefacts
 from stcr_plugin.cli import review_command
 from stcr_plugin.cli.options import (
     Actions,
@@ -159,7 +160,7 @@ def _second(arguments: argparse.Namespace, first: Engine, ask: AskSettings) -> T
 
 
 def _is_model(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return any((folder / name).is_file() for name in ("config.json", artefacts.ADAPTER_CONFIG))
 
 
 def _served(name: str, given: dict[str, Any], first: Engine) -> dict[str, Any]:

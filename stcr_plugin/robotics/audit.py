@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from stcr_plugin import artefacts
 from stcr_plugin.errors import ConfigError, DataError, StcrError
 from stcr_plugin.robotics.label_files import ANCHORS, LABEL, SUCCESS, Anchor, LabelRecord, read_anchors, read_success
+from stcr_plugin.robotics.labelled_data import LabelledData
 from stcr_plugin.scoring.suspicion import DROP, AuditedEpisode, Curve, DropRule, Suspect, audited
 from stcr_plugin.types import Episode, EpisodeSource
 
@@ -105,18 +106,12 @@ def audit(folder: Path, out: Path, *, rules: Sequence[DropRule] = (DROP,)) -> Au
 
 def opened(folder: Path, record: LabelRecord | None) -> Recordings:
     """The recordings that were labelled: of the dataset in `folder`, else of what the record names."""
-    from stcr_plugin.episodes.lerobot import LeRobotConfig
-    from stcr_plugin.episodes.source_table import open_source
-    from stcr_plugin.registry.data_config import load_data_config
-
     given = folder if (folder / "meta").is_dir() else Path(record.dataset) if record else None
     camera = record.settings.get("camera") if record else None
     if given is None:
         return Recordings(problem=f"there is no {LABEL} that names the recordings")
     try:
-        config = load_data_config(given) if given.is_file() else None
-        seed = config.seed if config else 0
-        found = Recordings(open_source(config.source if config else LeRobotConfig(str(given), camera=camera), seed))
+        found = Recordings(LabelledData(given, camera).opened().source)
         _ = found.episodes
     except StcrError as error:
         return Recordings(problem=str(error))
