@@ -62,11 +62,14 @@ class Forked:
 
 
 class _Server:
-    """The process that has imported; it ends with this one. Made once, in the environment of the first command."""
+    """The process that has imported; it ends with this one. Made once, whatever the first command's environment is."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = _at_import(environment)
+    def __init__(self) -> None:
+        from tiny_stage import quiet_environment
+
         self._folder = tempfile.TemporaryDirectory()
+        environment = quiet_environment(Path(self._folder.name))
+        self.environment = _at_import(environment)
         self.path = f"{self._folder.name}/socket"
         command = [sys.executable, __file__, self.path]
         self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -92,7 +95,7 @@ def start(
     """A command as Popen takes it: a Python script, or our Python with a script or with `-m` and a module."""
     with _LOCK:
         if sys.platform == "linux" and not _SERVERS:
-            _SERVERS.append(_Server(env))
+            _SERVERS.append(_Server())
     if not _SERVERS or _SERVERS[0].environment != _at_import(env):
         return subprocess.Popen(command, env=env, cwd=cwd, stdout=stdout, stderr=stderr)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
