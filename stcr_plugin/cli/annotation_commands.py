@@ -15,6 +15,7 @@ from stcr_plugin.cli.options import (
     Commands,
     Parser,
     ask_options,
+    asked,
     command,
     engine_options,
     model_option,
@@ -87,7 +88,9 @@ def _annotate(arguments: argparse.Namespace) -> None:
     arguments.set = [_TOKENS, *arguments.set]
     engine, ask = open_engine(arguments)
     describer = _teacher(engine, dataclasses.replace(ask, language=settings.language), arguments.model)
-    second = _second(arguments, engine, ask)
+    given = asked(arguments)  # a second model sizes pictures as it was trained, not as the first was
+    most, least = given.image_max_pixels, given.image_min_pixels
+    second = _second(arguments, engine, dataclasses.replace(ask, image_max_pixels=most, image_min_pixels=least))
     if second is None and {"confirmed", "blind"} & {*settings.checks} and settings.questions != "authors":
         print(f"WARNING: {describer.name} verifies its own texts; name a second model (--judge-model)")
     remote = any(_is_remote(one.engine) for one in (describer, second) if one)

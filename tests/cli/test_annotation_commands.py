@@ -1,11 +1,14 @@
 """`stcr annotate`: options, the estimate and where it stops, the second model and its key."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from teacher_server import frames_by_pixels, kind_of, teaching
 from toy_build import build_toy
 
+from stcr_plugin import records
 from stcr_plugin.cli import main
 from stcr_plugin.cli.options import Actions, Parser, command
 from stcr_plugin.engines.server_settings import ServerSettings
@@ -67,8 +70,10 @@ def test_a_server_elsewhere_is_asked_for_more_than_the_estimate_only_with_yes(
 def test_a_second_model_in_a_folder_is_loaded_here_and_not_asked_of_the_server(
     capsys, registry, frames, tmp_path, model
 ):
+    trained = Path(shutil.copytree(model, tmp_path / "trained"))
+    records.write(trained, records.StageRecord(name="stage1", image_max_pixels=7056))
     with teaching(frames, plain) as desk:
-        more = ["--judge-model", model, "--limit", 1, "--tries", 1, "--set", "max_new_tokens=4"]
+        more = ["--judge-model", trained, "--limit", 1, "--tries", 1, "--set", "max_new_tokens=4"]
         code, _, _ = run(capsys, registry, desk, "--out", tmp_path / "out", *more)
     assert code == 0
     assert {body["model"] for body in desk.bodies} == {"m"}
