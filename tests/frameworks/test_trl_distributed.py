@@ -1,6 +1,7 @@
 """The TRL backend on two processes: ZeRO-3 through both stages and DDP on the CPU (gloo), against one process.
 
-ZeRO-2, which leaves the parameters whole as DDP does, is trained through LLaMA-Factory (test_distributed.py).
+ZeRO-2, which leaves the parameters whole as DDP does, is trained through LLaMA-Factory (test_distributed.py); the
+torchrun of `stcr train`, which asks for no backend, is in test_interruption.py.
 """
 
 from __future__ import annotations
@@ -22,16 +23,11 @@ def overrides(workshop: Workshop, data: str, out: str, model: Path, *more: str) 
     return workshop.overrides(data, out, model, "preprocessing_num_workers=null", *more)
 
 
-def launch(
-    workshop: Workshop, recipe: str, data: str, out: str, model: Path, *more: str, torchrun: bool = False
-) -> Path:
-    """A stage on two ranks, each with half of a batch, which torchrun starts or else a fork. Returns its folder."""
+def launch(workshop: Workshop, recipe: str, data: str, out: str, model: Path, *more: str) -> Path:
+    """A stage on two forked ranks, each with half of a batch. Returns its folder."""
     given = overrides(workshop, data, out, model, "per_device_train_batch_size=2", *more)
     command = ["stcr", "train", RECIPES / f"{recipe}.yaml", "--backend", "trl", *given]
-    if torchrun:
-        done = workshop.run(command, timeout=600, FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
-    else:
-        done = workshop.fork(command, timeout=600, ranks=2)
+    done = workshop.fork(command, timeout=600, ranks=2)
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-6000:]}"
     return workshop.root / out
 
@@ -63,7 +59,7 @@ def test_two_ranks_train_both_stages_with_the_callback_and_the_losses_of_one(
 ) -> None:
     first = launch(workshop, "stage1_cot", "cot", "trl_zero3_1", workshop.base, ZERO3)
     second = launch(workshop, "stage2_weak", "weak", "trl_zero3_2", first, ZERO3, "dataloader_num_workers=1")
-    ddp = launch(workshop, "stage1_cot", "cot", "trl_ddp_1", workshop.base, torchrun=True)
+    ddp = launch(workshop, "stage1_cot", "cot", "trl_ddp_1", workshop.base)
     for run in (first, second, ddp):
         assert_trained(run)
     one, two = record(first), record(second)
