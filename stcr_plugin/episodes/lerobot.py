@@ -41,6 +41,7 @@ class LeRobotConfig:
         camera: Key of a video or image feature; None takes the first that shows colour, videos before images.
         state: Feature with the robot's own readings, where the dataset has it.
         tasks: Recorded task text -> the text to use instead, where a recording shows something else than its text says.
+        episode_tasks: Episode id -> the text of that episode, where it shows another task than the rest.
         proprioception: Which values of `state` are which part of the robot, and what to say of them.
         stages: Annotated stages that frames are described by. An episode's segments are then those of its task, so
             that the two frames of a pair may be in different stages.
@@ -52,6 +53,7 @@ class LeRobotConfig:
     camera: str | None = None
     state: str = "observation.state"
     tasks: dict[str, str] = field(default_factory=dict)
+    episode_tasks: dict[str, str] = field(default_factory=dict)
     proprioception: Proprioception | None = None
     stages: LeRobotStages | None = None
     threads: int = 0
@@ -59,8 +61,9 @@ class LeRobotConfig:
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise ValueError("`threads` must not be negative")
-        if not all(text.strip() for text in self.tasks.values()):
-            raise ValueError("`tasks` gives an empty text; write what the recording shows")
+        for name, texts in {"tasks": self.tasks, "episode_tasks": self.episode_tasks}.items():
+            if not all(text.strip() for text in texts.values()):
+                raise ValueError(f"`{name}` gives an empty text; write what the recording shows")
 
 
 class LeRobotSource:
@@ -194,8 +197,8 @@ class LeRobotSource:
             if not found:  # what is asked of a segment is its own text
                 raise
             tasks = ()
-        renamed = self.config.tasks
-        tasks = tuple(replace(segment, task=renamed.get(segment.task, segment.task)) for segment in tasks)
+        renamed, own = self.config.tasks, self.config.episode_tasks.get(record.episode_id)
+        tasks = tuple(replace(segment, task=own or renamed.get(segment.task, segment.task)) for segment in tasks)
         texts = {segment.task for segment in tasks}
         return texts.pop() if len(texts) == 1 else "", found or tasks
 
@@ -249,6 +252,7 @@ class LeRobotSource:
             flat = [text for one in listed for text in (one if isinstance(one, list) else [one])]
             recorded = {*self._tasks.texts.values(), *(text for text in flat if isinstance(text, str))}
             _all_known("source.tasks", self.config.tasks, sorted(recorded))
+        _all_known("source.episode_tasks", self.config.episode_tasks, list(self._listing.records))
         parts = self.config.proprioception
         for part, hand in parts.hands.items() if parts else ():
             if hand.hidden:

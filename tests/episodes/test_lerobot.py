@@ -472,9 +472,22 @@ def test_a_task_text_that_the_recordings_contradict_is_replaced(dataset):
     assert [episode.task for episode in split(source)[0]] == wanted
 
 
+def test_an_episode_that_shows_another_task_has_a_text_of_its_own(dataset):
+    recorded = {episode.episode_id: episode.task for episode in split(open_set(dataset))[0]}
+    other = next(iter(recorded))
+    source = open_set(dataset, tasks={recorded[other]: "for all"}, episode_tasks={other: "bring it back"})
+    found = {episode.episode_id: episode.task for episode in split(source)[0]}
+    assert found.pop(other) == "bring it back"
+    del recorded[other]
+    assert "bring it back" not in found.values()
+    assert found.keys() == recorded.keys()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"episode_tasks": {"7x": "x"}}, r"source\.episode_tasks: '7x' is not in the dataset"),
+        ({"episode_tasks": {"0": " "}}, "empty text"),
         ({"tasks": {"pick up the bottel": "x"}}, r"source\.tasks: 'pick up the bottel' is not in the dataset"),
         ({"tasks": {"any": " "}}, "empty text"),
         (
