@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +17,10 @@ from stcr_plugin.figures import AnnotatedTexts
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.registry import manifest as manifests
 from stcr_plugin.registry import picture_store
+from stcr_plugin.registry.check_tables import PairTable, PictureUses
 from stcr_plugin.registry.data_config import SINGLE
 from stcr_plugin.registry.group_rows import GroupCheck
-from stcr_plugin.registry.manifest import Manifest, PairCounts, SetRule
+from stcr_plugin.registry.manifest import Manifest, PairCounts, RowCounts, SetRule, total
 from stcr_plugin.registry.preference_rows import PreferenceCheck
 from stcr_plugin.samples.cot import halves_of
 from stcr_plugin.samples.general import SHOWN, names_in
@@ -28,6 +31,7 @@ from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import ORDERS, Pair, Query
 
 _ROWS_NAMED = 5
+_ROWS_AT_ONCE = 10_000
 _ALL_PROPOSALS = tuple(f"{order} {proposed}" for order in ORDERS for proposed in PROPOSALS)
 # Kind -> the check of its rows, where they are not of one pair with one answer.
 _CHECKS: dict[str, type[GroupCheck] | type[PreferenceCheck]] = {"group": GroupCheck, "prefer": PreferenceCheck}
@@ -71,6 +75,14 @@ def check(name: str, registry: str | Path) -> CheckReport:
         DataError: for an unreadable manifest. All else is a Problem.
     """
     build = _Build(Path(registry), manifests.read_manifest(registry, name))
+    try:
+        return _checked(build)
+    except sqlite3.OperationalError as error:
+        problem = f"the temporary files of the check cannot be written ({error})"
+        raise DataError(tempfile.gettempdir(), problem, "free space there, or name another folder in TMPDIR") from None
+
+
+def _checked(build: _Build) -> CheckReport:
     pairs = _check_pairs(build)
     rows = sum(_check_dataset(build, dataset, pairs) for dataset in build.manifest.counts.datasets)
     _check_pictures(build)
@@ -88,23 +100,20 @@ def check(name: str, registry: str | Path) -> CheckReport:
 
 @dataclass(frozen=True)
 class _Build:
-    """A build, what was found wrong with it, and picture -> file -> the rows that use it."""
+    """A build, what was found wrong with it, and the rows that use its pictures."""
 
     registry: Path
     manifest: Manifest
     problems: list[Problem] = field(default_factory=list)
-    uses: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    uses: PictureUses = field(default_factory=PictureUses)
 
     def fault(self, where: str, what: str) -> None:
         self.problems.append(Problem(where, what))
 
-    def use(self, image: str, file: str, row: int) -> None:
-        self.uses.setdefault(image, {}).setdefault(file, []).append(row)
-
     def used_by(self, image: str) -> str:
         """E.g. "used by stcr/pairs.jsonl rows 1, 7"; long lists are cut."""
         texts = []
-        for file, rows in self.uses.get(image, {}).items():
+        for file, rows in self.uses.rows(image).items():
             shown = ", ".join(str(row) for row in rows[:_ROWS_NAMED])
             more = f" and {len(rows) - _ROWS_NAMED} more" if len(rows) > _ROWS_NAMED else ""
             texts.append(f"{file} row{'s' if len(rows) > 1 else ''} {shown}{more}")
@@ -117,8 +126,8 @@ class _Build:
                 self.fault(where, f"{key} are {value}, the manifest says {getattr(expected, key)}")
 
 
-def _check_pairs(build: _Build) -> dict[str, Pair]:
-    """Pair id -> pair, of those that can be read."""
+def _check_pairs(build: _Build) -> PairTable:
+    """The pairs that can be read."""
     manifest = build.manifest
     split_of: dict[str, str] = {}
     for split, episodes in manifest.splits.items():
@@ -127,30 +136,35 @@ def _check_pairs(build: _Build) -> dict[str, Pair]:
                 where = f"{manifest.name}/{manifests.MANIFEST}"
                 build.fault(where, f"episode {episode_id} is in {split_of[episode_id]} and in {split}; build again")
             split_of[episode_id] = split
-    pairs: dict[str, Pair] = {}
+    pairs = PairTable()
+    counts: dict[str, list[PairCounts]] = {split: [] for split in manifest.counts.splits}
     broken = False
     for file in manifests.pair_files(manifest):
+        own: dict[str, list[Pair]] = {split: [] for split in counts}
         try:
             for row, pair in manifests.pair_rows(build.registry / file, build.registry):
                 where = f"{file}, row {row}"
-                if pair.pair_id in pairs:
+                if pairs.add(pair):
+                    own.setdefault(pair.split, []).append(pair)
+                else:
                     build.fault(where, f"pair {pair.pair_id} is here a second time")
-                pairs[pair.pair_id] = pair
                 for image in Query(pair, "forward").images:
-                    build.use(image, file, row)
+                    build.uses.add(image, file, row)
                 if split_of.get(pair.episode_id) != pair.split:
                     known = split_of.get(pair.episode_id, "no split")
                     build.fault(where, f"episode {pair.episode_id} is of {known} in the manifest, here of {pair.split}")
         except DataError as error:
             broken = True
             build.fault(file, str(error))
+        for split, counted in counts.items():
+            counted.append(manifests.count_pairs(own[split], ()))
     for split, expected in manifest.counts.splits.items() if not broken else ():
-        own = [pair for pair in pairs.values() if pair.split == split]
-        found = manifests.count_pairs(own, manifest.splits.get(split, ()))
-        where = f"{manifest.name}/pairs, split {split}"
-        build.compare(
-            where, dataclasses.replace(found, dropped=expected.dropped, almost_same=expected.almost_same), expected
+        found = dataclasses.replace(
+            total([*counts[split], manifests.count_pairs((), manifest.splits.get(split, ()))]),
+            dropped=expected.dropped,
+            almost_same=expected.almost_same,
         )
+        build.compare(f"{manifest.name}/pairs, split {split}", found, expected)
     return pairs
 
 
@@ -158,8 +172,7 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
     """Check one training set; how many rows it has."""
     manifest, rule = build.manifest, build.manifest.rules[dataset]
     file = manifests.file_name(manifest.datasets[dataset])
-    counted: list[dict[str, Any]] = []
-    shown: dict[str, Counter[str]] = {}
+    tally = _Tally(build, rule, file, pairs=pairs)
     check: GroupCheck | PreferenceCheck | None = None
     if rule.kind in _CHECKS:
         check = _CHECKS[rule.kind](rule, pairs)
@@ -172,14 +185,13 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
         for number, row in enumerate(manifests.dataset_rows(build.registry, dataset), 1):
             try:
                 faults = list(_row_faults(row, manifest, rule=rule, pairs=pairs, check=check))
+                pair = pairs.get(row["pair_id"])
+                looked_at = Query(pair, "forward").images if pair else ()
                 for image in row["images"]:
-                    if image not in build.uses:
+                    if image not in looked_at:
                         artefacts.inside(build.registry, image)
-                    build.use(image, file, number)
-                columns = ("kind", "messages") if rule.kind == "cot" else ()
-                counted.append({key: row[key] for key in ("pair_id", "answer", "order", "language", *columns)})
-                if rule.kind in ("cot", "weak", "reflect"):
-                    shown.setdefault(str(row["pair_id"]), Counter())[_shown_as(row, rule)] += 1
+                    build.uses.add(image, file, number)
+                tally.add(row)
             except StcrError as error:
                 faults = [str(error)]
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -190,23 +202,16 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
     except DataError as error:
         build.fault(file, str(error))
         return number
-    for pair_id, orders in shown.items():
-        own = pairs[pair_id].orders if pair_id in pairs else ORDERS
-        due: tuple[str, ...] | None = {"both": ORDERS, "given": own}.get(rule.orders)
-        each = "in each order"
-        if rule.kind == "reflect":
-            due, each = _ALL_PROPOSALS, "in each order with each proposed answer"
-        if rule.kind not in SINGLE and due and orders != Counter(due):
-            build.fault(file, f"pair {pair_id} is not shown once {each}: {dict(orders)}")
+    counts = tally.counts()
     if rule.kind == "describe":
-        for image, files in build.uses.items():
-            if len(files.get(file, ())) > 1:
-                build.fault(file, f"{image} is described twice, in rows {', '.join(map(str, files[file]))}")
+        for image in build.uses.used_twice(file):
+            described_in = build.uses.rows(image)[file]
+            build.fault(file, f"{image} is described twice, in rows {', '.join(map(str, described_in))}")
     for fault in check.rest() if check else ():
         build.fault(file, fault)
     if sound:
         expected = manifest.counts.datasets[dataset]
-        found = dataclasses.replace(manifests.count_rows(counted), short_by=expected.short_by)
+        found = dataclasses.replace(counts, short_by=expected.short_by)
         if expected.same_text is None:  # older builds did not count them
             found = dataclasses.replace(found, same_text=None)
         build.compare(file, found, expected)
@@ -216,6 +221,42 @@ def _check_dataset(build: _Build, dataset: str, pairs: Mapping[str, Pair]) -> in
                 file, f"the manifest knows of {texts.counts.pairs} texts for {expected.pairs} pairs; build again"
             )
     return number
+
+
+class _Tally:
+    """Counts the rows of one dataset, some whole pairs at a time, and looks how often each pair is shown."""
+
+    def __init__(self, build: _Build, rule: SetRule, file: str, *, pairs: Mapping[str, Pair]) -> None:
+        self._build, self._rule, self._file, self._pairs = build, rule, file, pairs
+        self._rows: list[dict[str, Any]] = []
+        self._shown: dict[str, Counter[str]] = {}
+        self._counts: list[RowCounts] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count one more row, which lies beside the others of its pair."""
+        if len(self._rows) >= _ROWS_AT_ONCE and row["pair_id"] != self._rows[-1]["pair_id"]:
+            self._flush()
+        columns = ("kind", "messages") if self._rule.kind == "cot" else ()
+        self._rows.append({key: row[key] for key in ("pair_id", "answer", "order", "language", *columns)})
+        if self._rule.kind in ("cot", "weak", "reflect"):
+            self._shown.setdefault(str(row["pair_id"]), Counter())[_shown_as(row, self._rule)] += 1
+
+    def counts(self) -> RowCounts:
+        """The figures of all rows."""
+        self._flush()
+        return total(self._counts)
+
+    def _flush(self) -> None:
+        self._counts.append(manifests.count_rows(self._rows))
+        for pair_id, orders in self._shown.items():
+            own = self._pairs[pair_id].orders if pair_id in self._pairs else ORDERS
+            due: tuple[str, ...] | None = {"both": ORDERS, "given": own}.get(self._rule.orders)
+            each = "in each order"
+            if self._rule.kind == "reflect":
+                due, each = _ALL_PROPOSALS, "in each order with each proposed answer"
+            if due and orders != Counter(due):
+                self._build.fault(self._file, f"pair {pair_id} is not shown once {each}: {dict(orders)}")
+        self._rows, self._shown = [], {}
 
 
 def _row_faults(
@@ -313,21 +354,20 @@ def _check_pictures(build: _Build) -> None:
         build.fault(manifest.frames.folder, "has no pictures (frames.format: none); build with them")
         return
     size = (stored.width, stored.height) if stored.width and stored.height else None
-    indexed: set[str] = set()
     rows = manifests.frame_rows(build.registry, manifest)
     try:
         for row in progress(rows, f"{manifest.name}: decoding", "pictures", total=manifest.frames.count):
-            indexed.add(row["image"])
+            build.uses.add_indexed(row["image"])
             if fault := _picture_fault(build.registry, row, size):
                 build.fault(row["image"], f"{fault}; {build.used_by(row['image'])}; delete it and build again")
     except DataError as error:
         build.fault(f"{manifest.name}/frames", str(error))
         return
-    for image in build.uses.keys() - indexed:
+    for image in build.uses.not_indexed():
         build.fault(image, f"is not in the index of pictures; {build.used_by(image)}; build again")
-    if len(build.uses) != manifest.frames.count:
+    if (used := len(build.uses)) != manifest.frames.count:
         where = f"{manifest.name}/{manifests.MANIFEST}"
-        build.fault(where, f"counts {manifest.frames.count} pictures, {len(build.uses)} are used")
+        build.fault(where, f"counts {manifest.frames.count} pictures, {used} are used")
 
 
 def _picture_fault(registry: Path, row: Mapping[str, Any], size: tuple[int, int] | None) -> str:

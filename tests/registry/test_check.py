@@ -1,9 +1,12 @@
 import json
 import shutil
+import sqlite3
 
 import pytest
 
 from stcr_plugin.config import from_mapping
+from stcr_plugin.errors import DataError
+from stcr_plugin.registry import check as module
 from stcr_plugin.registry import parquet
 from stcr_plugin.registry.build import DataConfig, build
 from stcr_plugin.registry.check import check
@@ -160,3 +163,22 @@ def test_doctored_pairs_are_found(registry):
     assert any("row 5: pair" in line and "a second time" in line for line in found)
     assert any("row 6: episode" in line and "is of seen in the manifest, here of train" in line for line in found)
     assert any("pairs are" in line for line in found)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_rows_are_counted_some_pairs_at_a_time(registry, monkeypatch, damage):
+    if damage:
+        edit(registry, "weak", lambda rows: rows.pop())
+    at_once = problems(registry)
+    assert bool(at_once) == damage
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 3)
+    assert problems(registry) == at_once
+
+
+def test_a_full_disk_ends_in_one_line(registry, monkeypatch):
+    def full(self, pair):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(module.PairTable, "add", full)
+    with pytest.raises(DataError, match=r"temporary files of the check cannot be written .*disk is full.*TMPDIR"):
+        check("toy", registry)

@@ -30,6 +30,7 @@ FRAMES = 60
 THOUSANDS = int(os.environ.get("STCR_BENCH_PAIRS", "1000"))
 CORES = 2
 LIMIT_S_PER_MILLION, LIMIT_MIB = 300, 1024  # twice what a slow machine takes
+CHECK_LIMIT_MIB = 400  # however many pairs there are
 SAMPLED_EVERY_S = 0.1
 SMALL = 300  # pairs
 
@@ -40,20 +41,18 @@ def test_million_pairs(report: Callable[..., None], full: bool, tmp_path: Path) 
     """million_pairs_seconds: from the start of the command to its end; million_pairs_cpu_seconds: of all its processes,
     which a busy machine lengthens less. million_pairs_mib: the most resident memory (MiB) of all its processes
     together, sampled; pages that they share count in each of them. Every pair is written in both orders.
+    check_million_pairs_seconds and check_million_pairs_mib: of `stcr data check` of what was built.
     """
     pairs = THOUSANDS * 1000 if full else SMALL
     config = _data(tmp_path, pairs // PER_EPISODE)
-    began, cpu = time.perf_counter(), _cpu_seconds()
-    build = subprocess.Popen(
-        [sys.executable, "-m", "stcr_plugin.cli", "data", "build", str(config), "--registry", str(tmp_path / "out")],
-        preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES]),
-    )
-    peak = 0.0
-    while build.poll() is None:
-        peak = max(peak, sum(_resident_mib(process) for process in _family(build.pid)))
-        time.sleep(SAMPLED_EVERY_S)
-    seconds, cpu = time.perf_counter() - began, _cpu_seconds() - cpu
-    assert build.returncode == 0
+    cpu = _cpu_seconds()
+    code, seconds, peak = _run("build", config, "--registry", tmp_path / "out")
+    cpu = _cpu_seconds() - cpu
+    assert code == 0
+    # No picture was stored, which is all that the check finds.
+    code, check_seconds, check_peak = _run("check", "million", "--registry", tmp_path / "out", output=tmp_path / "said")
+    said = (tmp_path / "said").read_text(encoding="utf-8")
+    assert (code, said.count("million/"), "has no pictures (frames.format: none)" in said) == (1, 1, True)
 
     counts = manifests.read_manifest(tmp_path / "out", "million").counts.datasets["million_weak"]
     assert (counts.pairs, counts.samples) == (pairs, 2 * pairs)
@@ -62,10 +61,31 @@ def test_million_pairs(report: Callable[..., None], full: bool, tmp_path: Path) 
     report(f"{million}_seconds", seconds, "s", None)
     report(f"{million}_cpu_seconds", cpu, "s", None)
     report(f"{million}_mib", peak, "MiB", None)
+    report(f"check_{million}_seconds", check_seconds, "s", None)
+    report(f"check_{million}_mib", check_peak, "MiB", None)
     if full and THOUSANDS <= 1000:
         assert peak < LIMIT_MIB
+    if full:
+        assert check_peak < CHECK_LIMIT_MIB
     if full and THOUSANDS >= 1000:  # the processes take seconds to start, whatever they do then
         assert seconds < LIMIT_S_PER_MILLION * pairs / 1e6
+
+
+def _run(*command: object, output: Path | None = None) -> tuple[int, float, float]:
+    """Exit code, seconds and most resident memory (MiB) of a command of `stcr data`, and of all its processes."""
+    words = [sys.executable, "-m", "stcr_plugin.cli", "data", *map(str, command)]
+    began, peak = time.perf_counter(), 0.0
+    with open(output or os.devnull, "wb") as file:
+        process = subprocess.Popen(
+            words,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES]),
+        )
+        while process.poll() is None:
+            peak = max(peak, sum(_resident_mib(one) for one in _family(process.pid)))
+            time.sleep(SAMPLED_EVERY_S)
+    return process.returncode, time.perf_counter() - began, peak
 
 
 def _data(folder: Path, episodes: int) -> Path:
