@@ -28,7 +28,7 @@ STAGE1 ?=
 STAGE2 ?=
 WEAK_ONLY ?=
 
-.PHONY: install demo demo-ablation demo-seeds quick real test test-fast check check-static docs bench kills fuzz interop gpu clean
+.PHONY: install demo demo-ablation demo-seeds quick real metaworld test test-fast check check-static docs bench kills fuzz interop gpu clean
 
 install: $(READY)
 
@@ -107,6 +107,13 @@ REAL ?= ../shared/real/g1_pick_bottle
 real: | $(READY)
 	$(MAKE) demo RUN=runs/g1 DATA='recipes/data/g1_pick_bottle.yaml source.root=$(REAL)' NAME=g1 SPLITS=heldout \
 	  DEV=heldout PAIRS=900 STAGE1=max_steps=800 STAGE2='max_steps=1400 learning_rate=1.0e-3'
+
+# ---- chain and baseline on many simulated tasks; needs MuJoCo to render (recipes/data/metaworld.yaml says what). Goes on
+# where it was stopped.
+
+metaworld: export OMP_NUM_THREADS := 1
+metaworld: | $(READY)
+	stcr study recipes/studies/metaworld.yaml --jobs $$(nproc)
 
 # ---- checks
 
