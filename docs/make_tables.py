@@ -5,8 +5,10 @@
 
 Figures come from the published studies (docs/results/STUDY/study.json and seed*.jsonl), from single runs whose answers
 are in docs/results/repeats, forgetting and real (made by docs/pack_answers.py), from what stage 1 wrote in
-docs/results/factuality (docs/pack_claims.py), and from docs/results/measured.yaml, which lists times, rates and
-estimates. figures.json holds those that a page uses. A page uses a figure in one of two ways:
+docs/results/factuality (docs/pack_claims.py), from progress curves in docs/results/labels (docs/pack_labels.py) with
+the result of `stcr calibrate` there, from the policies of docs/results/behaviour_cloning (results.jsonl of
+examples/behaviour_cloning), and from docs/results/measured.yaml, which lists times, rates and estimates. figures.json
+holds those that a page uses. A page uses a figure in one of two ways:
 
 - A table stands between `<!-- table: NAME -->` and `<!-- end -->`; its text is TABLES[NAME], filled with figures.
 - A number in running text is bound to its figure in a comment after its paragraph or list:
@@ -26,11 +28,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from scipy.stats import pearsonr
 
+from stcr_plugin.calibration_results import Temperature
 from stcr_plugin.report.tables import ONE_TRAINING, OVER_EPISODES, OVER_SEEDS
 from stcr_plugin.scoring.metrics import pooled_interval
+from stcr_plugin.scoring.progress_figures import BOUND, Trace, auc, progress_figures
 from stcr_plugin.scoring.seeds import spread
 
 REPOSITORY = Path(__file__).parents[1]
@@ -44,6 +49,9 @@ FACTUALITY = sorted((RESULTS / "factuality").glob("seed*.jsonl"))
 ANNOTATION = RESULTS / "annotation/checks.jsonl"
 TRAINED_ON_TEXTS = sorted((RESULTS / "annotation").glob("seed*.jsonl"))
 ON_ROBOTS = RESULTS / "annotation/real.jsonl"
+LABELS = sorted((RESULTS / "labels").glob("*.jsonl"))
+TEMPERATURE = RESULTS / "labels/temperature.json"
+CLONING = RESULTS / "behaviour_cloning"
 ARMS = {
     "unchecked": "all texts of the teacher",
     "checked": "texts that every check accepted",
@@ -77,7 +85,17 @@ if len(TRAINED_ON_TEXTS) >= 3:
         "annotate_stage1_pair_accuracy": "annotated_checked_heldout_pair_accuracy",
         "programmatic_stage1_pair_accuracy": "annotated_programmatic_heldout_pair_accuracy",
     }
-REQUIRED = (*NAMED, "gap_abs_max", "demo_minutes")
+POLICIES = {
+    "all": "all rows",
+    "weighted": "weights from the judge's progress",
+    "filtered": "episodes that the audit keeps",
+    "truth": "weights from the simulator's progress",
+    "succeeded": "episodes that succeed, by the simulator",
+}
+REQUIRED = (
+    *NAMED, "gap_abs_max", "demo_minutes", "bc_success_all", "bc_success_weighted", "bc_success_filtered",
+    "bc_success_truth", "success_auc_metaworld",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,12 +138,16 @@ def all_figures() -> dict[str, Figure]:
     found = {one.name: one for one in _measured()}
     for study in STUDIES:
         found |= {one.name: one for one in _of_study(study)}
-    for path in (*REPEATS, *FORGETTING, *REAL):
+    for path in (*REPEATS, *FORGETTING, *REAL, CLONING / "drawer.jsonl"):
         found |= {one.name: one for one in _of_run(path)}
     found |= {one.name: one for one in _of_claims("factuality", FACTUALITY)}
     found |= {one.name: one for one in _of_claims("annotated", TRAINED_ON_TEXTS)}
     found |= {one.name: one for one in _of_texts()}
     found |= {one.name: one for one in _of_recordings()}
+    for path in LABELS:
+        found |= {one.name: one for one in _of_labels(path)}
+    found |= {one.name: one for one in _of_temperature()}
+    found |= {one.name: one for one in _of_policies(CLONING / "results.jsonl")}
     if ANNOTATION.is_file():
         found |= {one.name: one for one in _of_teachers(ANNOTATION)}
     return found | {one.name: one for one in _derived(found)}
@@ -290,6 +312,72 @@ def _of_recordings() -> Iterator[Figure]:
             yield replace(here, name=f"{stem}_{check}_rejected", value=rejected, unit="texts")
 
 
+def _of_labels(path: Path) -> Iterator[Figure]:
+    """Of all episodes but the references and of each group: label_FILE_GROUP_NAME; the controls; and what was asked."""
+    head, *lines = _read(path)
+    stem = f"label_{path.stem}"
+    here = Figure("", 0.0, source=str(path.relative_to(REPOSITORY)), command=head["command"])
+    here = replace(here, revision=head["revision"][:7])
+    traces = {one["episode"]: _trace(one) for one in lines}
+    groups = {"all": [name for name in traces if name not in head["reference"]], **head["groups"]}
+    for group, names in groups.items():
+        of = progress_figures([traces[name] for name in names])
+        assert of is not None
+        at = f"{stem}_{group}"
+        bounds = of.tau_interval or (None, None)
+        one = replace(here, n=of.n_episodes, low=bounds[0], high=bounds[1], unit="tau")
+        yield replace(one, name=f"{at}_tau", value=of.tau)
+        plain = replace(one, low=None, high=None)
+        yield replace(plain, name=f"{at}_tau_clock", value=of.tau_clock)
+        yield replace(plain, name=f"{at}_voc", value=of.voc, unit="correlation")
+        yield replace(plain, name=f"{at}_mean_end", value=of.mean_end, unit="progress")
+        yield replace(plain, name=f"{at}_disagreement", value=of.disagreement, unit="share")
+        if of.auc is not None and of.ends is not None:
+            low, high = of.auc_interval or (None, None)
+            yield replace(one, name=f"{at}_auc", value=of.auc, low=low, high=high, unit="AUC")
+            low, high = of.ends_interval or (None, None)
+            yield replace(one, name=f"{at}_ends", value=of.ends, low=low, high=high, unit="progress")
+    for one in head["controls"]:
+        control = replace(here, n=one["n_episodes"], unit="progress")
+        for name in ("value", "clock", "constant"):
+            yield replace(control, name=f"{stem}_control_{one['name']}_{name}", value=one[name])
+    for name in ("queries", "all_pairs", "frames", "anchors"):
+        yield replace(here, name=f"{stem}_{name}", value=head["counts"][name], unit=name)
+
+
+def _trace(line: Mapping[str, Any]) -> Trace:
+    lists = (tuple(line.get(name, ())) for name in ("frames", "progress", "truth"))
+    return Trace(line["episode"], *lists, disagreement=line["disagreement"])
+
+
+def _of_temperature() -> Iterator[Figure]:
+    """What a fitted temperature does to held-out probabilities: calibration_NAME, and without it calibration_raw_NAME.
+
+    A figure that is a mean has its interval; one that lies outside of its own, which an error can, has none.
+    """
+    found = Temperature.read(TEMPERATURE)
+    here = Figure("", 0.0, source=str(TEMPERATURE.relative_to(REPOSITORY)))
+    command = f"stcr calibrate {found.fitted.run} --on {' '.join(one.run for one in found.reported)}"
+    here = replace(here, command=command, revision=found.provenance["code_revision"][:7])
+    low, high = found.interval
+    yield replace(here, name="calibration_temperature", value=found.temperature, low=low, high=high, unit="temperature")
+    for on in found.reported:
+        here = replace(here, split=on.split, n=on.scaled.both_orders.n)
+        for name, of in (("calibration", on.scaled), ("calibration_raw", on.raw)):
+            for order, measured in (("", of.both_orders), ("_one_order", of.one_order)):
+                for key, unit in (("brier", "Brier score"), ("calibration_error", "points of probability")):
+                    low, high = measured.intervals.get(key) or (None, None)
+                    value = getattr(measured, key)
+                    inside = low is not None and low <= value <= high  # that of an error lies too high
+                    low, high = (low, high) if inside else (None, None)
+                    yield replace(here, name=f"{name}{order}_{key}", value=value, low=low, high=high, unit=unit)
+                noise = measured.error_by_noise
+                yield replace(here, name=f"{name}{order}_noise", value=noise, unit="points of probability")
+        change = on.brier_change
+        low, high = change.interval or (None, None)
+        yield replace(here, name="calibration_brier_change", value=change.value, low=low, high=high, unit="Brier score")
+
+
 def _claim_counts(episode: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Name of a share -> (part, whole) in one episode, from the counts that docs/pack_claims.py writes."""
     claims, deciding = episode["claims"], episode["deciding"]
@@ -331,6 +419,73 @@ def _of_teachers(path: Path) -> Iterator[Figure]:
                 low, high = pooled_interval(line["episodes"]) or (None, None)
                 name = f"{stem}_{line['measure']}_{line['check']}"
                 yield replace(base, name=name, value=100 * part / whole, low=low, high=high, n=whole)
+
+
+def _of_policies(path: Path) -> Iterator[Figure]:
+    """How often cloned policies succeed, over seeds and over layouts, and what the labels they rest on are worth."""
+    head, *lines = _read(path)
+    base = Figure("", 0.0, source=str(path.relative_to(REPOSITORY)), command=head["command"])
+    base = replace(base, revision=head["provenance"]["code_revision"][:7])
+    done = {
+        arm: [[step is not None for step in one["steps"]] for one in lines if one.get("arm") == arm] for arm in POLICIES
+    }
+    for arm, of_seeds in done.items():
+        layouts = len(of_seeds[0])
+        here = replace(base, n=layouts * len(of_seeds))
+        yield from _spread(f"bc_success_{arm}", asdict(spread([100 * sum(one) / layouts for one in of_seeds])), here)
+        low, high = pooled_interval(_by_layout(of_seeds)) or (None, None)
+        rate = 100 * sum(map(sum, of_seeds)) / here.n
+        yield replace(here, name=f"bc_success_{arm}_layouts", value=rate, low=low, high=high)
+        for seed, one in enumerate(of_seeds):
+            yield replace(base, name=f"bc_success_{arm}_seed{seed}", value=100 * sum(one) / layouts, n=layouts)
+        gains = [[a - b for a, b in zip(*of_both, strict=True)] for of_both in zip(of_seeds, done["all"], strict=True)]
+        here = replace(here, unit="points")
+        yield from _spread(f"bc_gain_{arm}", asdict(spread([100 * sum(one) / layouts for one in gains])), here)
+        low, high = pooled_interval(_by_layout(gains)) or (None, None)
+        yield replace(
+            here, name=f"bc_gain_{arm}_layouts", value=100 * sum(map(sum, gains)) / here.n, low=low, high=high
+        )
+    episodes = [one for one in lines if "episode" in one]
+    base = replace(base, n=len(episodes))
+    for name, key in {"success_auc_metaworld": "probability", "bc_end_auc": "end"}.items():
+        good, bad = ([one[key] for one in episodes if one["success"] is kind] for kind in (True, False))
+        low, high = _auc_interval(good, bad)
+        yield replace(base, name=name, value=_auc(good, bad), low=low, high=high, unit="AUC")
+    for text, expert in (("experts", True), ("bad", False)):
+        of = [one for one in episodes if ("_expert-" in one["episode"]) is expert]
+        rows = sum(one["rows"] for one in of)
+        yield replace(base, name=f"bc_{text}", value=len(of), unit="episodes")
+        yield replace(base, name=f"bc_{text}_listed", value=sum(not one["kept"] for one in of), unit="episodes")
+        yield replace(base, name=f"bc_{text}_last_place", value=max(one["place"] for one in of), unit="place")
+        for weights in ("weighted", "truth"):
+            mean = sum(one["rows"] * one[weights] for one in of) / rows
+            yield replace(base, name=f"bc_{text}_{weights}_mean", value=mean, n=rows, unit="weight")
+    label = head["label"]["figures"]
+    low, high = label["tau_interval"]
+    yield replace(base, name="bc_label_tau", value=label["tau"], low=low, high=high, unit="tau")
+    yield replace(base, name="bc_label_tau_clock", value=label["tau_clock"], unit="tau")
+    for group, of in head["weights"].items():
+        rows = sum(of[kind][0] for kind in ("none", "some", "whole"))
+        yield replace(base, name=f"bc_weight_correlation_{group}", value=of["correlation"], n=rows, unit="r")
+        for kind in ("none", "some", "whole"):
+            yield replace(base, name=f"bc_weight_where_{kind}_{group}", value=of[kind][1], n=of[kind][0], unit="weight")
+
+
+def _by_layout(of_seeds: list[list[Any]]) -> dict[int, tuple[int, int]]:
+    """Layout -> (sum over seeds, seeds)."""
+    return {layout: (sum(values), len(values)) for layout, values in enumerate(zip(*of_seeds, strict=True))}
+
+
+def _auc(good: list[float], bad: list[float]) -> float:
+    return auc(np.array([*good, *bad]), np.arange(len(good) + len(bad)) < len(good))
+
+
+def _auc_interval(good: list[float], bad: list[float]) -> tuple[float, float]:
+    """By bootstrap over episodes, each kind drawn by itself."""
+    random = np.random.default_rng(0)
+    drawn = [_auc(random.choice(good, len(good)).tolist(), random.choice(bad, len(bad)).tolist()) for _ in range(2000)]
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+    return low, high
 
 
 def _spread(name: str, measure: Mapping[str, Any], here: Figure) -> Iterator[Figure]:
@@ -489,6 +644,57 @@ def _on_robots() -> str:
     return _table(f"| recordings | pairs | {' | '.join(f'`{one}`' for one in CHECKS[:-1])} | pairs accepted |", lines)
 
 
+LABELLED = {
+    "g1": "G1, by the stage trained on 17 of the 24",
+    "sole_g1": "`sole_r1_lift`, by the same stage",
+    "sole_tabletop": "`sole_r1_lift`, by a stage of the simulator",
+}
+
+
+def _labelled() -> str:
+    """A line per run and group of episodes, Kendall's tau first and VOC last."""
+    lines = []
+    for path in LABELS:
+        head, *_ = _read(path)
+        for group in ("all", *head["groups"]):
+            stem = f"label_{path.stem}_{group}"
+            known = {one.name for one in _of_labels(path)}
+            both = [f"{{{stem}_{key}:.2fi}}" if f"{stem}_{key}" in known else "-" for key in ("auc", "ends")]
+            cells = [f"{{{stem}_tau:.2fi}} | {{{stem}_tau_clock:.2f}}", *both, f"{{{stem}_mean_end:.2f}}"]
+            cells += [f"{{{stem}_voc:.2f}}"]
+            name = "all but the reference" if group == "all" else group.replace("_", " ")
+            lines.append(f"| {LABELLED[path.stem]} | {name} | {{{stem}_tau.n}} | {' | '.join(cells)} |")
+    head = "| labels | episodes | number | Kendall's tau | clock | AUC of ends | success minus failure "
+    return _table(head + "| mean end | VOC |", lines)
+
+
+def _label_controls() -> str:
+    """A line per control: of each run, and of a clock and a constant on the same frames."""
+    runs = [(path.stem, {one["name"]: one for one in _read(path)[0]["controls"]}) for path in LABELS]
+    lines = []
+    for name, control in runs[0][1].items():
+        rule = f"at {'least' if control['at_least'] else 'most'} {BOUND:g}"
+        cells = [
+            f"{{label_{stem}_control_{name}_value:+.2f}} (clock {{label_{stem}_control_{name}_clock:+.2f}})"
+            for stem, _ in runs
+        ]
+        lines.append(f"| `{name}` | {rule} | {' | '.join(cells)} |")
+    return _table(f"| control | holds | {' | '.join(LABELLED[stem] for stem, _ in runs)} |", lines)
+
+
+def _policies() -> str:
+    rows = [
+        f"| {text} | {{bc_success_{arm}_layouts:.1fi}} | {{bc_success_{arm}:.1fi}} | "
+        + " / ".join(f"{{bc_success_{arm}_seed{seed}:.1f}}" for seed in range(3))
+        + (" | |" if arm == "all" else f" | {{bc_gain_{arm}_layouts:+.1fi}}; {{bc_gain_{arm}:+.1fi}} |")
+        for arm, text in POLICIES.items()
+    ]
+    heads = (
+        "success %, interval over layouts | interval over seeds | seeds 0 / 1 / 2 | minus all rows: over layouts; seeds"
+    )
+    return _table(f"| trained on | {heads} |", rows)
+
+
 ROWS = {"base": "base", "stage1": "stage 1", "stage2": "chain", "weak_only": "weak pairs only"}
 
 
@@ -625,6 +831,23 @@ def _factuality(columns: Mapping[str, str]) -> str:
 
 TABLES = {
     "main": _main(),
+    "policies": _policies(),
+    "policy_labels": _table(
+        "| 48 demonstrations | judge | a judge that looks at nothing |",
+        [
+            "| Kendall's tau of progress with the true one | {bc_label_tau:.2fi} | {bc_label_tau_clock:.2f} (clock) |",
+            "| success against failure, AUC of `stcr label --success` | {success_auc_metaworld:.2fi} | 0.5 |",
+            "| the same, AUC of the progress at the end | {bc_end_auc:.2fi} | 0.5 |",
+            "| bad episodes that the audit lists | {bc_bad_listed:.0f} of {bc_bad:.0f} | |",
+            "| expert episodes that the audit lists | {bc_experts_listed:.0f} of {bc_experts:.0f} | |",
+            "| correlation of the weights with those from the truth | {bc_weight_correlation_all:.2f} | 0 |",
+            "| the same, rows of expert episodes | {bc_weight_correlation_expert:.2f} | 0 |",
+            "| the same, rows of regressing episodes | {bc_weight_correlation_regressing:.2f} | 0 |",
+            "| the same, rows of failed episodes | {bc_weight_correlation_failed:.2f} | 0 |",
+            "| mean weight where the true weight is 1 | {bc_weight_where_whole_all:.2f} | 1 (all rows alike) |",
+            "| mean weight where the true weight is 0 | {bc_weight_where_none_all:.2f} | 1 (all rows alike) |",
+        ],
+    ),
     "seeds_glance": _glance(),
     "seeds_differences": _differences("seeds", ("stage1", "weak_only"), SPLITS),
     "seeds_single": _per_seed(),
@@ -705,6 +928,8 @@ TABLES = {
     "annotate_yield": _taught(),
     "annotate_trained": _trained_on_texts(),
     "annotate_on_robots": _on_robots(),
+    "labels": _labelled(),
+    "label_controls": _label_controls(),
     "demo_time": _table(
         "| data | base | stage 1 | stage 2 | whole demo |",
         [
@@ -757,7 +982,11 @@ _UNIT = re.compile(r"(?: (?:to|and) \d[\d.,]*)? (?:%|points|minutes|times|MiB|Gi
 def pages() -> list[Path]:
     """Pages with tables or figures; the study.md files are made by `stcr study`."""
     named = ("README.md", "docs/index.md", "docs/architecture.md")
-    return [*(REPOSITORY / name for name in named), *sorted(RESULTS.glob("*.md"))]
+    return [
+        *(REPOSITORY / name for name in named),
+        REPOSITORY / "docs/behaviour_cloning.md",
+        *sorted(RESULTS.glob("*.md")),
+    ]
 
 
 class Used(dict[str, Figure]):

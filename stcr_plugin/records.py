@@ -87,7 +87,7 @@ class AdapterStart:
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """What a preference stage compared its log-probabilities with, see `frameworks.reference`.
+    """What a stage of DPO or GRPO compared its log-probabilities with, see `frameworks.reference`.
 
     Attributes:
         model: Folder or name; `digest` is that of its files, None where it is not a folder.
@@ -97,6 +97,19 @@ class ReferenceModel:
     model: str
     digest: str | None
     how: str
+
+
+@dataclass(frozen=True)
+class Reward:
+    """By what a stage of GRPO rewards sampled answers, see `scoring.pair_rewards`.
+
+    Attributes:
+        parts: Names of what is added up.
+        unknown: Why claims are not among them, though reasons are asked for.
+    """
+
+    parts: tuple[str, ...]
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,8 @@ class StageRecord:
         parent: Folder or name of the model that the stage started from.
         parent_stage: The name of the stage that made it, None where none did.
         base: The model at the start of the chain.
-        reference: Of a preference stage that has one.
+        reference: Of a stage of DPO or GRPO that has one.
+        reward: Of a stage of GRPO.
         chain_step_at_start: Steps that the stages before this one trained; logs count on from there.
         recipe: The recipe as written, with its `stcr:` block.
         settings: The `stcr:` block with its defaults.
@@ -142,6 +156,7 @@ class StageRecord:
     base_digest: str | None = None
     adapter: AdapterStart | None = None
     reference: ReferenceModel | None = None
+    reward: Reward | None = None
     chain_step_at_start: int = 0
     seed: int | None = None
     image_max_pixels: int | None = None

@@ -134,9 +134,15 @@ def estimated_hours(path: Path, folder: Path) -> float:
 def test_llamafactory_and_the_plugin_take_the_recipe(path: Path, tmp_path: Path) -> None:
     from stcr_plugin.frameworks.recipe import Recipe
     from stcr_plugin.frameworks.refusals import refuse_broken_streaming, refuse_what_cannot_work
+    from stcr_plugin.frameworks.trl.keys import grpo_config, sorted_keys
     from stcr_plugin.preflight.resolve import resolve
 
     recipe = Recipe.of(read(path))
+    if recipe.samples_answers:  # which TRL alone trains
+        refuse_what_cannot_work(recipe, "trl")
+        keys = sorted_keys(args(path))
+        assert grpo_config(keys).generation_batch_size % keys.grpo.num_generations == 0  # type: ignore[union-attr]
+        return
     refuse_what_cannot_work(recipe)
     refuse_broken_streaming(recipe)
     resolved = resolve(args(path) | {"output_dir": str(tmp_path)}, gpus(path)[0] if path in REAL else 1)

@@ -77,7 +77,7 @@ def _train_options(parser: Parser) -> None:
         "--backend",
         choices=list(_BACKENDS),
         default="llamafactory",
-        help="the trainer: LLaMA-Factory's (default) or TRL's SFTTrainer, with the same samples and losses",
+        help="the trainer: LLaMA-Factory's (default) or TRL's, with the same samples and losses; grpo needs TRL's",
     )
 
 

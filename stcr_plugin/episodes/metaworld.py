@@ -180,11 +180,12 @@ class MetaworldConfig:
 
 @dataclass(frozen=True)
 class _Recording:
-    """A finished rollout; `env` is needed to draw it."""
+    """A finished rollout; `env` is needed to draw it, `actions` [steps, 4] led from each frame to the next."""
 
     env: object
     frames: tuple[Facts, ...]
     states: tuple[State, ...]
+    actions: simulation.Vector
 
 
 class MetaworldSource:
@@ -253,6 +254,15 @@ class MetaworldSource:
         SCALE / (SCALE + way left in cm): hand to object, while it does not move it, and on to the goal.
         """
         return self._recording(episode).states
+
+    def controls(self, episode: Episode) -> tuple[simulation.Vector, simulation.Vector]:
+        """What a policy learns from: observations [n_frames, 39], actions [(n_frames - 1) * stride, 4] in -1..1.
+
+        Meta-World's own, without its goal being hidden: hand (3), opening, object (3) and rotation (4), a second object
+        likewise, the same a step ago, goal (3); metres. Three shifts of the hand and the closing of the gripper.
+        """
+        recording = self._recording(episode)
+        return np.array([facts.observation for facts in recording.frames]), recording.actions
 
     def claims(self, state: State) -> tuple[Claim, ...]:
         opening = state["gripper"]
@@ -421,7 +431,8 @@ def _succeeded(rollout: Rollout, task: Task, problem: str) -> _Recording:
 
 def _recorded(rollout: Rollout, task: Task) -> _Recording:
     states = _states(rollout.frames, task, CONTROL_HZ / rollout.stride)
-    return _Recording(rollout.env, tuple(rollout.frames), states)
+    actions = np.array(rollout.actions[: (len(rollout.frames) - 1) * rollout.stride]).reshape(-1, 4)
+    return _Recording(rollout.env, tuple(rollout.frames), states, actions)
 
 
 # ---- the state of a frame: phase, way left, progress ----

@@ -61,6 +61,7 @@ class Facts:
         opening: 0 closed .. 1 open.
         touched: Robot and object are in contact, or nearly.
         held: The fingers squeeze the object.
+        observation: What a policy is given, [39], see `_observation`.
     """
 
     simulator: Vector
@@ -75,11 +76,15 @@ class Facts:
     touched: bool
     held: bool
     success: bool
+    observation: Vector
 
 
 @dataclass
 class Rollout:
-    """A running or finished rollout. `frames` has one Facts every `stride` steps, beginning with the reset."""
+    """A running or finished rollout.
+
+    `frames` has one Facts every `stride` steps, beginning with the reset; `actions` what was done in every step, [4].
+    """
 
     scene: Scene
     env: Any
@@ -94,11 +99,13 @@ class Rollout:
     succeeded: list[bool] = field(default_factory=list)
     frames: list[Facts] = field(default_factory=list)
     path: list[Vector] = field(default_factory=list)
+    actions: list[Vector] = field(default_factory=list)
     _parts: _Parts | None = None
 
     def step(self, action: Vector) -> None:
         """One control step with `action` [4]: three shifts of the hand in cm, and the closing of the gripper."""
-        _, _, _, _, info = self.env.step(np.clip(action, -1, 1).astype(np.float32))
+        self.actions.append(np.clip(action, -1, 1))
+        _, _, _, _, info = self.env.step(self.actions[-1].astype(np.float32))
         self.obs = _observation(self.env)
         self.steps += 1
         self.effort = float(np.clip(action[3], -1, 1))
@@ -148,6 +155,7 @@ class Rollout:
             touched=gap <= TOUCHING,
             held=held,
             success=success,
+            observation=self.obs.copy(),
         )
 
 

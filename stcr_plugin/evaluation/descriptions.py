@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from stcr_plugin.registry.ground_truth import check_pictures, config_of, source_
 from stcr_plugin.results import ClaimAccount
 from stcr_plugin.scoring.factuality import Described, Halves, Truth, factuality
 from stcr_plugin.scoring.factuality import described as held_against
-from stcr_plugin.types import Answer, Episode, EpisodeSource, Pair, PairSource, Prompt, Query, State, under
+from stcr_plugin.types import Answer, Claim, Episode, EpisodeSource, Pair, PairSource, Prompt, Query, State, under
 
 if TYPE_CHECKING:
     from stcr_plugin.registry.manifest import Manifest
@@ -128,6 +128,27 @@ def _states(source: EpisodeSource, episodes: Mapping[str, Episode]) -> dict[str,
     return states
 
 
+@dataclass(frozen=True)
+class TrueStates:
+    """What is true of the frames of some pairs, by the states that their source records.
+
+    Attributes:
+        of: (pair_id, frame) -> what is true of it.
+        read: The claims that a text states, None for a piece that cannot be read.
+    """
+
+    of: Mapping[tuple[str, int], Truth]
+    read: Callable[[str], Sequence[Claim | None]]
+
+    def against(self, query: Query, prompt: Prompt, answer: Answer) -> Described:
+        """An answer to a query of these pairs, with its claims."""
+        frames = (query.pair.earlier, query.pair.later)
+        one, two = (self.of[query.pair.pair_id, frame] for frame in frames)
+        return held_against(
+            answer, prompt.names, (one, two) if query.order == "forward" else (two, one), read=self.read
+        )
+
+
 def claim_account(request: EvalRequest, asked: Sequence[Asked], language: str) -> ClaimAccount:
     """What reasoned answers say of their pictures, held against the states of the build's source."""
     try:
@@ -139,33 +160,30 @@ def claim_account(request: EvalRequest, asked: Sequence[Asked], language: str) -
 
 def held_against_truth(request: EvalRequest, asked: Sequence[Asked], language: str) -> list[Described]:
     """Every answer with its claims. Raises ConfigError or DataError with the reason where the truth is not known."""
+    truth = true_states(request.registry, request.dataset, [query.pair for query, _, _ in asked], language=language)
+    return [truth.against(query, prompt, answer) for query, prompt, answer in asked]
+
+
+def true_states(registry: Path, dataset: str, pairs: Sequence[Pair], *, language: str) -> TrueStates:
+    """What is true of the frames of `pairs` of a build. Raises ConfigError or DataError where that is not known."""
     from stcr_plugin.registry.manifest import read_manifest
     from stcr_plugin.samples.cot import claim_reader
 
-    config = config_of(read_manifest(request.registry, request.dataset))
+    config = config_of(read_manifest(registry, dataset))
     phrases = _phrases(config.source.kind, language)
-    source, episodes = source_of(config, {query.pair.episode_id for query, _, _ in asked})
-    first = asked[0][0].pair
-    check_pictures(source, episodes[first.episode_id], first, rules=config.frames, registry=request.registry)
+    source, episodes = source_of(config, {pair.episode_id for pair in pairs})
+    check_pictures(source, episodes[pairs[0].episode_id], pairs[0], rules=config.frames, registry=registry)
     states = _states(source, episodes)
 
-    def truth(query: Query, frame: int) -> Truth:
-        state = under(states[query.pair.episode_id][frame], query.pair.task)
+    def truth(pair: Pair, frame: int) -> Truth:
+        state = under(states[pair.episode_id][frame], pair.task)
         return Truth(source.claims(state), lambda claim: source.holds(claim, state))
 
-    truths = []
-    for query, _, _ in asked:
-        shown = (query.pair.earlier, query.pair.later)
-        first_frame, second_frame = shown if query.order == "forward" else shown[::-1]
-        truths.append((truth(query, first_frame), truth(query, second_frame)))
-    stated = [claim for both in truths for one in both for claim in one.claims]
+    truths = {(pair.pair_id, frame): truth(pair, frame) for pair in pairs for frame in (pair.earlier, pair.later)}
+    stated = [claim for one in truths.values() for claim in one.claims]
     if not stated:
         raise DataError("the source", _SILENT)
-    read = claim_reader(config.source.kind, phrases, stated)
-    return [
-        held_against(answer, prompt.names, both, read=read)
-        for (_, prompt, answer), both in zip(asked, truths, strict=True)
-    ]
+    return TrueStates(truths, claim_reader(config.source.kind, phrases, stated))
 
 
 def _published(source: PairSource, episodes: Mapping[str, Episode], pairs: Mapping[str, Pair]) -> dict[str, Halves]:

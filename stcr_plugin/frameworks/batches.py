@@ -119,6 +119,8 @@ class BatchWatch(TrainerCallback):  # type: ignore[misc]
 
         processor = processor_of(self.trainer)
         tokenizer = getattr(processor, "tokenizer", processor)
+        if "input_ids" not in inputs:  # of sampled answers, which are made later
+            return "; ".join(f"({k}) {', '.join(pictures)}" for k, pictures in enumerate(names, 1))
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in inputs["input_ids"].tolist()]
         # Of ranking rows all preferred answers come first, then the rejected ones; packed, a row has several samples.
         known = [*names, *names] if len(texts) == 2 * len(names) else list(names)

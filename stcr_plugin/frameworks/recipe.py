@@ -92,6 +92,11 @@ class Recipe:
         return self.keys.get("stage") == "dpo"
 
     @property
+    def samples_answers(self) -> bool:
+        """Whether the stage trains on answers that the model samples, by their reward (GRPO)."""
+        return self.keys.get("stage") == "grpo"
+
+    @property
     def image_max_pixels(self) -> int:
         return int(self.keys.get("image_max_pixels", MAX_PIXELS))
 

@@ -1,9 +1,10 @@
-"""The reference model of a preference stage: the model by whose log-probabilities DPO measures its own.
+"""The reference model of a stage of DPO or GRPO: the model by whose log-probabilities it measures its own.
 
 It must be the model that the stage starts from, else the first loss is not ln 2. What LLaMA-Factory 0.9.5 takes
 (train/trainer_utils.py, `create_ref_model`): with LoRA the live model with its adapter switched off, which is the
 starting point where a new adapter is trained, and the base below it where an old one is continued; with full training a
-second copy of the starting point; or what `ref_model` names. `pref_loss: orpo` and `simpo` need none.
+second copy of the starting point; or what `ref_model` names. `pref_loss: orpo` and `simpo` need none. Our GRPO takes
+the same two (trl/grpo.py), and none with `beta: 0`.
 """
 
 from __future__ import annotations
@@ -57,22 +58,30 @@ def reference_of(recipe: Recipe, start: Start) -> Reference | None:
         DataError: A file of weights of the named one is cut or missing.
     """
     keys = recipe.keys
-    if not recipe.prefers or keys.get("pref_loss") in WITHOUT:
+    if not _compares(recipe):
         return None
     lora = keys.get("finetuning_type", "lora") == "lora"
-    if named := keys.get("ref_model"):
-        return _named(str(named), names(keys.get("ref_model_adapters")))
+    if recipe.prefers and (folder := keys.get("ref_model")):
+        return _named(str(folder), names(keys.get("ref_model_adapters")))
     continues = start.way == "continue" or (
         start.way is None and bool(recipe.adapters) and not keys.get("create_new_adapter")
     )
     if lora and continues:
+        named = "name the reference: ref_model: the folder of a stage or model"
+        other = named if recipe.prefers else "beta: 0, which compares with no reference"
         raise ConfigError(
             "stcr.adapter" if start.way else "adapter_name_or_path",
-            f"continues the adapter of {start.parent}, and stage: dpo would compare with the model below it, as it was "
-            "before that adapter was trained",
-            "set stcr.adapter: stack or merge, or name the reference: ref_model: the folder of a stage or model",
+            f"continues the adapter of {start.parent}, and stage: {keys['stage']} would compare with the model below "
+            "it, as it was before that adapter was trained",
+            f"set stcr.adapter: stack or merge, or {other}",
         )
     return Reference(start.parent, not lora, {})
+
+
+def _compares(recipe: Recipe) -> bool:
+    if recipe.samples_answers:
+        return bool(recipe.keys.get("beta"))
+    return recipe.prefers and recipe.keys.get("pref_loss") not in WITHOUT
 
 
 def _named(folder: str, adapters: list[str]) -> Reference:

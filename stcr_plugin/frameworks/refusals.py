@@ -29,7 +29,7 @@ REFUSED = {
 # Stage of LLaMA-Factory or TRL -> why it is refused.
 _STAGES = {
     "kto": "kto: LLaMA-Factory leaves the pictures' positions out of it, and transformers 5 then takes wrong ones",
-    "grpo": "grpo: TRL's trainer leaves out which tokens are pictures, and transformers 5 then takes wrong positions",
+    "grpo": "grpo: LLaMA-Factory has no trainer for it, and `stcr check` does not know it",
 }
 # Losses that LLaMA-Factory takes, and for which it computes sigmoid without a word.
 _SIGMOID = ("hinge", "ipo", "kto_pair")
@@ -78,7 +78,7 @@ def refuse_v1(arg_parser: Any) -> None:
     arg_parser.HfArgumentParser = Parser
 
 
-def refuse_what_cannot_work(recipe: Recipe) -> None:
+def refuse_what_cannot_work(recipe: Recipe, backend: str = "llamafactory") -> None:
     """Raises ConfigError for a trainer, stage or template that the plugin does not work with, or a missing key."""
     keys = recipe.keys
     if os.environ.get("USE_V1", "0").lower() in ("1", "true", "y"):
@@ -88,7 +88,7 @@ def refuse_what_cannot_work(recipe: Recipe) -> None:
             raise ConfigError(switch, why, f"remove {switch} from the recipe")
     if not keys.get("do_train"):
         raise ConfigError("do_train", "is not true, so nothing would be trained", "set do_train: true")
-    _refuse_stage(recipe)
+    _refuse_stage(recipe, backend)
     for key in ("model_name_or_path", "dataset", "output_dir", "template"):
         if not keys.get(key):
             raise ConfigError("the recipe", f"has no {key}", "add it")
@@ -103,11 +103,16 @@ def refuse_what_cannot_work(recipe: Recipe) -> None:
         raise ConfigError("crop_to_patches", what, "remove it")
 
 
-def _refuse_stage(recipe: Recipe) -> None:
+def _refuse_stage(recipe: Recipe, backend: str) -> None:
     stage, loss = recipe.keys.get("stage"), recipe.keys.get("pref_loss")
-    if stage != "sft" and not recipe.prefers:
+    samples = recipe.samples_answers
+    if stage != "sft" and not recipe.prefers and not (samples and backend == "trl"):
         other = f"{stage!r}, but STCR's stages are supervised, or train on ranking rows"
-        raise ConfigError("stage", _STAGES.get(str(stage), other), "set stage: sft, or dpo for ranking rows")
+        fix = "train with --backend trl" if samples else "set stage: sft, or dpo for ranking rows"
+        raise ConfigError("stage", _STAGES.get(str(stage), other), fix)
+    if samples and recipe.settings.mask == "authors":
+        what = "authors is the mask of supervised samples, and stage: grpo has none"
+        raise ConfigError("stcr.mask", what, "remove it from the recipe of stage: grpo")
     if recipe.prefers and loss in _SIGMOID:
         what = f"{loss}, for which LLaMA-Factory computes the sigmoid loss without a word"
         raise ConfigError("pref_loss", what, "set pref_loss: sigmoid, or orpo or simpo, which need no reference")

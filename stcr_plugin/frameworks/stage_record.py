@@ -19,7 +19,7 @@ from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.frameworks.checkpoints import PART, checkpoints, delete_old, flaw
 from stcr_plugin.frameworks.ranks import is_first_rank, wait_for_all
 from stcr_plugin.frameworks.recipe import Recipe
-from stcr_plugin.records import RECORD, BadPicture, Ended, Measurement, MissingMeasurement, StageRecord
+from stcr_plugin.records import RECORD, BadPicture, Ended, Measurement, MissingMeasurement, Reward, StageRecord
 
 
 class Record(TrainerCallback):  # type: ignore[misc]
@@ -103,6 +103,10 @@ class Record(TrainerCallback):  # type: ignore[misc]
         self._write(figures=(*self.now.figures, measured))
         if self.writes:
             artefacts.write_jsonl(self.run / "stcr_figures.jsonl", [row.row for row in self.now.figures])
+
+    def rewarded(self, parts: Sequence[str], unknown: str) -> None:
+        """Add by what sampled answers are rewarded, and why claims are not."""
+        self._write(reward=Reward(tuple(parts), unknown))
 
     def add_bad_pictures(self, rows: Sequence[BadPicture]) -> None:
         if rows:

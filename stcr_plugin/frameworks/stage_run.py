@@ -67,7 +67,7 @@ def run_stage(recipe: Recipe, callbacks: list[Any] | None, train: Train, *, back
     from stcr_plugin.frameworks.training_logs import with_run_names
     from stcr_plugin.frameworks.training_output import ProgressLines, without_bars
 
-    refuse_what_cannot_work(recipe)
+    refuse_what_cannot_work(recipe, backend)
     refuse_more_than_the_answer(recipe)
     refuse_broken_streaming(recipe)
     refuse_own_parent(recipe)

@@ -126,7 +126,7 @@ class DatasetRule:
             curriculum.
         texts: Of kind cot, reflect or prefer: a file that `stcr annotate` wrote. Its accepted texts describe the
             pictures, which then need no recorded state, and `pairs` are drawn from those that have some. They are
-            annotated, not true.
+            annotated, not true. `{seed}` in its name is the seed of the configuration.
         groups: Of kind group: how many pictures, which question, how many groups per episode, and which target. All
             groups are taken, each in every rotation. Frames are ordered as the pairs are labelled, by time or progress.
         against: Of kind prefer, what the rejected answer is. order: the true text of the swapped order. frame: one
@@ -304,8 +304,17 @@ class DataConfig:
 
 
 def load_data_config(path: str | Path, overrides: Sequence[str] = ()) -> DataConfig:
-    """Read a data configuration, with `key=value` strings laid over it. Raises ConfigError."""
-    return load(DataConfig, path, overrides)
+    """Read a data configuration, with `key=value` strings laid over it. Raises ConfigError.
+
+    `{seed}` in the name of a file of annotated texts is the seed, so that each seed of a study reads its own.
+    """
+    config = load(DataConfig, path, overrides)
+    named = {
+        key: dataclasses.replace(rule, texts=rule.texts.replace("{seed}", str(config.seed)))
+        for key, rule in config.datasets.items()
+        if rule.texts and "{seed}" in rule.texts
+    }
+    return dataclasses.replace(config, datasets={**config.datasets, **named}) if named else config
 
 
 def plain(config: DataConfig) -> dict[str, Any]:

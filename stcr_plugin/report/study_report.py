@@ -44,6 +44,7 @@ def document(study: StudyFigures, out: Path) -> Document:
     sections = [
         Section("At a glance", _overview(study)),
         *(Section(", ".join(split), [_of_split(study, split)]) for split in study.splits),
+        Section("What the rule recommends", ruled(study)),
         Section("Kinds of pairs", kinds(study)),
         Section("What they wrote", claims(study)),
         Section("Controls", _controls(study)),
@@ -64,13 +65,20 @@ def method(study: StudyFigures) -> str:
         "interval over seeds is a t-interval, and p is that of the sign-flip test (its smallest value with "
         f"{len(study.seeds)} seeds is {2 / 2 ** len(study.seeds):.3g}). "
     )
+    before = [row for row in study.rows if row in study.costs[study.reference].stages[:-1]]
+    shorter = (
+        f" {', '.join(before)} is shorter: {study.reference} starts from it."
+        if before and study.equal != "nothing"
+        else ""
+    )
     modes = (
         " Each row is evaluated in the mode that it was trained in. In mode cot a model writes its answer, which may "
         "be cut or unreadable (unparsed, which counts as wrong); in mode direct the likelier answer counts. So a "
         "difference between rows of two modes is also one of how they are evaluated."
     )
     return (
-        f"Seeds {', '.join(map(str, study.seeds))}; each has its own data, base and stages. {_EQUAL[study.equal]} "
+        f"Seeds {', '.join(map(str, study.seeds))}; each has its own data, base and stages. {_EQUAL[study.equal]}"
+        f"{shorter} "
         f"{several if len(study.seeds) > 1 else 'One seed does not show how another training run would come out. '}"
         "The interval over episodes shows what other episodes would have given for the same runs; a difference of "
         "methods is shown only where the interval over seeds leaves out 0 as well. "
@@ -112,6 +120,33 @@ def _of_split(study: StudyFigures, split: Split) -> Table:
         for one in study.on(split)
     ]
     return Table(heads, lines, ", ".join(split))
+
+
+def ruled(study: StudyFigures) -> list[Block]:
+    """The rule that was stated before the results, and what it says of each row."""
+    if not study.recommendations:
+        return []
+    heads = ["row", "figure", *(f"seed {seed}" for seed in study.seeds), "above 0", "below 0", "recommended"]
+    lines: list[list[Cell]] = []
+    for one in study.recommendations:
+        leads = {lead.seed: f"{signed(lead.points)} ({bounds(lead.interval)})" for lead in one.leads}
+        figure = MEANINGS[one.figure][0] + (f", `{one.control}`" if one.control else f", {one.of.split}")
+        lines.append([
+            one.of.name,
+            Marked(figure),
+            *(leads.get(seed, "-") for seed in study.seeds),
+            str(one.above),
+            str(one.below),
+            "yes" if one.recommended else "no",
+        ])  # fmt: skip
+    words = Words(
+        f"The rule, stated before any result: a row is recommended for a figure only where its interval over episodes "
+        f"against {study.reference} lies above 0 in at least {study.needed_seeds} of {len(study.seeds)} seeds. Points "
+        f"of difference with that interval, seed by seed. That of pair accuracy is paired by episode. The others are "
+        "made of the intervals of the two rows (MOVER), as if their episodes were not the same, so they are rather too "
+        "wide. None is adjusted for their number."
+    )
+    return [words, Table(heads, lines, "What the rule recommends")]
 
 
 def kinds(study: StudyFigures) -> list[Block]:

@@ -33,7 +33,7 @@ from stcr_plugin.robotics.labelled_data import UnusableError, parts
 from stcr_plugin.robotics.progress_controls import FRAMES, progress_controls
 from stcr_plugin.robotics.reference_frames import scale_of, scales
 from stcr_plugin.scoring.progress_curve import interpolated
-from stcr_plugin.scoring.progress_figures import ProgressControl, progress_figures
+from stcr_plugin.scoring.progress_figures import ProgressControl, Trace, progress_figures
 from stcr_plugin.types import Episode, Exclusion
 
 WORK = ".stcr_label"
@@ -168,7 +168,7 @@ def _pieces(root: Path, episodes: Episodes) -> Iterator[EpisodeLabels]:
 
 def _record(request: LabelRequest, context: LabelContext, usable: Episodes) -> LabelRecord:
     counts = {"episodes": len(usable), "frames": 0, "anchors": 0, "queries": 0, "all_pairs": 0}
-    traces = []
+    references, traces, of_references = set(request.settings.reference), list[Trace](), list[Trace]()
     for one in _pieces(context.root, usable):
         counts["frames"] += one.n_frames
         for part in one.parts:
@@ -176,7 +176,8 @@ def _record(request: LabelRequest, context: LabelContext, usable: Episodes) -> L
             counts["anchors"] += n
             counts["queries"] += part.queries
             counts["all_pairs"] += n * (n - 1)
-        traces.append(one.trace)
+        is_reference = bool(references & {one.episode_id, str(one.episode_index)})
+        (of_references if is_reference else traces).append(one.trace)
     return LabelRecord(
         dataset=str(request.data.given),
         relative=request.settings.relative,
@@ -185,7 +186,7 @@ def _record(request: LabelRequest, context: LabelContext, usable: Episodes) -> L
         ask=context.judge.settings.decides,
         engine=dict(context.judge.identity),
         counts=counts,
-        figures=progress_figures(traces, seed=request.seed),
+        figures=progress_figures(traces or of_references, seed=request.seed),  # a reference agrees with itself
         provenance=provenance(),
     )
 

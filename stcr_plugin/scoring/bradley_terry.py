@@ -120,16 +120,19 @@ def bradley_terry(n: int, comparisons: Sequence[Comparison], ridge: float = RIDG
     """
     import numpy as np
 
-    sides = np.zeros((len(comparisons), n))
-    for row, one in enumerate(comparisons):
-        sides[row, one.first], sides[row, one.second] = -1, 1
+    first, second = (
+        np.array([getattr(one, side) for one in comparisons], dtype=np.intp) for side in ("first", "second")
+    )
     outcomes = np.array([one.outcome for one in comparisons])
     weights = np.array([one.weight for one in comparisons])
+    cells = np.concatenate([first * n + second, second * n + first])  # of an n x n matrix, both ways
     values = np.zeros(n)
     for _ in range(_STEPS):
-        chance = 1 / (1 + np.exp(-sides @ values))
-        slope = sides.T @ (weights * (outcomes - chance)) - ridge * values
-        curvature = (sides.T * (weights * chance * (1 - chance))) @ sides + ridge * np.eye(n)
+        chance = 1 / (1 + np.exp(values[first] - values[second]))
+        pull = weights * (outcomes - chance)
+        slope = np.bincount(second, pull, n) - np.bincount(first, pull, n) - ridge * values
+        between = np.bincount(cells, np.tile(weights * chance * (1 - chance), 2), n * n).reshape(n, n)
+        curvature = np.diag(between.sum(axis=1) + ridge) - between
         step = np.linalg.solve(curvature, slope)
         largest = np.abs(step).max()
         if largest < 1e-10:

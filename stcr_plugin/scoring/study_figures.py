@@ -10,6 +10,7 @@ from stcr_plugin.figures import Factuality, GuardKind
 from stcr_plugin.results import ClaimAccount, ControlRow
 from stcr_plugin.scoring.breakdown import PHASE_KINDS
 from stcr_plugin.scoring.group_figures import ROWS
+from stcr_plugin.scoring.recommendation import Recommendation
 from stcr_plugin.scoring.seeds import (
     OverSeeds,
     PartFigures,
@@ -121,6 +122,8 @@ class StudyFigures:
         leads: Their difference from the reference's.
         claims: Of the rows that are evaluated in mode cot.
         costs: Of each row but the base.
+        needed_seeds: Of the rule that recommends rows; None where the study states none.
+        recommendations: What that rule says.
     """
 
     name: str
@@ -139,6 +142,8 @@ class StudyFigures:
     controls: Sequence[ControlOverSeeds]
     ability: Sequence[Ability]
     costs: Mapping[str, Cost]
+    needed_seeds: int | None = None
+    recommendations: Sequence[Recommendation] = ()
 
     @property
     def splits(self) -> list[Split]:

@@ -56,7 +56,7 @@ def plans(run: SeedRun) -> list[Plan]:
     if config.equal == "tokens":
         wanted = sum(made[name].tokens for name in config.chain(config.reference))
         for name in order:
-            if config.stages[name].row and name != config.reference:
+            if name in config.compared and name != config.reference:
                 before = sum(made[other].tokens for other in config.chain(name)[:-1])
                 step = made[name].tokens / made[name].steps
                 if wanted - before < step:
@@ -183,7 +183,7 @@ def made_by(config: StudyConfig) -> dict[str, Any]:
 def check_steps(config: StudyConfig) -> None:
     """Raises ConfigError where rows do not take as many steps as the reference."""
     own = {name: recipe_of(one.recipe, one.overrides)["max_steps"] for name, one in config.stages.items()}
-    steps = {row: sum(own[name] for name in config.chain(row)) for row in config.rows[1:]}
+    steps = {row: sum(own[name] for name in config.chain(row)) for row in config.compared}
     if others := {row: count for row, count in steps.items() if count != steps[config.reference]}:
         raise ConfigError(
             f"study {config.name}",

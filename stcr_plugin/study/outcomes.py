@@ -24,6 +24,7 @@ from stcr_plugin.report import study_report
 from stcr_plugin.result_files import Result, decode
 from stcr_plugin.results import ControlRow, Controls, Evaluation, Guard
 from stcr_plugin.scoring import study_figures
+from stcr_plugin.scoring.recommendation import recommendations
 from stcr_plugin.scoring.seeds import SeedResult, over_seeds
 from stcr_plugin.scoring.study_figures import Cost, StudyFigures
 from stcr_plugin.study.evaluations import controls_file, guard_file, results_file
@@ -178,6 +179,7 @@ def write_study(config: StudyConfig, out: Path, outcomes: Sequence[Outcome]) -> 
         "claims": shown["claims"],
         "controls": shown["controls"],
         "general_ability": shown["ability"],
+        **({"recommendations": shown["recommendations"]} if config.needed_seeds else {}),
         "provenance": provenance(),
     }
     artefacts.write_json(out / "study.json", table)
@@ -211,6 +213,16 @@ def figures_of(config: StudyConfig, outcomes: Sequence[Outcome]) -> StudyFigures
             [{row: one.ability[row] for row in config.guard_rows} for one in outcomes]
         ),
         costs={row: _mean_cost([outcome.costs[row] for outcome in outcomes]) for row in stages},
+        needed_seeds=config.needed_seeds,
+        recommendations=recommendations(
+            results,
+            {one.seed: one.controls for one in outcomes},
+            config.compared,
+            reference=config.reference,
+            needed=config.needed_seeds,
+        )
+        if config.needed_seeds
+        else (),
     )
 
 

@@ -79,7 +79,10 @@ class StudyConfig:
         also: Configs of more data, to train or evaluate on.
         equal: "steps": all rows must take as many steps from the base on as the reference. "tokens": `max_steps` of
             each row's last stage is set so that all are trained on as many supervised tokens; then no other stage
-            may start from a row but the reference. "nothing": no condition.
+            may start from a row but the reference. "nothing": no condition. A row that the reference starts from is
+            as long as it is.
+        needed_seeds: A row is recommended only where its interval over episodes against the reference lies above 0 in
+            at least this many seeds; null: the report has no such table.
         pairs: At most this many per split.
         mode: Mode of all rows' evaluation, whatever each was trained for; null: its own mode.
         controls: null: no controls. `guard` likewise.
@@ -99,6 +102,7 @@ class StudyConfig:
     base_overrides: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     equal: Literal["nothing", "steps", "tokens"] = "nothing"
+    needed_seeds: int | None = None
     pairs: int | None = 420
     mode: Literal["cot", "direct"] | None = None
     controls: StudyControls | None = None
@@ -124,8 +128,10 @@ class StudyConfig:
         if self.reference not in self.rows[1:]:
             known = nearest(self.reference, self.rows[1:])
             raise ValueError(f"`reference` {self.reference!r} is not a stage that is a row, {known}")
+        if self.needed_seeds is not None and self.needed_seeds < 1:
+            raise ValueError(f"needed_seeds is {self.needed_seeds}; give at least 1, or null")
         for name, stage in self.stages.items() if self.equal == "tokens" else ():
-            if (row := stage.starts_from) in self.rows and row not in (BASE, self.reference):
+            if (row := stage.starts_from) in self.rows and row not in (BASE, *self.chain(self.reference)):
                 raise ValueError(
                     f"equal: tokens sets the steps of the row {row}, which {name} starts from, so {name} would be "
                     f"trained on too many or too few; set stages.{row}.row=false, or equal to steps or nothing"
@@ -135,6 +141,11 @@ class StudyConfig:
     def rows(self) -> tuple[str, ...]:
         """The rows of the table: the base, and the stages that are rows."""
         return (BASE, *(name for name, stage in self.stages.items() if stage.row))
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The rows that `equal` is about: all stages but those that the reference starts from."""
+        return tuple(row for row in self.rows[1:] if row not in self.chain(self.reference)[:-1])
 
     @property
     def control_rows(self) -> tuple[str, ...]:

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from simulator_probe import PROBE, obstacle
 
+from stcr_plugin.artefacts import digest
 from stcr_plugin.config import from_mapping
 from stcr_plugin.episodes import open_source, rollout
 from stcr_plugin.episodes.metaworld import (
@@ -39,22 +40,6 @@ SMALL = MetaworldConfig(
     tasks=("drawer-open-v3", "bin-picking-v3", "reach-v3"), episodes=1, failed=1, regressing=1, width=64, height=48
 )
 SCENE = Scene("push-v3")
-
-PROBE = """
-from stcr_plugin.episodes.rollout import Painter, Scene, start
-run = start(Scene("reach-v3"), 0, noise=0.0, stride=4, limit=500)
-painter = Painter(run.env, (32, 32), "corner2")
-assert painter.draw_present(run.env).std() > 0
-painter.close()
-"""
-
-
-@cache
-def obstacle():
-    """Why nothing can be simulated here, "" where it can. Asked in a process of its own, which GL may abort."""
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=120)
-    lines = (done.stderr or f"exit status {done.returncode}").strip().splitlines()
-    return "" if done.returncode == 0 else lines[-1]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +71,7 @@ def facts(**changes):
     at = {"hand": (0, 0, 0.3), "object": (0, 0, 0), "goal": (0.2, 0, 0)} | changes
     points = {name: np.array(at.pop(name), dtype=float) for name in ("hand", "object", "goal")}
     values = {"gap": 0.3, "opening": 1.0, "touched": False, "held": False, "success": False} | at
+    values["observation"] = np.zeros(39)
     return Facts(np.zeros(1), carried=points["object"], meets=points["goal"], rest=0.0, **points, **values)
 
 
@@ -226,6 +212,22 @@ def test_regressing_episode_loses_ground_that_it_had(recorded):
             assert moved_back >= 1.0 or let_go, name
             progress = [state["progress"] for state in states]
             assert max(earlier - later for earlier, later in itertools.combinations(progress, 2)) > 0.1, name
+
+
+def test_controls_are_what_led_from_each_frame_to_the_next(source, recorded):
+    """A new simulator that is given the same actions gets to the same frames."""
+    episode, states = recorded["drawer-open-v3", "expert"]
+    observations, actions = source.controls(episode)
+    assert observations.shape == (episode.n_frames, 39)
+    assert actions.shape == ((episode.n_frames - 1) * SMALL.stride, 4)
+    assert np.abs(actions).max() <= 1
+    assert np.array([state["object"] for state in states]) == pytest.approx(100 * observations[:, 4:7])
+    draws = [int(one.where == episode.episode_id) for one in source.episodes() if isinstance(one, Omission)]
+    seed = int(digest([0, "drawer-open-v3", "expert", 0, sum(draws)])[:8], 16)
+    again = rollout.start(Scene("drawer-open-v3"), seed, noise=0.0, stride=SMALL.stride, limit=500)
+    for action in actions:
+        again.step(action)
+    assert np.array([one.observation for one in again.frames]) == pytest.approx(observations)
 
 
 def test_expert_that_never_succeeds_is_excluded_and_counted(sim):

@@ -72,10 +72,10 @@ def study(workshop: Workshop, out: Path) -> list[str | Path]:
 
 
 def labelling(workshop: Workshop, out: Path) -> list[str | Path]:
-    source = {"kind": "tabletop", "seen": 10, "heldout": 0, "regress": 6}
-    splits = {"train": {"episodes": 10, "group": "seen"}}
+    source = {"kind": "tabletop", "seen": 7, "heldout": 0, "regress": 3}
+    splits = {"train": {"episodes": 7, "group": "seen"}}
     data = workshop.write_yaml(workshop.root / "label.yaml", {"name": "label", "source": source, "splits": splits})
-    asked = ["--model", workshop.base, "--mode", "direct", "--reference", "seen-00000", "--success", "--controls", "2"]
+    asked = ["--model", workshop.base, "--mode", "direct", "--reference", "seen-00000", "--success", "--controls", "1"]
     return ["label", data, *asked, "--out", out]
 
 

@@ -6,7 +6,15 @@ import pytest
 from scipy.stats import kendalltau
 
 from stcr_plugin.scoring.bradley_terry import Comparison
-from stcr_plugin.scoring.progress_curve import anchor_frames, curve, interpolated, on_scale, pairs_of, reference_pairs
+from stcr_plugin.scoring.progress_curve import (
+    anchor_frames,
+    curve,
+    interpolated,
+    on_scale,
+    pairs_of,
+    reference_pairs,
+    strides,
+)
 from stcr_plugin.types import Answer
 
 
@@ -54,13 +62,24 @@ def test_a_very_long_episode_gets_wider_steps():
     assert found[-1] == 99_999
 
 
-def test_the_graph_is_sparse_and_has_every_anchor_beside_every_reference():
-    pairs = pairs_of(64, 3)
+def test_the_graph_is_sparse_and_links_every_anchor_with_three_references_and_the_last_with_all():
+    pairs = pairs_of(64, 8)
     assert len(pairs) == len(set(pairs))
     assert len([pair for pair in pairs if pair[1] < 64]) < 64 * 6
-    assert {(one, 64 + other) for one in range(64) for other in range(3)} <= set(pairs)
+    linked = [[other - 64 for one, other in pairs if one == anchor and other >= 64] for anchor in range(64)]
+    assert {len(of) for of in linked[:-1]} == {3}
+    assert linked[-1] == list(range(8))
+    assert {other for of in linked[:8] for other in of} == set(range(8))
+    assert len(pairs_of(2, 2)) == 1 + 2 * 2
+    assert pairs_of(3, 1) == [(0, 1), (1, 2), (0, 2), (0, 3), (1, 3), (2, 3)]
     assert reference_pairs((0, 0.5, 1, 0, 1)) == [(0, 1), (1, 2), (0, 2), (3, 4)]
     assert reference_pairs((1.0,)) == []
+
+
+def test_distances_are_few_and_reach_over_the_episode():
+    assert [strides(n) for n in (1, 2, 3)] == [[], [1], [1, 2]]
+    assert strides(360) == [1, 4, 14, 31, 55, 85, 122, 166, 216]
+    assert all(strides(n)[-1] >= n // 2 for n in range(2, 200))
 
 
 def test_a_sure_judge_gives_the_true_order_and_a_coin_a_flat_curve():
@@ -104,6 +123,14 @@ def test_a_judge_that_cannot_order_the_references_gives_a_flat_curve():
     assert on_scale([-1.0, 0.0, 2.0], [0.0, 0.0, 0.0], positions) == pytest.approx([0.5] * 3)
     assert on_scale([-1.0, 0.0, 2.0], [3.0, 2.0, 1.0], positions) == pytest.approx([0.5] * 3)
     assert on_scale([-1.0, 0.5, 9.0], [0.0, 1.0, 2.0], positions) == pytest.approx([0.0, 0.25, 1.0])
+
+
+def test_a_judge_that_puts_the_references_in_the_wrong_order_says_nothing_of_success():
+    positions = [0.0, 0.5, 1.0]
+    between = [Comparison(*pair, 0.1, 1.0) for pair in reference_pairs(positions)]
+    found = curve(4, answers([3, 2, 1, 0, 2, 1, 0], pairs_of(4, 3)), positions, between)
+    assert set(found.progress) == {0.5}
+    assert found.success == 0.5
 
 
 def test_progress_is_linear_between_anchors():

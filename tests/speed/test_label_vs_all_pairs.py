@@ -1,4 +1,4 @@
-"""How many queries `stcr label` makes of a long episode, against asking all pairs, and what that costs in agreement."""
+"""How many queries `stcr label` makes of an episode, against asking all pairs, and what that costs in agreement."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from scipy.stats import kendalltau
 
 from stcr_plugin.scoring.bradley_terry import Comparison, bradley_terry
-from stcr_plugin.scoring.progress_curve import pairs_of
+from stcr_plugin.scoring.progress_curve import on_scale, pairs_of, reference_pairs
 
 ANCHORS, FEW = 360, 48  # three minutes at two a second
 EPISODES = 3
+SHORT, REFERENCES, MANY_EPISODES = (5, 12, 25), 8, 60
 OF_A_FRAME, OF_A_PAIR, SLOPE = 0.02, 0.5, 20.0
 
 
@@ -51,3 +52,32 @@ def test_label_vs_all_pairs(report: Callable[..., None], full: bool) -> None:
     if full:
         assert len(every) >= 20 * len(sparse)
         assert few >= all_pairs - 0.02
+
+
+@pytest.mark.bench
+def test_few_reference_frames_against_every_one(report: Callable[..., None], full: bool) -> None:
+    """value: queries of short episodes beside a reference; baseline: with every frame beside every reference frame.
+    Printed of both: Kendall's tau with the truth, and the mean distance of progress from the true one. Every second
+    episode stops before half of the task is done.
+    """
+    positions = np.linspace(0, 1, REFERENCES)
+    between = reference_pairs([float(position) for position in positions])
+    for n in SHORT if full else SHORT[:1]:
+        few = pairs_of(n, REFERENCES)
+        every = [*pairs_of(n), *((one, n + other) for one in range(n) for other in range(REFERENCES))]
+        rows = []
+        for seed in range(MANY_EPISODES if full else 2):
+            steps = np.random.default_rng([2, n, seed]).random(n)
+            truth = (np.cumsum(steps) - steps[0]) / (np.cumsum(steps) - steps[0]).max() * (0.45 if seed % 2 else 1.0)
+            both = np.concatenate([truth, positions])
+            linked = outcomes(both, [(n + one, n + other) for one, other in between], seed)
+            for pairs in (few, every):
+                values = bradley_terry(n + REFERENCES, [*outcomes(both, pairs, seed), *linked]).values
+                found = on_scale([*values[:n]], [*values[n:]], [*positions])
+                rows.append((float(kendalltau(found, truth).statistic), float(np.abs(found - truth).mean())))
+        (tau, off), (tau_all, off_all) = np.mean(rows[::2], axis=0), np.mean(rows[1::2], axis=0)
+        report(f"label_references_{n}", 2 * len(few), "queries", 2 * len(every))
+        print(f"Kendall's tau {tau:.3f} against {tau_all:.3f}; off the truth by {off:.3f} against {off_all:.3f}")
+        if full:
+            assert tau >= tau_all - 0.02
+            assert off <= off_all + 0.03

@@ -29,6 +29,15 @@ def test_rows_of_unequal_steps_are_named() -> None:
         check_steps(study(stages=longer, equal="steps"))
 
 
+def test_a_row_that_the_reference_starts_from_may_be_shorter() -> None:
+    longer = stages(stage1={"row": True, "overrides": ["max_steps=3"]}, stage2={"overrides": ["max_steps=4"]})
+    longer["weak_only"]["overrides"] = ["max_steps=7"]
+    config = study(stages=longer, equal="steps")
+    assert (config.rows, config.compared) == (("base", "stage1", "stage2", "weak_only"), ("stage2", "weak_only"))
+    check_steps(config)
+    assert study(stages=longer, equal="tokens").compared == config.compared  # though stage2 starts from a row
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_shipped_studies_are_whole_and_equal_as_they_say(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPES.parent)
@@ -136,14 +145,14 @@ def test_equal_tokens_sets_the_steps_of_the_last_stage(tmp_path: Path, monkeypat
         module.plans(seed_run(study(equal="tokens", reference="weak_only"), tmp_path))
 
 
-def test_equal_tokens_refuses_the_shipped_studies_in_which_a_row_leads_to_another(
+def test_equal_tokens_refuses_a_row_that_leads_to_another_but_not_to_the_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(RECIPES.parent)
-    for name in ("forgetting", "seeds"):
-        with pytest.raises(ConfigError, match="equal: tokens sets the steps of the row stage1"):
-            load(StudyConfig, RECIPES / "studies" / f"{name}.yaml", ["equal=tokens"])
-    assert load(StudyConfig, RECIPES / "studies/ablation.yaml", ["equal=tokens"]).equal == "tokens"
+    for name in ("forgetting", "seeds", "ablation", "rationales"):
+        assert load(StudyConfig, RECIPES / "studies" / f"{name}.yaml", ["equal=tokens"]).equal == "tokens"
+    with pytest.raises(ConfigError, match="equal: tokens sets the steps of the row stage1"):
+        load(StudyConfig, RECIPES / "studies/seeds.yaml", ["equal=tokens", "reference=weak_only"])
 
 
 def test_tokens_of_a_stage_are_weighted_as_its_datasets_are_mixed(tmp_path: Path) -> None:

@@ -98,6 +98,19 @@ def test_table_of_seeds_trained_elsewhere_is_written_without_training(
     assert table["costs"]["weak_only"]["seconds"] == 90.0
 
 
+def test_rule_that_the_study_states_is_shown_with_each_seed(tmp_path: Path) -> None:
+    text = run_study(two_seeds(tmp_path, needed_seeds=2), tmp_path / "out").read_text()
+    part = text.partition("## What the rule recommends")[2]
+    assert "against stage2 lies above 0 in at least 2 of 2 seeds" in part
+    (line,) = [one for one in part.splitlines() if one.startswith("| weak_only | pair accuracy %, dev |")]
+    assert "-25.0 (" in line
+    assert "-50.0 (" in line
+    assert line.endswith("| 0 | 2 | no |")
+    (found,) = json.loads((tmp_path / "out" / "study.json").read_text())["recommendations"]
+    assert [(lead["seed"], lead["points"]) for lead in found["leads"]] == [(1, -25.0), (2, -50.0)]
+    assert "What the rule" not in run_study(two_seeds(tmp_path / "no"), tmp_path / "no" / "out").read_text()
+
+
 def wrote() -> Factuality:
     shares = (Measure(90.0, (85.0, 95.0)), Measure(8.0), Measure(2.0), Measure(0.0))
     goal = {"goal": ClaimFigures(7, Measure(80.0), off=1.5)}

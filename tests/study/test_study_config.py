@@ -23,7 +23,11 @@ def test_chain_lists_the_stages_from_the_base_on() -> None:
         ({"reference": "weak"}, "did you mean 'weak_only'"),
         ({"reference": "stage1"}, "`reference` 'stage1' is not a stage that is a row, did you mean 'stage2'"),
         ({"reference": "base"}, "`reference` 'base' is not a stage that is a row"),
-        ({"equal": "tokens", "stages": stages(stage1={"row": True})}, r"the row stage1, which stage2 .*\.row=false"),
+        (
+            {"equal": "tokens", "reference": "weak_only", "stages": stages(stage1={"row": True})},
+            r"the row stage1, which stage2 .*\.row=false",
+        ),
+        ({"needed_seeds": 0}, "needed_seeds is 0; give at least 1, or null"),
         ({"seeds": [1, 1]}, "different and not negative"),
         ({"seeds": [-1]}, "not negative"),
         ({"seeds": []}, "at least one"),

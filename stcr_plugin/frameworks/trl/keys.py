@@ -94,6 +94,32 @@ class DataKeys:
             raise ValueError("interleave_probs is a share for each dataset, with mix_strategy interleave_*")
 
 
+@settings
+class GrpoKeys:
+    """How answers are sampled and compared in stage: grpo, with TRL's names and defaults.
+
+    Attributes:
+        num_generations: Answers of a group: half of them to each order of a pair.
+        max_completion_length: Tokens, after which an answer is cut, which counts as wrong.
+        beta: Weight of the divergence from the reference model; 0: no reference.
+        epsilon: How far a token's probability may move from where it was sampled, as a ratio.
+    """
+
+    num_generations: int = 8
+    max_completion_length: int = 256
+    temperature: float = 1.0
+    beta: float = 0.0
+    epsilon: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.num_generations < 2 or self.num_generations % 2:
+            raise ValueError(
+                f"num_generations is {self.num_generations}; a group is half of either order, so give 2, 4"
+            )
+        if self.temperature <= 0 or self.beta < 0 or self.epsilon <= 0 or self.max_completion_length < 1:
+            raise ValueError("temperature, epsilon and max_completion_length are above 0, beta is at least 0")
+
+
 # LLaMA-Factory's keys that this backend does not support: key -> what to do. A recipe may have them switched off.
 _OFF: dict[str, str] = {
     "streaming": "its rows are read from the disk as they are trained on, pictures too; remove it",
@@ -119,23 +145,23 @@ _READ_BEFORE = ("stage", "overwrite_output_dir")
 
 @dataclass(frozen=True)
 class Keys:
-    """A recipe sorted. `trainer` holds fields of transformers' TrainingArguments."""
+    """A recipe sorted. `trainer` holds fields of transformers' TrainingArguments; `grpo` is of that stage alone."""
 
     model: ModelKeys
     data: DataKeys
     trainer: dict[str, Any]
+    grpo: GrpoKeys | None = None
 
 
 def sorted_keys(args: Mapping[str, Any]) -> Keys:
     """Raises ConfigError for a key that the backend does not know or cannot follow, and for a value of a wrong type."""
     from transformers import TrainingArguments
 
-    known = {
-        field.name: part
-        for part, kind in (("trainer", TrainingArguments), ("data", DataKeys), ("model", ModelKeys))
-        for field in dataclasses.fields(kind)
-    }
-    found: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "trainer": {}}
+    kinds: dict[str, Any] = {"trainer": TrainingArguments, "data": DataKeys, "model": ModelKeys}
+    if args.get("stage") == "grpo":
+        kinds["grpo"] = GrpoKeys
+    known = {field.name: part for part, kind in kinds.items() for field in dataclasses.fields(kind)}
+    found: dict[str, dict[str, Any]] = {part: {} for part in kinds}
     for key, value in args.items():
         if value is None or key in _READ_BEFORE or (key in _OFF and not value):
             continue
@@ -148,7 +174,8 @@ def sorted_keys(args: Mapping[str, Any]) -> Keys:
             raise ConfigError(key, "the TRL backend does not know it", f"{hint}{elsewhere}")
         found[known[key]][key] = value
     model = from_mapping(ModelKeys, found["model"], "the recipe")
-    return Keys(model, from_mapping(DataKeys, found["data"], "the recipe"), found["trainer"])
+    grpo = from_mapping(GrpoKeys, found["grpo"], "the recipe") if "grpo" in found else None
+    return Keys(model, from_mapping(DataKeys, found["data"], "the recipe"), found["trainer"], grpo)
 
 
 def trainer_config(keys: Keys) -> Any:
@@ -156,10 +183,32 @@ def trainer_config(keys: Keys) -> Any:
 
     Raises ConfigError for DeepSpeed without torchrun, and a value that transformers refuses.
     """
-    from transformers import TrainingArguments
     from trl import SFTConfig
 
-    own = {field.name: field.default for field in dataclasses.fields(SFTConfig)}
+    return _config(SFTConfig, keys, {"max_length": None})
+
+
+def grpo_config(keys: Keys) -> Any:
+    """TRL's GRPOConfig, likewise. Raises ConfigError also where a group would be spread over processes."""
+    from trl import GRPOConfig
+
+    assert keys.grpo is not None
+    here = keys.trainer.get("per_device_train_batch_size", 8) * keys.trainer.get("gradient_accumulation_steps", 1)
+    if here % keys.grpo.num_generations:
+        raise ConfigError(
+            "num_generations",
+            f"{keys.grpo.num_generations} answers make a group, and a process has {here} in a step "
+            "(per_device_train_batch_size x gradient_accumulation_steps)",
+            f"set gradient_accumulation_steps so that it has a multiple of {keys.grpo.num_generations}",
+        )
+    forced = {**dataclasses.asdict(keys.grpo), "max_prompt_length": None, "scale_rewards": "group"}
+    return _config(GRPOConfig, keys, {**forced, "shuffle_dataset": not keys.data.disable_shuffling})
+
+
+def _config(kind: Any, keys: Keys, forced: Mapping[str, Any]) -> Any:
+    from transformers import TrainingArguments
+
+    own = {field.name: field.default for field in dataclasses.fields(kind)}
     plain = {
         field.name: field.default
         for field in dataclasses.fields(TrainingArguments)
@@ -167,10 +216,9 @@ def trainer_config(keys: Keys) -> Any:
     }
     if keys.trainer.get("deepspeed") and "LOCAL_RANK" not in os.environ:
         raise ConfigError("deepspeed", "needs processes of torchrun", "set FORCE_TORCHRUN=1 in the environment")
-    forced = {"remove_unused_columns": False, "max_length": None}
     # Found by its name in LLaMA-Factory too, since PEFT hides the model's forward.
     labels = {"label_names": ["labels"]} if keys.model.finetuning_type == "lora" else {}
     try:
-        return SFTConfig(**plain | labels | keys.trainer | forced)
+        return kind(**plain | labels | keys.trainer | dict(forced) | {"remove_unused_columns": False})
     except (ValueError, TypeError) as error:
         raise ConfigError("the recipe", str(error)) from error

@@ -6,17 +6,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from stcr_plugin.engines.chat_templates import try_template
-from stcr_plugin.engines.loading import load_processor
 from stcr_plugin.frameworks.launch import under_torchrun
 from stcr_plugin.frameworks.recipe import Recipe, read_recipe
 from stcr_plugin.frameworks.refusals import refuse_trl
 from stcr_plugin.frameworks.stage_run import run_stage
 from stcr_plugin.frameworks.trl.collator import TemporalCollator
-from stcr_plugin.frameworks.trl.conversation import refuse_another_template
 from stcr_plugin.frameworks.trl.dataset_rows import dataset, mixed
 from stcr_plugin.frameworks.trl.keys import DataKeys, sorted_keys, trainer_config
 from stcr_plugin.frameworks.trl.model_loading import load_model
+from stcr_plugin.frameworks.trl.trainer_runs import checked_processor, finish
 from stcr_plugin.logits import IGNORE
 
 
@@ -24,27 +22,29 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> None:
     """`stcr train --backend trl`: a recipe with overrides laid over it."""
     import torch
 
-    values = read_recipe(recipe, overrides)
-    refuse_trl(Recipe.of(values))
+    made = Recipe.of(read_recipe(recipe, overrides))
+    refuse_trl(made)
     forced = os.environ.get("FORCE_TORCHRUN", "0").lower() in ("true", "y", "1")
     if "LOCAL_RANK" not in os.environ and (forced or torch.cuda.device_count() > 1):
         under_torchrun(recipe, overrides, max(1, torch.cuda.device_count()), options=("--backend", "trl"))
         return
-    run_stage(Recipe.of(values), None, through_trl, backend="trl")
+    if made.samples_answers:
+        from stcr_plugin.frameworks.trl.grpo import through_grpo
+
+        run_stage(made, None, through_grpo(made), backend="trl")
+    else:
+        run_stage(made, None, through_trl, backend="trl")
 
 
 def through_trl(args: dict[str, Any], callbacks: list[Any]) -> None:
     """Train by a recipe without its `stcr:` block. Raises ConfigError for a key that this backend cannot follow."""
-    import torch.distributed as dist
     from transformers import set_seed
 
     from stcr_plugin.frameworks.batches import BatchWatch
 
     keys = sorted_keys(args)
     config = trainer_config(keys)  # DeepSpeed is to be known before the weights are read
-    processor = load_processor(keys.model.model_name_or_path, local=False)
-    try_template(processor, keys.model.model_name_or_path)
-    refuse_another_template(processor, keys.data.template)
+    processor = checked_processor(keys)
     collator = TemporalCollator(
         processor,
         image_max_pixels=keys.data.image_max_pixels,
@@ -66,17 +66,7 @@ def through_trl(args: dict[str, Any], callbacks: list[Any]) -> None:
         processing_class=processor,
         callbacks=callbacks,
     )
-    done = trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-    trainer.save_model()
-    trainer.log_metrics("train", done.metrics)
-    trainer.save_metrics("train", done.metrics)
-    trainer.save_state()
-    if config.do_eval and held_out is not None:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    finish(trainer, config, measured=held_out is not None)
 
 
 def _datasets(keys: DataKeys, seed: int, collator: TemporalCollator) -> tuple[Any, Any]:
