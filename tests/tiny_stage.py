@@ -46,6 +46,8 @@ TINY = (
     "dataloader_num_workers=0",  # a worker takes longer to start than so few steps, and so does another process
     "preprocessing_num_workers=1",
 )
+# Libraries set more variables when they are imported or train, and commands must not get those.
+_STARTED_WITH = dict(os.environ)
 UNPREPARED = ("stcr.prepare.data=null", "stcr.prepare.base=null")
 
 
@@ -178,9 +180,11 @@ def quiet_environment(root: Path) -> dict[str, str]:
     """Our environment with one thread a process, no network, caches below `root`, and torchrun on the path."""
     return {
         **{
-            key: value for key, value in os.environ.items() if not key.startswith(("STCR_", "USE_V1", "FORCE_TORCHRUN"))
+            key: value
+            for key, value in _STARTED_WITH.items()
+            if not key.startswith(("STCR_", "USE_V1", "FORCE_TORCHRUN"))
         },
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{_STARTED_WITH.get('PATH', '')}",
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",

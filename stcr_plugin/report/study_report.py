@@ -65,7 +65,8 @@ def method(study: StudyFigures) -> str:
         "interval over seeds is a t-interval, and p is that of the sign-flip test (its smallest value with "
         f"{len(study.seeds)} seeds is {2 / 2 ** len(study.seeds):.3g}). "
     )
-    before = [row for row in study.rows if row in study.costs[study.reference].stages[:-1]]
+    cost = study.costs.get(study.reference)
+    before = [row for row in study.rows if cost and row in cost.stages[:-1]]
     shorter = (
         f" {', '.join(before)} is shorter: {study.reference} starts from it."
         if before and study.equal != "nothing"

@@ -19,7 +19,9 @@ from stcr_plugin.preflight.plan import Asked
 from stcr_plugin.preflight.verdict import Report
 
 REPOSITORY = RECIPES.parent
+GRPO = RECIPES / "stage3_grpo.yaml"
 STAGES = sorted([*RECIPES.glob("stage*.yaml"), RECIPES / "weak_only.yaml", *(RECIPES / "models").glob("*/*/*.yaml")])
+STAGES.remove(GRPO)
 # What the tiny build has in place of each recipe's own data, by the end of that one's name.
 TINY = {
     "cot": "tiny_cot",
@@ -137,3 +139,12 @@ def test_recipe_of_a_real_model_is_told_of_a_wrong_template(shared: Workshop, mo
     found = [str(verdict) for verdict in report.verdicts if verdict.level == "error" and verdict.check == "template"]
     assert len(found) == 1
     assert "set template to the one of this model: stcr_qwen2_vl" in found[0]
+
+
+def test_a_stage_that_the_check_does_not_know_is_refused_by_name(
+    shared: Workshop, models: Path, tmp_path: Path
+) -> None:
+    report = checked(GRPO, shared, models, tmp_path)
+    assert not report.passes()
+    assert report.verdicts[0].problem == "grpo: LLaMA-Factory has no trainer for it, and `stcr check` does not know it"
+    assert report.verdicts[0].fix == "train with --backend trl"
