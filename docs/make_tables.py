@@ -646,7 +646,6 @@ def _on_robots() -> str:
 
 LABELLED = {
     "g1": "G1, by the stage trained on 17 of the 24",
-    "sole_g1": "`sole_r1_lift`, by the same stage",
     "sole_tabletop": "`sole_r1_lift`, by a stage of the simulator",
 }
 
@@ -656,9 +655,9 @@ def _labelled() -> str:
     lines = []
     for path in LABELS:
         head, *_ = _read(path)
+        known = {one.name for one in _of_labels(path)}
         for group in ("all", *head["groups"]):
             stem = f"label_{path.stem}_{group}"
-            known = {one.name for one in _of_labels(path)}
             both = [f"{{{stem}_{key}:.2fi}}" if f"{stem}_{key}" in known else "-" for key in ("auc", "ends")]
             cells = [f"{{{stem}_tau:.2fi}} | {{{stem}_tau_clock:.2f}}", *both, f"{{{stem}_mean_end:.2f}}"]
             cells += [f"{{{stem}_voc:.2f}}"]

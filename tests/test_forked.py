@@ -10,7 +10,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from tiny_stage import Workshop, quiet_environment
+from tiny_stage import quiet_environment
 
 pytestmark = pytest.mark.slow
 
@@ -27,25 +27,23 @@ sys.exit(int(sys.argv[1]))
 """
 
 
-def started(folder: Path, word: str, root: Path, **more: str) -> forked.Forked | subprocess.Popen[bytes]:
-    """`root`: of the workshop that all tests share, whose variables the server was started with."""
+def started(folder: Path, word: str, **more: str) -> forked.Forked | subprocess.Popen[bytes]:
     (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
     command = [sys.executable, str(folder / "script.py"), word]
     with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
-        return forked.start(command, quiet_environment(root) | {"SAID": "so"} | more, folder, stdout=out, stderr=err)
+        return forked.start(command, quiet_environment(folder) | {"SAID": "so"} | more, folder, stdout=out, stderr=err)
 
 
-def test_exit_codes_and_what_is_printed_are_those_of_the_command(tmp_path: Path, shared_workshop: Workshop) -> None:
-    root = shared_workshop.root
-    assert started(tmp_path, "75", root).wait(60) == 75
+def test_exit_codes_and_what_is_printed_are_those_of_the_command(tmp_path: Path) -> None:
+    assert started(tmp_path, "75").wait(60) == 75
     assert (tmp_path / "out").read_text() == f"['75'] {tmp_path} so __main__ True\nhooked True\n"
-    assert started(tmp_path, "fail", root).wait(60) == 1
+    assert started(tmp_path, "fail").wait(60) == 1
     assert (tmp_path / "err").read_text().endswith("ValueError: of the command\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_ends_it(tmp_path: Path, number: int, shared_workshop: Workshop) -> None:
-    process = started(tmp_path, "wait", shared_workshop.root)
+def test_a_signal_ends_it(tmp_path: Path, number: int) -> None:
+    process = started(tmp_path, "wait")
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.1)
     while not (tmp_path / "out").read_text():
@@ -55,8 +53,8 @@ def test_a_signal_ends_it(tmp_path: Path, number: int, shared_workshop: Workshop
     assert process.wait(60) == process.poll() == -number
 
 
-def test_where_the_hook_is_off_a_real_process_starts_without_it(tmp_path: Path, shared_workshop: Workshop) -> None:
-    process = started(tmp_path, "0", shared_workshop.root, STCR_AUTOLOAD="0")
+def test_where_the_hook_is_off_a_real_process_starts_without_it(tmp_path: Path) -> None:
+    process = started(tmp_path, "0", STCR_AUTOLOAD="0")
     assert isinstance(process, subprocess.Popen)
     assert process.wait(60) == 0
     assert (tmp_path / "out").read_text().endswith("False\nhooked False\n")

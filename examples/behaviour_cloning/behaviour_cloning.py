@@ -6,7 +6,7 @@ Needs `pip install 'stcr-plugin[sim]'`. A run that was killed goes on where it s
 `--judge` takes a stage that is there instead of training one.
 
 1. A judge is trained on 100 successful episodes (judge.yaml): base, stage 1, stage 2.
-2. It labels 80 other episodes, half of them bad (demonstrations.yaml), with progress and success; `stcr audit` lists
+2. It labels 48 other episodes, half of them bad (demonstrations.yaml), with progress and success; `stcr audit` lists
    those that look bad.
 3. A small network is trained to do what the demonstrations do, in five arms. The arms differ in nothing but which rows
    they take and with which weights:
@@ -186,18 +186,8 @@ def labelled(out: Path, judge: Path, sizes: Sizes) -> Path:
     artefacts.write_text(data, yaml.safe_dump(config, sort_keys=False))
     if not (labels / PROGRESS).is_file():
         asked = ["--model", judge, "--out", labels, "--success", "--reference", *REFERENCES, "--reference-frames", 5]
-        command(
-            "stcr",
-            "label",
-            data,
-            *asked,
-            "--every",
-            sizes.every,
-            "--controls",
-            sizes.controls,
-            "--workers",
-            sizes.workers,
-        )
+        asked += ["--every", sizes.every, "--controls", sizes.controls, "--workers", sizes.workers]
+        command("stcr", "label", data, *asked)
     if not (out / "audit/audit.html").is_file():
         rules = [word for rule in RULES for word in ("--drop", rule)]
         command("stcr", "audit", labels, "--out", out / "audit", *rules)

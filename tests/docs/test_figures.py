@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import runpy
 import statistics
-import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 from describer import Describer
+from script_modules import loaded
 from tiny_stage import REPOSITORY
 
 from stcr_plugin.config import read_yaml
@@ -27,12 +26,7 @@ FIELDS = ("name", "value", "low", "high", "n", "unit", "split", "source", "comma
 
 @cache
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_tables", REPOSITORY / "docs/make_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["make_tables"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(REPOSITORY / "docs/make_tables.py")
 
 
 @cache

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from rabc_weights import rabc_weights
+from script_modules import loaded
 from simulator_probe import obstacle
 from tiny_stage import REPOSITORY
 
@@ -24,19 +26,14 @@ def drawable() -> None:
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("behaviour_cloning", FOLDER / "behaviour_cloning.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["behaviour_cloning"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(FOLDER / "behaviour_cloning.py")
 
 
-def test_weights_are_those_of_lerobots_reader(example: ModuleType) -> None:
+def test_weights_are_those_of_lerobots_reader(example: ModuleType, tmp_path: Path) -> None:
     curve = np.array([0.0, 0.1, 0.4, 0.4, 0.3, np.nan, 0.9])
-    changes = np.array([0.1, 0.3, 0.0, -0.1, np.nan, np.nan])  # and 0 at the last frame
-    known = np.array([0.1, 0.3, 0.0, -0.1, 0.0])
-    ramp = (changes - (known.mean() - 2 * known.std())) / (4 * known.std() + 1e-6)
+    columns = {"index": range(7), "episode_index": [0] * 7, "progress_sparse": curve}
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), tmp_path / "progress.parquet")
+    ramp = rabc_weights(tmp_path / "progress.parquet", chunk=1, kappa=0.2)
     weights = example.rabc_weights([curve], chunk=1, kappa=0.2)
     assert weights == pytest.approx([ramp[0], 1, ramp[2], 0, 1, 1])
     assert 0 < ramp[2] < ramp[0] < 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import runpy
 import sys
@@ -13,18 +12,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from script_modules import loaded
 from tiny_stage import REPOSITORY, Workshop
 
 EXAMPLES = REPOSITORY / "examples"
 
 
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(EXAMPLES / f"{name}.py")
 
 
 def test_reward_is_symmetric_and_zero_where_the_orders_disagree(model: Path, tmp_path: Path) -> None:

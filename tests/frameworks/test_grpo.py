@@ -162,7 +162,7 @@ def generations() -> Iterator[list[dict[str, Any]]]:
     """What the trainer makes of each generation: the rows that were asked, the responses, rewards and advantages."""
     from stcr_plugin.frameworks.trl import grpo
 
-    grpo._importable()
+    grpo.importable()
     from trl import GRPOTrainer
 
     seen: list[dict[str, Any]] = []

@@ -17,6 +17,7 @@ from stcr_plugin.errors import ConfigError
 from stcr_plugin.frameworks.recipe import Recipe
 from stcr_plugin.frameworks.reference import reference_of
 from stcr_plugin.frameworks.refusals import refuse_other_rows, refuse_trl, refuse_what_cannot_work
+from stcr_plugin.frameworks.trl.grpo import importable as trl_importable
 from stcr_plugin.registry.manifest import dataset_rows
 
 IGNORE = -100
@@ -30,17 +31,9 @@ FAST = (*LORA, "stcr.evaluate=null", "learning_rate=5.0e-2", "max_steps=2")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def importable() -> Iterator[None]:
-    """Imported before LLaMA-Factory, TRL 0.24 takes the pair (found, version) of transformers 5 for a yes."""
-    import trl.import_utils as known
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in vars(known).copy().items():
-            if name.endswith("_available") and isinstance(value, tuple):
-                patch.setattr(known, name, value[0])
-        import llamafactory.train.dpo.trainer  # noqa: F401
-
-        yield
+def importable() -> None:
+    """TRL may be imported here before LLaMA-Factory."""
+    trl_importable()
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def trainer_class() -> Any:
     """The trainer. TRL's is imported here, which takes seconds."""
     import torch
 
-    _importable()
+    importable()
     from transformers import Trainer
     from trl import GRPOTrainer
     from trl.trainer.utils import RepeatSampler
@@ -212,8 +212,12 @@ def _asleep(model: Any) -> Iterator[None]:
             module.training = mode
 
 
-def _importable() -> None:
-    """TRL 0.24 takes the pair (found, version) that transformers 5 gives for a yes, and imports what is not there."""
+def importable() -> None:
+    """Make TRL's trainers importable.
+
+    TRL 0.24 takes the pair (found, version) that transformers 5 gives for a yes, and imports
+    what is not there.
+    """
     import trl.import_utils as known
 
     for name, value in vars(known).copy().items():
