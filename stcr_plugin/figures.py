@@ -67,8 +67,8 @@ class Figures:
     pairs, the less the gap shows of order bias ("always img2" has a gap of 0 where they are half), while position
     bias, order consistency and pair accuracy show it as before.
     An unparsed answer, and "neither" to a pair that is not a tie, counts as wrong, breaks its pair's order consistency
-    (which needs the same frame twice), and is not "img2" for position bias. Ties have n_ties and tie_accuracy;
-    n_queries, and unparsed_rate, which is a share of them, are of all pairs, the other figures of those without ties.
+    (which needs the same frame twice), and is not "img2" for position bias. n_queries and unparsed_rate are of all
+    pairs, n_ties and tie_accuracy of ties, the other figures of pairs without ties.
 
     Attributes:
         forward_accuracy: Share of the pairs answered right when shown in time order.
@@ -78,8 +78,8 @@ class Figures:
         order_consistency: Share of the pairs of which both orders choose the same frame.
         position_bias: Share of the answers that are "img2".
         unparsed_rate: Share of the answers that name no picture, or both.
-        cut_rate: Of these, as a share of all answers: cut at the most tokens before they named a picture.
-        refused_rate: The same: refused by a content filter or by the model.
+        cut_rate, refused_rate: Of these, as shares of all answers: cut at the most tokens before they named a picture;
+            refused by a content filter or by the model.
         tie_accuracy: Share of the ties answered "neither" in both orders; None without ties.
         neither_rate: Share of the queries about other pairs that are answered "neither".
         earlier_closer_accuracy: Pair accuracy of the n_closer_earlier pairs whose earlier frame is closer: a judge of
@@ -87,6 +87,8 @@ class Figures:
         later_closer_accuracy: The same of the pairs whose later frame is closer; None without pairs of both kinds.
         clock_accuracy: Pair accuracy of a clock, which always names the frame recorded later; None where that is 100 %.
         published_accuracy: Share of the answers right in the order in which a pair was published; None where in both.
+        both_texts_accuracy: Share of the n_both_texts pairs of frames shown under two task texts with opposite answers
+            that are answered right in both orders under both; None without such.
     """
 
     forward_accuracy: float
@@ -107,6 +109,8 @@ class Figures:
     later_closer_accuracy: Omitted[float | None] = None
     clock_accuracy: Omitted[float | None] = None
     published_accuracy: Omitted[float | None] = None
+    both_texts_accuracy: Omitted[float | None] = None
+    n_both_texts: Omitted[int] = 0
     cut_rate: Omitted[float] = 0.0
     refused_rate: Omitted[float] = 0.0
 
@@ -278,11 +282,7 @@ class GroupSettings:
     """Which questions are asked about groups of pictures.
 
     Attributes:
-        pictures: How many a group has.
-        ask: Which is closest to completion, or to list them all, the closest first.
-        per_episode: Groups of one episode at most.
-        rotations: Arrangements of each group, by default all (`pictures`); with fewer, positions and frames are no
-            longer balanced within a group.
+        rotations: Arrangements of each group; with fewer than all, positions and frames are no longer balanced in it.
     """
 
     pictures: int = field(default=3, metadata={"help": "pictures per group, 3 to 8"})

@@ -119,12 +119,15 @@ def evaluate(
 def _figures(
     pairs: Sequence[Pair], answers: Sequence[Answer], *, resamples: int, seed: int
 ) -> tuple[Figures, Intervals | None]:
-    """The figures of all pairs and their intervals, with that of the order in which they were published."""
+    """The figures of all pairs and their intervals, with those of the published order and of two task texts."""
     figures, bounds = metrics.figures(answers), metrics.intervals(answers, resamples, seed)
     orders = {pair.pair_id: pair.orders for pair in pairs}
     if published := metrics.in_published_order(answers, orders, resamples=resamples, seed=seed):
         figures = dataclasses.replace(figures, published_accuracy=published[0])
         bounds = {**(bounds or {}), "published_accuracy": published[1]} if published[1] else bounds
+    if texts := metrics.under_both_texts(pairs, answers, resamples=resamples, seed=seed):
+        figures = dataclasses.replace(figures, both_texts_accuracy=texts[0], n_both_texts=texts[2])
+        bounds = {**(bounds or {}), "both_texts_accuracy": texts[1]} if texts[1] else bounds
     return figures, bounds
 
 

@@ -70,6 +70,14 @@ COLUMNS: Mapping[str, Column] = {
         "as shown",
         ("published_accuracy",),
     ),
+    "both_texts_accuracy": Column(
+        "both texts %",
+        "of frames shown under two task texts with opposite answers, those right under both in both orders; 0 for a "
+        "judge that ignores the text",
+        "6.25",
+        "0",
+        ("both_texts_accuracy",),
+    ),
     "tie_accuracy": Column("ties %", "ties answered neither in both orders", "0", "0", ("n_ties",)),
     "neither_rate": Column(
         "neither %",

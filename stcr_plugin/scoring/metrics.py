@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stcr_plugin.errors import ConfigError, DataError
 from stcr_plugin.figures import Bounds, Difference, EpisodeFigures, Figures, Intervals
-from stcr_plugin.types import ORDERS, Answer, Order
+from stcr_plugin.types import ORDERS, Answer, Closer, Order, Pair
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,6 +150,29 @@ def in_published_order(
             sums[answer.episode_id][1] += 1
     right, asked = (sum(one[place] for one in sums.values()) for place in (0, 1))
     return 100 * right / asked, pooled_interval(sums, resamples, seed)
+
+
+def under_both_texts(
+    pairs: Sequence[Pair], answers: Sequence[Answer], *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, Bounds | None, int] | None:
+    """Of frames shown under two task texts with opposite answers, the share that is right under both, in both orders.
+
+    A judge that ignores the text has 0 there, and so has one that ignores the pictures.
+
+    Returns:
+        The share in percent, its interval as of `intervals`, and the number of such frame pairs; None without any.
+    """
+    texts: dict[tuple[str, int, int], dict[Closer, str]] = defaultdict(dict)
+    for pair in pairs:
+        texts[pair.episode_id, pair.earlier, pair.later][pair.closer] = pair.pair_id
+    both, sums = by_pair(answers), {episode: [0, 0] for episode in sorted({pair.episode_id for pair in pairs})}
+    for (episode, *_), of_answer in texts.items():
+        if {"earlier", "later"} <= of_answer.keys():
+            asked = [*both[of_answer["earlier"]], *both[of_answer["later"]]]
+            sums[episode][0] += all(answer.right for answer in asked)
+            sums[episode][1] += 1
+    right, count = (sum(one[place] for one in sums.values()) for place in (0, 1))
+    return (100 * right / count, pooled_interval(sums, resamples, seed), count) if count else None
 
 
 def paired_difference(

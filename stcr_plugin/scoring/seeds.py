@@ -20,7 +20,14 @@ from stcr_plugin.results import ClaimAccount
 from stcr_plugin.scoring.metrics import RATES, pooled_interval
 from stcr_plugin.scoring.significance import sign_flips
 
-RARE = ("tie_accuracy", "neither_rate", "earlier_closer_accuracy", "later_closer_accuracy", "clock_accuracy")
+RARE = (
+    "tie_accuracy",
+    "neither_rate",
+    "earlier_closer_accuracy",
+    "later_closer_accuracy",
+    "clock_accuracy",
+    "both_texts_accuracy",
+)
 """The figures that only some pairs have."""
 
 
@@ -51,6 +58,7 @@ class SeedFigures:
     earlier_closer_accuracy: float | None = None
     later_closer_accuracy: Omitted[float | None] = None
     clock_accuracy: Omitted[float | None] = None
+    both_texts_accuracy: Omitted[float | None] = None
 
 
 @dataclass(frozen=True)

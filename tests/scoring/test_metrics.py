@@ -14,6 +14,7 @@ from stcr_plugin.scoring.metrics import (
     intervals,
     paired_difference,
     per_episode,
+    under_both_texts,
 )
 from stcr_plugin.types import ORDERS, Answer, Pair, Query
 
@@ -292,6 +293,22 @@ def test_clock_is_right_where_the_later_frame_is_closer_and_both_directions_make
     backwards = figures(asked([pair(i, closer="earlier") for i in range(4)], lambda query: query.answer))
     assert (backwards.clock_accuracy, backwards.later_closer_accuracy) == (0, None)
     assert figures(asked(pairs(4), lambda query: query.answer)).clock_accuracy is None
+
+
+def test_frames_under_two_texts_count_only_where_both_are_right_in_both_orders():
+    """A judge of the text and the frames has 100, and a judge of one of them has 0."""
+    later = [dataclasses.replace(pair(i, i // 4), earlier=i, later=20 + i) for i in range(8)]
+    earlier = [dataclasses.replace(one, pair_id=f"{one.pair_id}:1", task="undo", closer="earlier") for one in later]
+    alone = [pair(50, 0)]
+    shown = [*later, *earlier, *alone]
+    right = asked(shown, lambda query: query.answer)
+    assert under_both_texts(shown, right) == (100, (100, 100), 8)
+    clock = asked(shown, lambda query: "img2" if query.order == "forward" else "img1")
+    assert under_both_texts(shown, clock)[0] == 0
+    assert under_both_texts(shown, asked(shown, lambda query: "img2"))[0] == 0
+    half = asked(shown, lambda query: query.answer if query.pair.pair_id != "p3:1" else "img2")
+    assert under_both_texts(shown, half)[0] == 87.5
+    assert under_both_texts([*later, *alone], asked([*later, *alone], lambda query: query.answer)) is None
 
 
 def test_published_order_has_the_figure_of_a_benchmark_that_shows_each_pair_once():
