@@ -1,8 +1,8 @@
 """Teaches random weights to read a picture, which a stock VLM already can.
 
-The embedded checkpoint is trained to describe one picture in the simulator's claims, alone or named among others of
-its episode in random order. A regression head on the image tokens (positions of hand, object and goal) makes the vision
-tower learn in one minute instead of ten. Nothing is compared or judged here.
+The embedded checkpoint is trained to describe one picture in the simulator's claims. A regression head on the image
+tokens (positions of hand, object and goal) makes the vision tower learn in one minute instead of ten. There are no
+pairs of pictures, orders or judgments here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import numpy.typing as npt
 from stcr_plugin import artefacts
 from stcr_plugin.config import settings
 from stcr_plugin.episodes.tabletop import SEEN_COLOURS, TabletopConfig, TabletopSource
-from stcr_plugin.errors import ConfigError
 from stcr_plugin.logits import IGNORE, cut_to_tail
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.types import Episode, State, under
 
-_PROMPT = "<|im_start|>user\n{images}Describe img{asked}: {task}.<|im_end|>\n<|im_start|>assistant\n"
-_IMAGE = "img{number}: <|vision_start|>{image}<|vision_end|>\n"
+_PROMPT = (
+    "<|im_start|>user\nimg1: <|vision_start|>{image}<|vision_end|>\nDescribe img1: {task}.<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
 
 
 @settings
@@ -36,23 +37,16 @@ class Pretraining:
         shared: Episodes of each of the groups `tasks` and `naming`, a picture of which is described for one of its
             tasks. With some, the head also learns where the object and the pad of each colour are.
         frames: Pictures of each.
-        pictures: A prompt shows up to so many pictures of one episode and asks about one of them by its number.
-        steps: Training steps, of `batch_size` pictures each, or as many as whole prompts have room for.
+        steps: Training steps, of `batch_size` pictures each.
     """
 
     episodes: int = 600
     shared: int = 0
     frames: int = 16
-    pictures: int = 1
     steps: int = 1400
     batch_size: int = 32
     learning_rate: float = 2.0e-3
     regression_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.pictures <= min(self.frames, self.batch_size):
-            what = f"is {self.pictures}, and an episode gives {self.frames} frames, a step {self.batch_size}"
-            raise ConfigError("pretraining.pictures", what, "choose from 1 to the smaller of the two")
 
 
 def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
@@ -70,10 +64,13 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, trust_remote_code=False)
     processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False)
-    pictures, tasks, captions, positions, firsts = _described_pictures(rules, seed)
+    pictures, tasks, captions, positions = _described_pictures(rules, seed)
     grid = processor.image_processor(images=pictures[:1], return_tensors="pt")["image_grid_thw"]
     tokens = int(grid[0].prod()) // processor.image_processor.merge_size**2
-    image = "<|image_pad|>" * tokens
+    encoded = [
+        _encoded(processor.tokenizer, task, caption, image_tokens=tokens)
+        for task, caption in zip(tasks, captions, strict=True)
+    ]
     seen: list[Any] = []
     hook = model.model.visual.register_forward_hook(lambda _module, _inputs, output: seen.append(output.pooler_output))
     torch.manual_seed(seed)
@@ -88,15 +85,8 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
         for step in range(rules.steps):
             for group in optimizer.param_groups:
                 group["lr"] = rules.learning_rate * _schedule(step, rules.steps)
-            rows, asked = _drawn(rules, firsts, len(pictures), generator)
-            chosen = rows.flatten()
-            ids, labels, mask = _padded(
-                [
-                    _encoded(processor.tokenizer, tasks[row[place]], captions[row[place]], [image] * len(row), place)
-                    for row, place in zip(rows.tolist(), asked.tolist(), strict=True)
-                ],
-                processor.tokenizer.pad_token_id,
-            )
+            chosen = torch.randint(len(pictures), (rules.batch_size,), generator=generator)
+            ids, labels, mask = _padded([encoded[i] for i in chosen.tolist()], processor.tokenizer.pad_token_id)
             seen.clear()
             # Not all at once before: the patches of 9,600 pictures take 1.6 GB, and as much again while they are made.
             read = processor.image_processor(images=[pictures[i] for i in chosen.tolist()], return_tensors="pt")
@@ -108,7 +98,7 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
                 "labels": labels,
             }
             output = model(**cut_to_tail(batch))
-            placed = _distance(head(seen[0].reshape(len(chosen), -1)), targets[chosen])
+            placed = _distance(head(seen[0].reshape(rules.batch_size, -1)), targets[chosen])
             (output.loss + rules.regression_weight * placed).backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -123,10 +113,8 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
 
 def _described_pictures(
     rules: Pretraining, seed: int
-) -> tuple[list[npt.NDArray[np.uint8]], list[str], list[str], npt.NDArray[np.float32], list[int]]:
-    """Pictures, task texts, captions, targets [n, 8], and the place of each episode's first picture.
-
-    Targets are positions in the picture (-2..2), grip and holding (-1, 1).
+) -> tuple[list[npt.NDArray[np.uint8]], list[str], list[str], npt.NDArray[np.float32]]:
+    """Pictures, task texts, captions, and targets [n, 8]: positions in the picture (-2..2), grip, holding (-1, 1).
 
     With `rules.shared`, [n, 8 + 4 per colour], NaN where a picture or its vision alone says nothing: which of two
     objects is meant, and where things of other colours are.
@@ -138,11 +126,10 @@ def _described_pictures(
     source = TabletopSource(counts, seed=seed + 1_000_003)
     rng = np.random.default_rng(seed)  # not artefacts.rng: the same seed keeps giving the same base
     phrases = load_phrases(source.kind)["en"]
-    pictures, tasks, captions, positions, firsts = [], [], [], [], []
+    pictures, tasks, captions, positions = [], [], [], []
     for episode in source.episodes():
         assert isinstance(episode, Episode)
         states = source.states(episode)
-        firsts.append(len(pictures))
         chosen = sorted(rng.choice(episode.n_frames, min(rules.frames, episode.n_frames), replace=False).tolist())
         for index, picture in zip(chosen, source.frames(episode, chosen), strict=True):
             task = episode.task
@@ -158,27 +145,7 @@ def _described_pictures(
             holding = state["phase"] in ("lift", "move")
             more = _by_colour({task: state} | dict(state.get("tasks", {}))) if rules.shared else []
             positions.append([*spots, 2 * state["gripper"] - 1, 2.0 * holding - 1, *more])
-    return pictures, tasks, captions, np.array(positions, dtype=np.float32), firsts
-
-
-def _drawn(rules: Pretraining, firsts: list[int], n_pictures: int, generator: Any) -> tuple[Any, Any]:
-    """One step's pictures [prompts, pictures of a prompt], and the place of the one that each prompt asks about."""
-    import torch
-
-    def below(number: int) -> int:
-        return int(torch.randint(number, (1,), generator=generator))
-
-    shown = 1 + below(rules.pictures) if rules.pictures > 1 else 1
-    if shown == 1:
-        chosen = torch.randint(n_pictures, (rules.batch_size,), generator=generator)
-        return chosen[:, None], torch.zeros(rules.batch_size, dtype=torch.long)
-    ends = [*firsts[1:], n_pictures]
-    rows = []
-    for _ in range(rules.batch_size // shown):
-        episode = below(len(firsts))
-        of_episode = torch.randperm(ends[episode] - firsts[episode], generator=generator)
-        rows.append(firsts[episode] + of_episode[:shown])
-    return torch.stack(rows), torch.randint(shown, (len(rows),), generator=generator)
+    return pictures, tasks, captions, np.array(positions, dtype=np.float32)
 
 
 def _by_colour(states: Mapping[str, State]) -> list[float]:
@@ -202,9 +169,8 @@ def _distance(placed: Any, targets: Any) -> Any:
     return torch.nn.functional.mse_loss(placed, targets)
 
 
-def _encoded(tokenizer: Any, task: str, caption: str, images: list[str], asked: int) -> tuple[list[int], list[int]]:
-    shown = "".join(_IMAGE.format(number=number, image=image) for number, image in enumerate(images, start=1))
-    prompt = tokenizer.encode(_PROMPT.format(images=shown, asked=asked + 1, task=task), add_special_tokens=False)
+def _encoded(tokenizer: Any, task: str, caption: str, *, image_tokens: int) -> tuple[list[int], list[int]]:
+    prompt = tokenizer.encode(_PROMPT.format(image="<|image_pad|>" * image_tokens, task=task), add_special_tokens=False)
     answer = tokenizer.encode(f"{caption}<|im_end|>", add_special_tokens=False)
     return prompt + answer, [IGNORE] * len(prompt) + answer
 
