@@ -28,7 +28,7 @@ STAGE1 ?=
 STAGE2 ?=
 WEAK_ONLY ?=
 
-.PHONY: install demo demo-ablation demo-seeds quick real metaworld test test-fast check check-static docs bench kills fuzz interop gpu clean
+.PHONY: install demo demo-ablation demo-seeds quick real metaworld test test-fast check check-static docs bench kills fuzz interop full-size gpu clean
 
 install: $(READY)
 
@@ -123,10 +123,10 @@ TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --duration
 
 test test-fast: export OMP_NUM_THREADS := 1
 test: | $(READY)
-	$(TESTS) -m "not gpu and not kill and not fuzz and not interop"
+	$(TESTS) -m "not gpu and not kill and not fuzz and not interop and not full_size"
 
 test-fast: | $(READY)
-	$(TESTS) -m "not gpu and not kill and not fuzz and not interop and not slow"
+	$(TESTS) -m "not gpu and not kill and not fuzz and not interop and not full_size and not slow"
 
 check-static: | $(READY)
 	ruff check .
@@ -150,12 +150,15 @@ fuzz: | $(READY)
 	python -m pytest tests/fuzz -m fuzz -q -s
 
 # The real vLLM and LeRobot, each in an environment of its own below .interop, with the chain of `make quick` on heads of
-# 32, the least that vLLM serves on a CPU. What cannot be installed is skipped by name. Downloads gigabytes.
+# 32, the least that vLLM serves on a CPU; and the tests of tests/frameworks with newer LLaMA-Factory, TRL and
+# transformers. What cannot be installed is skipped by name. Downloads gigabytes.
 PYTHON312 ?= python3.12
 
 interop: | $(READY)
 	-$(MAKE) .interop/vllm/bin/.ready
 	-$(MAKE) .interop/lerobot/bin/.ready
+	-$(MAKE) .interop/newest/bin/.ready
+	-$(MAKE) .interop/newest_trl/bin/.ready
 	$(MAKE) demo RUN=runs/interop $(QUICK) \
 	  BASE='$(QUICK_BASE) architecture.hidden=128 architecture.heads=4 architecture.mrope_section=[4,6,6]'
 	python -m pytest tests/interop -m interop -s
@@ -170,6 +173,19 @@ interop: | $(READY)
 	$(PYTHON312) -m venv .interop/lerobot
 	.interop/lerobot/bin/pip install -q -r $< ./interop/lerobot_reward_stcr
 	touch $@
+
+# Ours first: the versions of the second line are beyond the limits of its requirements.
+.interop/%/bin/.ready: interop/%.txt
+	$(PYTHON) -m venv .interop/$*
+	.interop/$*/bin/pip install -q -e . pytest pytest-timeout
+	.interop/$*/bin/pip install -q -U -r $<
+	touch $@
+
+# LoRA recipes on models of their real size with random weights: two steps of each stage with a kill between them, export
+# and one served answer. Takes hours, gigabytes of disk in runs/full_size, and goes on where it was stopped.
+full-size: export OMP_NUM_THREADS := 1
+full-size: | $(READY)
+	python -m pytest tests/full_size -m full_size -s
 
 docs: | $(READY)
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

@@ -7,8 +7,10 @@ Figures come from the published studies (docs/results/STUDY/study.json and seed*
 are in docs/results/repeats, forgetting and real (made by docs/pack_answers.py), from what stage 1 wrote in
 docs/results/factuality (docs/pack_claims.py), from progress curves in docs/results/labels (docs/pack_labels.py) with
 the result of `stcr calibrate` there, from the policies of docs/results/behaviour_cloning (results.jsonl of
-examples/behaviour_cloning), and from docs/results/measured.yaml, which lists times, rates and estimates. figures.json
-holds those that a page uses. A page uses a figure in one of two ways:
+examples/behaviour_cloning), from the answers of servers in docs/results/interop (written by `make interop`), from
+models of real size in docs/results/full_size (rows.jsonl of `make full-size`), and from docs/results/measured.yaml,
+which lists times, rates and estimates. figures.json holds those that a page uses. A page uses a figure in one of two
+ways:
 
 - A table stands between `<!-- table: NAME -->` and `<!-- end -->`; its text is TABLES[NAME], filled with figures.
 - A number in running text is bound to its figure in a comment after its paragraph or list:
@@ -22,7 +24,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -52,6 +54,9 @@ ON_ROBOTS = RESULTS / "annotation/real.jsonl"
 LABELS = sorted((RESULTS / "labels").glob("*.jsonl"))
 TEMPERATURE = RESULTS / "labels/temperature.json"
 CLONING = RESULTS / "behaviour_cloning"
+SERVED = RESULTS / "interop/agreement.jsonl"
+PROBABILITIES = RESULTS / "interop/probabilities.json"
+FULL_SIZE = sorted((RESULTS / "full_size").glob("*.jsonl"))
 ARMS = {
     "unchecked": "all texts of the teacher",
     "checked": "texts that every check accepted",
@@ -85,6 +90,15 @@ if len(TRAINED_ON_TEXTS) >= 3:
         "annotate_stage1_pair_accuracy": "annotated_checked_heldout_pair_accuracy",
         "programmatic_stage1_pair_accuracy": "annotated_programmatic_heldout_pair_accuracy",
     }
+FULL_SIZE_UNITS = {
+    "weights": ("GiB", 2**30),
+    "gradients": ("MiB", 2**20),
+    "optimizer": ("MiB", 2**20),
+    "rise": ("MiB", 2**20),
+    "trained": ("million", 1e6),
+    "tokens": ("tokens", 1),
+    "tail": ("tokens", 1),
+}
 POLICIES = {
     "all": "all rows",
     "weighted": "weights from the judge's progress",
@@ -146,8 +160,11 @@ def all_figures() -> dict[str, Figure]:
     found |= {one.name: one for one in _of_recordings()}
     for path in LABELS:
         found |= {one.name: one for one in _of_labels(path)}
+    for path in FULL_SIZE:
+        found |= {one.name: one for one in _of_full_size(path)}
     found |= {one.name: one for one in _of_temperature()}
     found |= {one.name: one for one in _of_policies(CLONING / "results.jsonl")}
+    found |= {one.name: one for one in _of_served()}
     if ANNOTATION.is_file():
         found |= {one.name: one for one in _of_teachers(ANNOTATION)}
     return found | {one.name: one for one in _derived(found)}
@@ -337,12 +354,33 @@ def _of_labels(path: Path) -> Iterator[Figure]:
             yield replace(one, name=f"{at}_auc", value=of.auc, low=low, high=high, unit="AUC")
             low, high = of.ends_interval or (None, None)
             yield replace(one, name=f"{at}_ends", value=of.ends, low=low, high=high, unit="progress")
+    if "success" in lines[0]:
+        yield from _of_held_out(stem, lines, here)
     for one in head["controls"]:
         control = replace(here, n=one["n_episodes"], unit="progress")
         for name in ("value", "clock", "constant"):
             yield replace(control, name=f"{stem}_control_{one['name']}_{name}", value=one[name])
     for name in ("queries", "all_pairs", "frames", "anchors"):
         yield replace(here, name=f"{stem}_{name}", value=head["counts"][name], unit=name)
+
+
+def _of_held_out(stem: str, lines: Sequence[Mapping[str, Any]], here: Figure) -> Iterator[Figure]:
+    """Of recordings that folds held out: pairs in both orders by direction, and what `stcr label --success` gave."""
+    pairs = {kind: {line["episode"]: line[kind] for line in lines} for kind in ("rises", "falls")}
+    pairs["pair_accuracy"] = {name: letters + pairs["falls"][name] for name, letters in pairs["rises"].items()}
+    for kind, of in pairs.items():
+        right = {name: (letters.count("B"), len(letters)) for name, letters in of.items() if letters}
+        part, whole = (sum(one[column] for one in right.values()) for column in (0, 1))
+        low, high = pooled_interval(right) or (None, None)
+        yield replace(here, name=f"{stem}_{kind}", value=100 * part / whole, low=low, high=high, n=whole)
+        yield replace(here, name=f"{stem}_{kind}_episodes", value=len(right), unit="episodes")
+    orders = Counter("".join(pairs["pair_accuracy"].values()))
+    n = orders.total()
+    yield replace(here, name=f"{stem}_clock", value=100 * sum(map(len, pairs["rises"].values())) / n, n=n)
+    yield replace(here, name=f"{stem}_gap", value=100 * (orders["F"] - orders["K"]) / n, n=n, unit="points")
+    good, bad = ([line["success"] for line in lines if (line["truth"][-1] == 1) is kind] for kind in (True, False))
+    low, high = _auc_interval(good, bad)
+    yield replace(here, name=f"{stem}_success_auc", value=_auc(good, bad), low=low, high=high, n=len(lines), unit="AUC")
 
 
 def _trace(line: Mapping[str, Any]) -> Trace:
@@ -469,6 +507,52 @@ def _of_policies(path: Path) -> Iterator[Figure]:
         yield replace(base, name=f"bc_weight_correlation_{group}", value=of["correlation"], n=rows, unit="r")
         for kind in ("none", "some", "whole"):
             yield replace(base, name=f"bc_weight_where_{kind}_{group}", value=of[kind][1], n=of[kind][0], unit="weight")
+
+
+def _of_served() -> Iterator[Figure]:
+    """How far a served model agrees with the local engine: served_MEASURE_SERVER_MODE; and what one request does."""
+    here = Figure("", 0.0)
+    for line in _read(SERVED) if SERVED.is_file() else ():
+        here = Figure("", 0.0, n=line["answers"] // 2, split="seen", source=str(SERVED.relative_to(REPOSITORY)))
+        here = replace(here, command=line["command"], revision=line["provenance"]["code_revision"][:7])
+        shares = {"agreement": ("same", "answers"), "same_text": ("same_text", "answers")}
+        if line["counted"]:
+            shares["same_tokens"] = ("same_prompt_tokens", "counted")
+        for name, (part, whole) in shares.items():
+            yield replace(here, name=f"served_{name}_{line['name']}", value=100 * line[part] / line[whole])
+        right = 2 * 100 * line["right_in_both_orders"] / line["answers"]
+        yield replace(here, name=f"served_pair_accuracy_{line['name']}", value=right)
+        if line["largest_difference_of_log_odds"] is not None:
+            off = line["largest_difference_of_log_odds"]
+            yield replace(here, name=f"served_log_odds_off_{line['name']}", value=off, unit="nats")
+    found = json.loads(PROBABILITIES.read_text(encoding="utf-8")) if PROBABILITIES.is_file() else {}
+    here = replace(here, n=None, source=str(PROBABILITIES.relative_to(REPOSITORY)))
+    for name in ("queries", "requests", "generated_tokens"):
+        if name in found:
+            yield replace(here, name=f"served_{name}", value=found[name], unit=name.replace("_", " "))
+    for name, key in {"as_given": "as given", "in_order": "in the order of the engine"}.items():
+        if "prefix_tokens_used_again_percent" in found:
+            yield replace(here, name=f"served_prefix_{name}", value=found["prefix_tokens_used_again_percent"][key])
+
+
+def _of_full_size(path: Path) -> Iterator[Figure]:
+    """What was foretold and measured of each step of `make full-size`: full_size_MODEL_STEP_foretold_NAME."""
+    head, *lines = _read(path)
+    here = Figure("", 0.0, source=str(path.relative_to(REPOSITORY)), command="make full-size")
+    here = replace(here, revision=head["provenance"]["code_revision"][:7])
+    for line in lines:
+        stem = f"full_size_{path.stem}_{line['step']}"
+        for kind in ("foretold", "measured"):
+            for name, (unit, scale) in FULL_SIZE_UNITS.items():
+                if name in line.get(kind, {}):
+                    yield replace(here, name=f"{stem}_{kind}_{name}", value=line[kind][name] / scale, unit=unit)
+        for number, seconds in enumerate(line.get("measured", {}).get("seconds", ()), 1):
+            yield replace(here, name=f"{stem}_seconds_{number}", value=seconds, unit="seconds")
+        for name in ("prompt_tokens", "completion_tokens"):
+            if name in line:
+                yield replace(here, name=f"{stem}_{name}", value=line[name], unit="tokens")
+        if "bytes" in line:
+            yield replace(here, name=f"{stem}_size", value=line["bytes"] / 2**30, unit="GiB")
 
 
 def _by_layout(of_seeds: list[list[Any]]) -> dict[int, tuple[int, int]]:
@@ -646,6 +730,7 @@ def _on_robots() -> str:
 
 LABELLED = {
     "g1": "G1, by the stage trained on 17 of the 24",
+    "sole_folds": "`sole_r1_lift`, by that stage trained on other clips",
     "sole_tabletop": "`sole_r1_lift`, by a stage of the simulator",
 }
 
@@ -661,7 +746,9 @@ def _labelled() -> str:
             both = [f"{{{stem}_{key}:.2fi}}" if f"{stem}_{key}" in known else "-" for key in ("auc", "ends")]
             cells = [f"{{{stem}_tau:.2fi}} | {{{stem}_tau_clock:.2f}}", *both, f"{{{stem}_mean_end:.2f}}"]
             cells += [f"{{{stem}_voc:.2f}}"]
-            name = "all but the reference" if group == "all" else group.replace("_", " ")
+            name = group.replace("_", " ")
+            if group == "all":
+                name = "all but the reference" if head["reference"] else "each held out once"
             lines.append(f"| {LABELLED[path.stem]} | {name} | {{{stem}_tau.n}} | {' | '.join(cells)} |")
     head = "| labels | episodes | number | Kendall's tau | clock | AUC of ends | success minus failure "
     return _table(head + "| mean end | VOC |", lines)
@@ -694,6 +781,30 @@ def _policies() -> str:
     return _table(f"| trained on | {heads} |", rows)
 
 
+SERVERS = {
+    "vllm_direct": "vLLM | stage 2, answers compared",
+    "vllm_direct_generated": "vLLM | stage 2, answers generated",
+    "vllm_cot": "vLLM | stage 1, mode `cot`",
+    "llamafactory": "`llamafactory-cli api` | stage 2, answers generated",
+    "llamafactory_cot": "`llamafactory-cli api` | stage 1, mode `cot`",
+}
+
+
+def _served() -> str:
+    """A line per server and mode."""
+    known, rows = {one.name for one in _of_served()}, []
+    for line in _read(SERVED) if SERVED.is_file() else ():
+        name = line["name"]
+        tokens = f"{{served_same_tokens_{name}:.1f}}" if f"served_same_tokens_{name}" in known else "not given"
+        odds = f"{{served_log_odds_off_{name}:.1e}}" if f"served_log_odds_off_{name}" in known else "-"
+        texts = f"{{served_agreement_{name}:.1f}} | {{served_same_text_{name}:.1f}}"
+        rows.append(f"| {SERVERS[name]} | {{served_agreement_{name}.n}} | {texts} | {tokens} | {odds} |")
+    heads = (
+        "pairs, in both orders | same answer % | same text % | same number of prompt tokens % | log-odds apart at most"
+    )
+    return _table(f"| server | asked | {heads} |", rows)
+
+
 ROWS = {"base": "base", "stage1": "stage 1", "stage2": "chain", "weak_only": "weak pairs only"}
 
 
@@ -704,6 +815,31 @@ def _table(header: str, rows: list[str]) -> str:
 
 def _mean(name: str) -> str:
     return f"{{{name}:.1f}} ± {{{name}_sd:.1f}}"
+
+
+def _full_size() -> str:
+    """A line per model and stage: foretold / measured."""
+    rows = []
+    for path in FULL_SIZE:
+        for line in _read(path)[1:]:
+            if "foretold" in line:
+                stem = f"full_size_{path.stem}_{line['step']}"
+                cells = [
+                    f"{{{stem}_foretold_{name}:{spec}}} / {{{stem}_measured_{name}:{spec}}}"
+                    for name, spec in (
+                        ("trained", ".2f"),
+                        ("weights", ".3f"),
+                        ("gradients", ".1f"),
+                        ("optimizer", ".1f"),
+                        ("rise", ".0f"),
+                    )
+                ]
+                cells.append(f"{{{stem}_measured_tokens:.0f}}, {{{stem}_measured_tail:.0f}}")
+                steps = range(1, 1 + len(line["measured"]["seconds"]))
+                seconds = [f"{{{stem}_seconds_{number}:,.0f}}" for number in steps]
+                rows.append(f"| {line['model']}: `{line['recipe']}` | {' | '.join(cells)} | {', '.join(seconds)} |")
+    heads = "trained, millions | weights, GiB | gradients, MiB | optimizer, MiB | rise in a step, MiB"
+    return _table(f"| model, recipe | {heads} | tokens, of them with logits | seconds of each step |", rows)
 
 
 def _main() -> str:
@@ -831,6 +967,7 @@ def _factuality(columns: Mapping[str, str]) -> str:
 TABLES = {
     "main": _main(),
     "policies": _policies(),
+    "served": _served(),
     "policy_labels": _table(
         "| 48 demonstrations | judge | a judge that looks at nothing |",
         [
@@ -941,6 +1078,20 @@ TABLES = {
         [
             "| 1,000,000 | 10,000 | {build_1m_seconds:.0f} s | {build_1m_cpu_seconds:.0f} s | "
             "{build_1m_memory:.0f} MiB |"
+        ],
+    ),
+    "full_size": _full_size(),
+    "step_shares": _table(
+        "| | percent of the time |",
+        [
+            f"| {text} | {{step_share_{name}:.0f}} |"
+            for text, name in (
+                ("matrix products", "matrix_products"),
+                ("attention", "attention"),
+                ("convolution that embeds the patches", "patch_convolution"),
+                ("waiting for the next batch", "data"),
+                ("all other operators", "small_operations"),
+            )
         ],
     ),
     "extraction": _table(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,7 @@ LETTERS = {(True, True): "B", (True, False): "F", (False, True): "K", (False, Fa
 def packed(folder: Path) -> dict[str, Any]:
     """One evaluation folder as one line."""
     result = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    right: dict[tuple[str, str], dict[str, bool]] = {}
-    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
-    for answer in answers:
-        pair = right.setdefault((answer["episode_id"], answer["pair_id"]), {})
-        pair[answer["order"]] = answer["chosen"] == answer["expected"]
-    episodes: dict[str, str] = {}
-    for (episode, _), pair in right.items():
-        episodes[episode] = episodes.get(episode, "") + LETTERS[pair["forward"], pair["backward"]]
+    answers = read_answers(folder)
     return {
         "row": result["name"],
         "split": result["split"],
@@ -37,8 +31,24 @@ def packed(folder: Path) -> dict[str, Any]:
         "revision": result["provenance"]["code_revision"],
         "processor": result["provenance"].get("processor", "not recorded"),
         "described": 100 * sum("spatial details:" in answer["text"] for answer in answers) / len(answers),
-        "episodes": episodes,
+        "episodes": letters(answers),
     }
+
+
+def read_answers(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def letters(answers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Episode -> a letter per pair."""
+    right: dict[tuple[str, str], dict[str, bool]] = {}
+    for answer in answers:
+        pair = right.setdefault((answer["episode_id"], answer["pair_id"]), {})
+        pair[answer["order"]] = answer["chosen"] == answer["expected"]
+    episodes: dict[str, str] = {}
+    for (episode, _), pair in right.items():
+        episodes[episode] = episodes.get(episode, "") + LETTERS[pair["forward"], pair["backward"]]
+    return episodes
 
 
 def main(arguments: list[str]) -> None:

@@ -11,32 +11,37 @@ which is read from the dataset.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+from stcr_plugin import artefacts
 from stcr_plugin.robotics.label_files import ANCHORS, LABEL, LabelRecord, read_anchors
 from stcr_plugin.robotics.labelled_data import LabelledData
 
 
 def main(arguments: list[str]) -> None:
     out, command, revision, given, *groups = arguments
-    folder = Path(given)
+    head, lines = packed(Path(given))
+    head = {"command": command, "revision": revision, **head}
+    head["groups"] = {name: names.split(",") for name, _, names in (group.partition("=") for group in groups)}
+    artefacts.write_jsonl(Path(out), [head, *lines])
+
+
+def packed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """How the labels of a folder were made, and a line per episode."""
     record = LabelRecord.read(folder / LABEL)
     data = LabelledData(Path(record.dataset)).opened()
     episodes = {episode.episode_id: episode for _, episode in data.listed()[0]}
     head = {
-        "command": command,
-        "revision": revision,
         "model_digest": record.engine.get("model_digest"),
         "counts": record.counts,
         "reference": list(record.settings["reference"]),
-        "groups": {name: names.split(",") for name, _, names in (group.partition("=") for group in groups)},
         "controls": [asdict(one) for one in record.controls],
     }
-    lines = [json.dumps(head)]
+    lines = []
     for name, anchors in groupby(read_anchors(folder / ANCHORS), key=lambda one: one.episode_id):
         rows = list(anchors)
         frames = [one.frame_index for one in rows]
@@ -44,9 +49,8 @@ def main(arguments: list[str]) -> None:
         line = {"episode": name, "frames": frames, "progress": [round(one.progress, 4) for one in rows]}
         line |= {"disagreement": differ}
         truth = [round(value, 4) for value in data.truth(episodes[name], episodes[name].task, frames)]
-        lines.append(json.dumps(line | ({"truth": truth} if truth else {})))
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        lines.append(line | ({"truth": truth} if truth else {}))
+    return head, lines
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import numpy as np
 from stcr_plugin.config import from_mapping
 from stcr_plugin.engines.oracles import Oracle
 from stcr_plugin.engines.picture_loading import Pictures
+from stcr_plugin.engines.sealed import inside
 from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.evaluation.control_list import CONTROLS
 from stcr_plugin.evaluation.controls import controls
@@ -94,6 +95,17 @@ Rule = Callable[[Prompt, Sequence[Seen]], "bool | None"]
 """The prompt and its pictures -> whether the second one is closer; None for no preference."""
 
 
+_SEEN: dict[tuple[Path, str, str, str], Seen] = {}
+
+
+def _seen(pictures: Pictures, shown: Shown, item: str) -> Seen:
+    """The picture as every engine opens it. All judges are shown the same ones, so each is opened once."""
+    key = (pictures.registry, inside(shown.image), shown.change, inside(shown.other))
+    if key not in _SEEN:
+        _SEEN[key] = np.asarray(pictures.open(shown, item))
+    return _SEEN[key]
+
+
 class PixelJudge:
     """An engine that opens its pictures as every engine does, and judges by `rule`.
 
@@ -109,9 +121,8 @@ class PixelJudge:
         return {"engine": self.name}
 
     def respond(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Response]]:
-        opened = {one: np.asarray(self.pictures.open(one, prompt.item)) for prompt in prompts for one in prompt.shown}
         for number, prompt in enumerate(prompts):
-            second = self.rule(prompt, [opened[one] for one in prompt.shown])
+            second = self.rule(prompt, [_seen(self.pictures, one, prompt.item) for one in prompt.shown])
             share = 0.5 if second is None else 0.9 if second else 0.1
             text = prompt.answer.format(name=prompt.names[1 if second is None else int(second)])
             if self.writes:
@@ -222,7 +233,7 @@ class Memory:
         self.known: list[tuple[np.ndarray, int]] = []
         for image, place in places.items():
             for change in ("", "mirror"):
-                self.known.append((np.asarray(opened.open(Shown(image, change), "memory")), place))
+                self.known.append((_seen(opened, Shown(image, change), "memory"), place))
         self.exact = {picture.tobytes(): place for picture, place in self.known[::2]}
         self.small = np.stack([_small(picture) for picture, _ in self.known])
         self.found: dict[bytes, float | None] = {}  # what is seen again is not searched for again

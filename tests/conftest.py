@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,33 @@ from tiny_stage import Workshop
 from toy_build import build_toy
 
 from stcr_plugin.report import plots
+
+_frozen_at = 0
+
+
+def _freeze() -> None:
+    """Take all objects out of the search for garbage: what imports and the collection of tests made is never any."""
+    global _frozen_at
+    gc.collect()
+    gc.freeze()
+    _frozen_at = len(sys.modules)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Without searches for garbage, which take as long as all the imports."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        _freeze()
+
+
+def pytest_runtest_setup() -> None:
+    """Every training searches for garbage among all objects, for a fifth of its time unless imports are left out."""
+    if len(sys.modules) > _frozen_at + 200:
+        _freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ ends as ever. Start-up itself and torchrun are shown by real processes; `start` 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -27,7 +28,16 @@ from typing import IO, Any
 # Variables that are read at an import; where they have other values than in the server, a real process is started.
 AT_IMPORT = ("OMP_", "MKL_", "HF_", "TRANSFORMERS_", "TORCH_", "TOKENIZERS_", "CUDA_", "PYTHON", "STCR_", "USE_", "LD_",
              "DISABLE_VERSION_CHECK")  # fmt: skip
-PACKAGES = ("llamafactory.cli", "llamafactory.train.tuner", "trl.trainer.sft_trainer", "deepspeed", "stcr_plugin.cli")
+PACKAGES = (
+    *("llamafactory.cli", "llamafactory.train.tuner", "trl.trainer.sft_trainer", "deepspeed", "stcr_plugin.cli"),
+    # What a stage and an evaluation import when they come to it.
+    *("torch.utils.tensorboard", "torchdata.stateful_dataloader", "matplotlib.backends.backend_agg", "scipy.stats"),
+    *("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "transformers.models.qwen2_5_vl.processing_qwen2_5_vl"),
+    *("transformers.models.qwen2_vl.image_processing_qwen2_vl", "transformers.models.qwen2.tokenization_qwen2"),
+    *("transformers.models.qwen2_vl.video_processing_qwen2_vl", "stcr_plugin.registry.build"),
+    *("stcr_plugin.frameworks.callback", "stcr_plugin.frameworks.stage_record", "stcr_plugin.frameworks.batches"),
+    *("stcr_plugin.engines.open", "stcr_plugin.evaluation.controls", "stcr_plugin.report.evaluation_page"),
+)
 
 
 class Forked:
@@ -163,4 +173,7 @@ if __name__ == "__main__":
     # The ranks talk through gloo; DeepSpeed would compile its own way through shared memory for a minute.
     sys.modules["deepspeed"].ops.__compatible_ops__["deepspeed_shm_comm"] = False
     assert threading.active_count() == 1, "a fork would lose a thread"
+    os.fsync, os.sync = lambda descriptor: None, lambda: None  # as in conftest.py
+    gc.collect()
+    gc.freeze()  # a search for garbage would copy all that was imported into each forked process
     _become(_serve(sys.argv[1]))

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+from tiny_stage import REPOSITORY
+
+from stcr_plugin.cli import main
+
+CHAIN = REPOSITORY / "runs/interop"
+SPLIT = "seen"  # of the chain's build; its episodes are in no training set
+COMPARED = ("--set", "engine.logprobs=true")
 START = 900.0  # seconds until a server must listen; vLLM compiles at its first start
-# As many threads as the cores that are given, not bound to any; GiB of its cache.
-VLLM_ON_A_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+def environment(name: str) -> Path:
+    """The interpreter of an environment of `make interop`; skips where it could not be made."""
+    path = REPOSITORY / ".interop" / name / "bin/python"
+    if not path.with_name(".ready").exists():
+        pytest.skip(f"the environment .interop/{name} is not here; `make interop` makes it, and says where it cannot")
+    return path
+
+
+def versions(python: Path, *names: str) -> dict[str, str]:
+    """Distribution -> its version in the environment of `python`."""
+    code = f"from importlib import metadata; print(*(metadata.version(one) for one in {names}))"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    return dict(zip(names, done.stdout.split(), strict=True))
+
+
+def trained_chain() -> Path:
+    """The chain in runs/interop; skips where it is not finished."""
+    if not (CHAIN / "stage2/stage.json").is_file():
+        pytest.skip("no chain in runs/interop; `make interop` trains it")
+    return CHAIN
 
 
 @contextmanager
@@ -52,15 +82,49 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def build_of(chain: Path) -> str:
+    """The name of the build that a chain was trained on."""
+    (manifest,) = (chain / "data_registry").glob("*/manifest.json")
+    return manifest.parent.name
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An exported stage, and the line that the export printed for vLLM."""
+
+    path: Path
+    line: str
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def pixels(self) -> int:
+        return int(json.loads((self.path / "stage.json").read_text())["image_max_pixels"])
+
+    def at(self, url: str, *more: str) -> list[str]:
+        """The options of a command for this folder behind a server."""
+        return ["--engine", "server", "--url", url, "--server-model", self.name, *more]
+
+
+def exported(stage: Path, out: Path, registry: Path) -> Folder:
+    """Export a stage by the command that users run."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        code = main(["export", str(stage), "--out", str(out), "--registry", str(registry)])
+    assert code == 0, said.getvalue()
+    return Folder(out, said.getvalue().partition("serve: ")[2].rstrip("\n"))
+
+
 @contextmanager
-def vllm(python: Path, line: str, folder: Path, log: Path) -> Iterator[str]:
-    """The address of vLLM, started by the line of a model card as it stands but for its port, beside `folder`."""
+def vllm(python: Path, line: str, log: Path) -> Iterator[str]:
+    """The address of vLLM, started by a shell in its environment from a printed `line` as it is but for the port."""
     port = free_port()
-    words = shlex.split(line.replace("\\\n", " "))
-    assert words[0] == "python"
-    words[words.index("--port") + 1] = str(port)
-    words[words.index(folder.name)] = str(folder)
-    with serving([str(python), *words[1:]], log, VLLM_ON_A_CPU):
+    assert line.count("--port 8000") == 1
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", "-c", line.replace("--port 8000", f"--port {port}")]
+    with serving(command, log, {"PATH": path, "PYTHONPATH": ""}):
         yield listening(port, log)
 
 

@@ -134,7 +134,7 @@ def test_a_users_mistake_ends_the_process_with_one_line() -> None:
     assert caught.value.code == "stcr: the recipe's `stcr:` block: key 'mode' is missing"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=12)
 def test_with_the_hook_off_a_recipe_of_ours_stops(tmp_path: Path) -> None:
     workshop = Workshop(tmp_path)
     workshop.make_data()
@@ -162,7 +162,7 @@ def test_llamafactorys_v1_refuses_our_block_in_our_words_and_reads_other_recipes
     refuse_v1(SimpleNamespace())  # a version without this parser is left to itself
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=12)
 def test_llamafactorys_v1_stops_at_a_recipe_of_ours_with_one_line(tmp_path: Path) -> None:
     done = Workshop(tmp_path).run(["llamafactory-cli", "train", RECIPES / "weak_only.yaml"], USE_V1="1")
     assert done.returncode == 1
@@ -171,7 +171,7 @@ def test_llamafactorys_v1_stops_at_a_recipe_of_ours_with_one_line(tmp_path: Path
     assert line == "stcr: USE_V1: is set, and the plugin works with LLaMA-Factory's stable trainer; unset USE_V1"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=12)
 def test_templates_are_there_for_chat_and_api_without_a_word_of_ours(interpreter: Path, tmp_path: Path) -> None:
     Workshop(tmp_path).make_base()
     code = """

@@ -92,19 +92,16 @@ def test_hook_of_the_installed_wheel_meets_llamafactory(installed, tmp_path):
 
 @pytest.mark.parametrize("gone", ["removed", "uninstalled", "switched off"])
 @pytest.mark.slow
-def test_without_the_package_every_process_starts_in_silence(wheel, tmp_path, gone):
+def test_without_the_package_every_process_starts_in_silence(installed, tmp_path, gone):
     """`pip uninstall` leaves nothing behind; a package that was deleted by hand leaves a start-up file that is mute."""
-    environment = tmp_path / "environment"
-    python(sys.executable, "-m", "venv", "--without-pip", environment)
+    environment = shutil.copytree(installed.parents[1], tmp_path / "environment", symlinks=True)
     interpreter = environment / "bin" / "python"
     (site,) = environment.glob("lib/*/site-packages")
-    pip = (sys.executable, "-m", "pip", "--python", interpreter)
-    python(*pip, "install", "--no-deps", "--no-index", wheel)
     python(interpreter, "-c", "import stcr_plugin.autoload")
     if gone == "removed":
         shutil.rmtree(site / "stcr_plugin")
     elif gone == "uninstalled":
-        python(*pip, "uninstall", "--yes", "stcr-plugin")
+        python(sys.executable, "-m", "pip", "--python", interpreter, "uninstall", "--yes", "stcr-plugin")
         assert not site.exists() or list(site.iterdir()) == []
     (tmp_path / "llamafactory").mkdir()
     (tmp_path / "llamafactory" / "__init__.py").write_text("")
@@ -117,7 +114,7 @@ def test_without_the_package_every_process_starts_in_silence(wheel, tmp_path, go
 # ---- the wheel is enough
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_wheel_alone_trains_a_stage_in_an_empty_folder(wheel, workshop, tmp_path):
     """The libraries of this environment, our package from the wheel: `stcr init .`, then the unmodified trainer."""
     from tiny_stage import TINY, UNPREPARED, quiet_environment

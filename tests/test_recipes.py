@@ -200,7 +200,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=1)
 @pytest.mark.parametrize("path", REAL, ids=name)
 def test_memory_and_time_in_the_header_are_the_formulas(path: Path, models: Path) -> None:
     fields = header(path)

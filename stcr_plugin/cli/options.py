@@ -271,12 +271,9 @@ def ask_options(parser: Parser, without: Collection[str] = (), engine: bool = Tr
 def _engine_keys() -> dict[str, dict[str, str]]:
     """Engine -> key of --set -> help, for all that has no option of its own."""
     from stcr_plugin.engines.server_settings import ServerSettings
-    from stcr_plugin.engines.vllm import VllmSettings
 
-    return {
-        name: {f"{_ENGINE}{one.name}": _help(one) for one in dataclasses.fields(cls) if one.name not in _SERVER}
-        for name, cls in (("server", ServerSettings), ("vllm", VllmSettings))
-    }
+    own = [one for one in dataclasses.fields(ServerSettings) if one.name not in _SERVER]
+    return {"server": {f"{_ENGINE}{one.name}": _help(one) for one in own}}
 
 
 def _listed(head: str, keys: Mapping[str, str]) -> str:
@@ -305,8 +302,8 @@ def engine_options(parser: argparse.ArgumentParser, oracle: bool = True) -> None
         group.add_argument("--oracle", metavar="NAME", help=f"answer without a model, by a known rule: {names}")
     group.add_argument(
         "--engine",
-        choices=["local", "server", "vllm"],
-        help="transformers, an OpenAI-compatible server, or vLLM in this process (default: local)",
+        choices=["local", "server"],
+        help="transformers in this process, or an OpenAI-compatible server such as vLLM (default: local)",
     )
     group.add_argument(
         "--engine-config", type=Path, metavar="FILE", help="YAML with the engine's settings; options override it"

@@ -76,6 +76,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from stcr_plugin.release.export import export
     from stcr_plugin.release.server_commands import vllm_line
     from stcr_plugin.report.model_card import HubMetadata
+    from stcr_plugin.report.serving_words import refused_on_a_cpu
 
     done = export(
         arguments.run_folder,
@@ -88,6 +89,8 @@ def _export(arguments: argparse.Namespace) -> None:
     for line in done.missing:
         print(f"missing in the model card: {line}")
     print(f"exported: {done.out}, weights {done.how}, {done.dtype}, digest {done.digest}")
+    if refusal := refused_on_a_cpu(done.heads):
+        print(f"note: {refusal}")
     print(f"serve: {vllm_line(str(done.out), done.name, dtype=done.dtype, limits=done.limits)}")
 
 

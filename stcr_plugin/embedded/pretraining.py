@@ -1,14 +1,14 @@
 """Teaches random weights to read a picture, which a stock VLM already can.
 
 The embedded checkpoint is trained to describe one picture in the simulator's claims. A regression head on the image
-tokens (positions of hand, object and goal) makes the vision tower learn in one minute instead of ten. With `paired` it
-also says of two pictures, in random order, what differs between them. Nothing is judged here.
+tokens (positions of hand, object and goal) makes the vision tower learn in one minute instead of ten. There are no
+pairs of pictures, orders or judgments here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from stcr_plugin.logits import IGNORE, cut_to_tail
 from stcr_plugin.progress_bar import progress
 from stcr_plugin.types import Episode, State, under
 
-_IMAGE = "img{number}: <|vision_start|>{image}<|vision_end|>\n"
-_PROMPT = "<|im_start|>user\n{images}Describe {names}: {task}.<|im_end|>\n<|im_start|>assistant\n"
+_PROMPT = (
+    "<|im_start|>user\nimg1: <|vision_start|>{image}<|vision_end|>\nDescribe img1: {task}.<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
 
 
 @settings
@@ -35,15 +37,12 @@ class Pretraining:
         shared: Episodes of each of the groups `tasks` and `naming`, a picture of which is described for one of its
             tasks. With some, the head also learns where the object and the pad of each colour are.
         frames: Pictures of each.
-        paired: Share of the steps that show two pictures of one episode and ask for one claim in which they differ,
-            which is then the whole answer: in a long one, which picture is meant decides too little to be learned.
         steps: Training steps, of `batch_size` pictures each.
     """
 
     episodes: int = 600
     shared: int = 0
     frames: int = 16
-    paired: float = 0.0
     steps: int = 1400
     batch_size: int = 32
     learning_rate: float = 2.0e-3
@@ -65,14 +64,13 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, trust_remote_code=False)
     processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False)
-    pictures, tasks, captions, positions, scenes = _described_pictures(rules, seed)
+    pictures, tasks, captions, positions = _described_pictures(rules, seed)
     grid = processor.image_processor(images=pictures[:1], return_tensors="pt")["image_grid_thw"]
     tokens = int(grid[0].prod()) // processor.image_processor.merge_size**2
-    image = "<|image_pad|>" * tokens
-    alone = [
-        _encoded(processor.tokenizer, [image], task, caption) for task, caption in zip(tasks, captions, strict=True)
+    encoded = [
+        _encoded(processor.tokenizer, task, caption, image_tokens=tokens)
+        for task, caption in zip(tasks, captions, strict=True)
     ]
-    alike = _alike(scenes, tasks)
     seen: list[Any] = []
     hook = model.model.visual.register_forward_hook(lambda _module, _inputs, output: seen.append(output.pooler_output))
     torch.manual_seed(seed)
@@ -87,14 +85,8 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
         for step in range(rules.steps):
             for group in optimizer.param_groups:
                 group["lr"] = rules.learning_rate * _schedule(step, rules.steps)
-            if rules.paired and float(torch.rand(1, generator=generator)) < rules.paired:
-                pairs = [_differing(alike, captions, generator) for _ in range(rules.batch_size // 2)]
-                chosen = torch.tensor([number for two, _ in pairs for number in two])
-                rows = [_encoded(processor.tokenizer, [image] * 2, tasks[two[0]], said) for two, said in pairs]
-            else:
-                chosen = torch.randint(len(pictures), (rules.batch_size,), generator=generator)
-                rows = [alone[number] for number in chosen.tolist()]
-            ids, labels, mask = _padded(rows, processor.tokenizer.pad_token_id)
+            chosen = torch.randint(len(pictures), (rules.batch_size,), generator=generator)
+            ids, labels, mask = _padded([encoded[i] for i in chosen.tolist()], processor.tokenizer.pad_token_id)
             seen.clear()
             # Not all at once before: the patches of 9,600 pictures take 1.6 GB, and as much again while they are made.
             read = processor.image_processor(images=[pictures[i] for i in chosen.tolist()], return_tensors="pt")
@@ -106,7 +98,7 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
                 "labels": labels,
             }
             output = model(**cut_to_tail(batch))
-            placed = _distance(head(seen[0].reshape(len(chosen), -1)), targets[chosen])
+            placed = _distance(head(seen[0].reshape(rules.batch_size, -1)), targets[chosen])
             (output.loss + rules.regression_weight * placed).backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -121,10 +113,8 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
 
 def _described_pictures(
     rules: Pretraining, seed: int
-) -> tuple[list[npt.NDArray[np.uint8]], list[str], list[str], npt.NDArray[np.float32], list[str]]:
-    """Pictures, task texts, captions, targets and the episodes of the pictures.
-
-    Targets [n, 8] are positions in the picture (-2..2), grip and holding (-1, 1).
+) -> tuple[list[npt.NDArray[np.uint8]], list[str], list[str], npt.NDArray[np.float32]]:
+    """Pictures, task texts, captions, and targets [n, 8]: positions in the picture (-2..2), grip, holding (-1, 1).
 
     With `rules.shared`, [n, 8 + 4 per colour], NaN where a picture or its vision alone says nothing: which of two
     objects is meant, and where things of other colours are.
@@ -136,7 +126,7 @@ def _described_pictures(
     source = TabletopSource(counts, seed=seed + 1_000_003)
     rng = np.random.default_rng(seed)  # not artefacts.rng: the same seed keeps giving the same base
     phrases = load_phrases(source.kind)["en"]
-    pictures, tasks, captions, positions, scenes = [], [], [], [], []
+    pictures, tasks, captions, positions = [], [], [], []
     for episode in source.episodes():
         assert isinstance(episode, Episode)
         states = source.states(episode)
@@ -148,7 +138,6 @@ def _described_pictures(
             state = under(states[index], task)
             pictures.append(picture.copy())
             tasks.append(task)
-            scenes.append(episode.episode_id)
             captions.append(phrases.say(source.claims(state)) + ".")
             spots = [4 * share - 2 for name in ("hand", "object", "goal") for share in state[f"{name}_at"]]
             if episode.group == "naming":
@@ -156,29 +145,7 @@ def _described_pictures(
             holding = state["phase"] in ("lift", "move")
             more = _by_colour({task: state} | dict(state.get("tasks", {}))) if rules.shared else []
             positions.append([*spots, 2 * state["gripper"] - 1, 2.0 * holding - 1, *more])
-    return pictures, tasks, captions, np.array(positions, dtype=np.float32), scenes
-
-
-def _alike(scenes: Sequence[str], tasks: Sequence[str]) -> list[list[int]]:
-    """The numbers of two and more pictures of one episode that are described for the same task."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for number, key in enumerate(zip(scenes, tasks, strict=True)):
-        found.setdefault(key, []).append(number)
-    return [numbers for numbers in found.values() if len(numbers) > 1]
-
-
-def _differing(alike: Sequence[Sequence[int]], captions: Sequence[str], generator: Any) -> tuple[tuple[int, int], str]:
-    """Two pictures of one episode and task, and a claim in which they differ, as said of each."""
-    import torch
-
-    while True:
-        numbers = alike[int(torch.randint(len(alike), (1,), generator=generator))]
-        first, second = (numbers[place] for place in torch.randperm(len(numbers), generator=generator)[:2].tolist())
-        claims = zip(captions[first].rstrip(".").split(", "), captions[second].rstrip(".").split(", "), strict=True)
-        differing = [both for both in claims if both[0] != both[1]]
-        if differing:
-            one, other = differing[int(torch.randint(len(differing), (1,), generator=generator))]
-            return (first, second), f"img1: {one}. img2: {other}."
+    return pictures, tasks, captions, np.array(positions, dtype=np.float32)
 
 
 def _by_colour(states: Mapping[str, State]) -> list[float]:
@@ -202,13 +169,10 @@ def _distance(placed: Any, targets: Any) -> Any:
     return torch.nn.functional.mse_loss(placed, targets)
 
 
-def _encoded(tokenizer: Any, images: Sequence[str], task: str, answer: str) -> tuple[list[int], list[int]]:
-    numbered = list(enumerate(images, start=1))
-    shown = "".join(_IMAGE.format(number=number, image=image) for number, image in numbered)
-    names = " and ".join(f"img{number}" for number, _ in numbered)
-    prompt = tokenizer.encode(_PROMPT.format(images=shown, names=names, task=task), add_special_tokens=False)
-    target = tokenizer.encode(f"{answer}<|im_end|>", add_special_tokens=False)
-    return prompt + target, [IGNORE] * len(prompt) + target
+def _encoded(tokenizer: Any, task: str, caption: str, *, image_tokens: int) -> tuple[list[int], list[int]]:
+    prompt = tokenizer.encode(_PROMPT.format(image="<|image_pad|>" * image_tokens, task=task), add_special_tokens=False)
+    answer = tokenizer.encode(f"{caption}<|im_end|>", add_special_tokens=False)
+    return prompt + answer, [IGNORE] * len(prompt) + answer
 
 
 def _padded(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[Any, Any, Any]:

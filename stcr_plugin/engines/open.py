@@ -14,7 +14,6 @@ from stcr_plugin.engines.local import LocalEngine
 from stcr_plugin.engines.server import ServerEngine
 from stcr_plugin.engines.server_settings import ServerSettings
 from stcr_plugin.engines.settings import AskSettings, Engine, completed
-from stcr_plugin.engines.vllm import VllmEngine, VllmSettings
 from stcr_plugin.errors import ConfigError
 from stcr_plugin.records import StageRecord
 
@@ -42,7 +41,6 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "local": Kind(LocalSettings, lambda model, registry, ask, _: LocalEngine(model, registry, ask)),
     "server": Kind(ServerSettings, lambda _, registry, ask, own: ServerEngine(registry, ask, own), remote=True),
-    "vllm": Kind(VllmSettings, lambda model, registry, ask, own: VllmEngine(model, registry, ask=ask, vllm=own)),
 }
 
 

@@ -54,6 +54,10 @@ _FIXES = {
     **dict.fromkeys((301, 302, 307, 308), "set the url to the address that this one leads to; it is not followed"),
     404: "check that the url ends as it should, such as in /v1, and that there is such a model",
 }
+_NOT_CONTINUED = (
+    "leave out `engine.logprobs`, so that answers are generated, if the server cannot continue a begun answer; else "
+    f"{_REFUSED_REQUEST}"
+)
 _STOPS = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405})  # each prompt would meet the same
 
 
@@ -261,6 +265,8 @@ class ServerEngine:
                     return self._noted(ServerReply(refusal), where)
                 if status not in _RETRIED and status < 500:
                     fix = _FIXES.get(status, "").format(key_env=self.server.key_env)
+                    if fix == _REFUSED_REQUEST and body.keys() >= CONTINUED.keys():
+                        fix = _NOT_CONTINUED
                     kind = ServerError if status in _STOPS else _PromptError
                     raise kind(where, f"no answer from {server}: {trouble}", fix) from None
                 wait = retry_after(error.response.headers.get("retry-after", ""))

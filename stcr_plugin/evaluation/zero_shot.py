@@ -230,7 +230,7 @@ def _statement_prompts(played: _Played, settings: AskSettings, seed: int) -> lis
         raise ConfigError(
             "--method topreward",
             "needs log-probabilities, which generated answers do not have",
-            "use --engine local or vllm, without --generate",
+            "use --engine local, or a server with --set engine.logprobs=true, without --generate",
         )
     asked = _question("statement", settings.language)
     return [

@@ -194,7 +194,7 @@ PITFALLS = (
         "bf16",
         _no_bf16_here,
         "warning",
-        problem="this machine has no GPU; on a CPU bf16 is slower than float32, and LLaMA-Factory refuses it",
+        problem="this machine has no GPU; on a CPU bf16 is slower than float32, and needs use_cpu: true",
         fix="run on a GPU that has bf16, or set bf16: false",
     ),
     Pitfall(

@@ -38,6 +38,7 @@ class Exported:
         how: "copied" (the files of the weights are the stage's own), "merged" or "cast".
         digest: Its artefacts.model_digest.
         limits: Picture sizes at a server.
+        heads: Size of the language model's attention heads; None where its configuration does not say.
         missing: Results that the card lacks.
     """
 
@@ -47,6 +48,7 @@ class Exported:
     dtype: str
     digest: str
     limits: Limits | None
+    heads: int | None
     missing: tuple[str, ...]
 
 
@@ -116,7 +118,7 @@ def _exported(
         limits = _write_processor(run, part, pixels=(least, most), sizes=_sizes(stages, registry))
         _write_config(part)
         _write_tokenizer_config(part)
-        final = _dtype(part)
+        final, heads = _dtype(part), _heads(part)
         text, missing = model_card(
             Card(
                 stages=stages,
@@ -127,7 +129,7 @@ def _exported(
                 pixels=(least, most),
                 registry=registry,
                 hub=HubMetadata(hub.base_model or _base_model(stages), hub.license or _license(stages), hub.datasets),
-                serving=serving(out.name, name, mode=str(record.mode), dtype=final, limits=limits),
+                serving=serving(out.name, name, mode=str(record.mode), dtype=final, limits=limits, heads=heads),
             )
         )
         artefacts.write_text(part / README, text)
@@ -142,7 +144,7 @@ def _exported(
         asked = asking(str(record.mode), most=most, least=least)
         whole = {"export": {**made, "asking": asked, "files": files}, "stages": [_row(stage) for stage in stages]}
         artefacts.write_json(part / CHAIN, whole | {"provenance": provenance()})
-    return Exported(out, name, how, dtype=final, digest=digest, limits=limits, missing=missing)
+    return Exported(out, name, how, dtype=final, digest=digest, limits=limits, heads=heads, missing=missing)
 
 
 def _row(stage: CardStage) -> dict[str, Any]:
@@ -256,6 +258,16 @@ def _dtype(folder: Path) -> str:
     inner = config.get("text_config") or {}
     found = next((one[key] for one in (config, inner) for key in ("dtype", "torch_dtype") if one.get(key)), "float32")
     return str(found)
+
+
+def _heads(folder: Path) -> int | None:
+    """The size of the language model's attention heads, by config.json of transformers 5 or 4."""
+    config = artefacts.read_json(folder / _CONFIG)
+    inner = config | (config.get("text_config") or config.get("llm_config") or {})
+    if inner.get("head_dim"):
+        return int(inner["head_dim"])
+    hidden, heads = inner.get("hidden_size"), inner.get("num_attention_heads")
+    return int(hidden) // int(heads) if hidden and heads else None
 
 
 # ---- where it came from ----

@@ -14,6 +14,7 @@ from stcr_plugin.types import Pair, Prompt, Query
 CLIENT = Path(__file__).with_name("client.py")
 PICTURES = 8  # per request, so that groups can be evaluated too
 TASK = "put the cup on the plate"
+_CPU_CACHE = 4  # GiB
 _URL = "http://127.0.0.1:8000/v1"
 
 
@@ -35,11 +36,12 @@ def example(mode: str, language: str = "en", task: str = TASK, pair_id: str = "e
 def vllm_line(folder: str, name: str, *, dtype: str, limits: Limits | None) -> str:
     """vLLM's documentation, 0.9 and later: "Conserving Memory", "OpenAI-Compatible Server".
 
-    By its module, since the command `vllm` of its builds for the CPU does not start. Without `--generation-config vllm`
-    the repetition penalty of Qwen's generation_config.json is applied, which changes answers.
+    By its module, since the command `vllm` of its builds for the CPU does not start. On a CPU it would want 92 % of the
+    memory for its cache, and stop where less is free; a GPU does not read the variable. Without `--generation-config
+    vllm` the repetition penalty of Qwen's generation_config.json is applied, which changes answers.
     """
     return _command(
-        f"python -m vllm.entrypoints.openai.api_server --model {folder}",
+        f"VLLM_CPU_KVCACHE_SPACE={_CPU_CACHE} python -m vllm.entrypoints.openai.api_server --model {folder}",
         f"--served-model-name {name}",
         f"--dtype {dtype}",
         f"--limit-mm-per-prompt '{json.dumps({'image': PICTURES, 'video': 0})}'",
@@ -68,7 +70,7 @@ def _pixels(limits: Limits) -> dict[str, int]:
     return {"min_pixels": limits.least, "max_pixels": limits.most}
 
 
-def serving(folder: str, name: str, *, mode: str, dtype: str, limits: Limits | None) -> Serving:
+def serving(folder: str, name: str, *, mode: str, dtype: str, limits: Limits | None, heads: int | None) -> Serving:
     """The command lines of a model card."""
     return Serving(
         question=example(mode).question,
@@ -77,6 +79,7 @@ def serving(folder: str, name: str, *, mode: str, dtype: str, limits: Limits | N
         sglang=sglang_line(folder, name, dtype=dtype, limits=limits),
         curl=curl_line(name, mode),
         evaluation=evaluation_line(folder, name),
+        heads=heads,
     )
 
 

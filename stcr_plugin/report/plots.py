@@ -25,6 +25,7 @@ _SERIES = (
     ("backward_accuracy", "backward accuracy", "#D55E00", "v", 0.0),
     ("pair_accuracy", "pair accuracy (both orders right)", "#000000", "D", 0.12),
 )
+_COLOURS = ("#0072B2", "#D55E00", "#000000", "#009E73", "#CC79A7", "#E69F00")
 _CHANCE = ((50, "coin, one order", "--"), (25, "coin, both orders", ":"))
 _PROGRESS = {
     "pairs": "judged closer than another frame",
@@ -109,6 +110,30 @@ def seeds(path: Path, panels: Mapping[str, Sequence[tuple[str, Sequence[float]]]
         axes.set_axisbelow(True)
         axes.set_title(printable(title), fontsize=11)
     all_axes[-1].set_xlabel(unit)
+    _save(figure, path)
+
+
+def growth(path: Path, pairs: Sequence[int], seconds: Mapping[str, Sequence[float]]) -> None:
+    """Draw seconds over numbers of pairs, both logarithmic, one line per label, and what grows as the pairs do."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axis = figure.subplots()
+    for (label, values), marker, colour in zip(seconds.items(), "^vDosP", _COLOURS, strict=False):
+        axis.plot(pairs[: len(values)], values, f"{marker}-", color=colour, markersize=6, label=printable(label))
+    least = min(min(values) for values in seconds.values())
+    line = [least * size / pairs[0] for size in pairs]
+    axis.plot(pairs, line, "--", color="#777777", linewidth=1, label="as the pairs")
+    axis.set(xscale="log", yscale="log", xlabel="pairs", ylabel="seconds of processor time")
+    for direction, steps in ((axis.xaxis, (1,)), (axis.yaxis, (1, 2, 5))):
+        direction.set_major_locator(LogLocator(subs=steps))
+        direction.set_major_formatter("{x:,.7g}")
+        direction.set_minor_formatter(NullFormatter())
+    axis.grid(color="#E5E5E5", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
     _save(figure, path)
 
 

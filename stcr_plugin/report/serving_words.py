@@ -8,6 +8,8 @@ from stcr_plugin.report.document import Block, Code, Words
 
 Size = tuple[int, int]
 """Width and height in pixels."""
+CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Sizes of attention heads that vLLM serves on a CPU (0.32: `CPUAttentionBackend.get_supported_head_sizes`)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Serving:
-    """Command lines and the question of training, see release.server_commands."""
+    """Command lines and the question of training, see release.server_commands.
+
+    Attributes:
+        heads: Size of the language model's attention heads; None where its configuration does not say.
+    """
 
     question: str
     task: str
@@ -36,21 +42,32 @@ class Serving:
     sglang: str
     curl: str
     evaluation: str
+    heads: int | None
 
 
 def serving_words(serving: Serving, limits: Limits | None) -> list[Block]:
     """How to serve the model, and how servers see pictures."""
     return [
-        Words("vLLM (options as in its documentation, 0.9 and later) and SGLang (0.5); we ran neither:"),
+        Words("vLLM (0.9 and later; tested with 0.32 on a CPU) and SGLang (options as in its documentation, not run):"),
         Code(serving.vllm, "bash"),
         Code(serving.sglang, "bash"),
-        Words(_sizes(limits)),
+        Words(" ".join(filter(None, (_sizes(limits), refused_on_a_cpu(serving.heads))))),
         Words("`client.py` in this folder resizes pictures as training did and asks in both orders:"),
         Code(f'python client.py A.png B.png "{serving.task}"', "bash"),
         Code(serving.curl, "bash"),
         Words("To evaluate it behind the server with the same settings:"),
         Code(serving.evaluation, "bash"),
     ]
+
+
+def refused_on_a_cpu(heads: int | None) -> str:
+    """Why vLLM does not serve a model with heads of this size on a CPU; "" where it does or where that is unknown."""
+    if heads is None or heads in CPU_HEADS:
+        return ""
+    return (
+        f"vLLM refuses attention heads of {heads} on a CPU, where it takes {', '.join(map(str, CPU_HEADS))}: "
+        "serve this model on a GPU, or by `llamafactory-cli api`."
+    )
 
 
 def _sizes(limits: Limits | None) -> str:

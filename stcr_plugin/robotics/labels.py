@@ -168,15 +168,16 @@ def _pieces(root: Path, episodes: Episodes) -> Iterator[EpisodeLabels]:
 
 def _record(request: LabelRequest, context: LabelContext, usable: Episodes) -> LabelRecord:
     counts = {"episodes": len(usable), "frames": 0, "anchors": 0, "queries": 0, "all_pairs": 0}
-    references, traces, of_references = set(request.settings.reference), list[Trace](), list[Trace]()
+    traces, of_references = list[Trace](), list[Trace]()
     for one in _pieces(context.root, usable):
         counts["frames"] += one.n_frames
         for part in one.parts:
             n = len(part.frames)
             counts["anchors"] += n
             counts["queries"] += part.queries
-            counts["all_pairs"] += n * (n - 1)
-        is_reference = bool(references & {one.episode_id, str(one.episode_index)})
+            beside = len(scale_of(context.scales, context.settings, part.task).images)
+            counts["all_pairs"] += n * (n - 1) + 2 * n * beside
+        is_reference = _is_reference(request, one.episode_index, one.episode_id)
         (of_references if is_reference else traces).append(one.trace)
     return LabelRecord(
         dataset=str(request.data.given),
@@ -191,9 +192,14 @@ def _record(request: LabelRequest, context: LabelContext, usable: Episodes) -> L
     )
 
 
+def _is_reference(request: LabelRequest, number: int, name: str) -> bool:
+    return not {name, str(number)}.isdisjoint(request.settings.reference)
+
+
 def _controls(context: LabelContext, request: LabelRequest, usable: Episodes) -> tuple[ProgressControl, ...]:
-    """On episodes drawn at random, the first part of each."""
-    drawn = sorted(usable, key=lambda one: artefacts.digest([request.seed, one[1].episode_id]))
+    """On episodes drawn at random, the first part of each; on references where there is nothing else."""
+    others = [one for one in usable if not _is_reference(request, one[0], one[1].episode_id)]
+    drawn = sorted(others or usable, key=lambda one: artefacts.digest([request.seed, one[1].episode_id]))
     folder = context.root / "controls"
     strips, of = [], list[Scale]()
     for _, episode in drawn[: request.settings.controls]:

@@ -35,6 +35,7 @@ def published() -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in rows}
 
 
+@pytest.mark.slow(seconds=18)
 def test_pages_and_file_of_figures_are_up_to_date() -> None:
     """Otherwise run `python docs/make_tables.py`."""
     made, wrong = script().make()

@@ -47,7 +47,7 @@ def test_settings_are_completed_by_the_models_stage(registry, tmp_path):
     [
         ("severs", {}, "unknown engine 'severs'; did you mean 'server'?"),
         ("local", {}, "the local engine needs the folder of a model; name it (--model)"),
-        ("vllm", {}, "the vllm engine needs the folder of a model"),
+        ("vllm", {}, "unknown engine 'vllm'"),
         ("server", {"model": "m"}, "the options of the server engine: key 'url' is missing"),
         ("server", {"url": "http://127.0.0.1/v1", "model": "m", "time_out": 3}, "did you mean 'timeout'?"),
     ],
@@ -111,17 +111,18 @@ def test_results_of_a_served_folder_stand_beside_those_of_the_folder(model, regi
 # ---- the real llamafactory-cli api ----
 
 
-@pytest.fixture
-def api(model, tmp_path):
+@pytest.fixture(scope="module")
+def api(model, tmp_path_factory):
     """Base URL of a real server of the tiny model on loopback."""
+    folder = tmp_path_factory.mktemp("api")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).parent / "llamafactory-cli"), "api", "--model_name_or_path", str(model)]
     command += ["--template", "stcr_qwen2_vl", "--infer_dtype", "float32", "--image_max_pixels", str(768 * 768)]
     own = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "API_VERBOSE": "0", "API_MODEL_NAME": "tiny"}
-    with open(tmp_path / "api.log", "w") as log:
+    with open(folder / "api.log", "w") as log:
         process = subprocess.Popen(
-            command, env=quiet_environment(tmp_path) | own, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+            command, env=quiet_environment(folder) | own, cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
     try:
         for _ in range(240):
@@ -132,14 +133,14 @@ def api(model, tmp_path):
                 break
             except OSError:
                 time.sleep(0.5)
-        assert process.poll() is None, (tmp_path / "api.log").read_text()[-2000:]
+        assert process.poll() is None, (folder / "api.log").read_text()[-2000:]
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_llamafactorys_api_says_what_the_local_engine_says(model, registry, api, tmp_path):
     """Word for word: the same pictures, numbered once, the same template, greedy on both sides.
 

@@ -197,7 +197,7 @@ TROUBLE = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLE.values(), ids=TROUBLE)
-@pytest.mark.slow
+@pytest.mark.slow(seconds=0)
 def test_passing_trouble_costs_no_answer_and_doubles_none(registry, trouble):
     with serving(lambda asked, tries: trouble if tries == 1 else echo(asked, tries)) as desk:
         assert right(said(registry, desk), 6)
@@ -205,7 +205,7 @@ def test_passing_trouble_costs_no_answer_and_doubles_none(registry, trouble):
 
 
 @pytest.mark.parametrize("trouble", TROUBLE.values(), ids=TROUBLE)
-@pytest.mark.slow
+@pytest.mark.slow(seconds=0)
 def test_lasting_trouble_stops_the_run_naming_the_prompt(registry, trouble):
     def script(asked, tries):
         return trouble if asked == "question 2" else echo(asked, tries)

@@ -93,8 +93,9 @@ def test_a_begun_turn_is_continued(registry):
         (tokens(), "gives no log-probabilities"),
         (answer("closer to completion: img2"), "gives no log-probabilities"),
         (tokens(The=-0.1, closer=-2.0), "does not continue the answer that is begun for it"),
+        (Reply(400, b'{"detail": "Only supports u/a/u/a/u..."}'), "Only supports u/a"),  # `llamafactory-cli api`
     ],
-    ids=["no_tokens", "a_whole_answer", "another_answer"],
+    ids=["no_tokens", "a_whole_answer", "another_answer", "a_refused_turn"],
 )
 def test_a_server_without_what_it_takes_is_named_with_the_way_out(registry, reply, words):
     with serving(lambda asked, n: reply) as desk, pytest.raises(ServerError, match=words) as caught:

@@ -89,7 +89,7 @@ def put(path, key, value):
 
 def cases(named, few):
     """The names of all cases; those that are not among the few that every change is tested with are slow."""
-    return [name if name in few else pytest.param(name, marks=pytest.mark.slow) for name in named]
+    return [name if name in few else pytest.param(name, marks=pytest.mark.slow(seconds=1)) for name in named]
 
 
 @pytest.mark.parametrize("values", cases(VALUES, ["few"]))

@@ -34,7 +34,7 @@ from stcr_plugin.registry.manifest import read_manifest
 from stcr_plugin.samples.cot import load_phrases
 from stcr_plugin.types import Claim, Episode, Exclusion, Omission
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=1)
 
 SMALL = MetaworldConfig(
     tasks=("drawer-open-v3", "bin-picking-v3", "reach-v3"), episodes=1, failed=1, regressing=1, width=64, height=48

@@ -42,12 +42,12 @@ def found(tmp_path_factory):
         ("blue", {"plain": "holds", "masked_change": "holds", "reversed": "holds", "non_monotone": "holds"}),
     ],
 )
-@pytest.mark.slow
+@pytest.mark.slow(seconds=1)
 def test_cheat_is_exposed_by_the_control_that_is_made_for_it(found, judge, expected):
     assert {name: found[judge][name] for name in expected} == expected
 
 
-@pytest.mark.slow(seconds=20)
+@pytest.mark.slow(seconds=25)
 def test_table_of_cheats_is_that_of_a_fresh_run(found):
     """Otherwise run `python tests/cheating_judges.py`."""
     assert table(found) == published()
@@ -124,5 +124,4 @@ def test_only_those_that_need_the_truth_open_what_is_sealed():
         "engines/oracles.py": "unsealed",
         "engines/picture_loading.py": "inside",
         "engines/server.py": "named",
-        "engines/vllm.py": "named",
     }

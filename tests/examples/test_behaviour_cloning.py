@@ -45,7 +45,7 @@ def test_a_chunk_ends_at_the_last_frame_of_its_episode(example: ModuleType) -> N
 
 
 @pytest.mark.usefixtures("drawable")
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_small_form_runs_whole_and_goes_on_after_a_kill(
     example: ModuleType, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

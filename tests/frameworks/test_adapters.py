@@ -199,7 +199,7 @@ def test_unmodified_framework_does_the_same(workshop: Workshop, parent: Path) ->
     theirs = workshop.root / "theirs"
     recipe = RECIPES / "stage2_weak.yaml"
     options = workshop.overrides("weak", theirs.name, parent, *FAST, "stcr.adapter=stack")
-    done = workshop.run(["llamafactory-cli", "train", recipe, *options])
+    done = workshop.fork(["llamafactory-cli", "train", recipe, *options])
     assert done.returncode == 0, done.stderr[-2000:]
     assert record_of(theirs)["model_digest"] == record_of(ours)["model_digest"]
     told = workshop.run(

@@ -190,7 +190,7 @@ train(sys.argv[1], sys.argv[2:])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_what_goes_wrong_on_one_rank_is_said_by_all_and_none_hangs(workshop: Workshop) -> None:
     script = workshop.root / "two_ranks.py"
     script.write_text(TWO_RANKS, encoding="utf-8")

@@ -148,14 +148,14 @@ def test_in_the_last_step_a_signal_changes_nothing(workshop: Workshop, monkeypat
 # ---- processes ----
 
 
-@pytest.mark.slow(seconds=25)
+@pytest.mark.slow(seconds=32)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_command_exits_with_75_whatever_the_number_of_its_ranks(workshop: Workshop, ranks: int) -> None:
     name = f"command{ranks}"
     run = workshop.root / name
     environment = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"} if ranks == 2 else {}
     overrides = workshop.overrides("weak", name, workshop.base, "max_steps=12", "stcr.evaluate=null")
-    process = started(workshop, *overrides, **environment)
+    process = started(workshop, *overrides, fork=ranks == 1, **environment)
     wait_for_step(process, run, 4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == INTERRUPTED, (workshop.root / "log.txt").read_text()[-5000:]

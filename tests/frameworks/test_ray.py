@@ -19,7 +19,7 @@ tuner.run_exp()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 def test_a_ray_worker_runs_the_whole_stage(shared_workshop: Workshop) -> None:
     pytest.importorskip("ray")
     (shared_workshop.root / "driver.py").write_text(DRIVER, encoding="utf-8")

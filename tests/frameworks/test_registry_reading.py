@@ -190,7 +190,7 @@ def test_augmentation_opens_pictures_in_tars(stocked: Workshop) -> None:
         assert (pixels(one) == pixels(other)).all()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_training_on_tars_gives_the_losses_and_figures_of_training_on_files(stocked: Workshop) -> None:
     runs = {}
     for name in ("tiny_weak", "tarred_weak"):

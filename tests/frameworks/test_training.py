@@ -370,7 +370,7 @@ def test_same_seed_gives_the_same_weights(workshop: Workshop) -> None:
 @pytest.mark.parametrize("door", ["llamafactory-cli", "stcr"])
 def test_a_users_mistake_is_one_line_and_exit_code_1_through_either_door(workshop: Workshop, door: str) -> None:
     overrides = workshop.overrides("weak", f"mistake-{door}", workshop.base)
-    done = workshop.run([door, "train", RECIPES / "stage2_weak.yaml", *overrides])
+    done = workshop.fork([door, "train", RECIPES / "stage2_weak.yaml", *overrides])
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("stcr: ")]

@@ -317,6 +317,19 @@ def both(workshop: Workshop, dataset: str, out: str, *more: str) -> dict[str, Pa
     return {name: workshop.root / f"{out}-{name}" for name in runs}
 
 
+LORA = ("finetuning_type=lora", "stcr.evaluate=null")
+
+
+@pytest.fixture(scope="module")
+def adapter(stocked: Workshop) -> Path:
+    """A stage of LoRA through TRL, to go on from. (It is LLaMA-Factory's: "lora" in SAME.)"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        overrides = stocked.overrides("weak", "first", stocked.base, *LORA, "report_to=none")
+        run_stage(Recipe.of(read_recipe(RECIPES / "weak_only.yaml", overrides)), None, through_trl, backend="trl")
+    return stocked.root / "first"
+
+
 def weights(run: Path) -> bytes:
     (path,) = run.glob("*.safetensors")
     return path.read_bytes()
@@ -378,10 +391,9 @@ def test_a_qwen3_vl_has_the_losses_of_llamafactory_to_the_last_bit(stocked: Work
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["continue", "merge", "stack"])
-def test_a_chain_of_adapters_goes_on_as_with_llamafactory(stocked: Workshop, way: str) -> None:
-    tuning = ("finetuning_type=lora", "stcr.evaluate=null")
-    first = both(stocked, "tiny_weak", "first", *tuning, "overwrite_output_dir=true")["trl"]
-    runs = both(stocked, "tiny_weak", f"then-{way}", *tuning, f"model_name_or_path={first}", f"stcr.adapter={way}")
+def test_a_chain_of_adapters_goes_on_as_with_llamafactory(stocked: Workshop, adapter: Path, way: str) -> None:
+    more = (*LORA, f"model_name_or_path={adapter}", f"stcr.adapter={way}")
+    runs = both(stocked, "tiny_weak", f"then-{way}", *more)
     assert losses(runs["trl"]) == losses(runs["llamafactory"])
     assert weights(runs["trl"]) == weights(runs["llamafactory"])
 

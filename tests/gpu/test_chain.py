@@ -7,35 +7,44 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import forked
 import pytest
 import torch
+from script_modules import loaded
 from tiny_stage import REPOSITORY, quiet_environment
 
 SCRIPT = Path(__file__).with_name("chain.py")
 
 
-def results(
-    out: Path, *arguments: str, environment: dict[str, str], start: Callable[..., Any] = subprocess.Popen
-) -> dict[str, Any]:
+def results(out: Path, *arguments: str, environment: dict[str, str]) -> dict[str, Any]:
     command = [sys.executable, str(SCRIPT), "--out", str(out), *arguments]
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "log.txt", "wb") as log:
-        code = start(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log).wait()
+        code = subprocess.run(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log).returncode
     said = (out / "log.txt").read_text(encoding="utf-8")
     assert code == 0, said[-6000:]
     print(said[-2000:])
     return dict(json.loads((out / "results.json").read_text(encoding="utf-8")))
 
 
-@pytest.mark.slow(seconds=30)
-def test_the_script_runs_through_without_a_gpu(tmp_path: Path) -> None:
-    arguments = ("--size", "tiny", "--device", "cpu", "--steps", "4")
-    found = results(tmp_path, *arguments, environment=quiet_environment(tmp_path), start=forked.start)
+@pytest.mark.slow(seconds=15)
+def test_the_script_runs_through_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, each training in a forked one."""
+
+    def run(command: list[str], **_: Any) -> None:
+        with open(tmp_path / "log.txt", "ab") as log:
+            code = forked.start(command, quiet_environment(tmp_path), tmp_path, stdout=log, stderr=log).wait()
+        assert code == 0, (tmp_path / "log.txt").read_text(encoding="utf-8")[-6000:]
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    chain = loaded(SCRIPT)
+    monkeypatch.setattr(chain, "subprocess", SimpleNamespace(run=run))
+    chain.main(["--out", str(tmp_path), "--size", "tiny", "--device", "cpu", "--steps", "4"])
+    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [row["stage"] for row in found["stages"]] == ["stage1", "stage2"]
     for row in found["stages"]:
         assert row["samples_per_second"] == pytest.approx(row["batch"] / row["seconds_per_step"])

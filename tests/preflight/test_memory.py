@@ -28,7 +28,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("overrides", KINDS.values(), ids=KINDS)
-@pytest.mark.slow
+@pytest.mark.slow(seconds=1)
 def test_weights_gradients_and_optimizer_states_are_exact(wide: Path, overrides: tuple[str, ...]) -> None:
     import torch
 
@@ -75,7 +75,7 @@ def saved_for_backward(live: Any, made: dict[str, Any], autocast: bool) -> int:
      (("finetuning_type=lora", "lora_rank=4"), 0.06)],
     ids=["full", "language model", "lora"],
 )  # fmt: skip
-@pytest.mark.slow
+@pytest.mark.slow(seconds=1)
 def test_activations_are_those_that_autograd_keeps(
     wide: Path, overrides: tuple[str, ...], tolerance: float, autocast: bool
 ) -> None:
@@ -138,14 +138,14 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return MODELS["qwen2_5_vl_7b"](tmp_path_factory.mktemp("real") / "qwen2_5_vl_7b")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=1)
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_those_of_the_published_weights(name: str, tmp_path: Path) -> None:
     _, model = planned(MODELS[name](tmp_path / name))
     assert model.parameters == PARAMETERS[name]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=1)
 def test_zero_divides_what_its_paper_says(real: Path) -> None:
     """Rajbhandari et al., table 1: 7.5 G parameters and 64 GPUs take 120, 31.4, 16.6 and 1.9 GB; here 8.3 G and 8."""
     n, gpus, batch = PARAMETERS["qwen2_5_vl_7b"], 8, Batch(8, 0, 8, tail=8)
@@ -164,7 +164,7 @@ def test_zero_divides_what_its_paper_says(real: Path) -> None:
     assert held(3) == (-(-2 * n // gpus), -(-2 * n // gpus), -(-12 * n // gpus))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=1)
 def test_quantised_weights_take_as_many_bits_as_qlora_says(real: Path) -> None:
     """Section 3 of its paper: 4 bits, and 0.127 a parameter for the constants where they are quantised too."""
     lora = ("bf16=true", "finetuning_type=lora", "freeze_vision_tower=true")

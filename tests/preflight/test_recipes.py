@@ -124,7 +124,7 @@ def checked(path: Path, shared: Workshop, models: Path, out: Path, *more: str) -
     return preflight(str(path), [*overrides, *more], Asked(gpus=gpus, gpu_memory=memory))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=1)
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: str(path.relative_to(RECIPES).with_suffix("")))
 def test_recipe_passes(path: Path, shared: Workshop, models: Path, tmp_path: Path) -> None:
     report = checked(path, shared, models, tmp_path)

@@ -15,7 +15,7 @@ from stcr_plugin.engines.server_settings import ServerSettings
 from stcr_plugin.engines.settings import AskSettings
 from stcr_plugin.release.export import export
 from stcr_plugin.release.server_commands import client, curl_line, example, served_name, sglang_line, vllm_line
-from stcr_plugin.report.serving_words import Limits
+from stcr_plugin.report.serving_words import Limits, refused_on_a_cpu
 
 LIMITS = Limits(3136, 50176, (), False)
 
@@ -85,6 +85,16 @@ def test_names_are_such_as_a_shell_and_a_server_take():
     assert [served_name(name) for name in ("stage2", "my stage; rm -rf", "")] == ["stage2", "my-stage-rm--rf", "stcr"]
 
 
+def test_export_and_card_say_that_vllm_refuses_the_models_heads_on_a_cpu(stage, registry, tmp_path, capsys):
+    from stcr_plugin import cli
+
+    assert cli.main(["export", str(stage), "--out", str(tmp_path / "out"), "--registry", str(registry)]) == 0
+    says = refused_on_a_cpu(24)
+    assert f"note: {says}\nserve: " in capsys.readouterr().out
+    assert says in (tmp_path / "out" / "README.md").read_text()
+    assert [refused_on_a_cpu(heads) for heads in (32, 128, None)] == ["", "", ""]
+
+
 def test_exported_folder_is_evaluated_behind_a_server_by_the_lines_of_its_card(stage, registry, tmp_path, monkeypatch):
     from stcr_plugin import cli
 
@@ -92,7 +102,7 @@ def test_exported_folder_is_evaluated_behind_a_server_by_the_lines_of_its_card(s
     monkeypatch.chdir(tmp_path)
     card = (done.out / "README.md").read_text()
     line = next(line for line in card.splitlines() if line.startswith("stcr eval"))
-    vllm = card.partition("```bash\npython -m vllm")[2].partition("```")[0]
+    vllm = card.partition("python -m vllm")[2].partition("```")[0]
     with serving(lambda question, tried: answer("closer to completion: img2")) as desk:
         for place, own in (("NAME", "toy"), ("SPLIT", "heldout"), ("http://127.0.0.1:8000/v1", desk.url)):
             line = line.replace(place, own)

@@ -239,7 +239,7 @@ def test_texts_of_a_model_run_nothing_in_the_browser(browser, tmp_path, registry
 @pytest.mark.slow
 def test_another_site_in_the_same_browser_can_neither_read_nor_write(browser, opened, path):
     """A page of another origin that even knows the token; `localhost` is another site than 127.0.0.1 to a browser."""
-    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from threading import Thread
 
     class Other(BaseHTTPRequestHandler):
@@ -252,7 +252,8 @@ def test_another_site_in_the_same_browser_can_neither_read_nor_write(browser, op
         def log_message(self, *_):
             pass
 
-    other = HTTPServer(("127.0.0.1", 0), Other)
+    # A browser opens connections ahead of time: a server of one thread would wait a minute for what never comes.
+    other = ThreadingHTTPServer(("127.0.0.1", 0), Other)
     Thread(target=other.serve_forever, daemon=True).start()
     try:
         browser.open(f"http://127.0.0.1:{other.server_port}/")

@@ -11,8 +11,9 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,65 @@ def test_extraction_speed(size: str, report: Callable[..., None], tmp_path: Path
     report(f"extract_vs_sequential_decode{size}", medians["ours"], "frames/s", slower)
     report(f"extract_vs_sequential_jpeg{size}", medians["ours"], "frames/s", medians["jpeg"])
     assert medians["ours"] > medians["jpeg"]
+
+
+def test_where_the_time_of_a_jpeg_goes(report: Callable[..., None]) -> None:
+    """Milliseconds of processor time a frame of each part, and how far (PSNR in dB over all frames) the pictures that
+    FFmpeg's scaler shrinks (bicubic), and those that JPEG gives back, are from the ones that a build shrinks.
+    """
+    from av.video.reformatter import Interpolation
+
+    rules = SIZES["_256_tokens"]
+    videos = sorted(REAL.glob(f"videos/chunk-000/{CAMERA}/*.mp4"))[: EPISODES // 2]
+    taken: dict[str, list[float]] = {}
+
+    def timed(part: str, do: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        made = do()
+        taken.setdefault(part, []).append(time.process_time() - began)
+        return made
+
+    errors: dict[str, list[float]] = {"scaler": [], "jpeg": []}
+    for video in videos:
+        for frame in _seek(video, [k * EVERY for k in range(30)], timed):
+            full = timed("rgb", lambda frame=frame: frame.to_ndarray(format="rgb24"))
+            size = picture_store._size((frame.width, frame.height), rules)
+            image = Image.fromarray(full)
+            small = timed(
+                "shrink", lambda image=image, size=size: image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+            )
+            file = timed("encode", lambda small=small: picture_store.encode(np.asarray(small), rules))
+            other = timed(
+                "scaler",
+                lambda frame=frame, size=size: frame.reformat(
+                    *size, format="rgb24", interpolation=Interpolation.BICUBIC
+                ).to_ndarray(),
+            )
+            shrunk = np.asarray(small, dtype=np.float64)
+            stored = np.asarray(picture_store.decode(file, ""))
+            for name, made in (("scaler", other), ("jpeg", stored)):
+                errors[name].append(float(np.mean((made - shrunk) ** 2)))
+    for part, seconds in taken.items():
+        report(f"extract_jpeg_{part}_ms", 1000 * statistics.mean(seconds), "ms", None)
+    for name, squares in errors.items():
+        report(f"extract_jpeg_{name}_psnr", 10 * float(np.log10(255**2 / np.mean(squares))), "dB", None)
+
+
+def _seek(video: Path, frames: list[int], timed: Callable[..., Any]) -> Iterator[Any]:
+    """The frames as the decoder gives them."""
+    import av
+
+    with av.open(str(video)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            due = round(frame / float(stream.average_rate) / stream.time_base)
+
+            def found(due: int = due) -> Any:
+                container.seek(due, stream=stream)
+                return next(shown for shown in container.decode(stream) if shown.pts >= due)
+
+            yield timed("decode", found)
 
 
 def _config(frames: FrameRules) -> DataConfig:

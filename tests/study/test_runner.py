@@ -38,7 +38,7 @@ def test_every_seed_starts_from_links_to_the_model_that_is_there(tmp_path: Path)
     assert sorted(file.name for file in (tmp_path / "real").iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.slow(seconds=50)
+@pytest.mark.slow(seconds=85)
 def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,7 +48,8 @@ def test_tiny_study_is_run_once_and_a_finished_one_does_nothing(
         return forked.start(command, quiet_environment(tmp_path), Path.cwd(), stdout=stdout, stderr=stdout).wait()
 
     monkeypatch.setattr(children, "run", run)
-    config = tiny_study(tmp_path)
+    letters = StudyControls(rows=("stage2",), split="dev", pairs=2, only=("letters",))
+    config = dataclasses.replace(tiny_study(tmp_path), controls=letters)
     run_study(dataclasses.replace(config, seeds=(1,)), tmp_path / "out", jobs=2)
     first = read_outcome(outcome_file(tmp_path / "out", 1))
     results = tuple(dataclasses.replace(one, seed=2) for one in first.results)

@@ -139,6 +139,8 @@ _OFF: dict[str, str] = {
     "upcast_layernorm": "",
     "tokenized_path": "",
 }
+# Keys that newer versions of transformers dropped -> what takes their values; warmup_steps takes a share of them too.
+_RENAMED = {"warmup_ratio": "warmup_steps"}
 # Read before this backend is called (stage_run.py, refusals.py).
 _READ_BEFORE = ("stage", "overwrite_output_dir")
 
@@ -168,6 +170,8 @@ def sorted_keys(args: Mapping[str, Any]) -> Keys:
         elsewhere = "remove it, or train with --backend llamafactory"
         if key in _OFF:
             raise ConfigError(key, f"{value!r} is not supported by the TRL backend", _OFF[key] or elsewhere)
+        if key not in known:
+            key = _RENAMED.get(key, key)
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? Else " if near else ""
