@@ -4,7 +4,7 @@
     python docs/make_tables.py --check   # exit code 1 where a file would change or a figure in a text is wrong
 
 Figures come from the published studies (docs/results/STUDY/study.json and seed*.jsonl), from single runs whose answers
-are in docs/results/repeats, forgetting and real (made by docs/pack_answers.py), from what stage 1 wrote in
+are in docs/results/repeats, forgetting, real and tasks (made by docs/pack_answers.py), from what stage 1 wrote in
 docs/results/factuality (docs/pack_claims.py), from progress curves in docs/results/labels (docs/pack_labels.py) with
 the result of `stcr calibrate` there, from the policies of docs/results/behaviour_cloning (results.jsonl of
 examples/behaviour_cloning), from the answers of servers in docs/results/interop (written by `make interop`), from
@@ -47,6 +47,7 @@ STUDIES = ("seeds", "ablation", "few_labels")
 REPEATS = sorted((RESULTS / "repeats").glob("*.jsonl"))
 FORGETTING = sorted((RESULTS / "forgetting").glob("*.jsonl"))
 REAL = sorted((RESULTS / "real").glob("*.jsonl"))
+TASKS = sorted((RESULTS / "tasks").glob("*.jsonl"))
 FACTUALITY = sorted((RESULTS / "factuality").glob("seed*.jsonl"))
 ANNOTATION = RESULTS / "annotation/checks.jsonl"
 TRAINED_ON_TEXTS = sorted((RESULTS / "annotation").glob("seed*.jsonl"))
@@ -147,12 +148,13 @@ class Figure:
 # ---- figures ----
 
 
+@cache
 def all_figures() -> dict[str, Figure]:
     """Every known figure by its name."""
     found = {one.name: one for one in _measured()}
     for study in STUDIES:
         found |= {one.name: one for one in _of_study(study)}
-    for path in (*REPEATS, *FORGETTING, *REAL, CLONING / "drawer.jsonl"):
+    for path in (*REPEATS, *FORGETTING, *REAL, *TASKS, CLONING / "drawer.jsonl"):
         found |= {one.name: one for one in _of_run(path)}
     found |= {one.name: one for one in _of_claims("factuality", FACTUALITY)}
     found |= {one.name: one for one in _of_claims("annotated", TRAINED_ON_TEXTS)}

@@ -118,7 +118,7 @@ def test_base_for_several_tasks_is_built_and_read_from_the_recipe(tmp_path):
     from stcr_plugin.registry.build import build as build_data
 
     values = read_yaml(RECIPES / "data" / "tabletop_tasks.yaml")
-    values["source"] = {"kind": "tabletop", "tasks": 4, "naming": 4, "seen": 6, "heldout": 0}
+    values["source"] = {"kind": "tabletop", "tasks": 4, "naming": 4, "seen": 14, "heldout": 0}
     counts = {"train": 6, "dev": 2, "passive": 6}
     values["splits"] = {name: values["splits"][name] | {"episodes": count} for name, count in counts.items()}
     values["datasets"] = {"forward": values["datasets"]["forward"] | {"pairs": 20}}
