@@ -12,7 +12,8 @@ of `make real`. The counts of an arm are written to docs/results/real/folds_ARM.
 
 sole_r1_lift (`lift`): 12 clips. START is the stage 2 of `make demo` that labelled them in
 docs/results/labels.md without having seen one. Nothing describes the clips, so they have no Chain-of-Thought text, and
-there is no stage 1 on them. The rule, stated before a fold was trained:
+there is no stage 1 on them. The rule, stated before a fold was trained to its end (one was begun with
+300 steps and dropped for lack of time):
 
 - The three folds of recipes/data/sole_r1_lift.yaml; each holds out one clip that succeeds and three that fail.
 - 150 steps of recipes/stage2_weak.yaml from START on the recipe's pairs of the other eight clips, with no other setting
