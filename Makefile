@@ -120,13 +120,15 @@ metaworld: | $(READY)
 # Each process of the tests computes on one thread; a module's tests stay in one process, and share what they make.
 # Modules keep the order of tests/conftest.py: the longest first.
 TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
+# What has a target of its own runs there alone.
+HERE := not gpu and not kill and not fuzz and not interop and not full_size
 
 test test-fast: export OMP_NUM_THREADS := 1
 test: | $(READY)
-	$(TESTS) -m "not gpu and not kill and not fuzz and not interop and not full_size"
+	$(TESTS) -m "$(HERE)"
 
 test-fast: | $(READY)
-	$(TESTS) -m "not gpu and not kill and not fuzz and not interop and not full_size and not slow"
+	$(TESTS) -m "$(HERE) and not slow"
 
 check-static: | $(READY)
 	ruff check .

@@ -263,17 +263,17 @@ def ask_options(parser: Parser, without: Collection[str] = (), engine: bool = Tr
     )
     settable = {"keys of --set": {field.name: _help(field) for field in fields if field.name not in _PROMPT}}
     if engine:
-        settable |= {f"keys of --set with --engine {name}": keys for name, keys in _engine_keys().items()}
+        settable["keys of --set with --engine server"] = _server_keys()
     parser.set_defaults(settable=frozenset(key for keys in settable.values() for key in keys))
     parser.epilog = "\n\n".join(_listed(head, keys) for head, keys in settable.items())
 
 
-def _engine_keys() -> dict[str, dict[str, str]]:
-    """Engine -> key of --set -> help, for all that has no option of its own."""
+def _server_keys() -> dict[str, str]:
+    """Key of --set -> help, for the server's settings that have no option of their own."""
     from stcr_plugin.engines.server_settings import ServerSettings
 
     own = [one for one in dataclasses.fields(ServerSettings) if one.name not in _SERVER]
-    return {"server": {f"{_ENGINE}{one.name}": _help(one) for one in own}}
+    return {f"{_ENGINE}{one.name}": _help(one) for one in own}
 
 
 def _listed(head: str, keys: Mapping[str, str]) -> str:

@@ -148,8 +148,8 @@ def in_published_order(
         if answer.expected != "neither" and answer.order in orders[answer.pair_id]:
             sums[answer.episode_id][0] += answer.right
             sums[answer.episode_id][1] += 1
-    right, asked = (sum(one[place] for one in sums.values()) for place in (0, 1))
-    return 100 * right / asked, pooled_interval(sums, resamples, seed)
+    share, bounds, _ = _pooled_share(sums, resamples, seed)
+    return share, bounds
 
 
 def under_both_texts(
@@ -171,8 +171,7 @@ def under_both_texts(
             asked = [*both[of_answer["earlier"]], *both[of_answer["later"]]]
             sums[episode][0] += all(answer.right for answer in asked)
             sums[episode][1] += 1
-    right, count = (sum(one[place] for one in sums.values()) for place in (0, 1))
-    return (100 * right / count, pooled_interval(sums, resamples, seed), count) if count else None
+    return _pooled_share(sums, resamples, seed) if any(count for _, count in sums.values()) else None
 
 
 def paired_difference(
@@ -205,6 +204,12 @@ def paired_rights(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[s
         pair_id: (both[0].episode_id, all(one.right for one in both), all(one.right for one in theirs[pair_id]))
         for pair_id, both in mine.items()
     }
+
+
+def _pooled_share(sums: Mapping[Any, Sequence[int]], resamples: int, seed: int) -> tuple[float, Bounds | None, int]:
+    """100 x (sum of firsts) / (sum of seconds), its `pooled_interval`, and the sum of seconds."""
+    part, whole = (sum(one[place] for one in sums.values()) for place in (0, 1))
+    return 100 * part / whole, pooled_interval(sums, resamples, seed), whole
 
 
 def pooled_interval(
