@@ -275,12 +275,23 @@ def refuse_lfs_pointer(path: str | Path, start: bytes) -> None:
 def inside(root: str | Path, relative: str) -> Path:
     """The path of `relative` under `root`. Raises DataError for one that leaves it, or that no file can have."""
     try:
-        path = (base := Path(root).resolve()).joinpath(relative).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a ring of links
+        base = os.path.realpath(root)
+        path = os.path.realpath(os.path.join(base, relative))
+        _refuse_ring(path)
+    except (OSError, ValueError) as error:
         raise NoPathError(_shown(relative), f"not a path that can be followed ({error})") from None
-    if not path.is_relative_to(base):
+    if path != base and not path.startswith(base.rstrip("/") + "/"):
         raise DataError(relative, f"leaves its folder {root}", "keep the paths in data files inside it")
-    return path
+    return Path(path)
+
+
+def _refuse_ring(path: str) -> None:
+    """Raises OSError where links lead to each other."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
 
 
 def sha256(path: str | Path) -> str:

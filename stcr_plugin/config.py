@@ -103,6 +103,7 @@ def _refuse_bad_override(path: str | Path, text: str) -> None:
     if not equals or not all(key.split(".")):
         raise ConfigError(path, f"an override reads key=value, got {text[:80]!r}")
     try:
+        _refuse_deep(value)
         node = yaml.SafeLoader(value).get_single_node()
         if node is not None:
             _refuse_traps(f"the override {text[:80]!r}", node, sizes={}, dates=True)
@@ -118,6 +119,7 @@ def override_value(where: str, text: str) -> Any:
     import yaml
 
     try:
+        _refuse_deep(text)
         node = yaml.SafeLoader(text).get_single_node()
         if node is not None:
             _refuse_traps(where, node, sizes={}, dates=False)
@@ -137,9 +139,7 @@ def _parsed(path: str | Path, *, dates: bool) -> Any:
         data = file_bytes(path)
         refuse_lfs_pointer(path, data)
         text = data.decode("utf-8")
-        # PyYAML takes minutes to find out that thousands of brackets are nested too deeply.
-        if max(accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(one, 0) for one in text), default=0) > _DEEPEST:
-            raise RecursionError
+        _refuse_deep(text)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
@@ -154,6 +154,12 @@ def _parsed(path: str | Path, *, dates: bool) -> Any:
         raise ConfigError(path, "its lists and mappings are nested too deeply, or hold themselves") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(path, f"cannot be read as YAML: {' '.join(str(error).split())}") from None
+
+
+def _refuse_deep(text: str) -> None:
+    """Raises RecursionError where brackets are nested too deeply, which PyYAML takes minutes to find out."""
+    if max(accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(one, 0) for one in text), default=0) > _DEEPEST:
+        raise RecursionError
 
 
 def _refuse_traps(path: str | Path, node: Any, *, sizes: dict[int, int], dates: bool) -> int:

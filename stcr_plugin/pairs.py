@@ -174,7 +174,7 @@ def draw_pairs(
     tied = unlabelled = 0
     if rules.label == "progress" and states is not None:
         asked, tied, unlabelled = _by_progress(episode, states, candidates, rules=rules, seed=seed)
-    twice = any(len(labels) > 1 for labels in asked.values())
+    twice = rules.tasks == "opposed" and any(len(labels) > 1 for labels in asked.values())
     if balanced and not twice:  # opposed tasks are balanced by themselves
         closer = {frames: label for frames, ((_, label),) in asked.items()}
         chosen = _in_balance(list(asked), closer, rules)

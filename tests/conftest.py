@@ -10,9 +10,11 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_stage import Workshop
 from toy_build import build_toy
 
+from stcr_plugin import artefacts
 from stcr_plugin.report import plots
 
 _frozen_at = 0
@@ -101,10 +103,15 @@ def drawn() -> None:
 
 @pytest.fixture
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without plots, which take longer than all the rest of a small evaluation."""
+    """Plots are small empty pictures: to draw them takes longer than all the rest of a small evaluation or report."""
+
+    def draw_nothing(path: Path, *_: object) -> None:
+        with artefacts.whole_file(path) as part:
+            Image.new("L", (1, 1)).save(part, "png")
+
     if "drawn" not in request.fixturenames:
-        for name in ("accuracies", "calibration", "contact_sheet", "progress", "correlations"):
-            monkeypatch.setattr(plots, name, lambda *arguments: None)
+        for name in ("accuracies", "calibration", "contact_sheet", "progress", "correlations", "seeds"):
+            monkeypatch.setattr(plots, name, draw_nothing)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +62,24 @@ def number(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[int, int]:
 
 def write_video(path: Path, shots: Sequence[tuple[int, int]], codec: str, fps: int, faststart: bool = False) -> None:
     """One mp4 of the episodes `shots` = (episode, frames) one after the other; `codec` is a key of CODECS."""
-    name, options = CODECS[codec]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
-        stream = container.add_stream(name, rate=fps, options=dict(options))
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.codec_context.thread_count = 1
-        for episode, frames in shots:
-            for frame in range(frames):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(episode, frame), format="rgb24")))
-        container.mux(stream.encode())
+    path.write_bytes(_video(tuple(shots), codec, fps, faststart))
+
+
+@cache  # the same few videos are asked for again and again
+def _video(shots: Sequence[tuple[int, int]], codec: str, fps: int, faststart: bool) -> bytes:
+    name, options = CODECS[codec]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
+            stream = container.add_stream(name, rate=fps, options=dict(options))
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+            stream.codec_context.thread_count = 1
+            for episode, frames in shots:
+                for frame in range(frames):
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(episode, frame), format="rgb24")))
+            container.mux(stream.encode())
+        return path.read_bytes()
 
 
 def write_timed(path: Path, episode: int, seconds: Sequence[float], codec: str = "h264 long") -> None:

@@ -28,12 +28,12 @@ def planned(folder: Path, *overrides: str, gpus: int = 1) -> tuple[Resolved, Mod
     return resolved, read_model(resolved, StcrSettings(name="stage", mode="cot"), folder.parent)
 
 
-def loaded(resolved: Resolved, model: Model) -> Any:
-    """The model with weights, made trainable by LLaMA-Factory itself."""
+def loaded(resolved: Resolved, model: Model, dtype: str = "auto") -> Any:
+    """The model with weights of a `dtype`, made trainable by LLaMA-Factory itself."""
     from llamafactory.model.adapter import init_adapter
     from transformers import AutoModelForImageTextToText
 
-    live = AutoModelForImageTextToText.from_pretrained(model.folder, dtype="auto", attn_implementation="sdpa")
+    live = AutoModelForImageTextToText.from_pretrained(model.folder, dtype=dtype, attn_implementation="sdpa")
     return init_adapter(live.config, live, resolved.model, resolved.finetuning, True).train()
 
 

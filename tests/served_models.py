@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,29 +50,30 @@ def trained_chain() -> Path:
 
 
 @contextmanager
-def serving(command: Sequence[str], log: Path, environment: dict[str, str]) -> Iterator[None]:
-    """The server that `command` starts; it ends with its children."""
+def serving(command: Sequence[str], port: int, log: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The address of the server that `command` starts, once it accepts connections; it ends with its children."""
     with log.open("w") as file:
         process = subprocess.Popen(
             command, env=os.environ | environment, stdout=file, stderr=file, start_new_session=True, cwd=log.parent
         )
     try:
-        yield
+        yield _listening(process, port, log)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def listening(port: int, log: Path) -> str:
-    """The address of a server once it accepts connections."""
+def _listening(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
     end = time.monotonic() + START
     while time.monotonic() < end:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return f"http://127.0.0.1:{port}/v1"
+        assert process.poll() is None, f"the server ended before it listened: {log.read_text()[-3000:]}"
         time.sleep(0.5)
     raise AssertionError(f"no server within {START:.0f} seconds: {log.read_text()[-3000:]}")
 
@@ -124,8 +125,8 @@ def vllm(python: Path, line: str, log: Path) -> Iterator[str]:
     assert line.count("--port 8000") == 1
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     command = ["bash", "-c", line.replace("--port 8000", f"--port {port}")]
-    with serving(command, log, {"PATH": path, "PYTHONPATH": ""}):
-        yield listening(port, log)
+    with serving(command, port, log, {"PATH": path, "PYTHONPATH": ""}) as url:
+        yield url
 
 
 @contextmanager
@@ -135,8 +136,8 @@ def llamafactory(folder: Path, name: str, most: int, log: Path) -> Iterator[str]
     command = [str(Path(sys.executable).parent / "llamafactory-cli"), "api", "--model_name_or_path", str(folder)]
     command += ["--template", "stcr_qwen2_vl", "--infer_dtype", "float32", "--image_max_pixels", str(most)]
     own = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "API_VERBOSE": "0", "API_MODEL_NAME": name}
-    with serving(command, log, own):
-        yield listening(port, log)
+    with serving(command, port, log, own) as url:
+        yield url
 
 
 def card_line(card: str, start: str) -> str:

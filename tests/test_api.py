@@ -48,7 +48,7 @@ def test_pictures_are_judged(model, registry):
     assert sum(found.probabilities) == pytest.approx(1)
 
 
-def test_evaluation_is_that_of_the_command(model, registry, tmp_path, monkeypatch, capsys):
+def test_evaluation_is_that_of_the_command(model, registry, tmp_path, monkeypatch, capsys, undrawn):
     from stcr_plugin.cli import main
     from stcr_plugin.results import Evaluation
 

@@ -354,6 +354,7 @@ for _ in range(400):
 """
 
 
+@pytest.mark.slow(seconds=1)
 def test_a_lock_that_its_holder_deletes_keeps_others_out(tmp_path):
     command = [sys.executable, "-c", TAKER, str(tmp_path / "lock"), str(tmp_path / "alone")]
     takers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]

@@ -50,6 +50,7 @@ def installed(wheel, tmp_path_factory):
     return interpreter
 
 
+@pytest.mark.slow(seconds=1)
 def test_wheel_holds_the_package_the_recipes_and_the_start_up_file(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -61,6 +62,7 @@ def test_wheel_holds_the_package_the_recipes_and_the_start_up_file(wheel):
     assert {name for name in names if ".dist-info/" not in name} == sources | recipes | set(START)
 
 
+@pytest.mark.slow(seconds=1)
 def test_command_works_without_any_other_library(installed):
     assert python(installed.with_name("stcr"), "--version") == f"stcr_plugin {__version__}\n"
     assert python(installed, "-m", "stcr_plugin.cli", "--version") == f"stcr_plugin {__version__}\n"
@@ -69,11 +71,13 @@ def test_command_works_without_any_other_library(installed):
 HOOKED = "import sys; print(sum(getattr(finder, '__name__', '') == 'StcrHook' for finder in sys.meta_path))"
 
 
+@pytest.mark.slow(seconds=1)
 def test_hook_is_installed_in_every_process_and_can_be_switched_off(installed):
     assert python(installed, "-c", HOOKED) == "1\n"
     assert python(installed, "-c", HOOKED, STCR_AUTOLOAD="0") == "0\n"
 
 
+@pytest.mark.slow(seconds=1)
 def test_hook_of_the_installed_wheel_meets_llamafactory(installed, tmp_path):
     """A stand-in of LLaMA-Factory's modules: each is executed first, then handed to our function."""
     for name in ("llamafactory", "llamafactory/data", "llamafactory/train"):

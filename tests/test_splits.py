@@ -175,7 +175,7 @@ def test_listed_episode_that_another_split_holds_out_is_refused():
 
 
 def test_episode_that_two_splits_hold_out_is_counted_in_the_manifest(monkeypatch, tmp_path):
-    monkeypatch.setattr(build_module, "open_source", lambda config, seed=0: FakeSource(SEVERAL))
+    monkeypatch.setattr(build_module, "open_source", lambda *_: FakeSource(SEVERAL))
     config = {
         "name": "toy",
         "source": {"kind": "tabletop"},

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -183,12 +184,17 @@ def texts():
     return [*files, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml"))]
 
 
+@cache
+def lines():
+    """File, number and text of each line, without what is allowed."""
+    return [
+        (path, number, ALLOWED.sub("", line))
+        for path in filter(Path.is_file, texts())
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    ]
+
+
 @pytest.mark.parametrize("words", OLD_WORDS)
 def test_plain_words_are_used(words):
     old = re.compile(rf"(?<![\w-]){words}(?![\w-])", re.IGNORECASE)
-    found = []
-    for path in filter(Path.is_file, texts()):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if old.search(ALLOWED.sub("", line)):
-                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
-    assert found == []
+    assert [f"{path.relative_to(ROOT)}:{number}" for path, number, line in lines() if old.search(line)] == []

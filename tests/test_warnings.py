@@ -38,6 +38,7 @@ def test_leak(tmp_path):
 """
 
 
+@pytest.mark.slow(seconds=1)
 def test_file_that_we_leave_open_fails_the_test(tmp_path):
     (tmp_path / "test_leak.py").write_text(LEAK)
     config = Path(__file__).parents[1] / "pyproject.toml"

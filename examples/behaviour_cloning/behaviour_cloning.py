@@ -135,8 +135,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def run(out: Path, judge: Path | None, sizes: Sizes) -> None:
+    same_settings(out, judge, sizes)
     labels = labelled(out, judge or trained(out), sizes)
-    made = demonstrations(labels)
+    made = kept_demonstrations(out, labels)
     arms = rows_and_weights(made, labels)
     for arm in ARMS:
         policies = [
@@ -148,6 +149,16 @@ def run(out: Path, judge: Path | None, sizes: Sizes) -> None:
                 artefacts.write_json(path, [succeeds(policies, one, sizes.limit) for one in block])
         print(f"{arm}: rollouts done", flush=True)
     write_results(out, made, arms, sizes=sizes, labels=labels)
+
+
+def same_settings(out: Path, judge: Path | None, sizes: Sizes) -> None:
+    """End with one line where `out` holds what was made with other settings, which would be taken as it is."""
+    path, settings = out / "settings.json", {"judge": judge and str(judge), **dataclasses.asdict(sizes)}
+    settings["seeds"] = list(sizes.seeds)
+    if not path.is_file():
+        artefacts.write_json(path, settings)
+    elif artefacts.read_json(path) != settings:
+        sys.exit(f"{out}: was begun with other settings ({path.name}); name another folder, or delete this one")
 
 
 # ---- 1 and 2: the judge, and what it says of the demonstrations
@@ -223,6 +234,21 @@ def demonstrations(labels: Path) -> Demonstrations:
         truth,
         np.array(success),
     )
+
+
+def kept_demonstrations(out: Path, labels: Path) -> Demonstrations:
+    """`demonstrations`, simulated once."""
+    path = out / "demonstrations.npz"
+    if not path.is_file():
+        made = demonstrations(labels)
+        curves = {f"truth{number:04d}": curve for number, curve in enumerate(made.truth)}
+        whole = {name: value for name, value in vars(made).items() if name != "truth"}
+        with artefacts.whole_file(path) as part, part.open("wb") as file:
+            np.savez(file, **whole, **curves)
+    with np.load(path, allow_pickle=False) as kept:
+        truth = [kept[name] for name in sorted(kept.files) if name.startswith("truth")]
+        own = {name: kept[name] for name in ("of", "state", "action", "success")}
+        return Demonstrations(episodes=kept["episodes"].tolist(), truth=truth, **own)
 
 
 def rows_and_weights(made: Demonstrations, labels: Path) -> dict[str, tuple[npt.NDArray[np.bool_], Floats]]:

@@ -192,8 +192,6 @@ def _processor(a: Architecture) -> Any:
 _LATER = frozenset(
     {
         "未清楚入镜", "doing “ value ”", "stage  value ", "正在做“ value ”", "第 value 步", "; ", "；",
-        "hand to  part :  value  cm", " part :  value  cm", " part  up:  value  cm",
-        "手距 part ： value 厘米", " part ： value 厘米", " part 高： value 厘米",
     }
 )  # fmt: skip
 """Texts of the prompt files that the published bases did not have: with them, every base would be another one."""

@@ -6,20 +6,24 @@ simulator is imported before episodes are listed. States are in centimetres.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from stcr_plugin.artefacts import digest
+from stcr_plugin.artefacts import code_digest, digest
 from stcr_plugin.config import nearest, settings
 from stcr_plugin.episodes import rollout as simulation
 from stcr_plugin.episodes.inverse_tasks import InverseTasks
 from stcr_plugin.episodes.recordings import check_indices
 from stcr_plugin.episodes.rollout import CAMERAS, CONTROL_HZ, LONGEST, Facts, Painter, Rollout, Scene
+from stcr_plugin.episodes.rollout_files import StoredRollout, read_rollout, write_rollout
 from stcr_plugin.errors import DataError
 from stcr_plugin.types import Claim, Episode, Exclusion, Omission, Segment, State
 
@@ -180,25 +184,34 @@ class MetaworldConfig:
 
 @dataclass(frozen=True)
 class _Recording:
-    """A finished rollout; `env` is needed to draw it, `actions` [steps, 4] led from each frame to the next."""
+    """A finished rollout; `actions` [steps, 4] led from each frame to the next.
+
+    env: The simulator to draw it with; None where the rollout was read from a file.
+    """
 
     env: object
     frames: tuple[Facts, ...]
     states: tuple[State, ...]
     actions: simulation.Vector
+    seed: int = 0
 
 
 class MetaworldSource:
-    """EpisodeSource of simulated demonstrations; the same seed gives the same states and pictures in any process."""
+    """EpisodeSource of simulated demonstrations; the same seed gives the same states and pictures in any process.
+
+    keep: Folder of the rollouts that are done (`rollout_files`), in one for each code, seed and settings.
+    """
 
     kind = "metaworld"
 
-    def __init__(self, config: MetaworldConfig, seed: int = 0) -> None:
+    def __init__(self, config: MetaworldConfig, seed: int = 0, keep: Path | None = None) -> None:
         self.config = config
+        self._keep = keep
         self.seed = seed
         self.fps = CONTROL_HZ / config.stride
         # Listing, states and frames use the same few rollouts; each holds its simulator (some megabytes).
         self._roll = lru_cache(4)(self._roll_out)
+        self._started = lru_cache(1)(lambda name, seed: _start(config, name, seed).env)
         self._painter: tuple[str, Painter] | None = None
 
     def episodes(self) -> Iterator[Episode | Exclusion]:
@@ -241,9 +254,11 @@ class MetaworldSource:
         """The pictures at ascending `indices`, each uint8 [height, width, 3]. Raises DataError for other indices."""
         recording = self._recording(episode)
         check_indices(episode, indices)
-        painter = self._paint(episode.episode_id.partition("_")[0], recording.env)
+        name = episode.episode_id.partition("_")[0]
+        env = recording.env or self._started(name, recording.seed)
+        painter = self._paint(name, env)
         for index in indices:
-            yield painter.draw(recording.env, recording.frames[index])
+            yield painter.draw(env, recording.frames[index])
 
     def states(self, episode: Episode) -> Sequence[State]:
         """Keys: phase, progress, motion (0..1), gripper (0 closed..1 open), touched, held, success, goal_seen; hand,
@@ -294,13 +309,38 @@ class MetaworldSource:
         return recording
 
     def _roll_out(self, name: str, group: str, number: int) -> tuple[_Recording | None, tuple[str, ...]]:
-        """An episode's first draw that is of its kind, and why those before it were not."""
+        """An episode's first draw that is of its kind, and why those before it were not; as kept, where it is."""
+        path = self._kept / f"{name}_{group}-{number:04d}.npz" if self._kept else None
+        if path and (kept := read_rollout(path)):
+            states = _states(kept.frames, TASKS[name], self.fps) if kept.frames else ()
+            recording = _Recording(None, kept.frames, states, kept.actions, kept.seed)
+            return recording if kept.frames else None, kept.failures
+        made, failures = self._simulated(name, group, number)
+        if path:
+            frames, actions, seed = (made.frames, made.actions, made.seed) if made else ((), np.empty((0, 4)), 0)
+            write_rollout(path, StoredRollout(seed, frames, actions, failures))
+        return made, failures
+
+    @cached_property
+    def _kept(self) -> Path | None:
+        if self._keep is None:
+            return None
+        versions = [version(name) for name in ("metaworld", "mujoco")]
+        made_by = [
+            dataclasses.asdict(self.config),
+            self.seed,
+            code_digest("episodes/metaworld.py", "episodes/rollout.py"),
+            versions,
+        ]
+        return self._keep / digest(made_by)[:8]
+
+    def _simulated(self, name: str, group: str, number: int) -> tuple[_Recording | None, tuple[str, ...]]:
         failures: list[str] = []
         with simulation.quiet():
             for draw in range(DRAWS):
                 seed = int(digest([self.seed, name, group, number, draw])[:8], 16)
                 try:
-                    return _PLANS[group](self.config, name, seed), tuple(failures)
+                    return dataclasses.replace(_PLANS[group](self.config, name, seed), seed=seed), tuple(failures)
                 except _OtherKindError as reason:
                     failures.append(str(reason))
         return None, tuple(failures)

@@ -48,6 +48,7 @@ class SourceKind:
         config: Its settings class (`stcr_plugin.config.settings`), with a field `kind` whose default is its name.
         source: The EpisodeSource class, called with the settings.
         seeded: Whether `source` takes the build's seed as a second argument; simulators do.
+        keeps: Whether it takes, as `keep`, a folder for what it has simulated, to read it from there the next time.
         claims: How the claims of its frames are written, for Chain-of-Thought text: language -> fields of
             `samples.cot.Phrases`, or a YAML file of that form. None: its pairs can only become weak samples.
         inverse: Which of its tasks undo each other, for the control `inverse_task`.
@@ -58,6 +59,7 @@ class SourceKind:
     config: type[Any]
     source: Callable[..., EpisodeSource]
     seeded: bool = False
+    keeps: bool = False
     claims: Path | Mapping[str, Any] | None = None
     inverse: InverseTasks = dataclasses.field(default_factory=InverseTasks)
     progress: Mapping[str, Trend] = dataclasses.field(default_factory=dict)
@@ -68,13 +70,10 @@ class SourceKind:
         return hasattr(self.source, "given_pairs")
 
 
-# The way of a named object to a named pad falls where it is put there, and rises where it is taken off.
 _TABLETOP: Mapping[str, Trend] = {
     "phase": PHASES,
     "reach": "falls",
     "goal": "falls",
-    "hand_to": "falls",
-    "way": "changes",
 }
 _METAWORLD: Mapping[str, Trend] = {
     "phase": tuple(sorted(RANK, key=RANK.__getitem__)),
@@ -86,7 +85,12 @@ _STAGES: Mapping[str, Trend] = {"stage": "changes", "stage_of": "rises"}
 BUILT_IN: Mapping[str, SourceKind] = {
     "tabletop": SourceKind(TabletopConfig, TabletopSource, seeded=True, inverse=TABLETOP_INVERSES, progress=_TABLETOP),
     "metaworld": SourceKind(
-        MetaworldConfig, MetaworldSource, seeded=True, inverse=METAWORLD_INVERSES, progress=_METAWORLD
+        MetaworldConfig,
+        MetaworldSource,
+        seeded=True,
+        keeps=True,
+        inverse=METAWORLD_INVERSES,
+        progress=_METAWORLD,
     ),
     "lerobot": SourceKind(LeRobotConfig, LeRobotSource, progress={**_STAGES, "motion_done": "rises"}),
     "frames": SourceKind(FramesConfig, FramesSource, progress=_STAGES),
@@ -146,10 +150,10 @@ def source_settings(values: Any) -> SourceSettings:
 SourceConfig = Annotated[SourceSettings, PlainValidator(source_settings)]
 
 
-def open_source(config: SourceSettings, seed: int = 0) -> EpisodeSource:
-    """The source that `config` describes; only simulated sources use `seed`."""
+def open_source(config: SourceSettings, seed: int = 0, keep: Path | None = None) -> EpisodeSource:
+    """The source that `config` describes; only simulated sources use `seed` and `keep` (see SourceKind)."""
     found = find_kind(config.kind)
-    return found.source(config, seed) if found.seeded else found.source(config)
+    return found.source(config, *([seed] if found.seeded else ()), **({"keep": keep} if found.keeps else {}))
 
 
 @cache

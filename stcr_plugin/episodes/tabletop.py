@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ from stcr_plugin.episodes.tabletop_motions import (
     regress,
 )
 from stcr_plugin.episodes.tabletop_tasks import (
+    HELD,
     NAMING,
     PADS,
     PUSH_OFF,
@@ -40,8 +42,8 @@ from stcr_plugin.episodes.tabletop_tasks import (
     Task,
     Tour,
     motion_of,
-    progress,
     spots_of,
+    states_under,
     tasks_of,
 )
 from stcr_plugin.types import Claim, Episode, Exclusion, Segment, State
@@ -157,6 +159,20 @@ class Visible:
 
 
 @dataclass(frozen=True)
+class Spot:
+    """Where a picture shows a thing that a task names, or the hand: (right, down) as shares of its side.
+
+    `shares` are 0..1: of an object whether it stands on a pad and whether it is held; of the hand how far its gripper
+    is open and whether it holds something; of a pad none.
+    """
+
+    role: Literal["object", "pad", "hand"]
+    colour: str
+    at: tuple[float, float]
+    shares: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Scene(Motion):
     thing: Thing
     goal: Thing
@@ -208,9 +224,9 @@ class TabletopSource:
         side. Also progress: the share of the work that is done, 1 where the hand has left the finished task; see
         `with_work`. It is below 0 where more is to do than at the start.
 
-        Where an episode serves several tasks, goal is the pad of the task, named has the names of object and pad,
-        places has where each named thing is, and tasks has what is different under each text, see `types.under`; the
-        state itself is that of the first task. Progress is then as `tabletop_tasks.progress` has it.
+        Where an episode serves several tasks, tasks has what is different under each text, see `types.under`; the
+        state itself is that of the first task. Phase, goal and progress are then as `tabletop_tasks.TaskStates` has
+        them, and goal_at is the pad.
         """
         scene = self._scene(episode.group, episode.episode_id)
         motion, at = _motion(scene), _project(scene, scene.hand, 0.5)
@@ -225,33 +241,27 @@ class TabletopSource:
             for t in range(len(scene.phases))
         ]
         if not scene.tasks:
-            of_task = _of_task(scene, scene.thing, scene.carried, target=scene.target, progress=scene.progress)
+            goal = np.array([(*scene.target, scene.thing.radius)] * len(shared))
+            of_task = _of_task(scene, scene.thing, scene.carried, goal=goal, pad=scene.target, progress=scene.progress)
             return [{**both, **one} for both, one in zip(shared, of_task, strict=True)]
         near = _GROUPS[episode.group].near
         texts = {task.text(_objects(scene), _pads(scene)): _of_named(scene, task, near) for task in scene.tasks}
         first = next(iter(texts.values()))
         return [
-            {**both, **first[t], "places": _places(scene, t), "tasks": {text: one[t] for text, one in texts.items()}}
+            {**both, **first[t], "tasks": {text: one[t] for text, one in texts.items()}}
             for t, both in enumerate(shared)
         ]
 
     def claims(self, state: State) -> tuple[Claim, ...]:
-        gripper = Claim("gripper", "open" if state["gripper"] > 0.5 else "closed")
-        reach = _rounded(math.dist(state["hand"], state["object"]))
-        goal = _rounded(math.dist(state["object"][:2], state["goal"][:2]))
-        height = _rounded(state["object"][2] - state["rest_height"])
-        if "named" in state:
-            thing, pad = state["named"]
-            measured = {f"hand_to:{thing}": reach, f"way:{thing} to {pad}": goal, f"up:{thing}": height}
-        else:
-            measured = {"reach": reach, "goal": goal, "height": height}
-        said = (gripper, *(Claim(name, value) for name, value in measured.items()))
-        return said if "named" in state else (Claim("phase", str(state["phase"])), *said)
+        return (
+            Claim("phase", str(state["phase"])),
+            Claim("gripper", "open" if state["gripper"] > 0.5 else "closed"),
+            Claim("reach", _rounded(math.dist(state["hand"], state["object"]))),
+            Claim("goal", _rounded(math.dist(state["object"][:2], state["goal"][:2]))),
+            Claim("height", _rounded(state["object"][2] - state["rest_height"])),
+        )
 
     def holds(self, claim: Claim, state: State) -> bool:
-        family, _, part = claim.name.partition(":")
-        if part:
-            return family in _HOLDS_OF and _HOLDS_OF[family](claim.value, part, state)
         check = _HOLDS.get(claim.name)
         return check is not None and check(claim.value, state)
 
@@ -259,14 +269,36 @@ class TabletopSource:
         """The things in the picture of frame `index`: the objects, the pads, then the distractors."""
         return _things(self._scene(episode.group, episode.episode_id), index, self.config.size)
 
+    def spots(self, episode: Episode, indices: Sequence[int]) -> list[tuple[Spot, ...]]:
+        """The objects, the pads and the hand in each of these frames."""
+        scene = self._scene(episode.group, episode.episode_id)
+        tracks, pads = _tracks(scene), _pads(scene)
+        hand_at = _project(scene, scene.hand, 0.5)
+        objects_at = [_project(scene, track, 0.5) for track in tracks]
+        pads_at = _project(scene, np.array([(pad.x, pad.y, 0.0) for pad in pads]), 0.5)
+        shown = []
+        for t in indices:
+            held = [scene.opening[t] < 0.5 and math.dist(scene.hand[t], track[t]) < HELD for track in tracks]
+            spots = [
+                Spot("object", thing.colour, at[t], (any(_stands_on(pad, thing, track[t]) for pad in pads), holds))
+                for thing, track, at, holds in zip(_objects(scene), tracks, objects_at, held, strict=True)
+            ]
+            spots += [Spot("pad", pad.colour, at) for pad, at in zip(pads, pads_at, strict=True)]
+            shown.append((*spots, Spot("hand", "", hand_at[t], (float(scene.opening[t]), any(held)))))
+        return shown
+
     def _scene(self, group: str, episode_id: str) -> _Scene:
         text = f"{self.seed}/{group}/{episode_id}"
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-        return _scene(self.config, group, np.random.default_rng(seed))
+        return _scene(self.config, group, int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
 
 
 def _near(value: str | int, truth: float) -> bool:
     return isinstance(value, int) and abs(value - truth) <= ROUNDING / 2 + 1e-6
+
+
+def _stands_on(pad: Thing, thing: Thing, at: Vector) -> bool:
+    """Whether `thing`, whose centre is `at` [3], is on the middle of `pad`, within 1.5 cm of it."""
+    return math.dist(at[:2], (pad.x, pad.y)) < 1.5 and bool(at[2] - thing.radius < 1.0)
 
 
 def _gap(a: Sequence[float], b: Sequence[float]) -> float:
@@ -282,26 +314,13 @@ _HOLDS: dict[str, Callable[[str | int, State], bool]] = {
 }
 
 
-def _way_holds(value: str | int, part: str, state: State) -> bool:
-    places = state.get("places", {})
-    thing, _, pad = part.partition(" to ")
-    return thing in places and pad in places and _near(value, _gap(places[thing][:2], places[pad][:2]))
-
-
-# Claims about a thing that they name, "red can" or "red can to blue pad".
-_HOLDS_OF: dict[str, Callable[[str | int, str, State], bool]] = {
-    "hand_to": lambda value, part, s: part in s.get("places", {}) and _near(value, _gap(s["hand"], s["places"][part])),
-    "way": _way_holds,
-    "up": lambda value, part, s: part in s.get("places", {}) and _near(value, s["places"][part][2] - s["rest_height"]),
-}
-
-
 def _rounded(centimetres: float) -> int:
     return round(centimetres / ROUNDING) * ROUNDING
 
 
-def _scene(config: TabletopConfig, group: str, rng: np.random.Generator) -> _Scene:
-    rules = _GROUPS[group]
+@lru_cache(1024)  # every step of a build asks for the same ones
+def _scene(config: TabletopConfig, group: str, seed: int) -> _Scene:
+    rules, rng = _GROUPS[group], np.random.default_rng(seed)
     if rules.recordings:
         return _shared_scene(config, rules, rng)
     colours = _colours(rules)
@@ -422,17 +441,16 @@ def _pads(scene: _Scene) -> tuple[Thing, ...]:
 
 
 def _of_task(
-    scene: _Scene, thing: Thing, track: Vector, *, target: tuple[float, float], progress: Vector
+    scene: _Scene, thing: Thing, track: Vector, *, goal: Vector, pad: tuple[float, float], progress: Vector
 ) -> list[dict[str, Any]]:
-    """What the states [T] of one task have: its object, where that is to be, and how much is done."""
-    goal = (*target, thing.radius)
+    """What the states [T] of one task have: its object, its goal [T, 3], how much is done, and where its pad is."""
     object_at = _project(scene, track, 0.5)
-    goal_at = _project(scene, np.array([goal] * len(track)), 0.5)
+    goal_at = _project(scene, np.array([(*pad, thing.radius)] * len(track)), 0.5)
     return [
         {
             "progress": float(progress[t]),
             "object": tuple(float(v) for v in track[t]),
-            "goal": goal,
+            "goal": tuple(float(v) for v in goal[t]),
             "rest_height": thing.radius,
             "object_at": object_at[t],
             "goal_at": goal_at[t],
@@ -442,18 +460,11 @@ def _of_task(
 
 
 def _of_named(scene: _Scene, task: Task, near: float) -> list[dict[str, Any]]:
-    """As `_of_task`, of a task that names its object and pad."""
+    """As `_of_task`, of a task that names its object and pad, with the phase that each frame is in under it."""
     thing, pad, track = _objects(scene)[task.thing], _pads(scene)[task.pad], _tracks(scene)[task.thing]
-    done = progress(task, scene, thing=thing, pad=pad, near=near)
-    listed = _of_task(scene, thing, track, target=(pad.x, pad.y), progress=done)
-    return [{**one, "named": (_named(thing), _named(pad))} for one in listed]
-
-
-def _places(scene: _Scene, t: int) -> dict[str, tuple[float, ...]]:
-    """Where everything that a task may name is in frame `t`, (x, y, z) in cm."""
-    places = {_named(thing): track[t] for thing, track in zip(_objects(scene), _tracks(scene), strict=True)}
-    places |= {_named(pad): np.array([pad.x, pad.y, 0.0]) for pad in _pads(scene)}
-    return {name: tuple(float(v) for v in spot) for name, spot in places.items()}
+    found = states_under(task, scene, thing=thing, pad=pad, near=near)
+    listed = _of_task(scene, thing, track, goal=found.goal, pad=(pad.x, pad.y), progress=found.progress)
+    return [{**one, "phase": phase} for one, phase in zip(listed, found.phases, strict=True)]
 
 
 def _named(thing: Thing) -> str:

@@ -37,6 +37,7 @@ from stcr_plugin.episodes.tabletop_motions import (
 
 PADS = "pq"  # spots with a pad; s and t are free spots of the table
 WORK = 120.0  # cm of work that count as the whole of a task, about that of a demonstration
+HELD = 3.0  # cm from the hand to an object within which a closed gripper holds it
 LIFT = 10.0  # cm that an object is lifted and lowered
 BRISK = 0.6  # pace of a recording with two objects, so that both are moved within the seconds of a pair
 
@@ -122,29 +123,55 @@ def tasks_of(recording: Recording, rng: np.random.Generator) -> tuple[Task, ...]
     return tuple(Task(verb, thing, PADS.index(pad)) for verb in verbs for thing, pad in recording.goals)
 
 
-def progress(task: Task, motion: Motion, *, thing: Thing, pad: Thing, near: float) -> Vector:
-    """[T], the progress of a task: 1 less the share of WORK that is left, as the frame alone shows it.
+@dataclass(frozen=True)
+class TaskStates:
+    """What the frames [T] of a recording are under one task.
+
+    Attributes:
+        progress: 1 less the share of WORK that is left.
+        phases: What is to be done next, one of `tabletop.PHASES`.
+        goal: [T, 3] cm, the nearest place where the object is as the task wants it.
+    """
+
+    progress: Vector
+    phases: tuple[str, ...]
+    goal: Vector
+
+
+def states_under(task: Task, motion: Motion, *, thing: Thing, pad: Thing, near: float) -> TaskStates:
+    """The task's states, as each frame alone shows them.
 
     The work left is the hand's way, with GRASP for opening or closing the gripper: to reach the object, lift it, carry
     it where it is to be, lower it and leave it. Off a pad is anywhere beside it. Only the `near` centimetres next to
     the object count as reaching and leaving, so that a hand that is busy elsewhere changes nothing.
     """
     verb, track = VERBS[task.verb], (motion.carried, *motion.beside)[task.thing]
-    clear = pad.radius + thing.radius
-    apart = np.hypot(track[:, 0] - pad.x, track[:, 1] - pad.y)
+    clear, centre = pad.radius + thing.radius, np.array([pad.x, pad.y, thing.radius])
+    apart = np.hypot(*(track - centre)[:, :2].T)
     reach = np.minimum(np.linalg.norm(motion.hand - track, axis=1), near)
     carry = np.maximum(0.0, clear - apart) if verb.off else apart
     left = reach + carry + near
     leave = near - reach
+    touches = reach < thing.radius + 4.0  # a pushing hand is beside its object
+    raised = np.ones(len(track), dtype=bool)
     if verb.lifts:
         height = track[:, 2] - thing.radius
-        held = (motion.opening < 0.5) & (reach < 3.0)
-        lift = np.where(held, np.maximum(0.0, LIFT - height), LIFT)
+        touches = (motion.opening < 0.5) & (reach < HELD)
+        raised = height > LIFT / 2
+        lift = np.where(touches, np.maximum(0.0, LIFT - height), LIFT)
         left += GRASP * motion.opening + lift + LIFT + GRASP
         leave += height + GRASP * (1 - motion.opening)
     there = carry < (1e-9 if verb.off else 1.0)
-    found: Vector = 1 - np.where(there, leave, left) / WORK
-    return found
+    phases = np.select(
+        [there, touches & raised, touches, reach < HELD], ["place", "move", "lift", "grasp"], default="approach"
+    )
+    goal = np.tile(centre, (len(track), 1))
+    if verb.off:
+        # From the centre itself every way out is as long.
+        away = np.where((apart > 1e-9)[:, None], (track - centre)[:, :2], [1.0, 0.0])
+        beside = centre[:2] + away / np.linalg.norm(away, axis=1, keepdims=True) * clear
+        goal[:, :2] = np.where(there[:, None], track[:, :2], beside)
+    return TaskStates(1 - np.where(there, leave, left) / WORK, tuple(phases.tolist()), goal)
 
 
 @cache

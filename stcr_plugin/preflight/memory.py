@@ -56,9 +56,9 @@ class Memory:
     """Bytes on one GPU. `peak` is the greatest of four moments of a step: the loss, its gradient, and the first and the
     last block of the backward pass.
 
-    `buffers` hold gradients on their way to other GPUs, and weights that ZeRO-3 has gathered. `copies` are 16-bit
-    copies that autocast makes of float32 weights. `reference` is a second model of a preference
-    stage. `host` is what is offloaded, of all GPUs of the machine together.
+    `recomputed` is one block of those that are recomputed, with its copies. `buffers` hold gradients on their way to
+    other GPUs, and weights that ZeRO-3 has gathered. `copies` are 16-bit copies that autocast makes of float32 weights.
+    `reference` is a second model of a preference stage. `host` is what is offloaded, of all GPUs together.
     """
 
     weights: int
@@ -141,6 +141,11 @@ def estimate(resolved: Resolved, model: Model, batch: Batch) -> Memory:
         host, weight_bytes = host + weight_bytes * gpus, 0
     checkpointed = not resolved.model.disable_gradient_checkpointing
     kept, recomputed = activations(model, batch, precision, resolved=resolved, checkpointed=checkpointed)
+    # Autocast keeps a 16-bit copy of each float32 matrix that learns, an adapter's too, until it is left (its
+    # cached_cast, aten/src/ATen/autocast_mode.cpp). A block that is recomputed has it entered for itself. DeepSpeed's
+    # weights have 16 bits already where the residual stream has.
+    cast = precision.compute == 2 and (precision.autocast or not deepspeed)
+    copies = 2 * weights.cast if cast else 0
     # The loss: logits, the same in float32, log-probabilities. Its gradient: those, theirs and that of the logits.
     finetuning = resolved.finetuning
     fused_loss = resolved.model.enable_liger_kernel and model.config.model_type in LIGER and finetuning.stage != "dpo"
@@ -151,9 +156,9 @@ def estimate(resolved: Resolved, model: Model, batch: Batch) -> Memory:
         gradients=gradients,
         optimizer=optimizer,
         buffers=_buffers(resolved, model, precision, gradients=gradients),
-        copies=2 * weights.cast if precision.autocast and precision.compute == 2 else 0,
+        copies=copies,
         activations=kept,
-        recomputed=recomputed,
+        recomputed=recomputed + (copies // model.text.count if checkpointed else 0),
         loss=0 if fused_loss else logits * (2 if finetuning.use_ref_model else 1),
         loss_gradient=0 if fused_loss else values * 3 * _FLOAT,
         reference=_reference(resolved, model, precision),

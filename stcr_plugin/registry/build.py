@@ -101,9 +101,9 @@ def build(config: DataConfig, registry: str | Path, pool: WorkerPool = WorkerPoo
         if manifest is None:
             publishing.dataset_info(config, registry, {})
             publishing.refuse_other_files(config, registry)
-            source = open_source(config.source, config.seed)
-            phrases_of(config, source)
             place = Place(registry, _staging(registry, config), frames_folder(config))
+            source = open_source(config.source, config.seed, place.simulated)
+            phrases_of(config, source)
             manifest = _make(Context(config, source, place), pool)
         if publishing.left_over(registry, manifest):  # by this run, or by one that was killed before it had cleaned up
             publishing.prune(registry, manifest)

@@ -28,6 +28,11 @@ class Place:
     staging: Path
     pictures: str
 
+    @property
+    def simulated(self) -> Path:
+        """Folder of what a simulated source has made."""
+        return self.staging / "simulated"
+
 
 @dataclass(frozen=True)
 class Text:

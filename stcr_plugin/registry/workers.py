@@ -124,7 +124,7 @@ def _begin(config: DataConfig, place: Place) -> None:
 
 
 def _opened(config: DataConfig, place: Place) -> Context:
-    source, staging = open_source(config.source, config.seed), place.staging
+    source, staging = open_source(config.source, config.seed, place.simulated), place.staging
     return Context(
         config, source, place, texts=staged_texts(config, staging), decisions=staged_decisions(config, staging)
     )

@@ -14,6 +14,9 @@ from stcr_plugin.engines.settings import AskSettings, Engine
 from stcr_plugin.robotics.judged_progress import Judge
 from stcr_plugin.robotics.labelled_data import LabelledData
 
+WORK = ".stcr_label"
+"""Folder of unfinished work in that of the files; removed when they are written."""
+
 
 @settings
 class LabelSettings:
@@ -97,3 +100,8 @@ class LabelRequest:
     settings: LabelSettings = field(default_factory=LabelSettings)
     seed: int = 0
     overwrite: bool = False
+
+    @property
+    def simulated(self) -> Path:
+        """Folder of what a simulated source has made, as long as the labels are unfinished."""
+        return self.out / WORK / "simulated"

@@ -43,7 +43,8 @@ class LabelPlace:
 
             torch.set_num_threads(self.threads)
         judge = request.judge.opened(self.root.parent, request.seed)
-        return LabelContext(request.data.opened(), judge, request.settings, root=self.root, scales=self.scales)
+        data = request.data.opened(request.simulated)
+        return LabelContext(data, judge, request.settings, root=self.root, scales=self.scales)
 
 
 @contextmanager

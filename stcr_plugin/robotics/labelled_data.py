@@ -59,10 +59,10 @@ class LabelledData:
         rules = config.frames if config.frames.format != "none" else dataclasses.replace(config.frames, format="png")
         return config.source, config.seed, rules
 
-    def opened(self) -> OpenedData:
-        """Raises DataError and ConfigError as the source does."""
+    def opened(self, keep: Path | None = None) -> OpenedData:
+        """Raises DataError and ConfigError as the source does; `keep` as for `open_source`."""
         settings, seed, rules = self.settings
-        return OpenedData(open_source(settings, seed), rules)
+        return OpenedData(open_source(settings, seed, keep), rules)
 
 
 class OpenedData:

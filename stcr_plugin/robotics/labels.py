@@ -27,7 +27,7 @@ from stcr_plugin.robotics.label_files import (
     write_progress,
     write_success,
 )
-from stcr_plugin.robotics.label_settings import LabelRequest
+from stcr_plugin.robotics.label_settings import WORK, LabelRequest
 from stcr_plugin.robotics.label_workers import LabelPlace, label_runner, threads_of
 from stcr_plugin.robotics.labelled_data import UnusableError, parts
 from stcr_plugin.robotics.progress_controls import FRAMES, progress_controls
@@ -36,8 +36,6 @@ from stcr_plugin.scoring.progress_curve import interpolated
 from stcr_plugin.scoring.progress_figures import ProgressControl, Trace, progress_figures
 from stcr_plugin.types import Episode, Exclusion
 
-WORK = ".stcr_label"
-"""Folder of unfinished work in that of the files; removed when they are written."""
 _CODE = ("robotics", "robotics/judged_progress.py", "scoring/progress_curve.py", "scoring/bradley_terry.py")
 _OF_CONTROLS = {"controls"}
 
@@ -69,7 +67,8 @@ def label(request: LabelRequest, pool: WorkerPool | None = None) -> LabelRecord:
             try:
                 return _labelled(request, pool)
             finally:
-                if not any(path.is_dir() for path in (out / WORK).glob("*")):  # nothing to go on with
+                left = (path for path in (out / WORK).glob("*") if path != request.simulated)
+                if not any(path.is_dir() for path in left):  # nothing to go on with
                     shutil.rmtree(out / WORK, ignore_errors=True)
     except DataError as error:
         if Path(error.where) == out / WORK:
@@ -78,7 +77,7 @@ def label(request: LabelRequest, pool: WorkerPool | None = None) -> LabelRecord:
 
 
 def _labelled(request: LabelRequest, pool: WorkerPool) -> LabelRecord:
-    out, data = request.out, request.data.opened()
+    out, data = request.out, request.data.opened(request.simulated)
     episodes, excluded = data.listed()
     for _ in data.rows(episodes):  # damaged rows stop the run before anything is asked
         pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from stcr_plugin.samples.weak import answer_line
 from stcr_plugin.types import Claim, EpisodeSource, GivenPair, Query, Sample, State
 
 START, END = "spatial details: img1: ", "."
+_SLOT = re.compile(r"\{(part|value)\}")
 
 
 @settings
@@ -81,13 +82,13 @@ class Phrases:
         if phrase is None or bool(part) != ("{part}" in phrase):
             raise DataError("claims", f"no phrase for the claim {claim.name!r}, {nearest(family, list(self.claims))}")
         words = {name: self.words.get(word, word) for name, word in (("part", part), ("value", str(claim.value)))}
-        return re.sub(r"\{(part|value)\}", lambda match: words[match[1]], phrase)
+        return _SLOT.sub(lambda match: words[match[1]], phrase)
 
     def _claim(self, piece: str) -> Claim:
         # "gripper open" fits "gripper {value}" and "{value}": the phrase with the most fixed text wins.
         found = [(family, match) for family, phrase in self._patterns.items() if (match := phrase.fullmatch(piece))]
-        most = max((self._fixed(family) for family, _ in found), default=0)
-        meant = [(family, match) for family, match in found if self._fixed(family) == most]
+        most = max((self._fixed[family] for family, _ in found), default=0)
+        meant = [(family, match) for family, match in found if self._fixed[family] == most]
         if len(meant) != 1:
             names = " and as ".join(family for family, _ in meant)
             raise DataError("claims", f"{piece!r} can be read as {names or 'no claim that has a phrase'}")
@@ -97,8 +98,9 @@ class Phrases:
         name = f"{family}:{groups['part']}" if "part" in groups else family
         return Claim(name, int(value) if re.fullmatch(r"-?[0-9]+", value) else value)
 
-    def _fixed(self, family: str) -> int:
-        return len(re.sub(r"\{(part|value)\}", "", self.claims[family]))
+    @cached_property
+    def _fixed(self) -> dict[str, int]:
+        return {family: len(_SLOT.sub("", phrase)) for family, phrase in self.claims.items()}
 
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:
@@ -132,9 +134,17 @@ def load_phrases(source_kind: str) -> dict[str, Phrases]:
         )
         fix = "use kind: weak" if source_kind in BUILT_IN else "set `claims` in its SourceKind, or use kind: weak"
         raise ConfigError(where, problem, fix)
-    where = f"the claim texts of source kind {source_kind!r}"
     if isinstance(claims, Path):
-        where, claims = str(claims), read_yaml(claims)
+        return _in_file(claims)
+    return _of_languages(claims, f"the claim texts of source kind {source_kind!r}")
+
+
+@cache  # of a package, so it stays as it is
+def _in_file(path: Path) -> dict[str, Phrases]:
+    return _of_languages(read_yaml(path), str(path))
+
+
+def _of_languages(claims: Mapping[str, Any], where: str) -> dict[str, Phrases]:
     for name, values in claims.items():
         if not isinstance(values, Mapping):
             raise ConfigError(

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from stcr_plugin import artefacts
@@ -133,8 +134,13 @@ def _text(words: Mapping[str, Any], thing: Thing) -> str:
     return str(words["question"]).format(thing=named, a="an" if named[0] in "aeiou" else "a")
 
 
+@cache
+def _texts() -> dict[str, Any]:
+    return read_yaml(YESNO_FILE)
+
+
 def _words_of(language: str) -> dict[str, Any]:
-    texts = read_yaml(YESNO_FILE)
+    texts = _texts()
     if language not in texts:
         raise ConfigError(YESNO_FILE, f"no question in language {language!r}, {nearest(language, list(texts))}")
     found: dict[str, Any] = texts[language]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stcr_plugin.errors import ConfigError, DataError
@@ -27,6 +28,8 @@ RATES = (
     "unparsed_rate",
 )
 """The seven figures that every set of answers has, each with an interval."""
+
+_FEW_WEIGHTS = 1_000_000  # so many numbers are kept, 8 MB
 
 _RARE = {
     "tie_accuracy": "n_ties",
@@ -236,26 +239,38 @@ def cluster_bounds(
     if resamples < 1 or not 0 < level < 100:
         raise ConfigError(f"resamples {resamples}, level {level}", "need resamples >= 1 and 0 < level < 100")
     episodes = sums.shape[1]
-    random = np.random.default_rng(seed)
-    share = np.full(episodes, 1 / episodes)
-    # In blocks: all weights at once would be resamples x episodes numbers.
-    blocks = [
-        rates(random.multinomial(episodes, share, size=min(100, resamples - start)) @ sums)
-        for start in range(0, resamples, 100)
-    ]
-    tail = (100 - level) / 2
+    weights = (_kept_weights if episodes * resamples <= _FEW_WEIGHTS else _weights)(episodes, resamples, seed)
+    blocks = [rates(block @ sums) for block in weights]
+    tails = [(100 - level) / 2, 100 - (100 - level) / 2]
+    drawn, in_each_episode = np.concatenate(blocks, axis=1), rates(sums)
+    missing = np.count_nonzero(np.isnan(drawn), axis=1)
+    known = np.count_nonzero(~np.isnan(in_each_episode), axis=1)
+    at_once = np.percentile(drawn, tails, axis=1)  # of all columns, which takes a tenth of the time of one by one
 
-    def bounds(drawn: Floats, in_each_episode: Floats) -> Bounds | None:
-        kept = drawn[~np.isnan(drawn)]
-        if not len(kept) or np.count_nonzero(~np.isnan(in_each_episode)) < 2:
+    def bounds(group: int, rate: int) -> Bounds | None:
+        kept = drawn[group, :, rate]
+        kept = kept[~np.isnan(kept)] if missing[group, rate] else kept
+        if not len(kept) or known[group, rate] < 2:
             return None
-        low, high = np.percentile(kept, [tail, 100 - tail]).tolist()
+        low, high = (np.percentile(kept, tails) if missing[group, rate] else at_once[:, group, rate]).tolist()
         return low, high
 
-    return [
-        [bounds(*columns) for columns in zip(drawn.T, alone.T, strict=True)]
-        for drawn, alone in zip(np.concatenate(blocks, axis=1), rates(sums), strict=True)
-    ]
+    groups, rows = known.shape
+    return [[bounds(group, rate) for rate in range(rows)] for group in range(groups)]
+
+
+def _weights(episodes: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each episode is drawn, [resamples, episodes], in blocks: all at once may be too much for the memory."""
+    import numpy as np
+
+    random, share = np.random.default_rng(seed), np.full(episodes, 1 / episodes)
+    for start in range(0, resamples, 100):
+        yield random.multinomial(episodes, share, size=min(100, resamples - start)).astype(np.float64)
+
+
+@lru_cache(4)  # the figures of an evaluation are all drawn from the same episodes, and drawing takes the most time
+def _kept_weights(episodes: int, resamples: int, seed: int) -> tuple[Floats, ...]:
+    return tuple(_weights(episodes, resamples, seed))
 
 
 def _ratio(totals: Floats) -> Floats:

@@ -24,6 +24,7 @@ FILES = {
 }
 FOLDERS = {"prm_manifest": "prm"}
 SMALL = ["frames.max_pixels=null", "frames.width=32", "frames.height=24"]
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def commands(dataset):
@@ -94,7 +95,7 @@ def test_robo_dopamine_is_described_by_its_keyframes(run):
     assert {"reach the cup", "lift the cup"} == set(re.findall(r"doing “(.+?)”", text))
 
 
-def test_prm_manifest_is_evaluated_ranked_and_written(run):
+def test_prm_manifest_is_evaluated_ranked_and_written(run, drawn):
     found, manifest = run("prm_manifest", "right")
     assert (found.figures.n_episodes, found.figures.pair_accuracy) == (4, 100)
     assert {pair.closer for pair in read_pairs(Path("data_registry"), "prm_manifest", "heldout")} == {"later"}

@@ -35,7 +35,7 @@ def published() -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in rows}
 
 
-@pytest.mark.slow(seconds=18)
+@pytest.mark.slow(seconds=8)
 def test_pages_and_file_of_figures_are_up_to_date() -> None:
     """Otherwise run `python docs/make_tables.py`."""
     made, wrong = script().make()
@@ -199,6 +199,7 @@ def test_only_the_tables_of_a_page_are_written(figures: Any, monkeypatch: pytest
     assert script().filled(made, figures) == made
 
 
+@pytest.mark.slow(seconds=0)  # the figures are those of the first test
 def test_figures_that_no_page_uses_are_left_out() -> None:
     assert len(published()) < len(script().all_figures())
     assert {field.name for field in dataclasses.fields(script().Figure)} == set(FIELDS)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from stcr_plugin.config import from_mapping
+from stcr_plugin.embedded import picture_cells
 from stcr_plugin.embedded.architecture import write_checkpoint
-from stcr_plugin.embedded.pretraining import Pretraining, teach_to_describe
-from stcr_plugin.embedded.pretraining import _described_pictures as described_pictures
-from stcr_plugin.episodes.tabletop import SEEN_COLOURS
+from stcr_plugin.embedded.pretraining import Pretraining, _Lessons, described_pictures, teach_to_describe
+from stcr_plugin.errors import ConfigError
 from stcr_plugin.types import Episode
 
 FEW = Pretraining(episodes=4, frames=4, steps=12, batch_size=4)
@@ -28,9 +29,10 @@ def test_describing_is_learned_and_repeats_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_captions_state_what_the_simulator_knows_and_judge_nothing() -> None:
-    pictures, tasks, captions, places = described_pictures(FEW, seed=3)
-    assert len(pictures) == len(tasks) == len(captions) == len(places) == 16
-    assert places.shape[1] == 8
+    pictured = described_pictures(FEW, seed=3, side=3)
+    assert len(pictured) == 16
+    assert {len(one.places) for one in pictured} == {8}
+    captions = [", ".join(text) for one in pictured for text in one.texts.values()]
     assert not any("closer" in caption or "img2" in caption for caption in captions)
     assert any("gripper open" in caption for caption in captions)
 
@@ -41,23 +43,46 @@ def test_scenes_of_pretraining_are_not_those_of_the_stages() -> None:
     source = TabletopSource(TabletopConfig(seen=4, heldout=0), seed=3)
     first = next(episode for episode in source.episodes() if isinstance(episode, Episode))
     staged = {bytes(picture) for picture in source.frames(first, range(first.n_frames))}
-    taught, *_ = described_pictures(FEW, seed=3)
-    assert not staged & {bytes(picture) for picture in taught}
+    assert not staged & {bytes(one.picture) for one in described_pictures(FEW, seed=3, side=3)}
 
 
-def test_scenes_of_several_tasks_are_described_for_the_task_that_is_named() -> None:
+def test_scenes_of_several_tasks_are_described_for_each_of_their_tasks() -> None:
     shared = Pretraining(episodes=2, shared=6, frames=4)
-    pictures, tasks, captions, places = described_pictures(shared, seed=3)
-    assert len(pictures) == (2 + 2 * 6) * 4
-    assert places.shape[1] == 8 + 4 * 14
-    for task, caption in list(zip(tasks, captions, strict=True))[8:]:
-        words = task.split()
-        assert f"{words[2]} {words[3]} to {words[-2]} pad: " in caption
-    known = ~np.isnan(places)
-    assert known[:, [0, 1, 6, 7]].all()
-    assert known[:, 2:6].any(axis=0).all()
-    assert not known[-24:, 2:6].any(), "a picture of two objects does not say which is meant"
-    assert known[:, 8:].any(axis=1).all()
-    for row, task in zip(places, tasks, strict=True):
-        colour = list(SEEN_COLOURS).index(task.split()[2])
-        assert not np.isnan(row[8 + 4 * colour])
+    pictured = described_pictures(shared, seed=3, side=3)
+    assert len(pictured) == (2 + 2 * 6) * 4
+    assert [len(one.texts) > 1 for one in pictured] == [False] * 8 + [True] * 48
+    assert sum(len(set(one.texts.values())) > 1 for one in pictured) > 36, "what is to be done depends on the task"
+    assert {one.places.shape for one in pictured} == {(9, picture_cells.COUNT)}
+
+
+def test_vision_tower_is_taught_alone_before(tmp_path: Path) -> None:
+    few = replace(FEW, episodes=1, shared=1, paired=0.5, steps=2)
+    weights = {}
+    for seeing in (0, 6):
+        checkpoint = write_checkpoint(tmp_path / str(seeing))
+        teach_to_describe(checkpoint, replace(few, seeing=seeing), seed=3)
+        weights[seeing] = (checkpoint / "model.safetensors").read_bytes()
+    assert weights[0] != weights[6]
+    with pytest.raises(ConfigError, match="seeing needs pictures of several tasks"):
+        from_mapping(Pretraining, {"seeing": 3}, "base")
+
+
+def test_two_pictures_are_described_by_what_is_different_in_their_order(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    rules = Pretraining(episodes=2, shared=6, frames=8, paired=0.5, batch_size=8)
+    pictured = described_pictures(rules, seed=3, side=3)
+    tokenizer = AutoTokenizer.from_pretrained(write_checkpoint(tmp_path / "base"))
+    lessons = _Lessons(pictured, tokenizer, 9, generator=torch.Generator().manual_seed(0))
+    steps = [lessons.draw(rules) for _ in range(40)]
+    assert {len(rows) for rows in steps} == {4, 8}, "a step shows as many pictures in either form"
+    for row in (row for rows in steps if len(rows) == 4 for row in rows):
+        one, two = (pictured[number] for number in row.shown)
+        prompt, answer = tokenizer.decode(row.ids).removesuffix("<|im_end|>").rsplit("assistant\n", 1)
+        task = prompt.rpartition("Describe img1 and img2: ")[2].partition(".<|im_end|>")[0]
+        assert one.episode == two.episode
+        assert prompt.count("<|image_pad|>") == 18
+        said = [", ".join(picture.texts[task][:2]) for picture in (one, two)]
+        assert answer == f"img1: {said[0]}. img2: {said[1]}."
+        assert said[0] != said[1]

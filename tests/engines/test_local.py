@@ -279,6 +279,7 @@ def test_questions_offer_neither_where_ties_are_taught_as_training_does():
         assert weak_sample(query, "en", seed=3, ties=True).prompt == "<image><image>" + text
 
 
+@pytest.mark.slow(seconds=1)
 def test_model_that_has_learned_neither_gives_it_in_both_ways(loaded, registry):
     import copy
 
@@ -305,6 +306,7 @@ def test_model_that_has_learned_neither_gives_it_in_both_ways(loaded, registry):
         assert all(one.right for one in found)
 
 
+@pytest.mark.slow(seconds=1)
 def test_model_that_has_learned_an_answer_gives_it_in_both_ways(loaded, registry):
     """A few steps on "img1" whatever is shown: comparing and generating both say so, and stop at the turn's end."""
     import copy

@@ -27,6 +27,7 @@ from stcr_plugin.types import Response
 EPISODES = 4
 ASK = AskSettings(mode="direct")
 WRITES = AskSettings(mode="direct", generate=True)
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_coin_has_no_correlation(picture, tmp_path):
     assert row.answers.position_bias == pytest.approx(50, abs=4)
 
 
-def test_knowledge_behind_a_strong_bias_shows_in_both_orders_together_alone(picture, tmp_path):
+def test_knowledge_behind_a_strong_bias_shows_in_both_orders_together_alone(picture, tmp_path, drawn):
     found = [strip(picture)]
     row = value_order(Judge(range(8), bias=50.0), found, tmp_path, ASK)
     assert (row.voc, row.vroc, row.voc_f1, row.voc_both) == (1, -1, 0, 1)
@@ -179,7 +180,7 @@ def test_voc_goes_on_where_it_was_killed(picture, tmp_path, monkeypatch):
 # ---- ranking ----
 
 
-def test_right_oracle_ranks_an_episode_of_a_build_by_its_truth(registry, tmp_path):
+def test_right_oracle_ranks_an_episode_of_a_build_by_its_truth(registry, tmp_path, drawn):
     episode = strips.of_split(registry, "toy", "heldout")[0].episode_id
     found = strips.of_episode(registry, "toy", "heldout", episode_id=episode, frames=10)
     ranked = rank_frames(oracle("right", [found]), found, tmp_path, ASK)

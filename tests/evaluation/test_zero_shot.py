@@ -20,6 +20,7 @@ from stcr_plugin.report import ranking_words
 from stcr_plugin.types import Response
 
 ASK = AskSettings(mode="direct")
+pytestmark = pytest.mark.usefixtures("undrawn")
 FALLS = (0.0, 1.0, 2.0, 3.0, 1.5, 0.5, 2.5, 4.0)
 
 

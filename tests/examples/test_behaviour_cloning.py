@@ -75,6 +75,7 @@ def test_small_form_runs_whole_and_goes_on_after_a_kill(
     for arm in example.ARMS[2:]:
         (tmp_path / f"rollouts/{arm}/{example.LAYOUTS}.json").unlink()
         (tmp_path / f"policies/{arm}-1.npz").unlink()
+    monkeypatch.setattr(example, "demonstrations", None)  # nothing is simulated again
     example.main([str(tmp_path), "--judge", str(model), "--small"])
     assert len(asked) == 2
     assert (tmp_path / "results.jsonl").read_bytes() == made
@@ -103,3 +104,11 @@ def test_an_arm_without_rows_ends_in_one_line(example: ModuleType, tmp_path: Pat
     nothing = (np.zeros(3, bool), np.ones(3))
     with pytest.raises(SystemExit, match="filtered-0: no row is left to train on"):
         example.policy(None, nothing, tmp_path / "policies/filtered-0.npz", 0, 5)
+
+
+def test_a_folder_of_other_settings_is_left_alone(example: ModuleType, tmp_path: Path) -> None:
+    """A full run in the folder of a small one would take its labels and policies as its own."""
+    example.same_settings(tmp_path, None, example.SMALL)
+    example.same_settings(tmp_path, None, example.SMALL)
+    with pytest.raises(SystemExit, match="was begun with other settings"):
+        example.same_settings(tmp_path, None, example.Sizes())

@@ -114,6 +114,7 @@ def merge(parent: Path) -> Path:
     return Path(settled(start_from(parent, "merge")).merged or "")
 
 
+@pytest.mark.slow(seconds=1)
 def test_merged_model_is_kept_and_another_training_has_another(parent: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(parent, tmp_path / "stage1", ignore=shutil.ignore_patterns("merged-*")))
     first = merge(copy)
@@ -128,6 +129,7 @@ def test_merged_model_is_kept_and_another_training_has_another(parent: Path, tmp
     assert merge(copy) != first
 
 
+@pytest.mark.slow(seconds=1)
 def test_merging_writes_whole_or_nothing(parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import PreTrainedModel
 
@@ -148,6 +150,7 @@ def test_merging_writes_whole_or_nothing(parent: Path, tmp_path: Path, monkeypat
     load(whole)
 
 
+@pytest.mark.slow(seconds=1)
 def test_merged_in_bfloat16_is_as_close_as_its_rounding(workshop: Workshop, parent: Path) -> None:
     import torch
 

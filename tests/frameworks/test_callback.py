@@ -121,6 +121,7 @@ def run(shared_workshop: Workshop) -> Path:
 WHEN = [("before", 0), ("step 2", 2), ("step 3", 3), ("step 4", 4), ("step 6", 6), ("after", 6)]
 
 
+@pytest.mark.slow(seconds=1)
 def test_figures_reach_jsonl_and_stage_record(run: Path) -> None:
     rows = measured(run)
     assert [(row["when"], row["step"]) for row in rows] == WHEN
@@ -133,11 +134,13 @@ def test_figures_reach_jsonl_and_stage_record(run: Path) -> None:
     assert record["seconds_evaluating"] < record["seconds"]
 
 
+@pytest.mark.slow(seconds=1)
 @pytest.mark.parametrize("name", LOGGED)
 def test_figures_reach_the_trainers_history(run: Path, name: str) -> None:
     assert history(run, f"stcr_{name}") == [(row["step"], row[name]) for row in measured(run)]
 
 
+@pytest.mark.slow(seconds=1)
 def test_figures_reach_tensorboard_those_after_its_writer_was_closed_too(run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -148,10 +151,12 @@ def test_figures_reach_tensorboard_those_after_its_writer_was_closed_too(run: Pa
         assert logged == [(row["step"], pytest.approx(row[name])) for row in measured(run)]
 
 
+@pytest.mark.slow(seconds=1)
 def test_no_loss_line_is_lost_to_a_measurement(run: Path) -> None:
     assert [step for step, _ in history(run, "loss")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow(seconds=1)
 def test_the_trainer_chooses_its_best_model_by_our_figure(run: Path) -> None:
     state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
     evaluated = [row["pair_accuracy"] for row in measured(run) if row["when"] in ("step 3", "step 6")]

@@ -90,6 +90,7 @@ def test_a_process_that_was_forked_dies_of_a_signal_as_ever() -> None:
     assert interruption.signal is None
 
 
+@pytest.mark.slow(seconds=1)
 def test_before_the_first_step_a_signal_ends_the_process_at_once(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from config_only_models import MODELS
 from random_weights import write_weights
-from served_models import free_port, listening, serving
+from served_models import free_port, serving
 from tiny_stage import DATA, RECIPES, REPOSITORY, Workshop, history, quiet_environment
 
 from stcr_plugin import artefacts
@@ -273,8 +273,7 @@ def answer(case: Case) -> dict[str, Any]:
 
     pictures = [Image.open(registry / name) for name in (pair.earlier_image, pair.later_image)]
     expected = len(processor(text=[said], images=pictures)["input_ids"][0])
-    with serving(command, log, environment(case) | own):
-        url = listening(port, log)
+    with serving(command, port, log, environment(case) | own) as url:
         request = urllib.request.Request(f"{url}/chat/completions", json.dumps(asked).encode())
         request.add_header("Content-Type", "application/json")
         with urllib.request.urlopen(request, timeout=3600) as reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,26 @@ def exported(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 @pytest.fixture(scope="session")
-def by_vllm(
-    exported: Callable[[str], Folder], python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def vllm(python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Printed line -> the address of vLLM started by it. Only one runs: another line ends the one before.
+
+    Two would share the memory and the cores that vLLM takes for itself.
+    """
+    with ExitStack() as running:
+        started: dict[str, str] = {}
+
+        def at(line: str) -> str:
+            if line not in started:
+                started.clear()
+                running.close()
+                log = tmp_path_factory.mktemp("vllm") / "log.txt"
+                started[line] = running.enter_context(served_models.vllm(python("vllm"), line, log))
+            return started[line]
+
+        yield at
+
+
+@pytest.fixture
+def by_vllm(exported: Callable[[str], Folder], vllm: Callable[[str], str]) -> str:
     """The address of vLLM with stage 2, started by the printed line."""
-    log = tmp_path_factory.mktemp("vllm") / "log.txt"
-    with served_models.vllm(python("vllm"), exported("stage2").line, log) as url:
-        yield url
+    return vllm(exported("stage2").line)

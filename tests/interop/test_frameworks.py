@@ -32,6 +32,8 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(7200)]
 def test_frameworks_that_are_newer_than_ours(name: str, tests: list[str], own: dict[str, str], tmp_path: Path) -> None:
     """A version that we do not know warns, which is no failure here; every other difference is one."""
     python, report = environment(name), tmp_path / "report.xml"
+    lacking = [one for one in ("stcr", "torchrun", "llamafactory-cli") if not python.with_name(one).is_file()]
+    assert not lacking, f"{python.parent} lacks {lacking}, which the tests start; make it with `make interop`"
     command = [str(python), "-m", "pytest", "-q", *tests, f"--junitxml={report}", "-p", "no:cacheprovider"]
     command += ["-W", "ignore:stcr_plugin knows LLaMA-Factory"]
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"

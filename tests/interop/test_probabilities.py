@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from served_models import COMPARED, SPLIT, build_of, vllm
+from served_models import COMPARED, SPLIT, build_of
 
 from stcr_plugin.calibration_results import Temperature
 from stcr_plugin.cli import main
@@ -42,10 +42,10 @@ def noted(chain: Path, **found: Any) -> None:
     print(f"\n{found}")
 
 
-@pytest.fixture(scope="module")
-def both(exported: Any, by_vllm: str, chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+@pytest.fixture
+def both(exported: Any, by_vllm: str, chain: Path, tmp_path: Path) -> Callable[..., Any]:
     """Run a command locally and behind vLLM. Returns both folders of results."""
-    done, out, counted = exported("stage2"), tmp_path_factory.mktemp("both"), iter(range(100))
+    done, out, counted = exported("stage2"), tmp_path / "both", iter(range(100))
 
     def run(*command: str) -> tuple[Path, Path]:
         folders = out / f"{next(counted)}_local", out / f"{next(counted)}_served"
@@ -70,13 +70,13 @@ def test_a_query_is_one_request_of_one_token(exported, by_vllm, chain, tmp_path)
 
 
 def test_temperature_fitted_behind_vllm_is_the_local_one(both, chain, tmp_path):
+    """Or both are refused, as that of a chain of a few steps is, which is no better than a coin."""
     folders = both("eval", "--dataset", build_of(chain), "--split", SPLIT, "--limit", str(PAIRS))
-    found = []
-    for folder in folders:
-        assert main(["calibrate", str(folder), "--out", str(tmp_path / folder.name)]) == 0
-        found.append(Temperature.read(tmp_path / folder.name / Temperature.file).temperature)
-    noted(chain, temperatures=found)
-    assert found[1] == pytest.approx(found[0], rel=1e-2)
+    codes = [main(["calibrate", str(folder), "--out", str(tmp_path / folder.name)]) for folder in folders]
+    fitted = [Temperature.read(tmp_path / one.name / Temperature.file).temperature for one in folders if not any(codes)]
+    noted(chain, temperatures=fitted or "refused, locally and behind vLLM")
+    assert codes[1] == codes[0]
+    assert fitted[1:] == pytest.approx(fitted[:1], rel=1e-2)
 
 
 @pytest.mark.parametrize("name", ["swap_ensemble", "m3id"])
@@ -113,10 +113,11 @@ def test_judge_has_the_same_probability_behind_vllm(exported, by_vllm, chain, tm
     assert found[1] == pytest.approx(found[0], abs=1e-3)
 
 
-def test_order_of_requests_lets_vllm_use_its_prefixes_again(exported, python, chain, tmp_path):
+def test_order_of_requests_lets_vllm_use_its_prefixes_again(exported, vllm, chain, tmp_path):
     """Eight pictures of 256 tokens, every two in both orders, and a cache that holds little more than two prompts."""
     done, root = exported("stage2"), chain / "data_registry"
     line = done.line.replace(f'"max_pixels": {done.pixels}', '"max_pixels": 200704') + " --num-gpu-blocks-override 12"
+    line += " --max-model-len 1024"  # vLLM refuses to start where the cache does not hold one prompt of the longest
     assert line.count("200704") == 1
     pairs = read_pairs(root, build_of(chain), SPLIT)[:4]
     for number, image in enumerate(image for pair in pairs for image in (pair.earlier_image, pair.later_image)):
@@ -139,12 +140,12 @@ def test_order_of_requests_lets_vllm_use_its_prefixes_again(exported, python, ch
         hit, all_ = (counter(url, name) - old for name, old in zip(names, before, strict=True))
         return 100 * hit / all_
 
-    with vllm(python("vllm"), line, tmp_path / "log.txt") as url:
-        options = {"url": url, "model": done.name, "logprobs": True, "concurrency": 1}
-        larger = AskSettings(image_max_pixels=200704, other_image_size=True)
-        engine, ask = engine_for("server", done.path, tmp_path, ask=larger, options=options)
-        prompts = prompts_for(queries, ask)
-        as_given = hits(url, engine, [[prompt] for prompt in prompts])
-        in_order = hits(url, engine, [prompts])
+    url = vllm(line)
+    options = {"url": url, "model": done.name, "logprobs": True, "concurrency": 1}
+    larger = AskSettings(image_max_pixels=200704, other_image_size=True)
+    engine, ask = engine_for("server", done.path, tmp_path, ask=larger, options=options)
+    prompts = prompts_for(queries, ask)
+    as_given = hits(url, engine, [[prompt] for prompt in prompts])
+    in_order = hits(url, engine, [prompts])
     noted(chain, prefix_tokens_used_again_percent={"as given": as_given, "in the order of the engine": in_order})
     assert in_order > 25 > as_given

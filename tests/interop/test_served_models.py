@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from served_models import COMPARED, SPLIT, build_of, card_line, llamafactory, versions, vllm
+from served_models import COMPARED, SPLIT, build_of, card_line, llamafactory, versions
 
 from stcr_plugin.cli import main
 from stcr_plugin.evaluation.evaluate import ANSWERS, read_answers
@@ -88,13 +88,34 @@ def test_answers_generated_by_vllm_are_those_of_the_local_engine(exported, by_vl
     assert found["same_prompt_tokens"] == found["counted"] == found["answers"]
 
 
-def test_reasoned_answers_by_vllm_are_those_of_the_local_engine(exported, python, chain, tmp_path):
+def test_client_and_curl_line_of_the_card_are_answered_by_vllm(exported, by_vllm, chain, tmp_path):
+    """client.py sizes pictures as training did; the curl line sends them as they come."""
+    done, root = exported("stage2"), chain / "data_registry"
+    pair = read_pairs(root, build_of(chain), SPLIT)[0]
+    large = [tmp_path / "large_a.png", tmp_path / "large_b.png"]
+    for image, name, other in ((pair.earlier_image, "a", large[0]), (pair.later_image, "b", large[1])):
+        with Image.open(root / image) as picture:
+            picture.save(tmp_path / f"{name}.png")
+            picture.resize((640, 480)).save(other)
+    client = (done.path / "client.py").read_text().replace("http://127.0.0.1:8000/v1", by_vllm)
+    (tmp_path / "client.py").write_text(client)
+    asked = [sys.executable, str(tmp_path / "client.py"), *map(str, large), pair.task]
+    said = subprocess.run(asked, capture_output=True, text=True, timeout=300)
+    assert said.stdout.count("closer to completion: img") == 2, said.stdout + said.stderr
+    card = (done.path / "README.md").read_text()
+    curl = card[card.index("curl -s") : card.index("\nEND", card.index("curl -s")) + 4]
+    line = curl.replace("http://127.0.0.1:8000/v1", by_vllm)
+    told = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    answer = json.loads(told.stdout)["choices"][0]["message"]["content"]
+    assert answer.startswith("closer to completion: img")
+
+
+def test_reasoned_answers_by_vllm_are_those_of_the_local_engine(exported, vllm, python, chain, tmp_path):
     """Of stage 1, by the line of its card."""
     done = exported("stage1")
     line = card_line((done.path / "README.md").read_text(), "VLLM_CPU_KVCACHE_SPACE=4 python -m vllm")
     assert line.replace("--model stage1", f"--model {done.path}") == done.line
-    with vllm(python("vllm"), done.line, tmp_path / "log.txt") as url:
-        served = evaluated(chain, done.path, tmp_path / "served", *done.at(url))
+    served = evaluated(chain, done.path, tmp_path / "served", *done.at(vllm(done.line)))
     local = evaluated(chain, done.path, tmp_path / "local")
     found = agreement(chain, "vllm_cot", local, served, versions(python("vllm"), "vllm-cpu", "torch"))
     assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
@@ -135,25 +156,3 @@ def test_answers_by_llamafactory_are_those_of_the_local_engine(exported, chain, 
     found = agreement(chain, name, mine, served, versions(Path(sys.executable), "llamafactory", "transformers"))
     assert 100 * found["same"] / found["answers"] >= LEAST_AGREEMENT
     assert found["same_prompt_tokens"] == found["counted"] == found["answers"]
-
-
-def test_client_and_curl_line_of_the_card_are_answered_by_vllm(exported, by_vllm, chain, tmp_path):
-    """client.py sizes pictures as training did; the curl line sends them as they come."""
-    done, root = exported("stage2"), chain / "data_registry"
-    pair = read_pairs(root, build_of(chain), SPLIT)[0]
-    large = [tmp_path / "large_a.png", tmp_path / "large_b.png"]
-    for image, name, other in ((pair.earlier_image, "a", large[0]), (pair.later_image, "b", large[1])):
-        with Image.open(root / image) as picture:
-            picture.save(tmp_path / f"{name}.png")
-            picture.resize((640, 480)).save(other)
-    client = (done.path / "client.py").read_text().replace("http://127.0.0.1:8000/v1", by_vllm)
-    (tmp_path / "client.py").write_text(client)
-    asked = [sys.executable, str(tmp_path / "client.py"), *map(str, large), pair.task]
-    said = subprocess.run(asked, capture_output=True, text=True, timeout=300)
-    assert said.stdout.count("closer to completion: img") == 2, said.stdout + said.stderr
-    card = (done.path / "README.md").read_text()
-    curl = card[card.index("curl -s") : card.index("\nEND", card.index("curl -s")) + 4]
-    line = curl.replace("http://127.0.0.1:8000/v1", by_vllm)
-    told = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    answer = json.loads(told.stdout)["choices"][0]["message"]["content"]
-    assert answer.startswith("closer to completion: img")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +118,49 @@ def test_frozen_tower_under_adapters_keeps_nothing(wide: Path) -> None:
     found = saved_for_backward(live, made, autocast=False)
     kept, _ = memory.activations(model, batch, Precision(4, 4), resolved=resolved, checkpointed=True)
     assert kept + 4 * batch.tokens * model.vocabulary == pytest.approx(found, rel=0.1)
+
+
+def most_held(report: Path, run: Callable[[], Any]) -> tuple[int, Any]:
+    """The most bytes that torch had given out at once while `run` ran; those from before it do not count."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        done = run()
+    profiled.export_chrome_trace(str(report))
+    rows = [row for row in json.loads(report.read_text())["traceEvents"] if row.get("name") == "[memory]"]
+    changes = [row["args"]["Bytes"] for row in sorted(rows, key=lambda row: row["ts"])]
+    return max(accumulate(changes)), done
+
+
+@pytest.mark.parametrize(("layers", "rank"), [(2, 32), (4, 64)])
+@pytest.mark.slow(seconds=10)
+def test_adapters_are_copied_to_16_bits_as_long_as_autocast_lasts(tmp_path: Path, layers: int, rank: int) -> None:
+    """Adapters are float32 also beside weights of 16 bits; all are copied in the forward pass, a block's in its own."""
+    import torch
+
+    from stcr_plugin.frameworks.frozen import rest_frozen_parts
+
+    folder = write_checkpoint(tmp_path / "model", dataclasses.replace(WIDE, layers=layers))
+    lora = ("finetuning_type=lora", f"lora_rank={rank}", "freeze_vision_tower=true", "bf16=true", "use_cpu=true")
+    resolved, model = planned(folder, *lora, "disable_gradient_checkpointing=false")
+    live = loaded(resolved, model, "bfloat16")
+    live.gradient_checkpointing_enable({"use_reentrant": False})
+    rest_frozen_parts(live)
+    made, batch = inputs(model, words=5)
+
+    def forward() -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return live(**made).loss
+
+    forward()
+    found = memory.estimate(resolved, model, batch)
+    trained = [one for one in live.parameters() if one.requires_grad]
+    assert found.copies == 2 * sum(one.numel() for one in trained)
+    most, loss = most_held(tmp_path / "forward.json", forward)
+    assert found.activations + found.copies + found.loss == pytest.approx(most, rel=0.1)
+    most, _ = most_held(tmp_path / "backward.json", loss.backward)
+    gradients = found.gradients * (1 - 1 / layers)  # the block that is recomputed last has none yet
+    assert gradients + found.recomputed == pytest.approx(most, rel=0.1)
 
 
 def test_kernel_that_fuses_the_loss_counts_where_there_is_one(wide: Path) -> None:

@@ -71,7 +71,7 @@ def fake(monkeypatch):
     """Make the next build read these hand-written episodes."""
 
     def use(listed, **more):
-        monkeypatch.setattr(build_module, "open_source", lambda config, seed=0: FakeSource(listed, **more))
+        monkeypatch.setattr(build_module, "open_source", lambda *_: FakeSource(listed, **more))
 
     return use
 
@@ -713,11 +713,14 @@ def test_tasks_on_the_same_pictures_share_their_files_and_differ_in_text_and_ans
         assert {one.closer, other.closer} == {"earlier", "later"}
         assert one.episode_id == other.episode_id
     assert {pair.closer for pair in read_pairs(tmp_path, "toy", "plain")} == {"later"}
-    named = {pair.pair_id: pair.task.split() for pair in pairs}
+    named = {pair.pair_id: pair.task for pair in pairs}
     rows = json.loads((tmp_path / "toy" / "toy_cot.json").read_text(encoding="utf-8"))
     assert len(rows) == 2 * len(pairs)
     assert {row["language"] for row in rows} == {"en", "zh"}
-    for row in rows:  # a description names what the task names
-        words = named[row["pair_id"]]
-        assert f"{words[2]} {words[3]} to {words[-2]} pad" in row["messages"][1]["content"]
-        assert " ".join(words) in row["messages"][0]["content"]
+    said = collections.defaultdict(dict)
+    for row in rows:
+        task = named[row["pair_id"]]
+        assert task in row["messages"][0]["content"]
+        said[tuple(row["images"])][task] = row["messages"][1]["content"]
+    for texts in said.values():  # the same pictures in the same order, described for each of their tasks
+        assert len(set(texts.values())) == len(texts) == 2

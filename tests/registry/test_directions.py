@@ -209,6 +209,7 @@ def test_build_check_and_sheet_say_the_share_of_each_direction(recordings: Path,
     assert "table of 5 rows" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("name", "accuracy"), [("right", (100, 100, 100)), ("chronological", (50, 0, 100))])
 def test_evaluation_shows_each_direction_and_the_clock(
     recordings: Path, tmp_path: Path, name: str, accuracy: tuple[float, float, float]

@@ -249,7 +249,7 @@ class Backwards(FakeSource):
 
 
 def fake(monkeypatch, source):
-    monkeypatch.setattr(build_module, "open_source", lambda config, seed=0: source)
+    monkeypatch.setattr(build_module, "open_source", lambda *_: source)
 
 
 FAKE = {

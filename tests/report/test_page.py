@@ -55,6 +55,8 @@ OPTIONAL = {
 VOID = {"meta", "img", "input"}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>&amp;'\"</article></style>"
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Page(HTMLParser):
     """Reads a page as a browser would: every tag closed, its sections and cards as text, its pictures as bytes."""
@@ -253,7 +255,7 @@ def test_verdicts_are_counted_and_drawn_fairly(runs, registry, tmp_path, monkeyp
     assert shown[0] == shown[1] != shown[2]
 
 
-def test_file_stays_small_and_says_what_it_leaves_out(runs, registry, tmp_path, whole):
+def test_file_stays_small_and_says_what_it_leaves_out(runs, registry, tmp_path, whole, drawn):
     out, full = whole
     largest = (out / "report.html").stat().st_size - 60_000
     seen = page(runs, tmp_path, registry, largest=largest)
@@ -275,7 +277,7 @@ def test_large_pictures_are_shrunk(tmp_path):
         assert (picture.size, picture.format) == ((320, 240), "JPEG")
 
 
-def test_words_of_a_model_are_shown_and_not_obeyed(runs, registry, tmp_path):
+def test_words_of_a_model_are_shown_and_not_obeyed(runs, registry, tmp_path, drawn):
     run = shutil.copytree(runs[2], tmp_path / "run")
     for path in (run / "eval" / "toy-heldout" / "answers.jsonl", run / "rank" / "one" / "ranking.json"):
         rows = [json.loads(line) for line in path.read_text().splitlines()] if "jsonl" in path.name else None
@@ -321,7 +323,7 @@ def test_responses_are_shown_without_pictures_where_the_data_are_missing(runs, r
     assert all("closer to completion: img" in card for _, card in seen.cards)
 
 
-def test_markdown_and_page_are_the_same_again(runs, registry, tmp_path, whole):
+def test_markdown_and_page_are_the_same_again(runs, registry, tmp_path, whole, drawn):
     out, _ = whole
     report(read(runs), tmp_path, registry)
     for path in sorted(out.iterdir()):

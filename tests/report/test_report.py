@@ -18,6 +18,8 @@ from stcr_plugin.results import Evaluation
 from stcr_plugin.scoring.metrics import figures
 from stcr_plugin.types import Answer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def written(runs, out):
     return report(read(runs), out).read_text()
@@ -355,7 +357,7 @@ def test_chain_file_lists_rows_in_the_order_given_without_episodes(tmp_path):
     assert all("per_episode" not in row for row in rows)
 
 
-def test_every_split_has_its_row_its_words_and_its_panel(tmp_path):
+def test_every_split_has_its_row_its_words_and_its_panel(tmp_path, drawn):
     run = write(tmp_path, "stage1", results(80.0, 70.0, 60.0))
     report(read([run]), tmp_path / "one")
     write(tmp_path, "stage1", results(75.0, 65.0, 55.0, split="looks"))
@@ -403,7 +405,7 @@ def test_results_directly_in_the_folder_are_found(tmp_path):
     assert "Only `model` was evaluated" in written([tmp_path], tmp_path / "out")
 
 
-def test_same_results_give_the_same_bytes(tmp_path):
+def test_same_results_give_the_same_bytes(tmp_path, drawn):
     runs = chain(tmp_path, results(96.0, 94.5, 91.0), results(95.0, 94.0, 90.0))
     for out in ("a", "b"):
         report(read(runs), tmp_path / out)
@@ -421,7 +423,7 @@ def test_run_without_results_or_with_foreign_ones_is_refused(tmp_path):
         report(read([]), tmp_path / "out")
 
 
-def test_names_cannot_break_the_table(tmp_path):
+def test_names_cannot_break_the_table(tmp_path, drawn):
     run = write(tmp_path, "odd", results(60.0, 50.0, 40.0), stage=False)
     row = results(60.0, 50.0, 40.0, name="x | y\n<script>`")
     (run / "results.json").write_text(json.dumps(row))

@@ -32,9 +32,9 @@ from stcr_plugin.robotics.label_files import (
     read_progress,
     read_success,
 )
-from stcr_plugin.robotics.label_settings import JudgeSettings, LabelRequest, LabelSettings
+from stcr_plugin.robotics.label_settings import WORK, JudgeSettings, LabelRequest, LabelSettings
 from stcr_plugin.robotics.labelled_data import LabelledData
-from stcr_plugin.robotics.labels import WORK, label
+from stcr_plugin.robotics.labels import label
 
 REAL = Path("/work/shared/real/g1_pick_bottle")
 LENGTHS = (30, 41, 24)

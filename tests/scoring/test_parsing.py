@@ -600,6 +600,6 @@ def test_log_probabilities_decide_whatever_the_text_says():
     ],
 )
 def test_reasoning_marks_without_end_take_no_time(unit):
-    started = time.perf_counter()
+    started = time.process_time()
     parse(unit * (200_000 // len(unit)))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -24,7 +24,10 @@ def is_full(config: pytest.Config) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Among other tests a benchmark without a small size is left out."""
+    """Among other tests a benchmark without a small size is left out, and the others are slow: they run commands."""
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.slow(seconds=1))
     if not is_full(config):
         items[:] = [
             item

@@ -35,6 +35,8 @@ from stcr_plugin.study.outcomes import (
 from stcr_plugin.study.runner import run_study
 from stcr_plugin.study.study_config import StudyConfig
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def result(row: str, seed: int, right: int, claims: ClaimAccount | None = None) -> SeedResult:
     accuracy = 100 * right / 4
@@ -65,11 +67,12 @@ def two_seeds(root: Path, claims: Sequence[ClaimAccount | None] = (None, None), 
     workshop.write_yaml(workshop.data, DATA)
     workshop.write_yaml(root / "base.yaml", {"seed": 0})
     config = study(data=str(workshop.data), base=str(root / "base.yaml"), splits=["dev"], **changes)
+    made = made_by(config)
     for seed, right, account in zip((1, 2), (3, 2), claims, strict=True):
         outcome = Outcome(
             study="toy",
             seed=seed,
-            made_by=made_by(config),
+            made_by=made,
             revisions=("abc",),
             costs={row: Cost((row,), 2, supervised_tokens=100, seconds=60.0 * seed) for row in ("stage2", "weak_only")},
             results=(result("base", seed, 0), result("stage2", seed, 4, account), result("weak_only", seed, right)),
@@ -316,7 +319,7 @@ def test_outcome_file_has_all_that_the_table_needs(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("name", ["seeds", "ablation", "few_labels"])
 def test_published_table_is_made_of_the_published_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: None, name: str
 ) -> None:
     monkeypatch.chdir(RECIPES.parent)
     published = Path("docs/results") / name
