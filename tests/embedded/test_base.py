@@ -130,6 +130,7 @@ def test_base_for_several_tasks_is_built_and_read_from_the_recipe(tmp_path):
 
     changes = [f"out={tmp_path / 'base'}", f"prior={RECIPES / 'stage0_prior.yaml'}", "gap_over=-101"]
     changes += ["pretraining.episodes=2", "pretraining.shared=2", "pretraining.steps=3", "pretraining.batch_size=4"]
+    changes.append("pretraining.seeing=3")
     out = build(str(RECIPES / "base_tasks.yaml"), changes, str(tmp_path / "registry"), stage)
     text = json.loads((out / "config.json").read_text())["text_config"]
     assert text["hidden_size"] // text["num_attention_heads"] == 32

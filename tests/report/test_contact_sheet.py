@@ -192,7 +192,7 @@ def test_header_lists_what_was_skipped_and_names_ties(tmp_path, monkeypatch):
         return [{**state, "progress": index // 6} for index, state in enumerate(states(self, one))]
 
     monkeypatch.setattr(FakeSource, "states", with_progress)
-    monkeypatch.setattr(builds, "open_source", lambda config, seed: source)
+    monkeypatch.setattr(builds, "open_source", lambda *_: source)
     rules = {"per_episode": 30, "label": "progress", "ties": "teach"}
     make(tmp_path, splits={"train": {"episodes": 2}}, datasets={}, pairs=rules)
     page = sheet(tmp_path, rows=20)
