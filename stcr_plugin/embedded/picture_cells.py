@@ -16,10 +16,16 @@ import numpy.typing as npt
 from stcr_plugin.episodes.tabletop import SEEN_COLOURS, Spot
 
 _COLOURS = list(SEEN_COLOURS)
-_PARTS = {"object": slice(29, 33), "pad": slice(33, 35), "hand": slice(35, 39)}
-COUNT = 39
+_HAND = 2 * len(_COLOURS)
+_PRESENCE, _PRESENCE_WEIGHT = _HAND + 1, 3.0
+# Right and down in the cell, then the shares of a `Spot`.
+_PARTS = {
+    "object": slice(_PRESENCE, _PRESENCE + 4),
+    "pad": slice(_PRESENCE + 4, _PRESENCE + 6),
+    "hand": slice(_PRESENCE + 6, _PRESENCE + 10),
+}
+COUNT = _PRESENCE + 10
 """Targets of a cell: an object of each colour, a pad of each colour, the hand; then the parts of each."""
-_PRESENCE, _PRESENCE_WEIGHT = 29, 3.0
 
 
 def targets(spots: Sequence[Spot], side: int) -> npt.NDArray[np.float32]:
@@ -40,7 +46,7 @@ def targets(spots: Sequence[Spot], side: int) -> npt.NDArray[np.float32]:
 
 def _number(spot: Spot) -> int:
     if spot.role == "hand":
-        return 2 * len(_COLOURS)
+        return _HAND
     return _COLOURS.index(spot.colour) + (len(_COLOURS) if spot.role == "pad" else 0)
 
 

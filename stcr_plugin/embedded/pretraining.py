@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ class Pretraining:
     def __post_init__(self) -> None:
         if not 0 <= self.paired <= 1:
             raise ValueError(f"paired is a share from 0 to 1, got {self.paired}")
+        if self.paired and self.frames < 2:
+            raise ValueError(f"paired shows two pictures of an episode: set frames to at least 2, got {self.frames}")
         if self.seeing and not self.shared:
             raise ValueError("seeing needs pictures of several tasks: set shared")
 
@@ -105,8 +108,11 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
     pictured = described_pictures(rules, seed, side)
     generator = torch.Generator().manual_seed(seed)
     lessons = _Lessons(pictured, processor.tokenizer, side**2, generator=generator)
+    targets = torch.from_numpy(np.stack([one.places for one in pictured]))
     torch.manual_seed(seed)
-    targets, head = _regression(pictured, model.config.text_config.hidden_size, side, cells=bool(rules.shared))
+    head = _regression_head(targets, model.config.text_config.hidden_size, side**2)
+    seen: list[Any] = []
+    hook = model.model.visual.register_forward_hook(lambda _module, _inputs, output: seen.append(output.pooler_output))
     image_token = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
 
     def read(shown: Sequence[int]) -> Any:
@@ -116,8 +122,9 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
     def seeing() -> tuple[Any, Any]:
         shown = torch.randint(len(pictured), (2 * rules.batch_size,), generator=generator).tolist()
         patches = read(shown)
-        seen = model.model.visual(patches["pixel_values"], grid_thw=patches["image_grid_thw"]).pooler_output
-        return torch.zeros(()), _distance(head, seen, targets[shown])
+        seen.clear()
+        model.model.visual(patches["pixel_values"], grid_thw=patches["image_grid_thw"])
+        return torch.zeros(()), _distance(head, seen[0], targets[shown])
 
     def describing() -> tuple[Any, Any]:
         rows = lessons.draw(rules)
@@ -137,8 +144,6 @@ def teach_to_describe(checkpoint: Path, rules: Pretraining, seed: int) -> float:
     if rules.seeing:
         tower = [*model.model.visual.parameters(), *head.parameters()]
         _trained(rules, rules.seeing, tower, step=seeing, label="base: seeing things")
-    seen: list[Any] = []
-    hook = model.model.visual.register_forward_hook(lambda _module, _inputs, output: seen.append(output.pooler_output))
     weights = [*model.parameters(), *head.parameters()]
     loss = _trained(rules, rules.steps, weights, step=describing, label="base: reading pictures")
     hook.remove()
@@ -155,13 +160,11 @@ def _cells_of_side(processor: Any) -> int:
     return int(grid[1]) // int(processor.image_processor.merge_size)
 
 
-def _regression(pictured: Sequence[Pictured], hidden: int, side: int, *, cells: bool) -> tuple[Any, Any]:
-    """The targets of all pictures, and the head: on a picture's image tokens together, or on each of them."""
+def _regression_head(targets: Any, hidden: int, tokens: int) -> Any:
+    """On each of a picture's image tokens where `targets` are of cells [pictures, cells, n], else on all together."""
     import torch
 
-    targets = torch.from_numpy(np.stack([one.places for one in pictured]))
-    head = torch.nn.Linear(hidden if cells else side**2 * hidden, targets.shape[-1])
-    return targets, head
+    return torch.nn.Linear(hidden if targets.dim() == 3 else tokens * hidden, targets.shape[-1])
 
 
 def _distance(head: Any, seen: Any, targets: Any) -> Any:
@@ -209,12 +212,15 @@ def described_pictures(rules: Pretraining, seed: int, side: int) -> list[Picture
         assert isinstance(episode, Episode)
         states = source.states(episode)
         chosen = sorted(rng.choice(episode.n_frames, min(rules.frames, episode.n_frames), replace=False).tolist())
-        spots = source.spots(episode, chosen)
-        for index, picture, shown in zip(chosen, source.frames(episode, chosen), spots, strict=True):
+        places = (
+            [picture_cells.targets(shown, side) for shown in source.spots(episode, chosen)]
+            if rules.shared
+            else [_positions(states[index]) for index in chosen]
+        )
+        for index, picture, placed in zip(chosen, source.frames(episode, chosen), places, strict=True):
             own = {segment.task: under(states[index], segment.task) for segment in episode.segments}
             texts = {task: tuple(phrases.say([claim]) for claim in source.claims(one)) for task, one in own.items()}
-            places = picture_cells.targets(shown, side) if rules.shared else _positions(states[index])
-            pictured.append(Pictured(picture.copy(), number, texts, places))
+            pictured.append(Pictured(picture.copy(), number, texts, placed))
     return pictured
 
 
@@ -230,6 +236,7 @@ class _Lessons:
     def __init__(self, pictured: Sequence[Pictured], tokenizer: Any, tokens: int, *, generator: Any) -> None:
         self.pictured, self.tokenizer, self.generator = pictured, tokenizer, generator
         self.image = "<|image_pad|>" * tokens
+        self._row = cache(self._tokenized)  # each row is drawn several times
         self.of_episode: dict[int, list[int]] = {}
         for number, one in enumerate(pictured):
             self.of_episode.setdefault(one.episode, []).append(number)
@@ -266,7 +273,7 @@ class _Lessons:
 
         return int(torch.randint(end, (1,), generator=self.generator))
 
-    def _row(self, shown: tuple[int, ...], task: str, answer: str) -> _Row:
+    def _tokenized(self, shown: tuple[int, ...], task: str, answer: str) -> _Row:
         numbers = range(1, len(shown) + 1)
         prompt = self.tokenizer.encode(
             _PROMPT.format(

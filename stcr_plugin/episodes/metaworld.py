@@ -184,9 +184,11 @@ class MetaworldConfig:
 
 @dataclass(frozen=True)
 class _Recording:
-    """A finished rollout; `actions` [steps, 4] led from each frame to the next.
+    """A finished rollout.
 
-    env: The simulator to draw it with; None where the rollout was read from a file.
+    Attributes:
+        env: The simulator to draw it with; None where the rollout was read from a file.
+        actions: [steps, 4], what led from each frame to the next.
     """
 
     env: object
@@ -199,7 +201,8 @@ class _Recording:
 class MetaworldSource:
     """EpisodeSource of simulated demonstrations; the same seed gives the same states and pictures in any process.
 
-    keep: Folder of the rollouts that are done (`rollout_files`), in one for each code, seed and settings.
+    Args:
+        keep: Folder of the rollouts that are done (`rollout_files`), in one for each code, seed and settings.
     """
 
     kind = "metaworld"

@@ -33,7 +33,6 @@ from stcr_plugin.episodes.tabletop_motions import (
     regress,
 )
 from stcr_plugin.episodes.tabletop_tasks import (
-    HELD,
     NAMING,
     PADS,
     PUSH_OFF,
@@ -41,6 +40,7 @@ from stcr_plugin.episodes.tabletop_tasks import (
     Recording,
     Task,
     Tour,
+    is_held,
     motion_of,
     spots_of,
     states_under,
@@ -276,15 +276,22 @@ class TabletopSource:
         hand_at = _project(scene, scene.hand, 0.5)
         objects_at = [_project(scene, track, 0.5) for track in tracks]
         pads_at = _project(scene, np.array([(pad.x, pad.y, 0.0) for pad in pads]), 0.5)
+        held = [is_held(scene, track) for track in tracks]
         shown = []
         for t in indices:
-            held = [scene.opening[t] < 0.5 and math.dist(scene.hand[t], track[t]) < HELD for track in tracks]
             spots = [
-                Spot("object", thing.colour, at[t], (any(_stands_on(pad, thing, track[t]) for pad in pads), holds))
+                Spot(
+                    "object",
+                    thing.colour,
+                    at[t],
+                    (any(_stands_on(pad, thing, track[t]) for pad in pads), bool(holds[t])),
+                )
                 for thing, track, at, holds in zip(_objects(scene), tracks, objects_at, held, strict=True)
             ]
             spots += [Spot("pad", pad.colour, at) for pad, at in zip(pads, pads_at, strict=True)]
-            shown.append((*spots, Spot("hand", "", hand_at[t], (float(scene.opening[t]), any(held)))))
+            shown.append(
+                (*spots, Spot("hand", "", hand_at[t], (float(scene.opening[t]), any(bool(holds[t]) for holds in held))))
+            )
         return shown
 
     def _scene(self, group: str, episode_id: str) -> _Scene:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from stcr_plugin.episodes.tabletop_motions import (
     GRASP,
@@ -138,6 +139,12 @@ class TaskStates:
     goal: Vector
 
 
+def is_held(motion: Motion, track: Vector) -> npt.NDArray[np.bool_]:
+    """[T], whether the closed gripper is at the object that moves along `track` [T, 3]."""
+    held: npt.NDArray[np.bool_] = (motion.opening < 0.5) & (np.linalg.norm(motion.hand - track, axis=1) < HELD)
+    return held
+
+
 def states_under(task: Task, motion: Motion, *, thing: Thing, pad: Thing, near: float) -> TaskStates:
     """The task's states, as each frame alone shows them.
 
@@ -156,7 +163,7 @@ def states_under(task: Task, motion: Motion, *, thing: Thing, pad: Thing, near: 
     raised = np.ones(len(track), dtype=bool)
     if verb.lifts:
         height = track[:, 2] - thing.radius
-        touches = (motion.opening < 0.5) & (reach < HELD)
+        touches = is_held(motion, track)
         raised = height > LIFT / 2
         lift = np.where(touches, np.maximum(0.0, LIFT - height), LIFT)
         left += GRASP * motion.opening + lift + LIFT + GRASP

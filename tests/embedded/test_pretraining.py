@@ -67,6 +67,11 @@ def test_vision_tower_is_taught_alone_before(tmp_path: Path) -> None:
         from_mapping(Pretraining, {"seeing": 3}, "base")
 
 
+def test_two_pictures_of_an_episode_of_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match="set frames to at least 2, got 1"):
+        from_mapping(Pretraining, {"paired": 0.5, "frames": 1}, "base")
+
+
 def test_two_pictures_are_described_by_what_is_different_in_their_order(tmp_path: Path) -> None:
     import torch
     from transformers import AutoTokenizer
